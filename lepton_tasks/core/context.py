@@ -1,0 +1,108 @@
+"""What a stage is given besides its use case and its inputs."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from lepton_tasks.core.artifacts import ArtifactRef, Fact
+from lepton_tasks.core.environment import Environment, load_environment, state_root
+from lepton_tasks.core.store import ArtifactStore, Draft, R
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """How far a long job is."""
+
+    stage: str
+    done: int
+    total: int
+    unit: str
+    seconds: float
+
+    def __str__(self) -> str:
+        rate = self.done / self.seconds if self.seconds > 0 else 0.0
+        left = f", {(self.total - self.done) / rate:.0f} s left" if rate > 0 and self.done < self.total else ""
+        return f"{self.stage}: {self.done:,} of {self.total:,} {self.unit} ({rate:,.1f} {self.unit}/s{left})"
+
+
+def _utc_now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
+def _print_progress(progress: Progress) -> None:
+    print(progress, file=sys.stderr, flush=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunContext:
+    """Identity of the run, addresses of the services, the store, and the place to write to.
+
+    `stage` and `fingerprint` are filled in by the runner before a stage is called.
+    """
+
+    run_id: str
+    root: Path
+    environment: Environment
+    seed: int = 0
+    clock: Callable[[], dt.datetime] = _utc_now
+    on_progress: Callable[[Progress], None] = _print_progress
+    stage: str = ""
+    fingerprint: str = ""
+    force: bool = False
+
+    @classmethod
+    def from_env(cls, run_id: str, variables: Mapping[str, str] | None = None) -> RunContext:
+        """A context from ``LEPTON_*`` variables and `configs/environments`."""
+        return cls(run_id=run_id, root=state_root(variables), environment=load_environment(variables))
+
+    @classmethod
+    def local(cls, root: Path, *, run_id: str = "local", **environment: object) -> RunContext:
+        """A context whose whole state is one folder; for tests and notebooks."""
+        return cls(run_id=run_id, root=Path(root), environment=Environment.model_validate(environment))
+
+    @property
+    def store(self) -> ArtifactStore:
+        """The artifact store of this state folder."""
+        return ArtifactStore(self.root)
+
+    @property
+    def log(self) -> logging.Logger:
+        """The logger of the current stage."""
+        return logging.getLogger(f"lepton.{self.stage or 'run'}")
+
+    @property
+    def workdir(self) -> Path:
+        """A folder that outlives a killed attempt at this same work."""
+        return self.store.workdir(self.stage, self.fingerprint)
+
+    def draft(self) -> Draft:
+        """A private folder to write this stage's artifact into; nothing is visible until `publish`."""
+        return self.store.draft(self.stage, self.fingerprint)
+
+    def publish(self, draft: Draft, kind: type[R], facts: Mapping[str, Fact] | None = None) -> R:
+        """Seal the draft as this stage's artifact."""
+        return draft.publish(kind, facts, replace=self.force)
+
+    def open(self, ref: ArtifactRef) -> Path:
+        """The checked folder of an input."""
+        return self.store.open(ref)
+
+    def meter(self, total: int, unit: str, *, every: float = 2.0) -> Callable[[int], None]:
+        """A function to call with the count done so far; reports at most once in `every` seconds, and at the end."""
+        started = time.monotonic()
+        last = started
+
+        def tick(done: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last >= every or done >= total:
+                last = now
+                self.on_progress(Progress(self.stage, done, total, unit, now - started))
+
+        return tick

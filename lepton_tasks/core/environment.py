@@ -1,0 +1,115 @@
+"""Where things run: addresses and folders, never what they do."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from lepton_tasks.core.errors import ConfigError
+from lepton_tasks.core.use_case import read_yaml
+
+
+class Dask(pydantic.BaseModel):
+    """Where the data stages compute."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    address: str | None = None
+    """A scheduler's address; without one, threads of this process."""
+    workers: int = pydantic.Field(0, ge=0)
+    """Threads without an address; 0 means one a core."""
+
+
+class Environment(pydantic.BaseModel):
+    """One deployment of Lepton: `configs/environments/*.yaml`, over which ``LEPTON_*`` variables win."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    name: str = "local"
+    """What people call it."""
+    airflow_url: str = "http://127.0.0.1:8080"
+    """Airflow's page and REST API."""
+    tracking_url: str = "http://127.0.0.1:5000"
+    """The MLflow server."""
+    serving_url: str = "http://127.0.0.1:8100"
+    """The inference server."""
+    dask: Dask = Dask()
+    """Dask."""
+    data_root: str = "data"
+    """Folder that relative paths of sources start from; relative to the project."""
+
+
+_VARIABLES = {
+    "LEPTON_AIRFLOW_URL": "airflow_url",
+    "LEPTON_TRACKING_URL": "tracking_url",
+    "LEPTON_SERVING_URL": "serving_url",
+    "LEPTON_DATA": "data_root",
+}
+_PORTS = {
+    "LEPTON_AIRFLOW_PORT": "airflow_url",
+    "LEPTON_MLFLOW_PORT": "tracking_url",
+    "LEPTON_SERVING_PORT": "serving_url",
+}
+_RUNNING_FILE = "run/addresses.json"
+
+
+def project_root(start: Path | None = None) -> Path:
+    """The nearest folder above `start` that holds ``configs/use_cases``; `start` itself if there is none."""
+    here = (start or Path.cwd()).resolve()
+    return next((p for p in (here, *here.parents) if (p / "configs" / "use_cases").is_dir()), here)
+
+
+def state_root(variables: Mapping[str, str] | None = None) -> Path:
+    """The folder that holds all state: ``LEPTON_HOME``, or ``.lepton`` in the project."""
+    variables = os.environ if variables is None else variables
+    return Path(variables.get("LEPTON_HOME") or project_root() / ".lepton").resolve()
+
+
+def load_environment(variables: Mapping[str, str] | None = None) -> Environment:
+    """The environment in force.
+
+    Later wins: the defaults, the file in ``LEPTON_ENVIRONMENT`` (or ``configs/environments/local.yaml``), the addresses
+    that `lepton up` recorded, ``LEPTON_*_PORT``, ``LEPTON_*_URL``.
+    """
+    variables = os.environ if variables is None else variables
+    default = project_root() / "configs" / "environments" / "local.yaml"
+    path = Path(variables["LEPTON_ENVIRONMENT"]) if variables.get("LEPTON_ENVIRONMENT") else default
+    values: dict[str, Any] = read_yaml(path) if path.exists() or variables.get("LEPTON_ENVIRONMENT") else {}
+    running = state_root(variables) / _RUNNING_FILE
+    if running.exists():
+        values |= json.loads(running.read_text())
+    for variable, field in _PORTS.items():
+        if port := variables.get(variable):
+            if not port.isdigit() or not 0 < int(port) < 65536:
+                raise ConfigError(f"{port!r} is not a port.", where=variable, fix="Give a number from 1 to 65535.")
+            values[field] = f"http://127.0.0.1:{port}"
+    values |= {field: variables[variable] for variable, field in _VARIABLES.items() if variables.get(variable)}
+    if variables.get("LEPTON_DASK_ADDRESS"):
+        values["dask"] = {**values.get("dask", {}), "address": variables["LEPTON_DASK_ADDRESS"]}
+    try:
+        environment = Environment.model_validate(values)
+    except pydantic.ValidationError as error:
+        fault = error.errors()[0]
+        key = ".".join(map(str, fault["loc"]))
+        raise ConfigError(f"{fault['input']!r} is not right: {fault['msg']}.", where=f"{path.name}: {key}") from error
+    root = project_root() / environment.data_root
+    return environment.model_copy(update={"data_root": str(root.resolve())})
+
+
+def record_addresses(root: Path, addresses: Mapping[str, str]) -> None:
+    """Remember the addresses of what was started, so that later commands find it without variables."""
+    from lepton_tasks.core.store import write_json
+
+    path = root / _RUNNING_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, dict(addresses))
+
+
+def forget_addresses(root: Path) -> None:
+    """Undo `record_addresses`."""
+    (root / _RUNNING_FILE).unlink(missing_ok=True)

@@ -1,0 +1,125 @@
+"""What each kind of component must offer. `core/catalogue.py` lists who does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    import torch
+
+    from lepton_tasks.core.artifacts import EndpointRef, ModelPackageRef, ModelVersionRef
+    from lepton_tasks.core.context import RunContext
+    from lepton_tasks.core.use_case import Expectation, UseCase
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Where raw rows come from. Built with the YAML's params and ``data_root: Path``."""
+
+    def state(self) -> Any:
+        """JSON values that change when the source changes; cheap (names, sizes, times), no heavy import."""
+
+    def read(self) -> Iterator[pa.Table]:
+        """Raw rows in batches, in a stable order; raises `DataError` if there is nothing to read."""
+
+
+@runtime_checkable
+class CleaningStep(Protocol):
+    """One reason to refuse rows.
+
+    Steps see *probes*: one light row per sample (``sample_id, label, sha256, width, height, mode, error ...``), made
+    once, so that a picture is decoded once however many steps there are.
+    """
+
+    def refuse(self, probes: pa.Table) -> Sequence[str | None]:
+        """A reason for each row to be refused, or None to keep it. Sees only rows that earlier steps kept."""
+
+
+@runtime_checkable
+class FeatureExtractor(Protocol):
+    """Rows -> arrays. What it fits is JSON, learned on the training split only."""
+
+    def fit(self, rows: pa.Table, ctx: RunContext) -> dict[str, Any]:
+        """Values learned from the rows of the training split."""
+
+    def transform(self, rows: pa.Table, fitted: Mapping[str, Any], folder: Path, ctx: RunContext) -> dict[str, Any]:
+        """Write the shards of one split into `folder`; returns facts (rows, bytes)."""
+
+    def codec(self, fitted: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Name and params of the input codec that serving uses to compute the same arrays."""
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """Bytes or JSON <-> arrays, with NumPy only; shared by training and serving."""
+
+    def decode(self, payload: bytes) -> np.ndarray:
+        """One sample from a request's bytes; raises `DataError` with the reason."""
+
+
+@runtime_checkable
+class OutputCodec(Protocol):
+    """Model outputs -> what a caller reads."""
+
+    def encode(self, outputs: Mapping[str, np.ndarray], row: int) -> dict[str, Any]:
+        """The answer for one row of a batch, as JSON values."""
+
+
+@runtime_checkable
+class LearningTask(Protocol):
+    """What is learned: loss, metrics, plots, codec. Torch-based, free of Lightning."""
+
+    def network_arguments(self, fitted: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
+        """Arguments of the network that follow from the data (``input_shape``, ``num_classes``)."""
+
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The scalar to minimise."""
+
+    def metrics(self, outputs: np.ndarray, targets: np.ndarray, labels: Sequence[str]) -> dict[str, float]:
+        """Figures on a split, by name; higher is better unless the name ends in ``loss``."""
+
+    def plots(self, folder: Path, outputs: np.ndarray, targets: np.ndarray, labels: Sequence[str]) -> list[Path]:
+        """Pictures a person looks at, as PNG files in `folder`."""
+
+    def baseline(self, targets: np.ndarray) -> dict[str, float]:
+        """The same metrics of a trivial predictor, to compare every run with."""
+
+    def expectations(self, stage: str) -> Sequence[Expectation]:
+        """Rules for ``raw`` or ``features`` that every use case of this task shares."""
+
+    def deployable(self, network: torch.nn.Module, fitted: Mapping[str, Any]) -> torch.nn.Module:
+        """The network with numeric preprocessing before and post-processing after it, ready for ONNX."""
+
+    def output_codec(self, labels: Sequence[str]) -> tuple[str, dict[str, Any]]:
+        """Name and params of the output codec."""
+
+
+@runtime_checkable
+class DeployTarget(Protocol):
+    """A place that serves model packages."""
+
+    def deploy(
+        self, use_case: UseCase, ctx: RunContext, version: ModelVersionRef, package: ModelPackageRef
+    ) -> dict[str, Any]:
+        """Load, warm up and swap in the version; returns address and facts. The old version serves until then."""
+
+    def health(self, use_case: UseCase, ctx: RunContext) -> dict[str, Any]:
+        """What is served now: ``{"version", "digest", "ready"}``; raises `UnavailableError` if nothing answers."""
+
+    def rollback(self, use_case: UseCase, ctx: RunContext) -> dict[str, Any]:
+        """Serve the version before this one again; returns what is served then."""
+
+    def remove(self, use_case: UseCase, ctx: RunContext) -> None:
+        """Stop serving the use case."""
+
+
+@runtime_checkable
+class Monitor(Protocol):
+    """One question about what is deployed."""
+
+    def check(self, use_case: UseCase, ctx: RunContext, endpoint: EndpointRef) -> list[dict[str, Any]]:
+        """Findings: ``{"monitor", "severity": "ok" | "warning" | "critical", "message", "value", "limit", "unit"}``."""

@@ -1,0 +1,126 @@
+"""Names in YAML -> classes, resolved only when they are used."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any, Generic, TypeVar
+
+import pydantic
+
+from lepton_tasks.core.errors import ConfigError
+
+
+def load_object(path: str) -> Any:
+    """The object that ``"package.module:name"`` points to."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A sentence with the closest known name, if one is close, and all known names."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"Did you mean {close[0]!r}? " if close else ""
+    return f"{hint}Known: {', '.join(names)}."
+
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """A closed table ``name -> "module:Class"``.
+
+    Closed on purpose: names come from a web form, and an import path typed into a form is code.
+
+    Args:
+        kind: What one entry is called in messages, e.g. ``"model"``.
+        protocol: A runtime-checkable protocol whose public members each class must have, or None.
+        entries: The table.
+    """
+
+    def __init__(self, kind: str, protocol: type | None, entries: Mapping[str, str]) -> None:
+        self.kind = kind
+        self.protocol = protocol
+        self.entries = dict(entries)
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        return sorted(self.entries)
+
+    def check(self, name: str, *, where: str = "") -> None:
+        """Raise `ConfigError` with the closest name if `name` is unknown. Imports nothing."""
+        if name not in self.entries:
+            raise ConfigError(f"no {self.kind} named {name!r}.", where=where, fix=did_you_mean(name, self.entries))
+
+    def load(self, name: str, *, where: str = "") -> type[T]:
+        """The class behind `name`; raises `ConfigError` for an unknown name or a class that breaks the protocol."""
+        self.check(name, where=where)
+        cls = load_object(self.entries[name])
+        missing = [m for m in _members(self.protocol) if not hasattr(cls, m)]
+        if missing:
+            raise ConfigError(
+                f"{self.kind} {name!r} ({self.entries[name]}) lacks {', '.join(missing)}.",
+                where=where,
+                fix=f"Add what {getattr(self.protocol, '__name__', 'the protocol')} asks for.",
+            )
+        return cls  # type: ignore[no-any-return]  # load_object is untyped by nature
+
+    def build(self, name: str, params: Mapping[str, Any], *, where: str = "", **given: Any) -> T:
+        """An instance made with the YAML's `params` (checked against the signature) and our own `given` values."""
+        cls = self.load(name, where=where)
+        return cls(**check_params(cls, params, where=where, given=given), **given)
+
+
+def _members(protocol: type | None) -> list[str]:
+    if protocol is None:
+        return []
+    names = {n for n in vars(protocol) if not n.startswith("_")}
+    names |= {n for n in vars(protocol).get("__annotations__", {}) if not n.startswith("_")}
+    # A data member of an instance cannot be seen on the class, so only callables and properties are looked for.
+    return sorted(
+        n for n in names if callable(getattr(protocol, n, None)) or isinstance(vars(protocol).get(n), property)
+    )
+
+
+def check_params(
+    cls: type, params: Mapping[str, Any], *, where: str = "", given: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """`params` converted to the annotated types of ``cls.__init__``.
+
+    Raises:
+        ConfigError: naming the key and the value, for an unknown, missing or ill-typed parameter.
+    """
+    taken = set(given or ())
+    try:
+        signature = inspect.signature(cls, eval_str=True)
+    except ValueError:  # classes implemented in C have no signature
+        return dict(params)
+    allowed = {n: p for n, p in signature.parameters.items() if n not in taken and p.kind is not p.VAR_KEYWORD}
+    checked: dict[str, Any] = {}
+    for key, value in params.items():
+        at = f"{where}.params.{key}" if where else key
+        if key not in allowed:
+            known = did_you_mean(key, allowed) if allowed else "It takes none."
+            raise ConfigError(f"{cls.__name__} has no parameter {key!r}.", where=at, fix=known)
+        annotation = allowed[key].annotation
+        if annotation is inspect.Parameter.empty:
+            checked[key] = value
+            continue
+        try:
+            checked[key] = pydantic.TypeAdapter(
+                annotation, config=pydantic.ConfigDict(arbitrary_types_allowed=True)
+            ).validate_python(value)
+        except pydantic.ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise ConfigError(f"{value!r} is not right: {reason}.", where=at) from error
+    for key, parameter in allowed.items():
+        if parameter.default is inspect.Parameter.empty and key not in checked:
+            raise ConfigError(
+                f"{cls.__name__} needs the parameter {key!r}, which has no default.",
+                where=f"{where}.params" if where else "",
+                fix=f"Add `{key}: ...`.",
+            )
+    return checked

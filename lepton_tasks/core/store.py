@@ -1,0 +1,198 @@
+"""Artifacts on disk: written aside, published whole, checked when read."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+
+from lepton_tasks.core.artifacts import ArtifactRef, Fact, parse_ref
+from lepton_tasks.core.errors import ArtifactError
+
+_SCHEME = "store://"
+_REF_FILE = "_ref.json"
+_MANIFEST_FILE = "_manifest.json"
+
+R = TypeVar("R", bound=ArtifactRef)
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest_of(value: Any) -> str:
+    """Hex sha256 of a JSON-like value, independent of the order of keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never a part."""
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    part.write_text(json.dumps(value, indent=2, sort_keys=True, default=str) + "\n")
+    os.replace(part, path)
+
+
+class Draft:
+    """A private folder that becomes an artifact when `publish` is called, and nothing otherwise."""
+
+    def __init__(self, store: ArtifactStore, stage: str, fingerprint: str) -> None:
+        self._store, self._stage, self._fingerprint = store, stage, fingerprint
+        self.path = store.root / "artifacts" / ".drafts" / f"{stage}-{uuid.uuid4().hex}"
+        self.path.mkdir(parents=True)
+
+    def publish(self, kind: type[R], facts: Mapping[str, Fact] | None = None, *, replace: bool = False) -> R:
+        """Seal the folder: write its manifest and digest, and move it to its place in one rename.
+
+        If another process has published the same fingerprint meanwhile, that artifact wins and is returned,
+        unless `replace` is set: then ours takes its place.
+        """
+        manifest = {
+            str(p.relative_to(self.path)): {"sha256": sha256_file(p), "bytes": p.stat().st_size}
+            for p in sorted(self.path.rglob("*"))
+            if p.is_file()
+        }
+        ref = kind(  # type: ignore[call-arg]  # every subclass fixes `kind`
+            uri=f"{_SCHEME}{self._stage}/{self._fingerprint}",
+            digest=digest_of({name: entry["sha256"] for name, entry in manifest.items()}),
+            stage=self._stage,
+            facts=dict(facts or {}),
+        )
+        write_json(self.path / _MANIFEST_FILE, manifest)
+        write_json(self.path / _REF_FILE, ref.model_dump())
+        _sync_tree(self.path)
+        final = self._store.folder(ref)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        if replace or self._store.find(self._stage, self._fingerprint) is None:
+            self._store.remove(self._stage, self._fingerprint)
+        try:
+            self.path.rename(final)
+        except OSError:
+            existing = self._store.find(self._stage, self._fingerprint)
+            if existing is None:
+                raise
+            self.discard()
+            return kind.model_validate(existing.model_dump())
+        _sync_folder(final.parent)
+        return ref
+
+    def discard(self) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+class ArtifactStore:
+    """Artifacts under one folder, addressed by stage and fingerprint.
+
+    Args:
+        root: The state folder; artifacts lie in ``root/artifacts/<stage>/<fingerprint>``.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+
+    def draft(self, stage: str, fingerprint: str) -> Draft:
+        """A new private folder for one artifact."""
+        return Draft(self, stage, fingerprint)
+
+    def folder(self, ref: ArtifactRef) -> Path:
+        """Where the artifact lies on this machine (it may be missing: see `open`)."""
+        stage, _, fingerprint = ref.uri.removeprefix(_SCHEME).partition("/")
+        if not ref.uri.startswith(_SCHEME) or not stage or not fingerprint or ".." in ref.uri:
+            raise ArtifactError(f"{ref.uri!r} is not an artifact's address.", fix="It reads store://<stage>/<id>.")
+        return self.root / "artifacts" / stage / fingerprint
+
+    def find(self, stage: str, fingerprint: str) -> ArtifactRef | None:
+        """The published artifact of this fingerprint, if there is one and its files have their recorded sizes."""
+        folder = self.root / "artifacts" / stage / fingerprint
+        try:
+            ref = parse_ref(json.loads((folder / _REF_FILE).read_text()))
+            manifest = json.loads((folder / _MANIFEST_FILE).read_text())
+            whole = all((folder / name).stat().st_size == entry["bytes"] for name, entry in manifest.items())
+        except (OSError, ValueError, KeyError, pydantic.ValidationError):
+            return None
+        return ref if whole else None
+
+    def open(self, ref: ArtifactRef) -> Path:
+        """The artifact's folder, after every file was compared with its sha256.
+
+        Raises:
+            ArtifactError: it is missing, or a file was altered after it was published.
+        """
+        folder = self.folder(ref)
+        try:
+            manifest = json.loads((folder / _MANIFEST_FILE).read_text())
+        except (OSError, ValueError) as error:
+            raise ArtifactError(
+                f"the artifact {ref.uri} is missing or has no manifest.",
+                where=str(folder),
+                fix=f"Run the stage {ref.stage!r} again with --force.",
+            ) from error
+        for name, entry in manifest.items():
+            path = folder / name
+            if not path.is_file() or sha256_file(path) != entry["sha256"]:
+                raise ArtifactError(
+                    f"{name} of the artifact {ref.uri} is missing or was altered after it was published.",
+                    where=str(path),
+                    fix=f"Run the stage {ref.stage!r} again with --force.",
+                )
+        if digest_of({name: entry["sha256"] for name, entry in manifest.items()}) != ref.digest:
+            raise ArtifactError(
+                f"the artifact {ref.uri} is not the one the reference names (digest {ref.digest[:12]}).",
+                where=str(folder),
+                fix=f"Run the stage {ref.stage!r} again.",
+            )
+        return folder
+
+    def remove(self, stage: str, fingerprint: str) -> None:
+        """Take an artifact out of the store: renamed aside first, so that no reader sees a part of it."""
+        folder = self.root / "artifacts" / stage / fingerprint
+        if folder.exists():
+            aside = self.root / "artifacts" / ".drafts" / f"removed-{uuid.uuid4().hex}"
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            folder.rename(aside)
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def workdir(self, stage: str, fingerprint: str) -> Path:
+        """A folder that outlives a killed stage, for checkpoints to resume from."""
+        folder = self.root / "work" / stage / fingerprint
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @contextlib.contextmanager
+    def lock(self, stage: str, fingerprint: str) -> Iterator[None]:
+        """Hold the right to produce this artifact; waits while another process holds it.
+
+        The lock is the kernel's (flock), so it goes away with its holder, however that ends.
+        """
+        folder = self.root / "work" / ".locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / f"{stage}-{fingerprint}").open("w") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            yield
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,337 @@
+"""The typed YAML: one file is one use case, one Dag, one registered model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+import yaml
+
+from lepton_tasks.core.errors import ConfigError
+from lepton_tasks.core.registry import did_you_mean
+
+_NAME = r"^[a-z][a-z0-9_]{1,62}$"
+
+
+class _Model(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ComponentSpec(_Model):
+    """Something named in the catalogue, with its parameters."""
+
+    name: str
+    """The name in the catalogue."""
+    params: dict[str, Any] = {}
+    """Keyword arguments of the class behind the name."""
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _bare_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+class Split(_Model):
+    """How rows are divided. The three parts add up to 1."""
+
+    train: float = pydantic.Field(0.7, gt=0, lt=1)
+    """Part to learn from."""
+    validation: float = pydantic.Field(0.15, gt=0, lt=1)
+    """Part to choose the best epoch on."""
+    test: float = pydantic.Field(0.15, gt=0, lt=1)
+    """Part that is looked at once, for the figures that are reported."""
+    stratify: bool = True
+    """Keep the share of each label alike in all three."""
+
+    @pydantic.model_validator(mode="after")
+    def _adds_up(self) -> Split:
+        total = self.train + self.validation + self.test
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"train + validation + test is {total:g}; it must be 1")
+        return self
+
+
+class Data(_Model):
+    """Where the rows come from and how they are split."""
+
+    source: ComponentSpec
+    """A source of the catalogue."""
+    split: Split = Split()
+    """Sizes of the splits."""
+
+
+class Expectation(_Model):
+    """One rule of a Great Expectations suite."""
+
+    type: str = pydantic.Field(pattern=r"^expect_[a-z_]+$")
+    """Great Expectations' own snake_case name, e.g. ``expect_column_values_to_not_be_null``."""
+    params: dict[str, Any] = {}
+    """Its keyword arguments."""
+    severity: Literal["critical", "warning"] = "critical"
+    """``critical`` stops the run; ``warning`` is recorded."""
+
+
+class Quality(_Model):
+    """Rules beside those that the learning task brings."""
+
+    raw: tuple[Expectation, ...] = ()
+    """Rules for the rows as they came."""
+    features: tuple[Expectation, ...] = ()
+    """Rules for what training will see."""
+
+
+class Train(_Model):
+    """How the network is trained."""
+
+    epochs: int = pydantic.Field(10, ge=1, le=10_000)
+    """Passes over the training split at most."""
+    batch_size: int = pydantic.Field(64, ge=1, le=65_536)
+    """Samples per step and device."""
+    learning_rate: float = pydantic.Field(1e-3, gt=0, le=10)
+    """Peak learning rate."""
+    weight_decay: float = pydantic.Field(0.01, ge=0)
+    """Decoupled weight decay."""
+    optimizer: ComponentSpec = ComponentSpec(name="adamw")
+    """An optimiser of the catalogue."""
+    schedule: ComponentSpec = ComponentSpec(name="one_cycle")
+    """A learning-rate schedule of the catalogue."""
+    label_smoothing: float = pydantic.Field(0.0, ge=0, lt=1)
+    """Share of the target spread over all classes."""
+    augment: tuple[ComponentSpec, ...] = ()
+    """Augmentations of training batches, in order."""
+    patience: int = pydantic.Field(5, ge=1)
+    """Epochs without improvement on the validation split after which training stops."""
+    gradient_clip: float | None = pydantic.Field(None, gt=0)
+    """Largest norm of the gradient."""
+    precision: Literal["32", "bf16", "16"] = "32"
+    """Arithmetic of the forward and backward pass."""
+    devices: int = pydantic.Field(1, ge=1, le=1024)
+    """Processes (one a GPU, or one a gloo worker on a CPU)."""
+    checkpoint_steps: int = pydantic.Field(50, ge=1)
+    """Steps between two checkpoints to resume from."""
+
+
+class Evaluate(_Model):
+    """What is reported about the test split."""
+
+    worst: int = pydantic.Field(16, ge=0, le=256)
+    """How many of the worst mistakes are drawn."""
+
+
+class Gate(_Model):
+    """What a candidate must reach to be promoted."""
+
+    metric: str = "accuracy"
+    """The metric that is compared with the champion's; higher is better."""
+    thresholds: dict[str, float] = {}
+    """Smallest allowed value of each named test metric."""
+    max_drop: float = pydantic.Field(0.005, ge=0)
+    """How far below the champion, on the same test split, the candidate may be."""
+
+
+class Export(_Model):
+    """Conversion to ONNX and what it may cost."""
+
+    opset: int = pydantic.Field(20, ge=17, le=25)
+    """ONNX operator set."""
+    max_difference: float = pydantic.Field(1e-4, gt=0)
+    """Largest allowed absolute difference of an output from torch's."""
+    max_metric_drop: float = pydantic.Field(0.0, ge=0)
+    """Largest allowed loss of the gate's metric on the test split."""
+
+
+class Deploy(_Model):
+    """Where the model is served."""
+
+    enabled: bool = True
+    """Whether a passing model is deployed."""
+    target: ComponentSpec = ComponentSpec(name="process")
+    """A deployment target of the catalogue."""
+
+
+class Schedule(_Model):
+    """When Airflow starts a run by itself: a cron expression, or assets of other Dags."""
+
+    cron: str | None = None
+    """Five fields, UTC."""
+    assets: tuple[str, ...] = ()
+    """URIs of assets; the run starts when all were updated."""
+
+    @pydantic.model_validator(mode="after")
+    def _one_of_two(self) -> Schedule:
+        if bool(self.cron) == bool(self.assets):
+            raise ValueError("give either `cron` or `assets`")
+        if self.cron is not None and len(self.cron.split()) != 5 and not self.cron.startswith("@"):
+            raise ValueError(f"{self.cron!r} is not a cron expression of five fields")
+        return self
+
+
+class UseCase(_Model):
+    """One use case. Every field but `name`, `task`, `data`, `features` and `model` has a default."""
+
+    name: str = pydantic.Field(pattern=_NAME)
+    """Name of the Dag, the experiment, the registered model and the endpoint; equal to the file's stem."""
+    title: str = ""
+    """One line for people."""
+    description: str = ""
+    """What it is for and what not; goes into the model card. Markdown."""
+    task: ComponentSpec
+    """The learning task."""
+    data: Data
+    """Source and splits."""
+    clean: tuple[ComponentSpec, ...] = ()
+    """Cleaning steps, in order."""
+    features: ComponentSpec
+    """The feature extractor."""
+    quality: Quality = Quality()
+    """Expectations beside the task's own."""
+    model: ComponentSpec
+    """The network."""
+    train: Train = Train()
+    """Training."""
+    evaluate: Evaluate = Evaluate()
+    """Evaluation."""
+    gate: Gate = Gate()
+    """The promotion test."""
+    export: Export = Export()
+    """Conversion."""
+    deploy: Deploy = Deploy()
+    """Deployment."""
+    monitor: tuple[ComponentSpec, ...] = (ComponentSpec(name="data_quality"),)
+    """Monitors of what is deployed."""
+    schedule: Schedule | None = None
+    """Cron expression, assets, or nothing."""
+    seed: int = pydantic.Field(0, ge=0, lt=2**32)
+    """Seed of splits, weights and shuffles."""
+
+    @pydantic.field_validator("schedule", mode="before")
+    @classmethod
+    def _bare_cron(cls, value: Any) -> Any:
+        return {"cron": value} if isinstance(value, str) else value
+
+    def part(self, *keys: str) -> dict[str, Any]:
+        """The named sections (dotted keys) as plain JSON values, for a fingerprint."""
+        dump = self.model_dump(mode="json")
+        return {key: _at(dump, key) for key in keys}
+
+
+def _at(tree: Any, key: str) -> Any:
+    for name in key.split("."):
+        tree = tree[name]
+    return tree
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML that refuses a key given twice, where PyYAML silently takes the last."""
+
+
+def _mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node)  # type: ignore[no-untyped-call]  # PyYAML is untyped here
+        if key in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", key_node.start_mark)
+        seen.add(key)
+    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
+
+
+_UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; raises `ConfigError` with file and line if it holds none."""
+    try:
+        with path.open(encoding="utf-8") as stream:
+            raw = yaml.load(stream, _UniqueKeys)
+    except FileNotFoundError as error:
+        raise ConfigError("no such file.", where=str(path)) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"not readable as YAML: {' '.join(str(error).split())}.", where=path.name) from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"holds {type(raw).__name__}, not a mapping of keys.", where=path.name)
+    return raw
+
+
+def load_use_case(path: Path, overrides: Mapping[str, Any] | None = None) -> UseCase:
+    """The use case in a YAML file, with dotted `overrides` applied, every catalogue name checked.
+
+    Imports none of the components. Raises `ConfigError` naming file, key and value.
+    """
+    from lepton_tasks.core.catalogue import check_names
+
+    raw = apply_overrides(read_yaml(path), overrides or {})
+    use_case = parse_use_case(raw, where=path.name)
+    if use_case.name != path.stem:
+        raise ConfigError(
+            f"{use_case.name!r} differs from the file's name.", where=f"{path.name}: name", fix=f"Write {path.stem!r}."
+        )
+    check_names(use_case, where=path.name)
+    return use_case
+
+
+def parse_use_case(raw: Mapping[str, Any], *, where: str) -> UseCase:
+    """A `UseCase` from plain values; every fault is listed in one `ConfigError`."""
+    try:
+        return UseCase.model_validate(raw)
+    except pydantic.ValidationError as error:
+        lines = [_explain(dict(fault)) for fault in error.errors()]
+        raise ConfigError("; ".join(lines) + ".", where=where) from error
+
+
+def _explain(fault: dict[str, Any]) -> str:
+    loc = fault["loc"]
+    key = ".".join(str(part) for part in loc) or "(file)"
+    if fault["type"] == "extra_forbidden":
+        known = _fields_at(loc[:-1])
+        return (
+            f"{key}: unknown key. {did_you_mean(str(loc[-1]), known).rstrip('.')}" if known else f"{key}: unknown key"
+        )
+    if fault["type"] == "missing":
+        return f"{key}: missing; it has no default"
+    return f"{key}: {fault['input']!r} is not right: {fault['msg']}"
+
+
+def _fields_at(loc: tuple[Any, ...]) -> list[str]:
+    """The field names of the model at a location of the tree, as far as it can be followed."""
+    model: Any = UseCase
+    for part in loc:
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is None:
+            continue
+        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, pydantic.BaseModel)), None)
+    return list(getattr(model, "model_fields", {}))
+
+
+def apply_overrides(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of `raw` with dotted keys set, e.g. ``{"train.epochs": 3}``; intermediate mappings are made."""
+    result: dict[str, Any] = _copy(raw)
+    for dotted, value in overrides.items():
+        node = result
+        *parents, last = dotted.split(".")
+        for name in parents:
+            child = node.get(name)
+            if isinstance(child, str):  # the short form of a component: a bare name
+                child = {"name": child}
+            if child is not None and not isinstance(child, dict):
+                raise ConfigError(f"{name!r} holds a {type(child).__name__}, so it has no {last!r}.", where=dotted)
+            node[name] = child or {}
+            node = node[name]
+        node[last] = value
+    return result
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """``"train.epochs=3"`` -> ``("train.epochs", 3)``; the value is read as YAML."""
+    key, sign, value = text.partition("=")
+    if not sign or not key.strip():
+        raise ConfigError(f"{text!r} is not of the form KEY=VALUE.", where="--set", fix="Example: train.epochs=3")
+    return key.strip(), yaml.safe_load(value)
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _copy(item) for key, item in value.items()}
+    return [_copy(item) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,220 @@
+"""The stages of a run, in order: what each needs, makes, and is fingerprinted by."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from lepton_tasks.core.errors import ConfigError
+from lepton_tasks.core.registry import did_you_mean
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One step of a run.
+
+    Attributes:
+        name: What people call it.
+        function: ``"module:function"``, called as ``function(use_case, ctx, **needs) -> ArtifactRef``.
+        group: The task group it is shown in.
+        needs: Names of the references it is given, each produced by an earlier stage.
+        reads: Names of further references it is given for the record; they are not part of its fingerprint.
+        produces: Name of the reference it returns.
+        sections: Parts of the use case (dotted keys) its outcome depends on.
+        code: Modules or packages whose source its outcome depends on, beside its own module.
+        retries: How often a retryable error is retried.
+        reusable: Whether an unchanged fingerprint means that it need not run.
+        state: ``"module:function"`` giving JSON values of the outside world that belong to the fingerprint.
+        fresh: ``"module:function"`` saying whether a reused reference still holds in the outside world.
+        deploys: Whether it is skipped when the use case is not to be deployed.
+    """
+
+    name: str
+    function: str
+    group: str
+    needs: tuple[str, ...]
+    produces: str
+    reads: tuple[str, ...] = ()
+    sections: tuple[str, ...] = ()
+    code: tuple[str, ...] = ()
+    retries: int = 0
+    reusable: bool = True
+    state: str | None = None
+    fresh: str | None = None
+    deploys: bool = False
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """All references the function is called with."""
+        return (*self.needs, *self.reads)
+
+
+_DATA_CODE = ("lepton_tasks.data", "lepton_tasks.codecs")
+_QUALITY_CODE = ("lepton_tasks.quality",)
+_MODEL_CODE = ("lepton_tasks.models", "lepton_tasks.learning")
+
+STAGES: tuple[Stage, ...] = (
+    Stage(
+        "ingest",
+        "lepton_tasks.stages.ingest:ingest",
+        "data",
+        needs=(),
+        produces="raw",
+        sections=("data.source",),
+        code=("lepton_tasks.data.sources",),
+        retries=2,
+        state="lepton_tasks.stages.ingest:source_state",
+    ),
+    Stage(
+        "validate_raw",
+        "lepton_tasks.stages.validate_raw:validate_raw",
+        "data",
+        needs=("raw",),
+        produces="raw_quality",
+        sections=("task", "quality.raw"),
+        code=_QUALITY_CODE,
+    ),
+    Stage(
+        "clean",
+        "lepton_tasks.stages.clean:clean",
+        "data",
+        needs=("raw",),
+        produces="cleaned",
+        sections=("clean",),
+        code=_DATA_CODE,
+    ),
+    Stage(
+        "split",
+        "lepton_tasks.stages.split:split",
+        "data",
+        needs=("cleaned",),
+        produces="splits",
+        sections=("data.split", "seed"),
+        code=("lepton_tasks.data.split",),
+    ),
+    Stage(
+        "fit_features",
+        "lepton_tasks.stages.fit_features:fit_features",
+        "data",
+        needs=("splits",),
+        produces="preprocessor",
+        sections=("features",),
+        code=_DATA_CODE,
+    ),
+    Stage(
+        "transform",
+        "lepton_tasks.stages.transform:transform",
+        "data",
+        needs=("splits", "preprocessor"),
+        produces="features",
+        sections=("features",),
+        code=_DATA_CODE,
+    ),
+    Stage(
+        "validate_features",
+        "lepton_tasks.stages.validate_features:validate_features",
+        "data",
+        needs=("features",),
+        produces="features_quality",
+        sections=("task", "quality.features"),
+        code=_QUALITY_CODE,
+    ),
+    Stage(
+        "train",
+        "lepton_tasks.stages.train:train",
+        "training",
+        needs=("features", "preprocessor"),
+        reads=("raw", "raw_quality", "cleaned", "features_quality"),
+        produces="checkpoint",
+        sections=("task", "model", "train", "features", "seed"),
+        code=(*_MODEL_CODE, "lepton_tasks.training"),
+        retries=2,
+    ),
+    Stage(
+        "evaluate",
+        "lepton_tasks.stages.evaluate:evaluate",
+        "training",
+        needs=("checkpoint", "features", "preprocessor"),
+        produces="evaluation",
+        sections=("task", "model", "evaluate"),
+        code=_MODEL_CODE,
+        retries=2,
+    ),
+    Stage(
+        "gate",
+        "lepton_tasks.stages.gate:gate",
+        "training",
+        needs=("evaluation", "features"),
+        produces="verdict",
+        sections=("name", "task", "gate"),
+        retries=2,
+        state="lepton_tasks.stages.gate:champion_state",
+    ),
+    Stage(
+        "export",
+        "lepton_tasks.stages.export:export",
+        "release",
+        needs=("checkpoint", "preprocessor", "features", "evaluation"),
+        produces="package",
+        sections=("name", "title", "description", "task", "model", "features", "export.opset"),
+        code=(*_MODEL_CODE, "lepton_tasks.codecs", "lepton_tasks.serving.package", "lepton_tasks.training.export"),
+    ),
+    Stage(
+        "verify_package",
+        "lepton_tasks.stages.verify_package:verify_package",
+        "release",
+        needs=("package", "evaluation", "features"),
+        produces="parity",
+        sections=("task", "gate.metric", "export"),
+        code=("lepton_tasks.serving.package",),
+    ),
+    Stage(
+        "register",
+        "lepton_tasks.stages.register:register",
+        "release",
+        needs=("checkpoint", "evaluation", "package", "parity"),
+        reads=("raw",),
+        produces="model_version",
+        sections=("name",),
+        retries=3,
+        fresh="lepton_tasks.stages.register:still_registered",
+    ),
+    Stage(
+        "deploy",
+        "lepton_tasks.stages.deploy:deploy",
+        "release",
+        needs=("model_version", "package"),
+        produces="endpoint",
+        sections=("name", "deploy"),
+        retries=2,
+        fresh="lepton_tasks.stages.deploy:still_serving",
+        deploys=True,
+    ),
+    Stage(
+        "smoke_test",
+        "lepton_tasks.stages.smoke_test:smoke_test",
+        "release",
+        needs=("endpoint", "package"),
+        produces="smoke",
+        sections=("name", "deploy"),
+        reusable=False,
+        deploys=True,
+    ),
+    Stage(
+        "monitor",
+        "lepton_tasks.stages.monitor:monitor",
+        "release",
+        needs=("endpoint",),
+        produces="monitoring",
+        sections=("name", "monitor"),
+        reusable=False,
+        deploys=True,
+    ),
+)
+
+
+def stage_named(name: str) -> Stage:
+    """The stage of this name; raises `ConfigError` with the closest name otherwise."""
+    for stage in STAGES:
+        if stage.name == name:
+            return stage
+    raise ConfigError(f"no stage named {name!r}.", fix=did_you_mean(name, [s.name for s in STAGES]))

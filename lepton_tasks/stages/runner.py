@@ -1,0 +1,193 @@
+"""Run one stage, or all of them: the single way in for the CLI, the SDK, pytest and Airflow."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import importlib.util
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lepton_tasks.core.artifacts import ArtifactRef
+from lepton_tasks.core.context import RunContext
+from lepton_tasks.core.errors import ArtifactError, LeptonError
+from lepton_tasks.core.registry import load_object
+from lepton_tasks.core.store import digest_of
+from lepton_tasks.core.use_case import UseCase
+from lepton_tasks.stages.pipeline import STAGES, Stage, stage_named
+
+Refs = Mapping[str, ArtifactRef]
+
+
+@dataclasses.dataclass(frozen=True)
+class StageResult:
+    """How one stage ended. `seconds` is wall time; `cached` says that an earlier outcome was reused."""
+
+    stage: str
+    state: str
+    seconds: float
+    cached: bool = False
+    ref: ArtifactRef | None = None
+    error: LeptonError | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "stage": self.stage,
+            "state": self.state,
+            "seconds": round(self.seconds, 3),
+            "cached": self.cached,
+            "ref": self.ref.model_dump() if self.ref else None,
+            "error": self.error.to_dict() if self.error else None,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """How a whole run ended."""
+
+    run_id: str
+    stages: tuple[StageResult, ...]
+    refs: Refs
+
+    @property
+    def ok(self) -> bool:
+        """Whether no stage failed."""
+        return all(result.state != "failed" for result in self.stages)
+
+
+def fingerprint(stage: Stage, use_case: UseCase, ctx: RunContext, refs: Refs) -> str:
+    """What decides whether the stage must run: its code, its part of the use case, its inputs, the outside state."""
+    parts: dict[str, Any] = {
+        "stage": stage.name,
+        "code": _code_digest((stage.function.partition(":")[0], *stage.code)),
+        "use_case": use_case.part(*stage.sections),
+        "inputs": {name: refs[name].digest for name in stage.needs},
+    }
+    if stage.state:
+        parts["state"] = load_object(stage.state)(use_case, ctx, **{name: refs[name] for name in stage.needs})
+    return digest_of(parts)[:32]
+
+
+def reusable(stage: Stage, use_case: UseCase, ctx: RunContext, refs: Refs, mark: str) -> ArtifactRef | None:
+    """The earlier outcome with this fingerprint, if the stage may reuse one and it still holds."""
+    if ctx.force or not stage.reusable:
+        return None
+    ref = ctx.store.find(stage.name, mark)
+    if ref is None or (stage.fresh and not load_object(stage.fresh)(use_case, ctx, ref)):
+        return None
+    return ref
+
+
+def plan_stage(name: str, use_case: UseCase, ctx: RunContext, refs: Refs) -> ArtifactRef | None:
+    """The reference that running the stage would reuse, or None if it must run. Imports nothing heavy."""
+    stage = stage_named(name)
+    _check_needs(stage, refs)
+    return reusable(stage, use_case, ctx, refs, fingerprint(stage, use_case, ctx, refs))
+
+
+def run_stage(name: str, use_case: UseCase, ctx: RunContext, refs: Refs) -> StageResult:
+    """Run one stage, or reuse its earlier outcome.
+
+    Raises:
+        LeptonError: as the stage raised it; nothing was published then.
+    """
+    stage = stage_named(name)
+    _check_needs(stage, refs)
+    started = time.monotonic()
+    mark = fingerprint(stage, use_case, ctx, refs)
+    ctx = dataclasses.replace(ctx, stage=name, fingerprint=mark, seed=use_case.seed)
+    with ctx.store.lock(name, mark):
+        ref = reusable(stage, use_case, ctx, refs, mark)
+        cached = ref is not None
+        if ref is None:
+            if not stage.reusable or stage.fresh:  # an earlier report of the same question must not stop a new one
+                ctx = dataclasses.replace(ctx, force=True)
+            ref = load_object(stage.function)(use_case, ctx, **{name: refs[name] for name in stage.inputs})
+    return StageResult(name, "success", time.monotonic() - started, cached, ref)
+
+
+def run_pipeline(
+    use_case: UseCase,
+    ctx: RunContext,
+    *,
+    until: str | None = None,
+    on_start: Callable[[Stage], None] = lambda stage: None,
+    on_end: Callable[[StageResult], None] = lambda result: None,
+) -> RunResult:
+    """Run all stages in order, up to and including `until`; stops at the first failure, which is in the result."""
+    if until is not None:
+        stage_named(until)
+    refs: dict[str, ArtifactRef] = {}
+    results: list[StageResult] = []
+    for stage in STAGES:
+        if stage.deploys and not use_case.deploy.enabled:
+            result = StageResult(stage.name, "skipped", 0.0)
+        else:
+            on_start(stage)
+            result = _attempts(stage, use_case, ctx, refs)
+        results.append(result)
+        on_end(result)
+        if result.ref is not None:
+            refs[stage.produces] = result.ref
+        if result.state == "failed" or stage.name == until:
+            break
+    return RunResult(ctx.run_id, tuple(results), refs)
+
+
+def _attempts(stage: Stage, use_case: UseCase, ctx: RunContext, refs: Refs) -> StageResult:
+    started = time.monotonic()
+    for attempt in range(stage.retries + 1):
+        try:
+            return run_stage(stage.name, use_case, ctx, refs)
+        except LeptonError as error:
+            if not error.retryable or attempt == stage.retries:
+                return StageResult(stage.name, "failed", time.monotonic() - started, error=error)
+            wait = 2.0**attempt
+            ctx.log.warning("%s: %s Trying again in %.0f s.", stage.name, error, wait)
+            time.sleep(wait)
+    raise AssertionError("unreachable: the loop returns")
+
+
+def _check_needs(stage: Stage, refs: Refs) -> None:
+    if missing := [name for name in stage.inputs if name not in refs]:
+        makers = {s.produces: s.name for s in STAGES}
+        raise ArtifactError(
+            f"the stage {stage.name!r} lacks {', '.join(missing)}.",
+            fix=f"Run {', '.join(makers[name] for name in missing)} first.",
+        )
+
+
+@functools.lru_cache(maxsize=64)
+def _code_digest(modules: tuple[str, ...]) -> str:
+    """Digest of the modules' syntax trees: comments, docstrings and layout do not count."""
+    return digest_of({str(i): _tree(path) for i, path in enumerate(_sources(modules))})
+
+
+def _sources(modules: tuple[str, ...]) -> list[Path]:
+    paths: set[Path] = set()
+    for module in modules:
+        spec = importlib.util.find_spec(module)
+        if spec is None or spec.origin is None:
+            raise ArtifactError(f"the module {module!r}, named in the stage table, does not exist.")
+        origin = Path(spec.origin)
+        paths |= set(origin.parent.rglob("*.py")) if origin.name == "__init__.py" else {origin}
+    return sorted(paths)
+
+
+@functools.cache
+def _tree(path: Path) -> str:
+    tree = ast.parse(path.read_bytes())
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+        ):
+            body[0].value = ast.Constant(None)
+    return ast.dump(tree)
