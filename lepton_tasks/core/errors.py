@@ -61,7 +61,9 @@ class UnavailableError(LeptonError, ConnectionError):
 
 
 class StageError(LeptonError, RuntimeError):
-    """A stage's process ended without a result (killed, crashed interpreter)."""
+    """A stage's process ended without a result (killed, crashed interpreter); a later attempt may succeed."""
+
+    retryable = True
 
 
 def _rebuild(cls: type[LeptonError], what: str, where: str, fix: str) -> LeptonError:

@@ -24,15 +24,21 @@ class Source(Protocol):
         """JSON values that change when the source changes; cheap (names, sizes, times), no heavy import."""
 
     def read(self) -> Iterator[pa.Table]:
-        """Raw rows in batches, in a stable order; raises `DataError` if there is nothing to read."""
+        """Batches of ``sample_id, uri, data, label`` in a stable order; raises `DataError` if there is nothing to read.
+
+        ``data`` is null where the bytes lie at ``uri``.
+        """
+
+    def describe(self) -> dict[str, Any]:
+        """JSON values worth keeping beside the rows; ``classes``, where it knows them, counts the empty ones too."""
 
 
 @runtime_checkable
 class CleaningStep(Protocol):
     """One reason to refuse rows.
 
-    Steps see *probes*: one light row per sample (``sample_id, label, sha256, width, height, mode, error ...``), made
-    once, so that a picture is decoded once however many steps there are.
+    Steps see *probes*: one light row per sample (``sample_id, uri, label, size_bytes, sha256, error`` and what the
+    feature extractor's `probe` found), made once, so that a picture is decoded once however many steps there are.
     """
 
     def refuse(self, probes: pa.Table) -> Sequence[str | None]:
@@ -42,6 +48,13 @@ class CleaningStep(Protocol):
 @runtime_checkable
 class FeatureExtractor(Protocol):
     """Rows -> arrays. What it fits is JSON, learned on the training split only."""
+
+    @staticmethod
+    def probe(payload: bytes) -> dict[str, Any]:
+        """Light facts about one sample, ``content_sha256`` among them; raises `DataError` if it cannot be decoded.
+
+        Equal content has the same ``content_sha256`` however it is encoded.
+        """
 
     def fit(self, rows: pa.Table, ctx: RunContext) -> dict[str, Any]:
         """Values learned from the rows of the training split."""

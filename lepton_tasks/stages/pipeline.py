@@ -79,7 +79,7 @@ STAGES: tuple[Stage, ...] = (
         "data",
         needs=("raw",),
         produces="cleaned",
-        sections=("clean",),
+        sections=("clean", "features.name"),
         code=_DATA_CODE,
     ),
     Stage(

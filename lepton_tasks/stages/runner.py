@@ -115,12 +115,16 @@ def run_pipeline(
     ctx: RunContext,
     *,
     until: str | None = None,
+    force_stage: str | None = None,
     on_start: Callable[[Stage], None] = lambda stage: None,
     on_end: Callable[[StageResult], None] = lambda result: None,
 ) -> RunResult:
-    """Run all stages in order, up to and including `until`; stops at the first failure, which is in the result."""
-    if until is not None:
-        stage_named(until)
+    """Run all stages in order, up to and including `until`; stops at the first failure, which is in the result.
+
+    `force_stage` names one stage that runs even if nothing changed; ``ctx.force`` does so for all.
+    """
+    for name in filter(None, (until, force_stage)):
+        stage_named(name)
     refs: dict[str, ArtifactRef] = {}
     results: list[StageResult] = []
     for stage in STAGES:
@@ -128,7 +132,8 @@ def run_pipeline(
             result = StageResult(stage.name, "skipped", 0.0)
         else:
             on_start(stage)
-            result = _attempts(stage, use_case, ctx, refs)
+            forced = ctx.force or stage.name == force_stage
+            result = _attempts(stage, use_case, dataclasses.replace(ctx, force=forced), refs)
         results.append(result)
         on_end(result)
         if result.ref is not None:
@@ -189,5 +194,5 @@ def _tree(path: Path) -> str:
             and isinstance(body[0], ast.Expr)
             and isinstance(body[0].value, ast.Constant)
         ):
-            body[0].value = ast.Constant(None)
+            del body[0]
     return ast.dump(tree)

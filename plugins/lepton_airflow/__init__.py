@@ -1,0 +1,1 @@
+"""Lepton's face in Airflow: a use case becomes a Dag, a stage becomes a task."""

@@ -1,0 +1,74 @@
+"""What every benchmark shares: rounds in turn, medians, a table, and one JSON line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """The options of every benchmark: ``--quick`` and ``--json``."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller work; figures are rougher")
+    parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
+    return parser.parse_args()
+
+
+def alternate(subjects: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, float]:
+    """Measure A B ... A B ... and give each subject's median, so that a machine's mood meets all alike."""
+    seen: dict[str, list[float]] = {name: [] for name in subjects}
+    for _ in range(rounds):
+        for name, measure in subjects.items():
+            seen[name].append(measure())
+    return {name: statistics.median(values) for name, values in seen.items()}
+
+
+def machine() -> dict[str, object]:
+    """What the figures were measured on."""
+    cpu = ""
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "memory_gib": round(memory, 1),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+    }
+
+
+def report(
+    name: str,
+    *,
+    ratios: Mapping[str, float],
+    figures: Mapping[str, float],
+    header: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    quick: bool,
+    as_json: bool,
+) -> None:
+    """Print the table, keep the result in `benchmarks/results`, and end with the JSON line if it is asked for."""
+    result = {"ratios": dict(ratios), "figures": dict(figures), "machine": machine(), "quick": quick}
+    console = Console(stderr=as_json)
+    table = Table(*header, title=name, title_justify="left")
+    for row in rows:
+        table.add_row(*(f"{cell:,.2f}" if isinstance(cell, float) else str(cell) for cell in row))
+    console.print(table)
+    for key, value in ratios.items():
+        console.print(f"{key}: {value:.2f}", highlight=False)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}{'-quick' if quick else ''}.json").write_text(json.dumps(result, indent=2) + "\n")
+    if as_json:
+        print(json.dumps(result))

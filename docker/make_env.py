@@ -1,0 +1,42 @@
+"""Write docker/.env, the secrets of compose.yaml, once: `python3 docker/make_env.py`. Needs nothing but Python."""
+
+import base64
+import os
+import secrets
+import sys
+from pathlib import Path
+
+_TOKENS = (  # 48 random bytes each, in characters that need no quoting in a URL or a shell
+    "POSTGRES_PASSWORD",
+    "AIRFLOW_DB_PASSWORD",
+    "MLFLOW_DB_PASSWORD",
+    "AIRFLOW_JWT_SECRET",
+    "AIRFLOW_SECRET_KEY",
+    "LEPTON_SERVING_TOKEN",
+)
+
+
+def lines() -> list[str]:
+    """`NAME=value` for every secret, each newly drawn."""
+    return [
+        *(f"{name}={secrets.token_urlsafe(48)}" for name in _TOKENS),
+        f"AIRFLOW_FERNET_KEY={base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()}",
+        f"AIRFLOW_ADMIN_PASSWORD={secrets.token_urlsafe(12)}",
+    ]
+
+
+def main(path: Path) -> int:
+    """Write the file, readable by its owner only; an existing one is left alone."""
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        print(f"{path} exists. The databases were made with its passwords: remove both or keep both.", file=sys.stderr)
+        return 1
+    with os.fdopen(handle, "w") as stream:
+        stream.write("\n".join(lines()) + "\n")
+    print(f"{path} written; AIRFLOW_ADMIN_PASSWORD in it is the password of Airflow's user admin.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(__file__).with_name(".env")))

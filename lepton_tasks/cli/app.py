@@ -1,0 +1,234 @@
+"""The commands of `lepton`: each parses its arguments and calls one function below it.
+
+Exit codes: 0 done, 1 failed, 2 the command or the file it was given is wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from lepton_tasks.core.errors import ConfigError, LeptonError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Lepton turns one YAML file, a *use case*, into a served and watched model.",
+    epilog="Start with `lepton list`, then `lepton run configs/use_cases/mnist_digits.yaml`.",
+)
+
+File = Annotated[Path, typer.Argument(metavar="FILE", help="A use case, e.g. configs/use_cases/mnist_digits.yaml.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a value, e.g. train.epochs=3. Repeatable."),
+]
+Force = Annotated[bool, typer.Option("--force", help="Run even what did not change.")]
+Json = Annotated[bool, typer.Option("--json", help="End with one JSON object on the last line of standard output.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the log of the stages.")]
+
+
+@app.command(epilog="Example: `lepton validate configs/use_cases/*.yaml`")
+def validate(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Use cases to check.")], as_json: Json = False
+) -> None:
+    """Check use cases: keys, types, names, and every component's parameters."""
+    from lepton_tasks.core.catalogue import check_params_of
+    from lepton_tasks.core.use_case import load_use_case
+
+    faults: dict[str, str] = {}
+    for file in files:
+        try:
+            check_params_of(load_use_case(file), where=file.name)
+            if not as_json:
+                typer.echo(f"{file}: ok")
+        except LeptonError as error:
+            faults[str(file)] = str(error)
+            typer.echo(str(error), err=True)
+    if as_json:
+        _print_json({"ok": not faults, "checked": len(files), "faults": faults})
+    if faults:
+        raise typer.Exit(1)
+
+
+@app.command("list", epilog="Example: `lepton list models`")
+def list_(
+    what: Annotated[
+        str, typer.Argument(help="use_cases, stages, or a part of the catalogue: models, sources, ...")
+    ] = "use_cases",
+    as_json: Json = False,
+) -> None:
+    """Show what there is: use cases, stages, models, sources and so on."""
+    from lepton_tasks.cli.listing import listing
+
+    rows = listing(what)
+    if as_json:
+        _print_json({what: rows})
+        return
+    width = max((len(row["name"]) for row in rows), default=0)
+    for row in rows:
+        typer.echo(f"{row['name']:<{width}}  {row['about']}")
+
+
+@app.command(epilog="Example: `lepton run configs/use_cases/mnist_digits.yaml --set train.epochs=3`")
+def run(
+    file: File,
+    overrides: Set = None,
+    until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
+    force: Force = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run all stages of a use case, without Airflow. Starts MLflow and serving if they are not up."""
+    from lepton_tasks.cli.run import run_use_case
+
+    _logging(verbose)
+    result = run_use_case(file, overrides or [], until=until, force=force, console=_console(as_json))
+    if as_json:
+        _print_json(result)
+    if not result["ok"]:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: `lepton stage evaluate configs/use_cases/mnist_digits.yaml --force`")
+def stage(
+    name: Annotated[str, typer.Argument(metavar="STAGE", help="See `lepton list stages`.")],
+    file: File,
+    overrides: Set = None,
+    force: Annotated[bool, typer.Option("--force", help="Run this stage even if nothing changed.")] = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run one stage, and before it whatever it needs that is not there yet."""
+    from lepton_tasks.cli.run import run_use_case
+
+    _logging(verbose)
+    result = run_use_case(file, overrides or [], until=name, force=False, force_last=force, console=_console(as_json))
+    if as_json:
+        _print_json(result)
+    if not result["ok"]:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: `lepton predict mnist_digits seven.png`")
+def predict(
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="The use case's name.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Inputs: one prediction each.")],
+    as_json: Json = False,
+) -> None:
+    """Ask the deployed model."""
+    from lepton_tasks.core.environment import load_environment
+    from lepton_tasks.serving.client import Client
+
+    answers = []
+    with Client(load_environment().serving_url) as client:
+        for file in files:
+            if not file.is_file():
+                raise ConfigError("no such file.", where=str(file))
+            answer = client.predict(name, file.read_bytes())
+            answers.append({"file": str(file), **answer})
+            if not as_json:
+                best = answer["predictions"][0]
+                typer.echo(
+                    f"{file}: {best['label']}  probability {best['probability']:.4f}  version {answer['version']}"
+                )
+    if as_json:
+        _print_json({"answers": answers})
+
+
+@app.command(epilog="Example: `lepton status --json`")
+def status(as_json: Json = False) -> None:
+    """Show the services, what each model serves, and where to look."""
+    from lepton_tasks.cli.platform import platform_status
+
+    found = platform_status()
+    if as_json:
+        _print_json(found)
+        return
+    for service in found["services"]:
+        typer.echo(f"{service['name']:<24}{service['state']:<10}{service.get('url', '')}")
+    for model in found["models"]:
+        typer.echo(f"{model['name']:<24}version {model['version']}")
+
+
+@app.command(epilog="Example: `lepton serve --port 8100`")
+def serve(
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.", min=1, max=65535)] = 8100,
+    host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
+) -> None:
+    """Run the inference server in the foreground; it serves what was deployed to this state folder."""
+    from lepton_tasks.core.environment import state_root
+
+    home = str(state_root() / "serving")
+    module = [sys.executable, "-m", "lepton_tasks.serving", "--host", host, "--port", str(port), "--home", home]
+    os.execv(sys.executable, module)
+
+
+@app.command(epilog="Example: `lepton up mlflow serving`")
+def up(
+    services: Annotated[
+        list[str] | None, typer.Argument(metavar="SERVICE...", help="mlflow, serving, airflow; all without a name.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Start the services on this machine, on 127.0.0.1; those that run are left alone."""
+    from lepton_tasks.cli.platform import start
+
+    addresses = start(tuple(services or ("mlflow", "serving", "airflow")), _console(as_json))
+    if as_json:
+        _print_json(addresses)
+
+
+@app.command(epilog="Example: `lepton down`")
+def down(as_json: Json = False) -> None:
+    """Stop what `lepton up` started, children included. Nothing stored is removed."""
+    from lepton_tasks.cli.platform import stop
+
+    stopped = stop()
+    if as_json:
+        _print_json({"stopped": stopped})
+    else:
+        typer.echo(f"stopped: {', '.join(stopped) or 'nothing was running'}")
+
+
+@app.command(epilog="Example: `lepton demo`")
+def demo(
+    name: Annotated[str, typer.Argument(help="The use case to run through Airflow.")] = "mnist_digits",
+) -> None:
+    """Start everything, run a use case through Airflow, and ask the endpoint for a prediction."""
+    from lepton_tasks.cli.demo import run_demo
+
+    raise typer.Exit(run_demo(name, _console(False)))
+
+
+def main() -> None:
+    """Entry point of the `lepton` command."""
+    as_json = "--json" in sys.argv
+    try:
+        app()
+    except LeptonError as error:
+        Console(stderr=True).print(f"[bold red]lepton:[/] {error}", highlight=False, soft_wrap=True)
+        if as_json:
+            _print_json({"ok": False, "error": error.to_dict()})
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+
+
+def _console(as_json: bool) -> Console:
+    return Console(stderr=as_json)
+
+
+def _logging(verbose: bool) -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("lepton").setLevel(logging.INFO if verbose else logging.WARNING)
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    typer.echo(json.dumps(value, default=str))

@@ -1,0 +1,123 @@
+"""What a terminal shows of a run: one line a stage, with its state, time and one fact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from lepton_tasks.core.artifacts import ArtifactRef, Fact
+from lepton_tasks.core.context import Progress
+from lepton_tasks.stages.pipeline import STAGES, Stage
+from lepton_tasks.stages.runner import StageResult
+
+_HEADLINES = {
+    "ingest": "{rows:,} rows, {classes} classes",
+    "validate_raw": "{expectations} expectations, {failed} failed, {warnings} warnings",
+    "clean": "{rows:,} rows kept, {refused:,} refused",
+    "split": "{train_rows:,} train, {validation_rows:,} validation, {test_rows:,} test rows",
+    "transform": "{bytes:,} bytes of training shards",
+    "validate_features": "{expectations} expectations, {failed} failed, {warnings} warnings",
+    "train": "validation accuracy {validation_accuracy:.4f}, best epoch {best_epoch} of {epochs}",
+    "evaluate": "test accuracy {test_accuracy:.4f} (majority class {baseline_accuracy:.4f})",
+    "export": "{bytes:,} bytes",
+    "verify_package": "largest difference {max_difference:.1e}",
+    "register": "{name} version {version}",
+    "deploy": "version {version} at {url}",
+}
+_STYLES = {"success": "green", "reused": "cyan", "failed": "bold red", "running": "yellow", "skipped": "dim"}
+
+
+def headline(stage: str, facts: Mapping[str, Fact]) -> str:
+    """The one fact worth showing about a stage's outcome."""
+    try:
+        return _HEADLINES[stage].format_map(facts)
+    except (KeyError, ValueError, TypeError):
+        return ", ".join(f"{key.replace('_', ' ')} {_short(value)}" for key, value in list(facts.items())[:3])
+
+
+def _short(value: Fact) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+class RunDisplay:
+    """Shows stages as they start, go on and end: a live table on a terminal, plain lines elsewhere.
+
+    Args:
+        console: Where to write.
+        title: Shown above the table.
+    """
+
+    def __init__(self, console: Console, title: str) -> None:
+        self._console, self._title = console, title
+        self._rows: dict[str, tuple[str, float | None, str]] = {}
+        self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
+
+    def __enter__(self) -> RunDisplay:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def started(self, stage: Stage) -> None:
+        """A stage began."""
+        self.show(stage.name, "running", None, "")
+
+    def progressed(self, progress: Progress) -> None:
+        """A long stage reports how far it is."""
+        text = str(progress).removeprefix(f"{progress.stage}: ")
+        if self._live:
+            self.show(progress.stage, "running", progress.seconds, text)
+        else:
+            self._console.print(f"  {progress}", highlight=False)
+
+    def ended(self, result: StageResult) -> None:
+        """A stage ended."""
+        state = "reused" if result.cached else result.state
+        self.show(result.stage, state, result.seconds, _outcome(result))
+
+    def show(self, stage: str, state: str, seconds: float | None, fact: str) -> None:
+        """Set a stage's line; on a plain stream a line is printed once, when the stage has ended."""
+        known = self._rows.get(stage)
+        self._rows[stage] = (state, seconds, fact)
+        if self._live:
+            self._live.update(self._table())
+        elif state != "running" and (known is None or known[0] != state):
+            took = "" if seconds is None else f"{seconds:7.1f} s"
+            self._console.print(f"  {stage:<18}{state:<9}{took:>9}  {fact}", highlight=False, soft_wrap=True)
+
+    def _table(self) -> Table:
+        table = Table(title=self._title, title_justify="left", box=None, padding=(0, 1))
+        for name, justify in (("stage", "left"), ("state", "left"), ("seconds", "right"), ("", "left")):
+            table.add_column(name, justify=justify)  # type: ignore[arg-type]  # a literal, lost by the tuple
+        for stage in STAGES:
+            state, seconds, fact = self._rows.get(stage.name, ("", None, ""))
+            style = _STYLES.get(state, "dim")
+            table.add_row(stage.name, f"[{style}]{state}[/]", "" if seconds is None else f"{seconds:.1f}", fact)
+        return table
+
+
+def _outcome(result: StageResult) -> str:
+    if result.error is not None:
+        return str(result.error)
+    return headline(result.stage, result.ref.facts) if result.ref else ""
+
+
+def summary(run_id: str, stages: Mapping[str, Mapping[str, Any]], refs: Mapping[str, ArtifactRef]) -> dict[str, Any]:
+    """The JSON object that `lepton run --json` ends with."""
+    version, endpoint = refs.get("model_version"), refs.get("endpoint")
+    facts = refs["evaluation"].facts if "evaluation" in refs else {}
+    return {
+        "run_id": run_id,
+        "ok": all(stage["state"] != "failed" for stage in stages.values()),
+        "stages": stages,
+        "metrics": {k: v for k, v in facts.items() if isinstance(v, int | float)},
+        "model_version": version.facts.get("version") if version else None,
+        "endpoint": endpoint.facts.get("url") if endpoint else None,
+    }

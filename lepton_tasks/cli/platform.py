@@ -1,0 +1,58 @@
+"""`lepton up`, `down` and `status`: the services of this machine."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from rich.console import Console
+
+from lepton_tasks.core.environment import load_environment, state_root
+from lepton_tasks.core.errors import UnavailableError
+from lepton_tasks.deployment import embedded
+
+_FIELDS = {"mlflow": "tracking_url", "serving": "serving_url", "airflow": "airflow_url"}
+_LOCAL = ("127.0.0.1", "localhost")
+
+
+def start(services: tuple[str, ...], console: Console) -> dict[str, str]:
+    """Start those of the services that belong on this machine and do not run; returns the addresses.
+
+    A service whose address is another machine's is somebody else's to start, so it is left out.
+    """
+    environment = load_environment()
+    local = [s for s in services if s not in _FIELDS or urlsplit(getattr(environment, _FIELDS[s])).hostname in _LOCAL]
+
+    def told(service: str, state: str, seconds: float) -> None:
+        if state == "ready":
+            console.print(f"  {service:<22}ready after {seconds:4.1f} s", highlight=False)
+
+    addresses = embedded.up(state_root(), services=local, on_event=told)
+    if password := addresses.get("airflow_password"):
+        console.print(
+            f"  Airflow's password for the user [bold]admin[/] (shown once): [bold]{password}[/]\n"
+            f"  It is kept in {state_root() / 'airflow' / 'passwords.json'}, readable by you only.",
+            highlight=False,
+            soft_wrap=True,
+        )
+    return addresses
+
+
+def stop() -> list[str]:
+    """Stop what was started from this state folder; returns the names."""
+    return embedded.down(state_root())
+
+
+def platform_status() -> dict[str, Any]:
+    """Services, deployed models and addresses, as plain values."""
+    from lepton_tasks.serving.client import Client
+
+    environment = load_environment()
+    services = [{"name": name, **about} for name, about in sorted(embedded.status(state_root()).items())]
+    try:
+        with Client(environment.serving_url) as client:
+            models = client.models()
+    except UnavailableError:
+        models = []
+    addresses = {name: getattr(environment, field) for name, field in _FIELDS.items()}
+    return {"addresses": addresses, "services": services, "models": models}

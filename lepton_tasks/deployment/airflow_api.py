@@ -1,0 +1,164 @@
+"""A small client of Airflow's REST API: start a run, follow it, read what its tasks returned."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from lepton_tasks.core.errors import ConfigError, LeptonError, UnavailableError
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskState:
+    """One task of a run. `state` is Airflow's own word, or None before the scheduler has looked at it."""
+
+    task_id: str
+    state: str | None
+    start: dt.datetime | None
+    end: dt.datetime | None
+    tries: int
+
+    @property
+    def seconds(self) -> float | None:
+        """Wall time from start to end, or until now while it runs; None before the start."""
+        if self.start is None:
+            return None
+        return ((self.end or dt.datetime.now(dt.UTC)) - self.start).total_seconds()
+
+
+class AirflowClient:
+    """Airflow's REST API v2, logged in as one user; use it in a ``with`` block.
+
+    Args:
+        url: The API server, e.g. ``http://127.0.0.1:8080``.
+        user: Name of the user.
+        password: Their password.
+        timeout: Seconds for one request.
+
+    Raises:
+        UnavailableError: if Airflow does not answer, here and in every method.
+    """
+
+    def __init__(self, url: str, user: str, password: str, *, timeout: float = 30.0) -> None:
+        self.url = url.rstrip("/")
+        # Proxies of the environment are for the world outside, and Airflow is not there.
+        self._http = httpx.Client(base_url=self.url, timeout=timeout, trust_env=False)
+        try:
+            token = self._call("POST", "/auth/token", {"username": user, "password": password})["access_token"]
+        except BaseException:
+            self._http.close()
+            raise
+        self._http.headers["Authorization"] = f"Bearer {token}"
+
+    def __enter__(self) -> AirflowClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    def wait_for_dag(self, dag_id: str, *, timeout: float = 60.0) -> None:
+        """Return once the Dag processor has read the Dag; raises `ConfigError` with its import errors if it does not."""
+        deadline = time.monotonic() + timeout
+        while not self._exists(dag_id):
+            if time.monotonic() > deadline:
+                told = "\n".join(f"{e['filename']}: {e['stack_trace']}" for e in self.import_errors())
+                raise ConfigError(
+                    f"Airflow found no Dag {dag_id!r} within {timeout:.0f} s.",
+                    where=self.url,
+                    fix=f"Its import errors:\n{told}" if told else "It reads configs/use_cases/*.yaml.",
+                )
+            time.sleep(0.5)
+
+    def unpause(self, dag_id: str) -> None:
+        """Let the scheduler run the Dag."""
+        self._call("PATCH", f"/api/v2/dags/{_id(dag_id)}?update_mask=is_paused", {"is_paused": False})
+
+    def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> str:
+        """Start a run with the given Params; returns its run id. Raises `ConfigError` if a Param is refused."""
+        body = {"logical_date": None, "conf": dict(conf or {})}
+        return str(self._call("POST", f"/api/v2/dags/{_id(dag_id)}/dagRuns", body)["dag_run_id"])
+
+    def run_state(self, dag_id: str, run_id: str) -> str:
+        """``queued``, ``running``, ``success`` or ``failed``."""
+        return str(self._call("GET", _run(dag_id, run_id))["state"])
+
+    def tasks(self, dag_id: str, run_id: str) -> list[TaskState]:
+        """Every task of the run, those that started first."""
+        found = self._call("GET", f"{_run(dag_id, run_id)}/taskInstances?limit=1000")["task_instances"]
+        states = [
+            TaskState(t["task_id"], t["state"], _time(t["start_date"]), _time(t["end_date"]), t["try_number"])
+            for t in found
+        ]
+        return sorted(states, key=lambda t: (t.start is None, t.start or dt.datetime.min))
+
+    def xcom(self, dag_id: str, run_id: str, task_id: str) -> Any:
+        """What a task returned: for a stage, its reference as JSON values."""
+        path = f"{_task(dag_id, run_id, task_id)}/xcomEntries/return_value?deserialize=true"
+        return self._call("GET", path)["value"]
+
+    def log(self, dag_id: str, run_id: str, task_id: str, *, attempt: int = 1) -> str:
+        """The messages of one attempt of a task, a line each."""
+        path = f"{_task(dag_id, run_id, task_id)}/logs/{attempt}?full_content=true"
+        return "\n".join(str(line.get("event", "")) for line in self._call("GET", path)["content"])
+
+    def set_task_state(self, dag_id: str, run_id: str, task_id: str, state: str) -> None:
+        """Mark a task, as the page's button does; a running task that is marked ``failed`` is killed."""
+        self._call("PATCH", _task(dag_id, run_id, task_id), {"new_state": state})
+
+    def import_errors(self) -> list[dict[str, Any]]:
+        """Files that gave no Dag: ``filename``, ``stack_trace`` and ``timestamp`` of each."""
+        return list(self._call("GET", "/api/v2/importErrors?limit=100")["import_errors"])
+
+    def _exists(self, dag_id: str) -> bool:
+        found = self._call("GET", "/api/v2/dags?limit=1000&exclude_stale=true")["dags"]
+        return any(dag["dag_id"] == dag_id for dag in found)
+
+    def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        headers = {"Accept": "application/json"}
+        try:
+            answer = self._http.request(method, path, json=body, headers=headers)
+        except httpx.HTTPError as error:
+            raise UnavailableError(
+                f"Airflow does not answer: {error}.", where=self.url, fix="Start it with `lepton up`."
+            ) from error
+        if answer.is_success:
+            return answer.json() if answer.content else None
+        raise _refusal(answer, where=f"{method} {self.url}{path.partition('?')[0]}")
+
+
+def _refusal(answer: httpx.Response, *, where: str) -> LeptonError:
+    try:
+        reason = answer.json()["detail"]
+    except (ValueError, KeyError, TypeError):
+        reason = answer.text[:500]
+    if isinstance(reason, list):
+        reason = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in reason)
+    if answer.status_code == 401:
+        return ConfigError(f"Airflow does not accept the password: {reason}.", where=where)
+    kind = UnavailableError if answer.status_code >= 500 else ConfigError
+    return kind(f"Airflow answers {answer.status_code}: {reason}", where=where)
+
+
+def _id(text: str) -> str:
+    return quote(text, safe="")
+
+
+def _run(dag_id: str, run_id: str) -> str:
+    return f"/api/v2/dags/{_id(dag_id)}/dagRuns/{_id(run_id)}"
+
+
+def _task(dag_id: str, run_id: str, task_id: str) -> str:
+    return f"{_run(dag_id, run_id)}/taskInstances/{_id(task_id)}"
+
+
+def _time(text: str | None) -> dt.datetime | None:
+    return dt.datetime.fromisoformat(text) if text else None

@@ -1,0 +1,238 @@
+"""The embedded default: MLflow, serving and Airflow on this machine, for one person, all state under one folder."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from lepton_tasks.core.environment import (
+    forget_addresses,
+    load_environment,
+    project_root,
+    record_addresses,
+)
+from lepton_tasks.core.errors import ConfigError, UnavailableError
+from lepton_tasks.deployment import embedded_processes as processes
+from lepton_tasks.deployment import embedded_services as definitions
+
+SERVICES = ("mlflow", "serving", "airflow")
+
+OnEvent = Callable[[str, str, float], None]
+"""Called with a service's name, ``"starting" | "running" | "ready"``, and the seconds since `up` was called."""
+
+_FIELDS = {"mlflow": "tracking_url", "serving": "serving_url", "airflow": "airflow_url"}
+_VARIABLES = {"mlflow": "LEPTON_MLFLOW_PORT", "serving": "LEPTON_SERVING_PORT", "airflow": "LEPTON_AIRFLOW_PORT"}
+_LOCAL = ("127.0.0.1", "localhost")
+
+
+def up(
+    root: Path,
+    *,
+    services: Sequence[str] = SERVICES,
+    on_event: OnEvent = lambda service, state, seconds: None,
+    timeout: float = 180.0,
+) -> dict[str, str]:
+    """Start what is not running, and wait until it answers.
+
+    Args:
+        root: The state folder.
+        services: Which of `SERVICES`.
+        on_event: Told about each service that starts, runs already, or is ready.
+        timeout: Seconds until a service that does not answer counts as failed.
+
+    Returns:
+        ``airflow_url``, ``tracking_url`` and ``serving_url`` of what was asked for, and ``airflow_password`` if it was
+        generated now: it is shown this once.
+
+    Raises:
+        ConfigError: a port is taken, or the project's folder is not here. Nothing was started then.
+        UnavailableError: a service ended or did not answer; what this call started has been ended again.
+    """
+    root = root.resolve()
+    project = project_root()
+    if unknown := set(services) - set(SERVICES):
+        raise ConfigError(f"no service named {sorted(unknown)[0]!r}.", fix=f"Known: {', '.join(SERVICES)}.")
+    if "airflow" in services and not (project / "dags").is_dir():
+        raise ConfigError("no project here: it has no `dags` folder.", where=str(project), fix="Run it in the project.")
+    with _only_one(root):
+        return _Start(root, project, services, on_event, timeout).run()
+
+
+def down(root: Path, *, grace: float = 10.0) -> list[str]:
+    """End every service of this state folder with all it started; returns the names that were running."""
+    root = root.resolve()
+    with _only_one(root):
+        ended = processes.end(root, processes.recorded(root), grace=grace)
+        forget_addresses(root)
+    return ended
+
+
+def status(root: Path) -> dict[str, dict[str, Any]]:
+    """What was started, by name: ``state`` ("running", "starting" or "stopped"), ``pid``, ``url``, ``log``."""
+    root = root.resolve()
+    records = processes.recorded(root)
+    report = {}
+    for name, record in records.items():
+        owner = records.get("airflow-api-server", record) if name.startswith("airflow") else record
+        url = f"http://{definitions.HOST}:{owner.port}"
+        state = "stopped"
+        if record.process():
+            state = "running" if definitions.probe(name, url, record.created) else "starting"
+        log = str(processes.log_path(root, name))
+        report[name] = {"state": state, "pid": record.pid, "url": url, "log": log}
+    return report
+
+
+class _Start:
+    """One call of `up`."""
+
+    def __init__(self, root: Path, project: Path, services: Sequence[str], on_event: OnEvent, timeout: float) -> None:
+        self.root, self.project, self.services, self.timeout = root, project, services, timeout
+        self.began = time.monotonic()
+        self.tell = lambda name, state: on_event(name, state, time.monotonic() - self.began)
+        self.environment = load_environment({**os.environ, "LEPTON_HOME": str(root)})
+        self.records = {n: r for n, r in processes.recorded(root).items() if r.process()}
+        self.urls = self._urls()
+        self.ports = {name: urlsplit(url).port or 80 for name, url in self.urls.items()}
+        self.started: list[str] = []
+
+    def run(self) -> dict[str, str]:
+        names = [n for s in self.services for n in (definitions.AIRFLOW_COMPONENTS if s == "airflow" else (s,))]
+        missing = [name for name in names if name not in self.records]
+        self._check_ports(missing)
+        for name in names:
+            if name not in missing:
+                self.tell(name, "running")
+        for folder in ("mlflow/artifacts", "serving", "airflow", "cache"):
+            (self.root / folder).mkdir(parents=True, exist_ok=True)
+        result = {_FIELDS[name]: self.urls[name] for name in self.services}
+        try:
+            for name in missing:
+                if not name.startswith("airflow"):
+                    self._begin(name)
+            if any(name.startswith("airflow") for name in missing):
+                password = definitions.write_airflow_config(self.root, self.project, self.ports["airflow"])
+                if password:
+                    result["airflow_password"] = password
+                self._migrate()
+                for name in missing:
+                    if name.startswith("airflow"):
+                        self._begin(name)
+            self._wait()
+        except BaseException:
+            processes.end(self.root, self.started, grace=3)
+            raise
+        record_addresses(self.root, {field: self.urls[name] for name, field in _FIELDS.items()})
+        return result
+
+    def _urls(self) -> dict[str, str]:
+        """The address in the environment, unless ours runs already at another."""
+        urls = {name: str(getattr(self.environment, field)) for name, field in _FIELDS.items()}
+        for name, record in self.records.items():
+            if record.port:
+                urls["airflow" if name.startswith("airflow") else name] = f"http://{definitions.HOST}:{record.port}"
+        return urls
+
+    def _check_ports(self, missing: Sequence[str]) -> None:
+        for name in self.services:
+            server = "airflow-api-server" if name == "airflow" else name
+            if server not in missing:
+                continue
+            if urlsplit(self.urls[name]).hostname not in _LOCAL:
+                raise ConfigError(
+                    f"{name} is to be at {self.urls[name]}, which is not this machine.",
+                    fix=f"Leave {name} out, or give it a local address.",
+                )
+            if not _is_free(self.ports[name]):
+                port, variable = self.ports[name], _VARIABLES[name]
+                raise ConfigError(
+                    f"port {port} of {definitions.HOST}, which {name} needs, is taken by another program.",
+                    fix=f"Choose another: {variable}={_free_port_after(port)}",
+                )
+
+    def _begin(self, name: str) -> None:
+        self.tell(name, "starting")
+        port = self.ports.get("airflow" if name == "airflow-api-server" else name)
+        self.records[name] = processes.start(
+            name,
+            definitions.commands(self.root, self.ports)[name],
+            root=self.root,
+            cwd=self.project,
+            environment=self._variables(),
+            port=port,
+        )
+        self.started.append(name)
+
+    def _variables(self) -> dict[str, str]:
+        return definitions.child_environment(self.root, self.environment, self.urls)
+
+    def _migrate(self) -> None:
+        """Bring Airflow's database to the installed version, unless the last `up` of this version did."""
+        done = self.root / "airflow" / "database.version"
+        version = definitions.airflow_version()
+        if done.exists() and done.read_text() == version:
+            return
+        name = "airflow-database"
+        self.tell(name, "starting")
+        log = processes.log_path(self.root, name)
+        command = definitions.commands(self.root, self.ports)[name]
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("wb") as stream:
+            code = subprocess.run(
+                command, cwd=self.project, env=self._variables(), stdout=stream, stderr=subprocess.STDOUT, check=False
+            ).returncode
+        if code:
+            raise _failed(name, f"ended with status {code}", log)
+        done.write_text(version)
+        self.tell(name, "ready")
+
+    def _wait(self) -> None:
+        waiting = list(self.started)
+        while waiting:
+            for name in list(waiting):
+                record = self.records[name]
+                log = processes.log_path(self.root, name)
+                if record.process() is None:
+                    raise _failed(name, "ended while it was starting", log)
+                url = self.urls["airflow" if name.startswith("airflow") else name]
+                if definitions.probe(name, url, record.created):
+                    waiting.remove(name)
+                    self.tell(name, "ready")
+                elif time.monotonic() - self.began > self.timeout:
+                    raise _failed(name, f"did not answer within {self.timeout:.0f} s", log)
+            time.sleep(0.2)
+
+
+def _failed(name: str, how: str, log: Path) -> UnavailableError:
+    return UnavailableError(f"{name} {how}. Its log ends with:\n{processes.tail(log)}\n", fix=f"The whole log: {log}")
+
+
+@contextlib.contextmanager
+def _only_one(root: Path) -> Iterator[None]:
+    """Hold the state folder: two `up` at once would start everything twice."""
+    (root / "run").mkdir(parents=True, exist_ok=True)
+    with (root / "run" / "lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((definitions.HOST, port))
+        except OSError:
+            return False
+        return True
+
+
+def _free_port_after(port: int) -> int:
+    return next(p for p in range(port + 1, 65536) if _is_free(p))

@@ -1,0 +1,191 @@
+"""What the embedded services are: their command lines, settings and secrets. Everything listens on 127.0.0.1."""
+
+from __future__ import annotations
+
+import base64
+import configparser
+import importlib.metadata
+import json
+import os
+import secrets
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from lepton_tasks.core.environment import Environment
+from lepton_tasks.core.errors import ConfigError
+
+HOST = "127.0.0.1"
+AIRFLOW_USER = "admin"
+AIRFLOW_COMPONENTS = ("airflow-api-server", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer")
+
+
+def commands(root: Path, ports: Mapping[str, int]) -> dict[str, list[str]]:
+    """The command line of every service, by name."""
+    python = sys.executable
+    airflow = [python, "-m", "airflow"]
+    return {
+        "mlflow": [
+            *(python, "-m", "mlflow", "server", "--host", HOST, "--port", str(ports["mlflow"]), "--workers", "1"),
+            *("--backend-store-uri", f"sqlite:///{root / 'mlflow' / 'mlflow.db'}", "--serve-artifacts"),
+            *("--artifacts-destination", (root / "mlflow" / "artifacts").as_uri()),
+        ],
+        "serving": [
+            *(python, "-m", "lepton_tasks.serving", "--host", HOST, "--port", str(ports["serving"])),
+            *("--home", str(root / "serving")),
+        ],
+        "airflow-database": [*airflow, "db", "migrate"],
+        "airflow-api-server": [*airflow, "api-server"],
+        "airflow-scheduler": [*airflow, "scheduler", "--skip-serve-logs"],  # the log server listens everywhere
+        "airflow-dag-processor": [*airflow, "dag-processor"],
+        "airflow-triggerer": [*airflow, "triggerer", "--skip-serve-logs"],
+    }
+
+
+def child_environment(root: Path, environment: Environment, urls: Mapping[str, str]) -> dict[str, str]:
+    """The environment of every service: ours, with addresses, folders and quiet libraries."""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+    variables.pop("PYTHONDONTWRITEBYTECODE", None)  # without compiled modules every start costs seconds more
+    variables |= {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{variables.get('PATH', os.defpath)}",
+        "PYTHONUNBUFFERED": "1",
+        "LEPTON_HOME": str(root),
+        "LEPTON_TRACKING_URL": urls["mlflow"],
+        "LEPTON_SERVING_URL": urls["serving"],
+        "LEPTON_AIRFLOW_URL": urls["airflow"],
+        "LEPTON_DATA": environment.data_root,
+        "AIRFLOW_HOME": str(root / "airflow"),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 13 processes and 1.1 GB that nothing here uses
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MPLCONFIGDIR": str(root / "cache" / "matplotlib"),
+        "XDG_CACHE_HOME": str(root / "cache"),
+    }
+    return variables
+
+
+def write_airflow_config(root: Path, project: Path, port: int) -> str | None:
+    """Write ``root/airflow/airflow.cfg`` and the admin's password, both readable by their owner only.
+
+    Returns:
+        The password, if it was generated now.
+    """
+    home = root / "airflow"
+    home.mkdir(parents=True, exist_ok=True)
+    generated = _secrets(home / "secrets.json")
+    password_file = home / "passwords.json"
+    password = None
+    if not password_file.exists():
+        password = secrets.token_urlsafe(12)
+        _write_private(password_file, json.dumps({AIRFLOW_USER: password}) + "\n")
+    config = configparser.ConfigParser(interpolation=None)
+    config.read_dict(_airflow_settings(home, project, port, generated))
+    path = home / "airflow.cfg"
+    with os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as stream:
+        stream.write("# Written by `lepton up`; changes are overwritten. AIRFLOW__SECTION__KEY variables are not.\n")
+        config.write(stream)
+    return password
+
+
+def airflow_password(root: Path) -> str:
+    """The admin's password."""
+    try:
+        return str(json.loads((root / "airflow" / "passwords.json").read_text())[AIRFLOW_USER])
+    except FileNotFoundError as error:
+        raise ConfigError("Airflow was never started here.", where=str(root), fix="Run `lepton up`.") from error
+
+
+def airflow_version() -> str:
+    """The installed version, read without importing Airflow."""
+    return importlib.metadata.version("apache-airflow")
+
+
+def _airflow_settings(home: Path, project: Path, port: int, generated: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    url = f"http://{HOST}:{port}"
+    settings: dict[str, dict[str, Any]] = {
+        "core": {
+            "dags_folder": project / "dags",
+            "plugins_folder": project / "plugins",
+            "executor": "LocalExecutor",
+            "parallelism": 4,
+            "load_examples": False,
+            "fernet_key": generated["fernet_key"],
+            "execution_api_server_url": f"{url}/execution/",
+            "auth_manager": "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager",
+            "simple_auth_manager_users": f"{AIRFLOW_USER}:admin",
+            "simple_auth_manager_passwords_file": home / "passwords.json",
+            # A use case's error is one sentence that says all; the traceback above it would only be ours.
+            "dagbag_import_error_tracebacks": False,
+        },
+        "database": {"sql_alchemy_conn": f"sqlite:///{home / 'airflow.db'}"},
+        "logging": {"base_log_folder": home / "logs", "dag_processor_child_process_log_directory": home / "logs/dags"},
+        "api": {"host": HOST, "port": port, "base_url": url, "workers": 1, "secret_key": generated["secret_key"]},
+        "api_auth": {"jwt_secret": generated["jwt_secret"]},
+        "scheduler": {"scheduler_idle_sleep_time": 0.1},  # a chain of ten empty tasks: 11 s -> 3.2 s
+        "dag_processor": {"min_file_process_interval": 10, "refresh_interval": 10},
+        "usage_data_collection": {"enabled": False},
+    }
+    return {section: {k: _plain(v) for k, v in values.items()} for section, values in settings.items()}
+
+
+def _plain(value: Any) -> str:
+    # Airflow reads its file with interpolation.
+    return str(value).replace("%", "%%")
+
+
+def _secrets(path: Path) -> dict[str, str]:
+    """Keys that sign Airflow's tokens and encrypt its connections, generated once."""
+    if not path.exists():
+        keys = {
+            "jwt_secret": secrets.token_hex(64),
+            "secret_key": secrets.token_hex(32),
+            "fernet_key": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+        }
+        _write_private(path, json.dumps(keys) + "\n")
+    return dict(json.loads(path.read_text()))
+
+
+def _write_private(path: Path, text: str) -> None:
+    with os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600), "w") as stream:
+        stream.write(text)
+
+
+def probe(name: str, url: str, since: float) -> bool:
+    """Whether a service answers for itself.
+
+    Args:
+        name: The service.
+        url: The address of its server; for Airflow's background components, that of its API server.
+        since: Unix time the process was started; an older heartbeat is its predecessor's.
+    """
+    try:
+        return _PROBES[name](url, since)
+    except (httpx.HTTPError, ValueError):
+        return False
+
+
+def _answers(path: str) -> Callable[[str, float], bool]:
+    return lambda url, since: httpx.get(f"{url}{path}", timeout=5, trust_env=False).is_success
+
+
+def _heartbeat(component: str) -> Callable[[str, float], bool]:
+    def beats(url: str, since: float) -> bool:
+        import datetime as dt
+
+        health = httpx.get(f"{url}/api/v2/monitor/health", timeout=5, trust_env=False).json()
+        beat = health[component][f"latest_{component}_heartbeat"]
+        return beat is not None and dt.datetime.fromisoformat(beat).timestamp() >= since
+
+    return beats
+
+
+_PROBES: dict[str, Callable[[str, float], bool]] = {
+    "mlflow": _answers("/health"),
+    "serving": _answers("/v2/health/live"),
+    "airflow-api-server": _answers("/api/v2/version"),
+    "airflow-scheduler": _heartbeat("scheduler"),
+    "airflow-dag-processor": _heartbeat("dag_processor"),
+    "airflow-triggerer": _heartbeat("triggerer"),
+}

@@ -1,0 +1,104 @@
+"""Deploy to the serving process of this machine, over its admin API."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lepton_tasks.core.artifacts import ModelPackageRef, ModelVersionRef
+from lepton_tasks.core.context import RunContext
+from lepton_tasks.core.errors import ArtifactError, ConfigError, LeptonError, UnavailableError
+from lepton_tasks.core.use_case import UseCase
+
+if TYPE_CHECKING:
+    import httpx
+
+_TIMEOUT_SECONDS = 120.0  # a large package is copied, checked and warmed up before the answer comes
+
+
+class ProcessTarget:
+    """The serving process at ``serving_url``, whose state lies in ``<state root>/serving``."""
+
+    def deploy(
+        self, use_case: UseCase, ctx: RunContext, version: ModelVersionRef, package: ModelPackageRef
+    ) -> dict[str, Any]:
+        """Load, warm up and swap in the version; the old one answers until then.
+
+        Returns:
+            What is served: ``url, version, digest, previous`` and ``changed``, False if it was served before.
+
+        Raises:
+            ArtifactError: the server refuses the package; what was served still is.
+            UnavailableError: the server does not answer.
+        """
+        wanted = {
+            "package": str(ctx.open(package)),
+            "version": str(version.facts["version"]),
+            "digest": package.digest,
+            "by": ctx.run_id,
+        }
+        return self._admin(use_case, ctx, "POST", "", json=wanted)
+
+    def health(self, use_case: UseCase, ctx: RunContext) -> dict[str, Any]:
+        """What is served now: ``version, digest, previous, ready``; ``ready`` is False if it is nothing."""
+        url = ctx.environment.serving_url
+        reply = _request("GET", f"{url}/v1/models/{use_case.name}")
+        if reply.status_code in (404, 503):
+            return {"url": url, "version": None, "digest": None, "previous": None, "ready": False}
+        return _served(reply, url)
+
+    def rollback(self, use_case: UseCase, ctx: RunContext) -> dict[str, Any]:
+        """Serve the version before this one again; returns what is served then."""
+        return self._admin(use_case, ctx, "POST", "/rollback", params={"by": ctx.run_id})
+
+    def remove(self, use_case: UseCase, ctx: RunContext) -> None:
+        """Stop serving the use case."""
+        self._admin(use_case, ctx, "DELETE", "", params={"by": ctx.run_id})
+
+    def _admin(self, use_case: UseCase, ctx: RunContext, method: str, path: str, **request: Any) -> dict[str, Any]:
+        url = ctx.environment.serving_url
+        headers = {"Authorization": f"Bearer {_token(ctx.root / 'serving', url)}"}
+        reply = _request(method, f"{url}/admin/models/{use_case.name}{path}", headers=headers, **request)
+        return _served(reply, url)
+
+
+def _token(home: Path, url: str) -> str:
+    try:
+        return (home / "admin.token").read_text().strip()
+    except FileNotFoundError as error:
+        raise UnavailableError(
+            f"no admin token in {home}, so no serving process was started with this state folder.",
+            where=url,
+            fix="Start it with `lepton up`.",
+        ) from error
+
+
+def _request(method: str, url: str, **request: Any) -> httpx.Response:
+    import httpx
+
+    try:
+        return httpx.request(method, url, timeout=_TIMEOUT_SECONDS, trust_env=False, **request)
+    except httpx.TransportError as error:
+        raise UnavailableError(
+            f"the serving process does not answer: {error or type(error).__name__}.",
+            where=url,
+            fix="Start it with `lepton up`.",
+        ) from error
+
+
+def _served(reply: httpx.Response, url: str) -> dict[str, Any]:
+    if reply.is_success:
+        return {"url": url, **reply.json()}
+    try:
+        reason = str(reply.json()["error"])
+    except (ValueError, KeyError, TypeError):
+        reason = f"it answered {reply.status_code}."
+    at = str(reply.url)
+    if reply.status_code >= 500:
+        raise UnavailableError(reason, where=at, fix="Look into its log.")
+    if reply.status_code == 401:
+        raise ConfigError(
+            reason, where=at, fix="Does LEPTON_SERVING_URL name the server of this state folder (LEPTON_HOME)?"
+        )
+    kind: type[LeptonError] = ArtifactError if reply.status_code == 422 else LeptonError
+    raise kind(reason, where=at)

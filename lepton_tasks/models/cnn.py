@@ -1,0 +1,52 @@
+"""A plain convolutional network for small pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+
+class CNN(nn.Module):
+    """Three convolutions with batch normalisation, halved in size twice, averaged over the picture.
+
+    The average makes the network indifferent to the picture's size, so that it can be trained on crops.
+
+    Args:
+        input_shape: ``(height, width, channels)`` of a picture; at least 4x4.
+        num_classes: Length of the answer.
+        width: Channels of the first convolution; the later ones have twice and four times as many.
+        dropout: Share of the averaged features that is dropped in training, in [0, 1).
+
+    Source: LeCun et al., "Gradient-based learning applied to document recognition", 1998; batch normalisation by
+    Ioffe and Szegedy, 2015; the average in place of dense layers by Lin et al., "Network in Network", 2014.
+    """
+
+    def __init__(
+        self, input_shape: Sequence[int], num_classes: int, *, width: int = 32, dropout: float = 0.1
+    ) -> None:
+        super().__init__()
+        channels = input_shape[2]
+        self.features = nn.Sequential(
+            _block(channels, width),
+            nn.MaxPool2d(2),
+            _block(width, 2 * width),
+            nn.MaxPool2d(2),
+            _block(2 * width, 4 * width),
+        )
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(4 * width, num_classes))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits float32 [N, num_classes] of normalised images float32 [N, C, H, W]."""
+        features: torch.Tensor = self.features(images)
+        logits: torch.Tensor = self.head(features.mean(dim=(2, 3)))
+        return logits
+
+
+def _block(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )

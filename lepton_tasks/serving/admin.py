@@ -1,0 +1,77 @@
+"""``/admin``: deploy, roll back and remove; for holders of the token only."""
+
+from __future__ import annotations
+
+import hmac
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Depends
+from starlette.requests import Request
+from starlette.responses import Response
+
+from lepton_tasks.serving.errors import ForbiddenError
+from lepton_tasks.serving.predict import json_reply
+from lepton_tasks.serving.routing import ModelTable
+from lepton_tasks.serving.schema import ERRORS, DeployRequest, ErrorReply
+from lepton_tasks.serving.telemetry import Telemetry
+
+TOKEN_FILE = "admin.token"
+
+
+def admin_token(home: Path) -> str:
+    """The token in ``home/admin.token``, readable by its owner only; made if it is missing."""
+    path = home / TOKEN_FILE
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_text().strip()
+    token = secrets.token_urlsafe(32)
+    with os.fdopen(handle, "w") as stream:
+        stream.write(token + "\n")
+    return token
+
+
+def admin_router(table: ModelTable, telemetry: Telemetry, token: str) -> APIRouter:
+    """The routes of administration; every one asks for ``Authorization: Bearer <token>``."""
+
+    def check_token(request: Request) -> None:
+        given = request.headers.get("authorization", "")
+        if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+            raise ForbiddenError("the admin token is missing or wrong.", fix=f"It lies in {TOKEN_FILE} of the server.")
+
+    refusals: dict[int | str, dict[str, Any]] = {
+        401: {"model": ErrorReply, "description": "The token is missing or wrong."},
+        409: {"model": ErrorReply, "description": "There is no previous version."},
+        422: {"model": ErrorReply, "description": "The package cannot be used; what was served still is."},
+    }
+    router = APIRouter(
+        prefix="/admin/models", tags=["admin"], dependencies=[Depends(check_token)], responses={**ERRORS, **refusals}
+    )
+
+    @router.post("/{name}")
+    async def deploy(name: str, wanted: DeployRequest) -> Response:
+        """Serve this package from now on; the current one answers until it is loaded and warm."""
+        served = await table.deploy(
+            name, Path(wanted.package), version=wanted.version, digest=wanted.digest, by=wanted.by
+        )
+        telemetry.serving(table.live())
+        return json_reply(served)
+
+    @router.post("/{name}/rollback")
+    async def rollback(name: str, by: str = "") -> Response:
+        """Serve the version before the current one again."""
+        served = await table.rollback(name, by=by)
+        telemetry.serving(table.live())
+        return json_reply(served)
+
+    @router.delete("/{name}")
+    async def remove(name: str, by: str = "") -> Response:
+        """Stop serving the model."""
+        await table.remove(name, by=by)
+        telemetry.serving(table.live())
+        return json_reply({"name": name, "removed": True})
+
+    return router

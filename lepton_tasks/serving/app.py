@@ -1,0 +1,108 @@
+"""The HTTP application: routes, errors as JSON, start and drain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from lepton_tasks.core.errors import LeptonError
+from lepton_tasks.serving.admin import admin_router, admin_token
+from lepton_tasks.serving.errors import status_of
+from lepton_tasks.serving.oip import oip_router
+from lepton_tasks.serving.page import PAGE
+from lepton_tasks.serving.payload import Limits
+from lepton_tasks.serving.predict import json_reply, predict_router
+from lepton_tasks.serving.request_log import RequestLog
+from lepton_tasks.serving.routing import ModelTable
+from lepton_tasks.serving.telemetry import Telemetry
+
+REQUESTS_FOLDER = "requests"
+
+_log = logging.getLogger("lepton.serving")
+
+
+def create_app(home: Path, *, limits: Limits | None = None, workers: int | None = None) -> FastAPI:
+    """The application of one server. Packages are loaded once it has started, not here.
+
+    Args:
+        home: State folder: packages, token, request log, record of deployments. It must exist.
+        limits: What a request may cost.
+        workers: Inference threads of each model; without it, one less than there are cores.
+    """
+    limits = limits or Limits()
+    log = RequestLog(home / REQUESTS_FOLDER)
+    telemetry = Telemetry(log)
+    table = ModelTable(home, workers=workers)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async def restore() -> None:
+            await table.restore()
+            telemetry.serving(table.live())
+
+        log.start()
+        restoring = asyncio.create_task(restore())  # the server answers (503) while it loads
+        yield
+        await restoring
+        await table.close()
+        await asyncio.to_thread(log.close)
+
+    app = FastAPI(
+        title="Lepton",
+        description="Predictions of deployed models.",
+        docs_url=None,  # FastAPI's own page loads its script from a CDN
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.include_router(predict_router(table, telemetry, limits))
+    app.include_router(oip_router(table, telemetry, limits))
+    app.include_router(admin_router(table, telemetry, admin_token(home)))
+
+    @app.get("/metrics", tags=["metrics"], response_class=Response)
+    async def metrics() -> Response:
+        """Prometheus metrics."""
+        return Response(generate_latest(telemetry.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(PAGE)
+
+    _answer_errors_as_json(app)
+    return app
+
+
+def _answer_errors_as_json(app: FastAPI) -> None:
+    async def known(_: Request, error: Exception) -> Response:
+        status = status_of(error)
+        reply = json_reply({"error": error.detail if isinstance(error, HTTPException) else str(error)}, status)
+        if status == 401:
+            reply.headers["WWW-Authenticate"] = "Bearer"
+        if status == 503:
+            reply.headers["Retry-After"] = "1"
+        if isinstance(error, HTTPException) and error.headers:
+            reply.headers.update(error.headers)
+        return reply
+
+    async def invalid(_: Request, error: Exception) -> Response:
+        faults = error.errors() if isinstance(error, RequestValidationError) else []
+        reasons = [f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in faults]
+        return json_reply({"error": "; ".join(reasons)}, 400)
+
+    async def unforeseen(request: Request, error: Exception) -> Response:
+        _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return json_reply({"error": "the server failed; its log says why."}, 500)
+
+    app.add_exception_handler(LeptonError, known)
+    app.add_exception_handler(HTTPException, known)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(Exception, unforeseen)

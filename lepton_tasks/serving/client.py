@@ -1,0 +1,78 @@
+"""A small client of the inference server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+
+from lepton_tasks.core.errors import DataError, UnavailableError
+
+
+class Client:
+    """Ask a server for predictions. Usable as a context manager.
+
+    Args:
+        url: The server's address, e.g. ``http://127.0.0.1:8100``.
+        timeout: Seconds to wait for an answer.
+    """
+
+    def __init__(self, url: str, *, timeout: float = 30.0) -> None:
+        self.url = url.rstrip("/")
+        self._http = httpx.Client(base_url=self.url, timeout=timeout, trust_env=False)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def predict(self, name: str, payload: bytes) -> dict[str, Any]:
+        """The answer to one encoded sample: ``{"model", "version", "predictions": [{"label", ...}]}``.
+
+        Raises:
+            DataError: the server refuses the request; the reason is its own.
+            UnavailableError: it does not answer, or is not ready.
+        """
+        headers = {"content-type": "application/octet-stream"}
+        return self._ask("POST", f"/v1/models/{name}/predict", content=payload, headers=headers)
+
+    def models(self) -> list[dict[str, Any]]:
+        """What is served."""
+        found: list[dict[str, Any]] = self._ask("GET", "/v1/models")["models"]
+        return found
+
+    def ready(self) -> bool:
+        """Whether the server answers and has loaded what it serves."""
+        try:
+            return bool(self._ask("GET", "/v2/health/ready")["ready"])
+        except UnavailableError:
+            return False
+
+    def _ask(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        try:
+            reply = self._http.request(method, path, **request)
+        except httpx.TransportError as error:
+            raise UnavailableError(
+                f"the inference server does not answer: {error or type(error).__name__}.",
+                where=self.url,
+                fix="Start it with `lepton up`.",
+            ) from error
+        return read_reply(reply)
+
+
+def read_reply(reply: httpx.Response) -> dict[str, Any]:
+    """The JSON object of a reply, or the error it tells of."""
+    try:
+        value = reply.json()
+    except ValueError:
+        value = {}
+    if reply.is_success and isinstance(value, dict):
+        return value
+    reason = value.get("error") if isinstance(value, dict) else None
+    kind = UnavailableError if reply.status_code >= 500 else DataError
+    raise kind(str(reason or f"the server answered {reply.status_code}."), where=str(reply.url))

@@ -1,0 +1,188 @@
+"""The model package: everything serving needs in one folder, sealed by a manifest."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnxruntime as ort
+import pydantic
+
+from lepton_tasks.core.catalogue import CODECS, OUTPUT_CODECS
+from lepton_tasks.core.errors import ArtifactError, ConfigError
+from lepton_tasks.core.protocols import Codec, OutputCodec
+from lepton_tasks.core.store import digest_of, sha256_file, write_json
+from lepton_tasks.core.use_case import ComponentSpec
+
+ONNX_FILE = "model.onnx"
+SPEC_FILE = "package.json"
+PREPROCESSOR_FILE = "preprocessor.json"
+CARD_FILE = "card.md"
+EXAMPLE_FILE = "example.png"
+EXPECTED_FILE = "example.json"
+MANIFEST_FILE = "manifest.json"
+
+_FIX = "Export the model again, or copy the package again."
+
+
+class TensorSpec(pydantic.BaseModel):
+    """One input or output of the graph; None in `shape` is any size, and the first axis is the batch."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    dtype: Literal["bool", "uint8", "int8", "int32", "int64", "float16", "float32", "float64"]
+    shape: tuple[int | None, ...]
+
+
+class PackageSpec(pydantic.BaseModel):
+    """``package.json``: what the model is called, takes and gives."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    name: str
+    task: str
+    input_codec: ComponentSpec
+    output_codec: ComponentSpec
+    labels: tuple[str, ...]
+    inputs: tuple[TensorSpec, ...] = pydantic.Field(min_length=1, max_length=1)
+    outputs: tuple[TensorSpec, ...] = pydantic.Field(min_length=1)
+    metrics: dict[str, float] = {}
+
+
+class Package:
+    """A loaded package: bytes of a request in, an answer out. Safe to call from several threads.
+
+    Attributes:
+        folder: Where it was loaded from.
+        spec: Its ``package.json``.
+        digest: sha256 over the names and contents of its files; equal to the digest of its artifact reference.
+    """
+
+    def __init__(self, folder: Path, spec: PackageSpec, digest: str, session: ort.InferenceSession) -> None:
+        self.folder, self.spec, self.digest = folder, spec, digest
+        self._session = session
+        self._output_names = [output.name for output in spec.outputs]
+
+    @functools.cached_property
+    def codec(self) -> Codec:
+        """Bytes of a request -> one sample."""
+        return CODECS.build(self.spec.input_codec.name, self.spec.input_codec.params, where=SPEC_FILE)
+
+    @functools.cached_property
+    def output_codec(self) -> OutputCodec:
+        """One row of the outputs -> what a caller reads."""
+        return OUTPUT_CODECS.build(self.spec.output_codec.name, self.spec.output_codec.params, where=SPEC_FILE)
+
+    def run(self, inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """The graph's outputs by name for a batch of decoded samples (first axis: the batch)."""
+        values = self._session.run(self._output_names, {self.spec.inputs[0].name: inputs})
+        return dict(zip(self._output_names, values, strict=True))
+
+    def predict(self, payload: bytes) -> dict[str, Any]:
+        """The answer to one sample, e.g. an encoded picture; raises `DataError` if it cannot be decoded."""
+        return self.output_codec.encode(self.run(self.codec.decode(payload)[np.newaxis]), 0)
+
+    def example(self) -> tuple[bytes, dict[str, Any]] | None:
+        """The sample shipped with the package and the answer expected to it, if there is one."""
+        path = self.folder / EXAMPLE_FILE
+        return (path.read_bytes(), json.loads((self.folder / EXPECTED_FILE).read_text())) if path.exists() else None
+
+
+def write_package(
+    folder: Path,
+    *,
+    onnx: bytes | Path,
+    spec: PackageSpec,
+    preprocessor: Mapping[str, Any],
+    card: str,
+    example: tuple[bytes, Mapping[str, Any]] | None = None,
+) -> None:
+    """Write a package into `folder` and seal it: the manifest covers every file that lies there, so write it last.
+
+    Args:
+        folder: An existing folder, e.g. that of a draft.
+        onnx: The graph, as bytes or as a file to copy (it may already be ``folder/model.onnx``).
+        spec: Contents of ``package.json``.
+        preprocessor: Contents of ``preprocessor.json``.
+        card: The model card, Markdown.
+        example: One encoded sample (PNG for pictures) and the answer expected to it, in the form that the output
+            codec gives (``label``, ``probability``, ``probabilities``). The smoke test sends it.
+    """
+    graph = onnx.read_bytes() if isinstance(onnx, Path) else onnx
+    (folder / ONNX_FILE).write_bytes(graph)
+    write_json(folder / SPEC_FILE, spec.model_dump(mode="json"))
+    write_json(folder / PREPROCESSOR_FILE, dict(preprocessor))
+    (folder / CARD_FILE).write_text(card, encoding="utf-8")
+    if example is not None:
+        payload, expected = example
+        (folder / EXAMPLE_FILE).write_bytes(payload)
+        write_json(folder / EXPECTED_FILE, dict(expected))
+    write_json(folder / MANIFEST_FILE, _digests(folder))
+
+
+def load_package(folder: Path, *, threads: int = 1) -> Package:
+    """The package in `folder`, after every file was compared with the manifest.
+
+    Args:
+        folder: A folder that `write_package` wrote.
+        threads: Threads of one inference. One is best in a server, where requests are what runs in parallel.
+
+    Raises:
+        ArtifactError: a file is missing or altered, or ONNX Runtime refuses the graph.
+    """
+    digest = _check_manifest(folder)
+    try:
+        spec = PackageSpec.model_validate_json((folder / SPEC_FILE).read_bytes())
+    except pydantic.ValidationError as error:
+        fault = error.errors()[0]
+        key = ".".join(str(part) for part in fault["loc"])
+        raise ArtifactError(f"{key}: {fault['msg']}.", where=str(folder / SPEC_FILE), fix=_FIX) from error
+    package = Package(folder, spec, digest, _session(folder / ONNX_FILE, spec, threads))
+    try:
+        _ = package.codec, package.output_codec
+    except ConfigError as error:
+        raise ArtifactError(str(error), where=str(folder), fix=_FIX) from error
+    return package
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    names = (p for p in sorted(folder.rglob("*")) if p.is_file())
+    return {str(p.relative_to(folder)): sha256_file(p) for p in names if p.name != MANIFEST_FILE}
+
+
+def _check_manifest(folder: Path) -> str:
+    try:
+        manifest = json.loads((folder / MANIFEST_FILE).read_text())
+        missing = {ONNX_FILE, SPEC_FILE} - set(manifest)
+    except (OSError, ValueError) as error:
+        raise ArtifactError("no readable manifest, so no model package.", where=str(folder), fix=_FIX) from error
+    for name in (*sorted(missing), *manifest):
+        path = folder / name
+        if name in missing or not path.is_file() or sha256_file(path) != manifest[name]:
+            raise ArtifactError(f"{name} is missing or differs from the manifest.", where=str(folder), fix=_FIX)
+    return digest_of({**manifest, MANIFEST_FILE: sha256_file(folder / MANIFEST_FILE)})
+
+
+def _session(path: Path, spec: PackageSpec, threads: int) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Spinning threads take the cores from the event loop and the decoders: it halved the throughput of a busy machine.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    try:
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime raises a dozen classes without a common base
+        reason = " ".join(str(error).split())
+        raise ArtifactError(f"ONNX Runtime refuses the graph: {reason}.", where=str(path), fix=_FIX) from error
+    for said, real in ((spec.inputs, session.get_inputs()), (spec.outputs, session.get_outputs())):
+        lacking = {tensor.name for tensor in said} - {tensor.name for tensor in real}
+        if lacking:
+            raise ArtifactError(f"the graph has no tensor {sorted(lacking)}.", where=str(path), fix=_FIX)
+    return session

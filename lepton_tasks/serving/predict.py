@@ -1,0 +1,67 @@
+"""``/v1``: pictures in, labels out."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import orjson
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from lepton_tasks.core.errors import DataError
+from lepton_tasks.serving.batching import SampleJob
+from lepton_tasks.serving.payload import Limits, read_samples
+from lepton_tasks.serving.routing import ModelTable
+from lepton_tasks.serving.schema import ERRORS, ModelList, PredictReply, predict_body
+from lepton_tasks.serving.telemetry import Telemetry
+
+
+def json_reply(value: Any, status: int = 200) -> Response:
+    """A JSON response; numbers of NumPy are understood."""
+    body = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Response(body, status, media_type="application/json")
+
+
+def predict_router(table: ModelTable, telemetry: Telemetry, limits: Limits) -> APIRouter:
+    """The routes of the prediction API."""
+    router = APIRouter(prefix="/v1", tags=["predict"])
+
+    @router.get("/models", response_model=ModelList)
+    async def models() -> Response:
+        """What is served, and what should be but is not ready."""
+        unready = [{"name": name, "ready": False, "reason": why} for name, why in table.unready().items()]
+        return json_reply({"models": [*(live.to_dict() for live in table.live()), *unready]})
+
+    @router.get("/models/{name}", responses=ERRORS)
+    async def model(name: str) -> Response:
+        """One model: version, digest, labels, test metrics."""
+        return json_reply(table.get(name).to_dict())
+
+    @router.post("/models/{name}/predict", response_model=PredictReply, responses=ERRORS, openapi_extra=predict_body())
+    async def predict(name: str, request: Request) -> Response:
+        """Label one picture (a file field, or the raw body), or several (JSON with base64)."""
+        with telemetry.watch(name, "v1") as call:
+            call.live = table.get(name)
+            jobs = [SampleJob(payload) for payload in await read_samples(request, limits)]
+            # Read again: while the body came in, another version may have taken over, and the old one takes no more.
+            live = call.live = table.get(name)
+            answers = await asyncio.gather(*(live.batcher.submit(job) for job in jobs), return_exceptions=True)
+            call.samples = [_sample(job, answer) for job, answer in zip(jobs, answers, strict=True)]
+            for i, answer in enumerate(answers):
+                if isinstance(answer, DataError) and len(jobs) > 1:
+                    raise DataError(answer.what, where=f"instances[{i}]", fix=answer.fix) from answer
+                if isinstance(answer, BaseException):
+                    raise answer
+            return json_reply({"model": name, "version": live.release.version, "predictions": answers})
+
+    return router
+
+
+def _sample(job: SampleJob, answer: Any) -> dict[str, Any]:
+    """What the request log keeps of one sample."""
+    seen = {"bytes": len(job.payload), "mean": job.mean, "std": job.std}
+    if isinstance(answer, dict):
+        seen |= {"label": answer.get("label"), "probability": answer.get("probability")}
+    return seen

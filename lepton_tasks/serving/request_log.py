@@ -1,0 +1,114 @@
+"""What was asked and answered, one JSON object a line, for the monitors. Never makes a request wait."""
+
+from __future__ import annotations
+
+import collections
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+
+_log = logging.getLogger("lepton.serving.request_log")
+
+
+class RequestLog:
+    """Writes records in the background, into ``folder/<model>/<time in ns>.jsonl``.
+
+    A new file is begun at every start and whenever one is full, so a line torn by a crash is never continued.
+
+    Args:
+        folder: Where the files lie.
+        every: Seconds between two writes; a crash loses at most this much.
+        capacity: Records that may wait; beyond it new ones are dropped and counted in `dropped`.
+        file_bytes: Size at which the next file is begun.
+        files: Files kept per model; the oldest goes first.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        every: float = 0.5,
+        capacity: int = 100_000,
+        file_bytes: int = 64 * 2**20,
+        files: int = 16,
+    ) -> None:
+        self.dropped = 0
+        self._folder, self._every, self._capacity = folder, every, capacity
+        self._file_bytes, self._files = file_bytes, files
+        self._waiting: collections.deque[tuple[str, dict[str, Any]]] = collections.deque()
+        self._streams: dict[str, BinaryIO] = {}
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="request-log", daemon=True)
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._thread.start()
+
+    def add(self, model: str, record: dict[str, Any]) -> None:
+        """Hand a record over; returns at once."""
+        if len(self._waiting) >= self._capacity:
+            self.dropped += 1
+        else:
+            self._waiting.append((model, record))
+
+    def close(self) -> None:
+        """Write what waits and end the thread."""
+        self._closing.set()
+        self._thread.join()
+
+    def _work(self) -> None:
+        closing = False
+        while not closing:
+            closing = self._closing.wait(self._every)
+            try:
+                self._write()
+            except OSError as error:
+                _log.error("records were lost: %s", error)
+        for stream in self._streams.values():
+            stream.close()
+
+    def _write(self) -> None:
+        lines: dict[str, list[bytes]] = {}
+        for _ in range(len(self._waiting)):
+            model, record = self._waiting.popleft()
+            lines.setdefault(model, []).append(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+        for model, parts in lines.items():
+            stream = self._stream(model)
+            stream.write(b"".join(parts))
+            stream.flush()
+
+    def _stream(self, model: str) -> BinaryIO:
+        stream = self._streams.get(model)
+        if stream is not None and stream.tell() < self._file_bytes:
+            return stream
+        if stream is not None:
+            stream.close()
+        folder = self._folder / model
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in sorted(folder.glob("*.jsonl"))[: -(self._files - 1) or None]:
+            old.unlink(missing_ok=True)
+        self._streams[model] = (folder / f"{time.time_ns()}.jsonl").open("ab")
+        return self._streams[model]
+
+
+def read_requests(folder: Path, model: str, *, since: float = 0.0) -> Iterator[dict[str, Any]]:
+    """The records of a model that were made after `since` (seconds since the epoch), oldest file first.
+
+    A line that a crash tore is left out.
+    """
+    files = sorted((folder / model).glob("*.jsonl"))
+    for path, following in zip(files, [*files[1:], None], strict=True):
+        if following is not None and int(following.stem) / 1e9 < since:
+            continue  # all of it is older
+        with path.open("rb") as stream:
+            for line in stream:
+                if not line.endswith(b"\n"):
+                    continue
+                record: dict[str, Any] = orjson.loads(line)
+                if record["time"] > since:
+                    yield record

@@ -1,0 +1,118 @@
+"""Shapes of requests and replies, for the OpenAPI page and for checking what administrators send."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pydantic
+
+
+class ErrorReply(pydantic.BaseModel):
+    """Every refusal."""
+
+    error: str
+
+
+class PredictionReply(pydantic.BaseModel):
+    """The answer to one sample."""
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+
+
+class PredictReply(pydantic.BaseModel):
+    """The answers to one request, in its order."""
+
+    model: str
+    version: str
+    predictions: list[PredictionReply]
+
+
+class ModelReply(pydantic.BaseModel):
+    """One model of this server; the last fields only once it is ready."""
+
+    name: str
+    ready: bool
+    reason: str | None = None
+    version: str | None = None
+    digest: str | None = None
+
+
+class ModelList(pydantic.BaseModel):
+    """All models of this server."""
+
+    models: list[ModelReply]
+
+
+class DeployRequest(pydantic.BaseModel):
+    """What to serve.
+
+    Attributes:
+        package: Folder of the package, readable by the server.
+        version: Version in the model registry.
+        digest: sha256 of the package, as its artifact reference gives it.
+        by: Who asks, for the record.
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    package: str
+    version: str
+    digest: str = pydantic.Field(pattern="^[0-9a-f]{64}$")
+    by: str = ""
+
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorReply, "description": text}
+    for status, text in {
+        400: "The request cannot be read; the reason says what is wrong with it.",
+        404: "No such model or version.",
+        413: "Too large.",
+        415: "A content type that is not read.",
+        503: "Not ready, or too many requests are waiting.",
+    }.items()
+}
+
+
+def predict_body() -> dict[str, Any]:
+    """The request body of predict, which is read by hand, as OpenAPI describes it."""
+    binary = {"type": "string", "format": "binary"}
+    image = {"type": "object", "required": ["image"], "properties": {"image": {"type": "string", "format": "byte"}}}
+    several = {
+        "type": "object",
+        "required": ["instances"],
+        "properties": {"instances": {"type": "array", "items": image, "minItems": 1}},
+    }
+    form = {"type": "object", "required": ["file"], "properties": {"file": binary}}
+    content = {
+        "multipart/form-data": {"schema": form},
+        "image/*": {"schema": binary},
+        "application/json": {"schema": {"oneOf": [image, several]}},
+    }
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def infer_body() -> dict[str, Any]:
+    """The request body of the Open Inference Protocol's infer."""
+    tensor = {
+        "type": "object",
+        "required": ["name", "shape", "datatype", "data"],
+        "properties": {
+            "name": {"type": "string"},
+            "shape": {"type": "array", "items": {"type": "integer"}},
+            "datatype": {"type": "string", "example": "UINT8"},
+            "data": {"type": "array", "items": {}},
+        },
+    }
+    output = {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}}
+    body = {
+        "type": "object",
+        "required": ["inputs"],
+        "properties": {
+            "id": {"type": "string"},
+            "inputs": {"type": "array", "items": tensor, "minItems": 1},
+            "outputs": {"type": "array", "items": output},
+        },
+    }
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": body}}}}

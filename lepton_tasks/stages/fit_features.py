@@ -1,0 +1,30 @@
+"""Stage fit_features: what is learned from the training split before any network is."""
+
+from __future__ import annotations
+
+from lepton_tasks.core.artifacts import DatasetRef, PreprocessorRef
+from lepton_tasks.core.catalogue import FEATURES
+from lepton_tasks.core.context import RunContext
+from lepton_tasks.core.store import write_json
+from lepton_tasks.core.use_case import UseCase
+
+SCHEMA_VERSION = 1
+
+
+def fit_features(use_case: UseCase, ctx: RunContext, *, splits: DatasetRef) -> PreprocessorRef:
+    """Write the extractor, the values it fitted on the training split, and the names of the classes, as JSON."""
+    import pyarrow.parquet as pq
+
+    spec = use_case.features
+    extractor = FEATURES.build(spec.name, spec.params, where=f"{use_case.name}.yaml: features")
+    rows = pq.read_table(ctx.open(splits) / "rows.parquet", filters=[("split", "==", "train")])
+    labels = sorted(set(rows["label"].to_pylist()))
+    draft = ctx.draft()
+    preprocessor = {
+        "schema_version": SCHEMA_VERSION,
+        "extractor": spec.model_dump(),
+        "fitted": extractor.fit(rows, ctx),
+        "labels": labels,
+    }
+    write_json(draft.path / "preprocessor.json", preprocessor)
+    return ctx.publish(draft, PreprocessorRef, {"classes": len(labels), "rows": rows.num_rows})

@@ -1,0 +1,51 @@
+"""Stage ingest: the rows of the source, each with the digest of its bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lepton_tasks.core.artifacts import DatasetRef
+from lepton_tasks.core.catalogue import SOURCES
+from lepton_tasks.core.context import RunContext
+from lepton_tasks.core.protocols import Source
+from lepton_tasks.core.store import write_json
+from lepton_tasks.core.use_case import UseCase
+
+
+def source_state(use_case: UseCase, ctx: RunContext) -> Any:
+    """What belongs to the fingerprint of `ingest`: changes when the source changes."""
+    return _source(use_case, ctx).state()
+
+
+def ingest(use_case: UseCase, ctx: RunContext) -> DatasetRef:
+    """Write the source's rows as Parquet, one part a batch, with the sha256 of every sample's bytes.
+
+    Raises:
+        DataError: there is nothing to read.
+    """
+    import pyarrow.parquet as pq
+
+    from lepton_tasks.data.rows import sealed
+
+    source = _source(use_case, ctx)
+    draft = ctx.draft()
+    rows, size, labels = 0, 0, set()
+    for part, table in enumerate(source.read()):
+        table = sealed(table, ctx)
+        pq.write_table(table, draft.path / f"part-{part:05d}.parquet", row_group_size=1_000)
+        rows += table.num_rows
+        size += sum(table["size_bytes"].to_pylist())
+        labels |= set(table["label"].to_pylist()) - {None, ""}
+    described = source.describe()
+    if empty := [name for name, count in described.get("classes", {}).items() if not count]:
+        ctx.log.warning("No file in the class folder %s: the class is left out.", ", ".join(empty))
+    write_json(draft.path / "source.json", {**use_case.data.source.model_dump(), **described, "empty_classes": empty})
+    facts = {"rows": rows, "classes": len(labels), "bytes": size, "empty_classes": len(empty)}
+    return ctx.publish(draft, DatasetRef, facts)
+
+
+def _source(use_case: UseCase, ctx: RunContext) -> Source:
+    spec = use_case.data.source
+    where = f"{use_case.name}.yaml: data.source"
+    return SOURCES.build(spec.name, spec.params, where=where, data_root=Path(ctx.environment.data_root))

@@ -1,0 +1,100 @@
+"""Register the verified package as a model version, alias `challenger`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+
+from lepton_tasks.core.artifacts import (
+    ArtifactRef,
+    CheckpointRef,
+    DatasetRef,
+    EvaluationRef,
+    ModelPackageRef,
+    ModelVersionRef,
+)
+from lepton_tasks.core.catalogue import CODECS
+from lepton_tasks.core.context import RunContext
+from lepton_tasks.core.environment import project_root
+from lepton_tasks.core.store import write_json
+from lepton_tasks.core.use_case import UseCase
+from lepton_tasks.tracking import registry
+
+
+def register(
+    use_case: UseCase,
+    ctx: RunContext,
+    *,
+    checkpoint: CheckpointRef,
+    evaluation: EvaluationRef,
+    package: ModelPackageRef,
+    parity: EvaluationRef,
+    raw: DatasetRef,
+) -> ModelVersionRef:
+    """A version in the MLflow registry with signature, input example, card and tags; the package lies beside it."""
+    from lepton_tasks.tracking.mlflow import CHALLENGER, Tracker
+
+    folder = ctx.open(package)
+    spec = json.loads((folder / "package.json").read_text())
+    codec = CODECS.build(spec["input_codec"]["name"], spec["input_codec"]["params"])
+    picture = codec.decode((folder / "example.png").read_bytes())
+    run_id = str(checkpoint.facts["mlflow_run_id"])
+    tags = {
+        "lepton.package_digest": package.digest,
+        "lepton.package_uri": package.uri,
+        "lepton.checkpoint_digest": checkpoint.digest,
+        "lepton.data_digest": raw.digest,
+        "lepton.git_commit": git_commit(project_root()),
+        "lepton.run_id": ctx.run_id,
+        **{f"lepton.{key}": str(value) for key, value in evaluation.facts.items() if key.startswith("test_")},
+        "lepton.max_difference_onnx_torch": str(parity.facts.get("max_difference", "")),
+    }
+    tracker = Tracker(ctx.environment.tracking_url)
+    tracker.files(run_id, folder, at="package")
+    tracker.files(run_id, ctx.open(parity) / "parity.json", at="parity")
+    made = tracker.register(
+        use_case.name,
+        run_id,
+        folder / "model.onnx",
+        example={spec["inputs"][0]["name"]: picture[np.newaxis]},
+        card=(folder / "card.md").read_text(),
+        title=use_case.title,
+        tags=tags,
+    )
+    tracker.set_alias(use_case.name, CHALLENGER, made.version)
+    ctx.log.info("%s version %s (%s) is the challenger", made.name, made.version, package.digest[:12])
+    facts = {
+        "name": made.name,
+        "version": made.version,
+        "package_digest": package.digest,
+        "mlflow_run_id": made.run_id,
+        "mlflow_experiment_id": checkpoint.facts.get("mlflow_experiment_id"),
+    }
+    draft = ctx.draft()
+    write_json(draft.path / "version.json", {**facts, "tags": tags})
+    return ctx.publish(draft, ModelVersionRef, facts)
+
+
+def still_registered(use_case: UseCase, ctx: RunContext, ref: ArtifactRef) -> bool:
+    """Whether the registry still holds the version, with the same package."""
+    found = registry.version(ctx.environment.tracking_url, use_case.name, str(ref.facts["version"]))
+    return found is not None and found["tags"].get("lepton.package_digest") == ref.facts["package_digest"]
+
+
+def git_commit(folder: Path) -> str:
+    """The commit of the checkout, with ``-dirty`` if files differ from it; ``unknown`` outside a checkout."""
+    try:
+        reply = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return reply.stdout.strip() or "unknown"

@@ -1,0 +1,29 @@
+"""Stage split: which rows are learned from, chosen on, and tested on."""
+
+from __future__ import annotations
+
+import collections
+
+from lepton_tasks.core.artifacts import DatasetRef
+from lepton_tasks.core.context import RunContext
+from lepton_tasks.core.use_case import UseCase
+
+
+def split(use_case: UseCase, ctx: RunContext, *, cleaned: DatasetRef) -> DatasetRef:
+    """The cleaned rows with a column ``split``.
+
+    Raises:
+        DataError: a class is too small to be in every split.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from lepton_tasks.data.split import SPLITS, assign_splits
+
+    rows = pq.read_table(ctx.open(cleaned) / "rows.parquet")
+    contents, labels = rows["content_sha256"].to_pylist(), rows["label"].to_pylist()
+    splits = assign_splits(contents, labels, use_case.data.split, seed=ctx.seed)
+    draft = ctx.draft()
+    pq.write_table(rows.append_column("split", pa.array(splits)), draft.path / "rows.parquet", row_group_size=1_000)
+    counts = collections.Counter(splits)
+    return ctx.publish(draft, DatasetRef, {f"{name}_rows": counts[name] for name in SPLITS})

@@ -1,0 +1,150 @@
+"""Augmentations of whole training batches, on the device the batch is on.
+
+Each is called with images float32 [N, C, H, W] in [0, 1] and targets [N, ...] and returns both. Chance comes from
+torch's global generator, which training seeds before every step, so that a resumed run draws what an unbroken one draws.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import pydantic
+import torch
+from torch.nn import functional
+
+from lepton_tasks.core.errors import ConfigError
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+Share = Annotated[float, pydantic.Field(ge=0, le=1)]
+Positive = Annotated[int, pydantic.Field(gt=0)]
+
+
+class Affine:
+    """Turn, move and scale each picture; the border's pixels fill what comes into view.
+
+    Args:
+        degrees: Largest turn to either side.
+        translate: Largest move, as a share of the picture's size.
+        scale: Largest change of size: factors are in [1 - scale, 1 + scale].
+    """
+
+    def __init__(
+        self, degrees: Annotated[float, pydantic.Field(ge=0, le=180)] = 0, translate: Share = 0, scale: Share = 0
+    ) -> None:
+        self.degrees, self.translate, self.scale = degrees, translate, scale
+
+    def __call__(self, images: torch.Tensor, targets: torch.Tensor) -> Batch:
+        """See the module."""
+        n, _, height, width = images.shape
+        angle = _uniform(n, images) * math.radians(self.degrees)
+        factor = 1 / (1 + _uniform(n, images) * self.scale).clamp(min=0.05)
+        cos, sin = angle.cos() * factor, angle.sin() * factor
+        # affine_grid's coordinates run from -1 to 1 on either axis, so a turn must know the picture's proportions.
+        ratio = height / width
+        theta = torch.stack(
+            (
+                torch.stack((cos, -sin * ratio, _uniform(n, images) * 2 * self.translate), dim=1),
+                torch.stack((sin / ratio, cos, _uniform(n, images) * 2 * self.translate), dim=1),
+            ),
+            dim=1,
+        )
+        grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
+        return functional.grid_sample(images, grid, padding_mode="border", align_corners=False), targets
+
+
+class Colour:
+    """Change brightness, contrast and saturation by factors in [1 - x, 1 + x].
+
+    Args:
+        brightness: Factor of every pixel.
+        contrast: Factor of the distance to the picture's mean.
+        saturation: Factor of the distance to grey; nothing on pictures of one channel.
+    """
+
+    def __init__(self, brightness: Share = 0, contrast: Share = 0, saturation: Share = 0) -> None:
+        self.brightness, self.contrast, self.saturation = brightness, contrast, saturation
+
+    def __call__(self, images: torch.Tensor, targets: torch.Tensor) -> Batch:
+        """See the module."""
+        n = len(images)
+        images = images * _factor(n, images, self.brightness)
+        mean = images.mean(dim=(1, 2, 3), keepdim=True)
+        images = mean + (images - mean) * _factor(n, images, self.contrast)
+        grey = images.mean(dim=1, keepdim=True)
+        images = grey + (images - grey) * _factor(n, images, self.saturation)
+        return images.clamp(0, 1), targets
+
+
+class Crop:
+    """A window at a random place in each picture; the network then sees whole pictures only after training.
+
+    Args:
+        height: Of the window, in pixels.
+        width: Of the window, in pixels.
+    """
+
+    def __init__(self, height: Positive, width: Positive) -> None:
+        self.height, self.width = height, width
+
+    def __call__(self, images: torch.Tensor, targets: torch.Tensor) -> Batch:
+        """See the module."""
+        n, channels, height, width = images.shape
+        if self.height > height or self.width > width:
+            raise ConfigError(
+                f"a window of {self.height}x{self.width} does not fit into pictures of {height}x{width}.",
+                where="train.augment: crop",
+                fix="Make the window smaller, or the features' height and width larger.",
+            )
+        device = images.device
+        top = torch.randint(height - self.height + 1, (n, 1), device=device)
+        left = torch.randint(width - self.width + 1, (n, 1), device=device)
+        rows = top + torch.arange(self.height, device=device)
+        columns = left + torch.arange(self.width, device=device)
+        picture = torch.arange(n, device=device)[:, None, None, None]
+        channel = torch.arange(channels, device=device)[None, :, None, None]
+        return images[picture, channel, rows[:, None, :, None], columns[:, None, None, :]], targets
+
+
+class Flip:
+    """Mirror each picture left to right.
+
+    Args:
+        chance: Share of the pictures that are mirrored.
+    """
+
+    def __init__(self, chance: Share = 0.5) -> None:
+        self.chance = chance
+
+    def __call__(self, images: torch.Tensor, targets: torch.Tensor) -> Batch:
+        """See the module."""
+        mirrored = torch.rand(len(images), device=images.device) < self.chance
+        return torch.where(mirrored[:, None, None, None], images.flip(3), images), targets
+
+
+class Mixup:
+    """Blend each picture and its target with another one of the batch.
+
+    Args:
+        alpha: Of the Beta(alpha, alpha) distribution that the share of the other one is drawn from, once a batch.
+
+    Source: Zhang et al., "mixup: beyond empirical risk minimization", 2018.
+    """
+
+    def __init__(self, alpha: Annotated[float, pydantic.Field(gt=0)] = 0.2) -> None:
+        self.alpha = alpha
+
+    def __call__(self, images: torch.Tensor, targets: torch.Tensor) -> Batch:
+        """See the module; targets are probabilities."""
+        share = float(torch.distributions.Beta(self.alpha, self.alpha).sample())
+        other = torch.randperm(len(images), device=images.device)
+        return torch.lerp(images, images[other], share), torch.lerp(targets, targets[other], share)
+
+
+def _uniform(n: int, like: torch.Tensor) -> torch.Tensor:
+    """Uniform in [-1, 1), shape [n]."""
+    return torch.rand(n, device=like.device) * 2 - 1
+
+
+def _factor(n: int, like: torch.Tensor, spread: float) -> torch.Tensor:
+    return (1 + _uniform(n, like) * spread)[:, None, None, None]

@@ -1,0 +1,184 @@
+"""The course of a training: what is validated, kept and written, and how a killed training goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+
+from lepton_tasks.core.errors import LeptonError, StageError
+from lepton_tasks.core.store import write_json
+from lepton_tasks.models.inference import predict
+from lepton_tasks.training.batches import Batches
+from lepton_tasks.training.job import Job
+
+
+class Course(pl.Callback):
+    """Validates after each epoch, keeps the best one, stops early, and writes what is needed to go on.
+
+    Lightning's own checkpoints are not used: whether an epoch counts as finished hangs there on several counters and on
+    the hook that wrote them, so the way back into the middle of one is not exact. Here the place is one step number.
+
+    Args:
+        job: The training.
+        batches: Its training batches.
+        inputs: Of the validation split, [N, ...].
+        targets: Of the validation split, [N, ...].
+        state: What `job.resume` holds, if an earlier attempt got somewhere.
+    """
+
+    def __init__(
+        self, job: Job, batches: Batches, inputs: np.ndarray, targets: np.ndarray, *, state: dict[str, Any] | None
+    ) -> None:
+        self.job, self.batches = job, batches
+        self._inputs, self._targets = inputs, targets
+        self._state = state
+        self.history: list[dict[str, Any]] = state["history"] if state else []
+        self.best_epoch: int = state["best_epoch"] if state else -1
+        self._loss_sum: float | torch.Tensor = state["loss_sum"] if state else 0.0
+        self._loss_steps: int = state["loss_steps"] if state else 0
+        self._seconds_before: float = state["seconds"] if state else 0.0
+        self._timed_steps = 0
+        self._told_to_stop = False
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs are behind."""
+        return len(self.history)
+
+    @property
+    def done(self) -> bool:
+        """Whether all epochs are behind, or as many without improvement as patience allows."""
+        return self.epochs >= self.job.train.epochs or self.epochs - 1 - self.best_epoch >= self.job.train.patience
+
+    def outcome(self) -> dict[str, Any]:
+        """Facts of the finished training."""
+        return {"epochs": self.epochs, "best_epoch": self.best_epoch, "seconds": self.history[-1]["seconds"]}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take up the state of the earlier attempt."""
+        # In place of Lightning's handler, which answers the signal with a collective call in the midst of others.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        if self._state is not None:
+            pl_module.network.load_state_dict(self._state["network"])
+            pl_module.step_done = self._state["step"]
+            trainer.optimizers[0].load_state_dict(self._state["optimizer"])
+            trainer.lr_scheduler_configs[0].scheduler.load_state_dict(self._state["schedule"])
+            trainer.precision_plugin.load_state_dict(self._state["precision"])
+            self._state = None
+        self._loss_sum = torch.tensor(self._loss_sum, dtype=torch.float64, device=pl_module.device)
+        self._began = self._epoch_began = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the step; write the state every so often, and when told to stop."""
+        self._loss_sum += outputs["loss"].detach()
+        self._loss_steps += 1
+        self._timed_steps += 1
+        pl_module.step_done += 1
+        # Every rank is told, but rank 0 alone leaves at the end of a step; the others fail once it is gone. If each
+        # left by itself, rank 0 could be caught in the middle of a step that nobody finishes with it.
+        if self._told_to_stop and trainer.is_global_zero:
+            self._save(trainer)
+            raise StageError(
+                f"training was told to stop after {pl_module.step_done:,} steps.",
+                where="train",
+                fix="Run it again: it goes on from there.",
+            )
+        if pl_module.step_done % self.job.train.checkpoint_steps == 0:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Validate, keep the best weights, write history and state."""
+        rate = self._timed_steps * self.batches.rows_per_step / (time.monotonic() - self._epoch_began)
+        # After a resume the sum's first part is rank 0's on all ranks: a figure to look at, nothing that is learned from.
+        train_loss = float(trainer.strategy.reduce(self._loss_sum / self._loss_steps, reduce_op="mean"))
+        self._check_finite(train_loss)
+        row = {
+            "epoch": self.epochs,
+            "train_loss": train_loss,
+            **{f"validation_{name}": value for name, value in self._validate(trainer).items()},
+            "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+            "samples_per_second": rate,
+            "seconds": self._seconds(),
+        }
+        self.history.append(row)
+        if self.best_epoch < 0 or self._score(pl_module, -1) > self._score(pl_module, self.best_epoch):
+            self.best_epoch = row["epoch"]
+            if trainer.is_global_zero:
+                _save_whole(pl_module.network.state_dict(), self.job.best)
+        self._loss_sum, self._loss_steps = torch.zeros_like(self._loss_sum), 0
+        self._save(trainer)
+        trainer.should_stop = self.done
+        self._epoch_began, self._timed_steps = time.monotonic(), 0
+
+    def _validate(self, trainer: pl.Trainer) -> dict[str, float]:
+        """Metrics of what would be served, on the whole validation split: each rank does its share."""
+        module, rank, ranks = trainer.lightning_module, trainer.global_rank, trainer.world_size
+        outputs = predict(module.deployable, self._inputs[rank::ranks])
+        if ranks > 1:
+            shares: list[Any] = [None] * ranks
+            dist.all_gather_object(shares, outputs)
+            outputs = np.empty((len(self._inputs), *outputs.shape[1:]), outputs.dtype)
+            for index, share in enumerate(shares):
+                outputs[index::ranks] = share
+        return module.task.metrics(outputs, self._targets, self.job.labels)
+
+    def _score(self, module: Any, epoch: int) -> tuple[float, ...]:
+        prefix = "validation_"
+        row = self.history[epoch]
+        found: tuple[float, ...] = module.task.score({k[len(prefix) :]: v for k, v in row.items() if k.startswith(prefix)})
+        return found
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        if not trainer.is_global_zero:
+            return
+        module = trainer.lightning_module
+        self._check_finite(float(self._loss_sum))
+        write_json(self.job.history, self.history)
+        _save_whole(
+            {
+                "network": module.network.state_dict(),
+                "optimizer": trainer.optimizers[0].state_dict(),
+                "schedule": trainer.lr_scheduler_configs[0].scheduler.state_dict(),
+                "precision": trainer.precision_plugin.state_dict(),
+                "step": module.step_done,
+                "history": self.history,
+                "best_epoch": self.best_epoch,
+                "loss_sum": float(self._loss_sum),
+                "loss_steps": self._loss_steps,
+                "seconds": self._seconds(),
+            },
+            self.job.resume,
+        )
+
+    def _check_finite(self, loss: float) -> None:
+        if not np.isfinite(loss):
+            raise LeptonError(
+                f"the training loss became {loss} in epoch {self.epochs} of {self.job.train.epochs}.",
+                where="train",
+                fix=f"Lower train.learning_rate ({self.job.train.learning_rate:g}) or set train.gradient_clip.",
+            )
+
+    def _seconds(self) -> float:
+        return self._seconds_before + time.monotonic() - self._began
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._told_to_stop = True
+
+
+def _save_whole(value: Any, path: Path) -> None:
+    """`torch.save` so that a reader sees the old file or the new one, never a part."""
+    part = path.with_name(f".{path.name}")
+    torch.save(value, part)
+    os.replace(part, path)

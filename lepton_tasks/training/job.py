@@ -1,0 +1,68 @@
+"""What a training process is told, and the files it leaves for the process that started it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from lepton_tasks.core.use_case import ComponentSpec, Train
+
+
+class Job(pydantic.BaseModel):
+    """One training, as JSON on disk, so that every rank on every machine reads the same."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    features: Path
+    """Folder of the features artifact."""
+    workdir: Path
+    """Folder for everything this training writes; it outlives a killed process."""
+    task: ComponentSpec
+    """The learning task."""
+    model: ComponentSpec
+    """The network."""
+    train: Train
+    """How it is trained."""
+    fitted: dict[str, Any]
+    """What the feature extractor learned."""
+    labels: list[str]
+    """Names of the classes."""
+    seed: int
+    """Seed of weights, shuffles and augmentations."""
+
+    @property
+    def file(self) -> Path:
+        """Where the job itself lies."""
+        return self.workdir / "job.json"
+
+    @property
+    def resume(self) -> Path:
+        """Everything needed to go on: weights, optimiser, schedule, step, history."""
+        return self.workdir / "resume.pt"
+
+    @property
+    def best(self) -> Path:
+        """Weights of the best epoch so far."""
+        return self.workdir / "best.pt"
+
+    @property
+    def history(self) -> Path:
+        """One row an epoch, as a JSON list."""
+        return self.workdir / "history.json"
+
+    @property
+    def outcome(self) -> Path:
+        """Facts of a training that ended well; there is none before."""
+        return self.workdir / "outcome.json"
+
+    @property
+    def failure(self) -> Path:
+        """The error of a training that ended badly, as `LeptonError.to_dict` gives it."""
+        return self.workdir / "failure.json"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The history so far."""
+        return list(json.loads(self.history.read_text())) if self.history.exists() else []

@@ -1,0 +1,107 @@
+"""Start a training in a process of its own and wait for it. Imports neither torch nor Lightning."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+from lepton_tasks.core.errors import StageError, error_from_dict
+from lepton_tasks.core.store import write_json
+from lepton_tasks.training.job import Job
+from lepton_tasks.training.worker import PARENT
+
+# A step and the writing of the state take far less; the stage's own caller waits longer before it kills.
+_GRACE_SECONDS = 20.0
+_POLL_SECONDS = 0.2
+
+
+@contextlib.contextmanager
+def training(job: Job) -> Iterator[subprocess.Popen[bytes]]:
+    """The running process of a training; it and all its children have ended when the block is left."""
+    write_json(job.file, job.model_dump(mode="json"))
+    job.failure.unlink(missing_ok=True)
+    devices = job.train.devices
+    command = [sys.executable, "-m", "lepton_tasks.training.worker", str(job.file), f"--processes={devices}"]
+    threads = max(1, len(os.sched_getaffinity(0)) // devices)
+    environment = {**os.environ, PARENT: str(os.getpid())}
+    environment.setdefault("OMP_NUM_THREADS", str(threads))
+    process = subprocess.Popen(command, env=environment)
+    with _forward_signals(process):
+        try:
+            yield process
+        finally:
+            _end(process)
+
+
+def wait(job: Job, process: subprocess.Popen[bytes], on_epoch: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Wait for the end of a training; returns its outcome.
+
+    Args:
+        job: The training.
+        process: What `training` gave.
+        on_epoch: Called with each new row of the history, in order, those of earlier attempts included.
+
+    Raises:
+        LeptonError: as the training raised it.
+        StageError: its process died.
+    """
+    seen = 0
+    while True:
+        ended = process.poll() is not None  # asked before the rows are read, so that the last ones are not missed
+        for row in job.rows()[seen:]:
+            on_epoch(row)
+            seen += 1
+        if ended:
+            break
+        time.sleep(_POLL_SECONDS)
+    if job.outcome.exists():
+        outcome: dict[str, Any] = json.loads(job.outcome.read_text())
+        return outcome
+    if job.failure.exists():
+        raise error_from_dict(json.loads(job.failure.read_text()))
+    status = process.returncode
+    how = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
+    raise StageError(
+        f"the training process ended with {how}.",
+        where="train",
+        fix="Its last lines are above. Out of memory if it was SIGKILL: lower train.batch_size. Run it again to go on.",
+    )
+
+
+@contextlib.contextmanager
+def _forward_signals(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """While the block runs, SIGTERM and SIGINT go to the training, which writes its state and ends."""
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            threading.Timer(_GRACE_SECONDS, process.kill).start()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python takes signals in the main thread only; the training still dies with this process
+        return
+    before = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

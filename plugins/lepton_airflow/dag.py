@@ -1,0 +1,154 @@
+"""A use case's YAML -> its Dag. Parsing imports nothing heavy: a test holds it to that."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import DAG, Asset, Param, TaskGroup
+from croniter import croniter
+
+from lepton_airflow.operator import StageOperator
+from lepton_tasks.core.errors import ConfigError, LeptonError
+from lepton_tasks.core.use_case import Train, UseCase, load_use_case
+from lepton_tasks.stages.pipeline import STAGES
+
+# Param of the trigger form -> key of the use case.
+OVERRIDES = {
+    "epochs": "train.epochs",
+    "learning_rate": "train.learning_rate",
+    "devices": "train.devices",
+    "data_path": "data.source.params.path",
+    "deploy": "deploy.enabled",
+}
+
+_GROUPS = {
+    "data": "Ingest, check, clean, split and normalise the data",
+    "training": "Train, evaluate and judge the model",
+    "release": "Convert, register, deploy and watch the model",
+}
+
+# Stage -> what other Dags can follow: ``lepton://<this>/<use case>``.
+_ASSETS = {"transform": "datasets", "register": "models", "deploy": "endpoints"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Dags:
+    """The Dags of a folder of use cases, and what is wrong with the files that gave none."""
+
+    dags: tuple[DAG, ...]
+    errors: tuple[LeptonError, ...]
+
+    def raise_errors(self) -> None:
+        """Raise one `ConfigError` that tells every fault, if there is any."""
+        if self.errors:
+            raise ConfigError("\n".join(str(error) for error in self.errors))
+
+
+def use_case_folder(dag_file: str) -> Path:
+    """``configs/use_cases`` of the project whose ``dags`` folder holds `dag_file`."""
+    return Path(dag_file).absolute().parents[1] / "configs" / "use_cases"
+
+
+def build_dags(folder: Path) -> Dags:
+    """A Dag for every YAML in a folder; one broken file costs no other its Dag."""
+    dags: list[DAG] = []
+    errors: list[LeptonError] = []
+    for path in sorted(folder.glob("*.yaml")):
+        try:
+            dags.append(build_dag(path))
+        except LeptonError as error:
+            errors.append(error)
+    return Dags(tuple(dags), tuple(errors))
+
+
+def build_dag(path: Path) -> DAG:
+    """The Dag of one use case; raises `ConfigError` naming file, key and value."""
+    use_case = load_use_case(path)
+    schedule = _schedule(use_case, path)
+    with DAG(
+        dag_id=use_case.name,
+        dag_display_name=use_case.title or use_case.name,
+        description=use_case.title or None,
+        doc_md=f"## {use_case.title or use_case.name}\n\n{use_case.description}\n",
+        schedule=schedule,
+        start_date=dt.datetime(2025, 1, 1, tzinfo=dt.UTC),
+        catchup=False,
+        max_active_runs=1,
+        auto_register=False,  # the Dag files say which Dags are theirs
+        params=form(use_case),
+        tags=["lepton", use_case.task.name, use_case.model.name],
+        default_args={"owner": "lepton", "retry_delay": dt.timedelta(seconds=5), "retry_exponential_backoff": True},
+    ) as dag:
+        groups = {name: TaskGroup(name, tooltip=tooltip) for name, tooltip in _GROUPS.items()}
+        previous: StageOperator | None = None
+        for stage in STAGES:
+            task = StageOperator(
+                task_id=stage.name,
+                stage=stage.name,
+                use_case=str(path),
+                overrides={p: key for p, key in OVERRIDES.items() if p in dag.params},
+                task_group=groups[stage.group],
+                retries=stage.retries,
+                outlets=[_asset(use_case, _ASSETS[stage.name])] if stage.name in _ASSETS else [],
+            )
+            if previous is not None:
+                previous >> task
+            previous = task
+    return dag
+
+
+def form(use_case: UseCase) -> dict[str, Param]:
+    """The trigger form: typed, bounded fields with the YAML's values."""
+    training = Train.model_json_schema()["properties"]
+    params = {
+        name: _param(getattr(use_case.train, name), training[name], title=title)
+        for name, title in (("epochs", "Epochs"), ("learning_rate", "Learning rate"), ("devices", "Devices"))
+    }
+    if "path" in use_case.data.source.params:
+        params["data_path"] = Param(
+            str(use_case.data.source.params["path"]),
+            type="string",
+            minLength=1,
+            title="Data path",
+            description="Where the source reads from; a relative path starts at the data root (LEPTON_DATA).",
+        )
+    params["deploy"] = Param(
+        use_case.deploy.enabled,
+        type="boolean",
+        title="Deploy",
+        description="Serve the model if it passes the gate. Without it, the run ends with a registered version.",
+    )
+    params["force"] = Param(
+        False,
+        type="boolean",
+        title="Run every stage",
+        description="Run also the stages whose code, settings and inputs have not changed since their last run.",
+    )
+    return params
+
+
+def _param(value: Any, schema: Mapping[str, Any], *, title: str) -> Param:
+    kept = ("type", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "description")
+    return Param(value, **({k: schema[k] for k in kept if k in schema} | {"title": title}))
+
+
+def _schedule(use_case: UseCase, path: Path) -> Any:
+    """Airflow's form of the schedule. It would find a wrong one only after the whole Dag file was read."""
+    if use_case.schedule is None:
+        return None
+    if (cron := use_case.schedule.cron) is not None:
+        if not croniter.is_valid(cron):
+            raise ConfigError(f"{cron!r} is not a cron expression.", where=f"{path.name}: schedule.cron")
+        return cron
+    try:
+        return [Asset(uri) for uri in use_case.schedule.assets]
+    except ValueError as error:
+        raise ConfigError(f"{error}.", where=f"{path.name}: schedule.assets") from error
+
+
+def _asset(use_case: UseCase, kind: str) -> Asset:
+    return Asset(f"lepton://{kind}/{use_case.name}", group="lepton")

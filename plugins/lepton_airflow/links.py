@@ -1,0 +1,40 @@
+"""Buttons on a task's page: its MLflow run, and the documentation of what it deployed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airflow.sdk import BaseOperatorLink
+
+from lepton_tasks.core.environment import load_environment
+
+if TYPE_CHECKING:
+    from airflow.sdk import BaseOperator
+    from airflow.sdk.types import TaskInstanceKey
+
+
+class MlflowRunLink(BaseOperatorLink):
+    """Opens the MLflow run that the task wrote to."""
+
+    name = "MLflow run"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        """The run's page; an empty string where the task knew no run. Called in the task's process, after it ran."""
+        facts = _facts(operator)
+        run, experiment = facts.get("mlflow_run_id"), facts.get("mlflow_experiment_id")
+        return f"{load_environment().tracking_url}/#/experiments/{experiment}/runs/{run}" if run and experiment else ""
+
+
+class EndpointLink(BaseOperatorLink):
+    """Opens the page on which the deployed model can be tried."""
+
+    name = "Endpoint"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        """The server's OpenAPI page; an empty string before there is an endpoint."""
+        return f"{load_environment().serving_url}/docs" if "url" in _facts(operator) else ""
+
+
+def _facts(operator: BaseOperator) -> dict[str, object]:
+    """The facts of what the task was given and of what it made, the latter winning."""
+    return {name: value for ref in getattr(operator, "seen", ()) for name, value in ref.facts.items()}

@@ -1,0 +1,99 @@
+"""One stage as an Airflow task: reuse the earlier outcome, or run the stage in a process of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+
+from lepton_airflow.errors import airflow_error, skipped
+from lepton_airflow.links import EndpointLink, MlflowRunLink
+from lepton_airflow.process import StageProcess
+from lepton_tasks.core.artifacts import ArtifactRef, parse_ref
+from lepton_tasks.core.context import RunContext
+from lepton_tasks.core.errors import LeptonError
+from lepton_tasks.core.use_case import UseCase, load_use_case
+from lepton_tasks.stages.pipeline import STAGES, Stage, stage_named
+from lepton_tasks.stages.runner import plan_stage
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class StageOperator(BaseOperator):
+    """Runs one stage of a use case.
+
+    Args:
+        stage: The stage's name.
+        use_case: Path of the YAML.
+        overrides: Param of the Dag -> dotted key of the use case that it sets.
+    """
+
+    ui_color = "#e8f0fe"
+
+    def __init__(self, *, stage: str, use_case: str, overrides: Mapping[str, str], **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.stage = stage
+        self.use_case = use_case
+        self.overrides = dict(overrides)
+        self.seen: list[ArtifactRef] = []
+        self._process: StageProcess | None = None
+        if stage_named(stage).group != "data":
+            self.operator_extra_links = (MlflowRunLink(), EndpointLink())
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Run the stage, or reuse its earlier outcome; returns the reference as plain JSON values."""
+        try:
+            ref = self._reference(context)
+        except LeptonError as error:
+            raise airflow_error(error) from error
+        self.seen.append(ref)
+        for asset in self.outlets:
+            context["outlet_events"][asset].extra = {"digest": ref.digest, **ref.facts}
+        self.log.info("%s: %s", self.stage, ", ".join(f"{k}={v}" for k, v in ref.facts.items()) or ref.uri)
+        return ref.model_dump()
+
+    def on_kill(self) -> None:
+        """End the stage's process and all it started."""
+        if self._process is not None:
+            self._process.end()
+
+    def _reference(self, context: Context) -> ArtifactRef:
+        stage = stage_named(self.stage)
+        params = context["params"]
+        file = Path(self.use_case)
+        overrides = _changed(file, {key: params[name] for name, key in self.overrides.items()})
+        use_case = load_use_case(file, overrides)
+        if stage.deploys and not use_case.deploy.enabled:
+            raise skipped("This run is not to be deployed.")
+        refs = self._inputs(stage, context)
+        run_id = re.sub(r"[^A-Za-z0-9_.-]", "-", str(context["run_id"]))
+        ctx = dataclasses.replace(RunContext.from_env(run_id), force=bool(params["force"]), stage=stage.name)
+        if (ref := plan_stage(stage.name, use_case, ctx, refs)) is not None:
+            self.log.info("Nothing it depends on has changed: %s is reused.", ref.uri)
+            return ref
+        return self._run(file, overrides, ctx, refs)
+
+    def _inputs(self, stage: Stage, context: Context) -> dict[str, ArtifactRef]:
+        producers = {s.produces: s for s in STAGES}
+        makers = {name: f"{producers[name].group}.{producers[name].name}" for name in stage.inputs}
+        values = {name: context["ti"].xcom_pull(task_ids=maker) for name, maker in makers.items()}
+        refs = {name: parse_ref(value) for name, value in values.items() if value is not None}
+        self.seen.extend(refs.values())
+        return refs
+
+    def _run(
+        self, file: Path, overrides: Mapping[str, Any], ctx: RunContext, refs: Mapping[str, ArtifactRef]
+    ) -> ArtifactRef:
+        self._process = StageProcess(self.stage, file, overrides, run_id=ctx.run_id, force=ctx.force)
+        return self._process.run(refs, on_line=lambda line: self.log.info("%s", line))
+
+
+def _changed(file: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that differ from the YAML's own."""
+    own: UseCase = load_use_case(file)
+    return {key: value for key, value in values.items() if own.part(key)[key] != value}

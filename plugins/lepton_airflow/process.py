@@ -1,0 +1,119 @@
+"""`python -m lepton_tasks.stages` as a child that never outlives its task."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from lepton_tasks.core.artifacts import ArtifactRef, parse_ref
+from lepton_tasks.core.errors import StageError, error_from_dict
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)
+
+
+class StageProcess:
+    """One stage's process, in the process group of the task, so that what signals the group reaches it.
+
+    Args:
+        stage: The stage's name.
+        use_case: The YAML.
+        overrides: Values by dotted key.
+        run_id: The run's name.
+        force: Whether the stage runs even if nothing changed.
+    """
+
+    def __init__(
+        self, stage: str, use_case: Path, overrides: Mapping[str, Any], *, run_id: str, force: bool = False
+    ) -> None:
+        self.stage = stage
+        self._command = [sys.executable, "-m", "lepton_tasks.stages", stage]
+        self._command += ["--use-case", str(use_case), "--run-id", run_id, *(["--force"] if force else [])]
+        for key, value in overrides.items():
+            self._command += ["--set", f"{key}={json.dumps(value)}"]
+        self._process: subprocess.Popen[str] | None = None
+
+    def run(self, refs: Mapping[str, ArtifactRef], *, on_line: Callable[[str], None]) -> ArtifactRef:
+        """Run the stage to its end, handing on every line it prints.
+
+        Raises:
+            LeptonError: what the stage raised; `StageError` if it ended without telling.
+        """
+        with tempfile.TemporaryDirectory(prefix="lepton-stage-") as folder:
+            inputs, result = Path(folder, "refs.json"), Path(folder, "result.json")
+            inputs.write_text(json.dumps({name: ref.model_dump() for name, ref in refs.items()}))
+            with subprocess.Popen(
+                [*self._command, "--refs", str(inputs), "--result", str(result)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                env=_environment(),
+                preexec_fn=_die_with(os.getpid()),  # two calls into libc, no lock, no allocation
+            ) as self._process:
+                assert self._process.stdout is not None
+                for line in self._process.stdout:
+                    on_line(line.rstrip())
+            return _outcome(self.stage, result, self._process.returncode)
+
+    def end(self, grace: float = 3.0) -> None:
+        """End the process and its descendants: SIGTERM, `grace` seconds, SIGKILL. Airflow itself waits 5 s."""
+        if self._process is None:
+            return
+        try:
+            parent = psutil.Process(self._process.pid)
+            family = [parent, *parent.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return
+        for process in family:
+            _signal(process, signal.SIGTERM)
+        _, alive = psutil.wait_procs(family, timeout=grace)
+        for process in alive:
+            _signal(process, signal.SIGKILL)
+
+
+def _outcome(stage: str, result: Path, status: int) -> ArtifactRef:
+    if not result.exists():
+        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        hint = " The kernel does that when memory runs out." if status == -signal.SIGKILL else ""
+        raise StageError(
+            f"the stage's process {how} and left no result.{hint}", where=stage, fix="See the lines above."
+        )
+    outcome = json.loads(result.read_text())
+    if outcome["error"] is not None:
+        raise error_from_dict(outcome["error"])
+    return parse_ref(outcome["ref"])
+
+
+def _environment() -> dict[str, str]:
+    """Ours without Airflow's settings and secrets: a stage knows nothing of Airflow."""
+    return {k: v for k, v in os.environ.items() if not k.lstrip("_").startswith("AIRFLOW")}
+
+
+def _die_with(parent: int) -> Callable[[], None]:
+    """What a forked child calls so that it gets SIGTERM when `parent` ends, even by SIGKILL."""
+
+    def arrange() -> None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it ended before the call
+            os._exit(1)
+
+    return arrange
+
+
+def _signal(process: psutil.Process, number: signal.Signals) -> None:
+    try:
+        process.send_signal(number)
+    except psutil.NoSuchProcess:
+        return

@@ -1,0 +1,31 @@
+import pytest
+
+from lepton_tasks.core.environment import forget_addresses, load_environment, record_addresses
+from lepton_tasks.core.errors import ConfigError
+
+
+@pytest.fixture
+def variables(tmp_path):
+    return {"LEPTON_HOME": str(tmp_path)}
+
+
+def test_what_was_started_wins_over_the_file_and_variables_over_both(tmp_path, variables):
+    assert load_environment(variables).tracking_url == "http://127.0.0.1:5000"
+    record_addresses(tmp_path, {"tracking_url": "http://127.0.0.1:5055"})
+    assert load_environment(variables).tracking_url == "http://127.0.0.1:5055"
+    assert load_environment(variables | {"LEPTON_MLFLOW_PORT": "6000"}).tracking_url == "http://127.0.0.1:6000"
+    forget_addresses(tmp_path)
+    assert load_environment(variables).tracking_url == "http://127.0.0.1:5000"
+
+
+@pytest.mark.parametrize("port", ["abc", "0", "70000"])
+def test_a_wrong_port_names_its_variable(variables, port):
+    with pytest.raises(ConfigError, match=f"LEPTON_MLFLOW_PORT: '{port}' is not a port"):
+        load_environment(variables | {"LEPTON_MLFLOW_PORT": port})
+
+
+def test_a_wrong_key_names_file_and_key(tmp_path, variables):
+    path = tmp_path / "edge.yaml"
+    path.write_text("servng_url: x\n")
+    with pytest.raises(ConfigError, match=r"edge.yaml: servng_url"):
+        load_environment(variables | {"LEPTON_ENVIRONMENT": str(path)})

