@@ -16,8 +16,10 @@ $(VENV)/.installed: requirements.txt pyproject.toml install.py
 	$(PYTHON) install.py
 	@touch $@
 
-demo: install ## Start everything, run a use case through Airflow, show a prediction; leaves it running
-	$(BIN)/lepton demo
+demo: export LEPTON_DEMO_BEGAN := $(shell date +%s)
+demo: ## Start everything, run a use case through Airflow, show a prediction; leaves it running
+	@$(MAKE) --no-print-directory install || { echo "demo: failed at install: its message is above"; exit 1; }
+	@$(BIN)/lepton demo
 
 down: ## Stop what `make demo` started, children included
 	@if [ -x $(BIN)/lepton ]; then $(BIN)/lepton down; else echo "stopped: nothing was installed"; fi

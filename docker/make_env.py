@@ -12,7 +12,6 @@ _TOKENS = (  # 48 random bytes each, in characters that need no quoting in a URL
     "MLFLOW_DB_PASSWORD",
     "AIRFLOW_JWT_SECRET",
     "AIRFLOW_SECRET_KEY",
-    "LEPTON_SERVING_TOKEN",
 )
 
 

@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from lepton_tasks.core.errors import DataError
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # raster only: EPS would start Ghostscript
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # raster only: EPS would start Ghostscript
 MAX_PIXELS = 50_000_000  # 150 MB as RGB; Pillow itself only warns from 89 million on
 
 Mode = Literal["L", "RGB", "RGBA"]
@@ -72,8 +72,8 @@ class ImageCodec:
             return picture.resize(size, bilinear)
         if self.resize == "crop":
             scale = max(across, down)
-            left = (picture.width - self.width / scale) / 2
-            top = (picture.height - self.height / scale) / 2
+            left = max(0.0, (picture.width - self.width / scale) / 2)  # rounding may give -1e-14, which Pillow refuses
+            top = max(0.0, (picture.height - self.height / scale) / 2)
             return picture.resize(size, bilinear, box=(left, top, picture.width - left, picture.height - top))
         scale = min(across, down)
         inner = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
@@ -97,13 +97,13 @@ def open_picture(payload: bytes, mode: Mode, *, least: int | None = None, max_pi
     if not payload:
         raise DataError("the file is empty.")
     try:
-        picture = Image.open(io.BytesIO(payload), formats=FORMATS)
+        picture: Image.Image = Image.open(io.BytesIO(payload), formats=FORMATS)
         if picture.width * picture.height > max_pixels:
             raise DataError(
                 f"the picture has {picture.width} x {picture.height} pixels, more than the {max_pixels:,} allowed.",
                 fix="Scale it down.",
             )
-        if least is not None:
+        if least is not None:  # does something to a JPEG, nothing to the rest
             picture.draft("L" if mode == "L" else "RGB", (least, least))
         picture.load()
         turn = _TURNS.get(_orientation(picture))
@@ -114,7 +114,11 @@ def open_picture(payload: bytes, mode: Mode, *, least: int | None = None, max_pi
     except UnidentifiedImageError as error:  # its own text holds a memory address
         raise DataError(f"not a picture in a known format ({', '.join(FORMATS)}).") from error
     except Exception as error:  # Pillow's parsers raise a dozen kinds on broken bytes
-        raise DataError(f"the picture cannot be decoded: {error or type(error).__name__}.") from error
+        raise DataError(f"the picture cannot be decoded: {_reason(error)}.") from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error).rstrip(".") or type(error).__name__
 
 
 def _orientation(picture: Image.Image) -> int:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from lepton_tasks.core.artifacts import EndpointRef, ModelPackageRef, ModelVersionRef
     from lepton_tasks.core.context import RunContext
-    from lepton_tasks.core.use_case import Expectation, UseCase
+    from lepton_tasks.core.use_case import UseCase
 
 
 @runtime_checkable
@@ -84,28 +84,58 @@ class OutputCodec(Protocol):
 
 @runtime_checkable
 class LearningTask(Protocol):
-    """What is learned: loss, metrics, plots, codec. Torch-based, free of Lightning."""
+    """What is learned: targets, loss, metrics, plots, output. Free of Lightning; torch only where it is needed.
+
+    *Stored* rows are those of the features artifact; *outputs* are what the deployable network answers, [N, ...].
+    """
 
     def network_arguments(self, fitted: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
-        """Arguments of the network that follow from the data (``input_shape``, ``num_classes``)."""
+        """Arguments of the network that follow from the data (``input_shape``, ``num_classes``), as JSON values."""
+
+    def inputs(self, stored: torch.Tensor) -> torch.Tensor:
+        """Stored inputs in the form that augmentations work on and `trainable` takes."""
+
+    def targets(self, stored: torch.Tensor, labels: Sequence[str], label_smoothing: float) -> torch.Tensor:
+        """Stored targets in the form that augmentations work on and `loss` takes."""
+
+    def trainable(self, network: torch.nn.Module, fitted: Mapping[str, Any]) -> torch.nn.Module:
+        """The network with what must come before it in training: `inputs` -> what `loss` takes."""
+
+    def deployable(self, network: torch.nn.Module, fitted: Mapping[str, Any]) -> torch.nn.Module:
+        """The network with numeric preprocessing before and post-processing after it, ready for ONNX.
+
+        The name of the argument of its `forward` is the name of the graph's input.
+        """
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The scalar to minimise."""
+        """The scalar to minimise, from what `trainable` gives and `targets`."""
 
     def metrics(self, outputs: np.ndarray, targets: np.ndarray, labels: Sequence[str]) -> dict[str, float]:
         """Figures on a split, by name; higher is better unless the name ends in ``loss``."""
 
-    def plots(self, folder: Path, outputs: np.ndarray, targets: np.ndarray, labels: Sequence[str]) -> list[Path]:
-        """Pictures a person looks at, as PNG files in `folder`."""
+    def score(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
+        """What the best epoch is chosen by, from the metrics of the validation split; the larger tuple is better."""
 
-    def baseline(self, targets: np.ndarray) -> dict[str, float]:
+    def details(self, outputs: np.ndarray, targets: np.ndarray, labels: Sequence[str]) -> dict[str, dict[str, float]]:
+        """Figures of each label, for the model card."""
+
+    def right(self, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """Which rows are answered rightly, bool [N], to compare two models row by row."""
+
+    def baseline(self, targets: np.ndarray, labels: Sequence[str]) -> dict[str, float]:
         """The same metrics of a trivial predictor, to compare every run with."""
 
-    def expectations(self, stage: str) -> Sequence[Expectation]:
-        """Rules for ``raw`` or ``features`` that every use case of this task shares."""
-
-    def deployable(self, network: torch.nn.Module, fitted: Mapping[str, Any]) -> torch.nn.Module:
-        """The network with numeric preprocessing before and post-processing after it, ready for ONNX."""
+    def plots(
+        self,
+        folder: Path,
+        inputs: np.ndarray,
+        outputs: np.ndarray,
+        targets: np.ndarray,
+        labels: Sequence[str],
+        *,
+        worst: int,
+    ) -> list[Path]:
+        """Pictures a person looks at, as PNG files in `folder`; `worst` is how many mistakes are drawn."""
 
     def output_codec(self, labels: Sequence[str]) -> tuple[str, dict[str, Any]]:
         """Name and params of the output codec."""

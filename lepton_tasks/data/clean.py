@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import itertools
@@ -68,22 +69,22 @@ class Duplicates:
         """The sample it equals. What could not be decoded equals nothing."""
         names, labels = probes["sample_id"].to_pylist(), probes["label"].to_pylist()
         contents = probes["content_sha256"].to_pylist()
-        first: dict[str, int] = {}
-        other: dict[str, int] = {}  # the first row whose label differs from that of the first
-        for row, content in enumerate(contents):
-            if content is not None and labels[row] != labels[first.setdefault(content, row)]:
-                other.setdefault(content, row)
-
-        def reason(row: int, content: str | None) -> str | None:
-            if content in other:
-                pair = (first[content], other[content])
-                twin = pair[1] if labels[row] == labels[pair[0]] else pair[0]
-                return f"conflicting labels: same content as {names[twin]}, labelled {labels[twin]!r}"
-            if content is None or first[content] == row:
-                return None
-            return f"same content as {names[first[content]]}"
-
-        return [reason(row, content) for row, content in enumerate(contents)]
+        first: dict[str, dict[str | None, int]] = collections.defaultdict(dict)  # content -> label -> its first row
+        for row, (content, label) in enumerate(zip(contents, labels, strict=True)):
+            if content is not None:
+                first[content].setdefault(label, row)
+        reasons: list[str | None] = []
+        for row, (content, label) in enumerate(zip(contents, labels, strict=True)):
+            equals = first.get(content, {})
+            rivals = [other for other in equals.values() if labels[other] != label]
+            if rivals:
+                rival = rivals[0]
+                reasons.append(f"conflicting labels: same content as {names[rival]}, labelled {labels[rival]!r}")
+            elif equals and equals[label] != row:
+                reasons.append(f"same content as {names[equals[label]]}")
+            else:
+                reasons.append(None)
+        return reasons
 
 
 def probe_rows(

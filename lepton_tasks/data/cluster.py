@@ -6,7 +6,7 @@ import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from lepton_tasks.core.context import RunContext
@@ -17,6 +17,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _WINDOW = 8  # tasks in flight per worker: enough that the wait for the last of a window is short, few enough for memory
+_PATIENCE = 10  # seconds
 
 
 def map_chunks(
@@ -34,15 +35,16 @@ def map_chunks(
     Raises:
         UnavailableError: the Dask cluster does not answer.
     """
-    import dask
+    from dask.base import compute
+    from dask.delayed import delayed
 
     tick, done = ctx.meter(total, unit), 0
     remaining = iter(chunks)
     with _scheduler(ctx.environment.dask) as (scheduler, workers):
         while window := list(itertools.islice(remaining, _WINDOW * workers)):
             # The chunk hides in a partial: Dask would search a bare list for other tasks, row by row.
-            tasks = [dask.delayed(functools.partial(function, chunk), pure=False)() for chunk in window]
-            yield from dask.compute(*tasks, scheduler=scheduler)
+            tasks = [delayed(functools.partial(function, chunk), pure=False)() for chunk in window]
+            yield from compute(*tasks, scheduler=scheduler)
             done += sum(map(len, window))
             tick(done)
 
@@ -58,14 +60,17 @@ def _scheduler(where: Dask) -> Iterator[tuple[Any, int]]:
             yield pool, workers
         return
     import distributed
+    from distributed.comm.core import CommClosedError
 
+    lost = (OSError, TimeoutError, CancelledError, CommClosedError, distributed.KilledWorker)
     try:
-        client = distributed.Client(where.address, timeout="10s", set_as_default=False)
-    except (OSError, TimeoutError) as error:
+        client: Any = distributed.Client(where.address, timeout=_PATIENCE, set_as_default=False)
+        with client:
+            client.wait_for_workers(1, timeout=_PATIENCE)  # without a worker, a computation would wait for ever
+            yield client, sum(client.nthreads().values())
+    except lost as error:
         raise UnavailableError(
-            f"no Dask scheduler answers at {where.address}.",
+            f"the Dask cluster at {where.address} does not answer or lost its workers ({type(error).__name__}).",
             where="dask.address",
             fix="Start it, or set the address to null to use this machine's threads.",
         ) from error
-    with client:
-        yield client, max(1, sum(client.nthreads().values()))

@@ -39,7 +39,8 @@ def assign_splits(contents: Sequence[str], labels: Sequence[str | None], sizes: 
     chosen: dict[str, str] = {}
     for members in strata.values():
         members.sort(key=lambda content: hashlib.sha256(f"{seed}:{content}".encode()).digest())
-        test, validation = (max(1, round(len(members) * share)) for share in (sizes.test, sizes.validation))
+        test = min(max(1, round(len(members) * sizes.test)), len(members) - 2)
+        validation = min(max(1, round(len(members) * sizes.validation)), len(members) - test - 1)
         for rank, content in enumerate(members):
             chosen[content] = "test" if rank < test else "validation" if rank < test + validation else "train"
     splits = [chosen[content] for content in contents]

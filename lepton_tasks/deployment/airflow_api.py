@@ -66,7 +66,7 @@ class AirflowClient:
         self._http.close()
 
     def wait_for_dag(self, dag_id: str, *, timeout: float = 60.0) -> None:
-        """Return once the Dag processor has read the Dag; raises `ConfigError` with its import errors if it does not."""
+        """Return once Airflow has read the Dag; raises `ConfigError` with its import errors if it does not."""
         deadline = time.monotonic() + timeout
         while not self._exists(dag_id):
             if time.monotonic() > deadline:
@@ -100,15 +100,19 @@ class AirflowClient:
         ]
         return sorted(states, key=lambda t: (t.start is None, t.start or dt.datetime.min))
 
-    def xcom(self, dag_id: str, run_id: str, task_id: str) -> Any:
-        """What a task returned: for a stage, its reference as JSON values."""
-        path = f"{_task(dag_id, run_id, task_id)}/xcomEntries/return_value?deserialize=true"
+    def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
+        """What a task left: what it returned (for a stage, its reference as JSON values), or the value of `key`."""
+        path = f"{_task(dag_id, run_id, task_id)}/xcomEntries/{_id(key)}?deserialize=true"
         return self._call("GET", path)["value"]
 
     def log(self, dag_id: str, run_id: str, task_id: str, *, attempt: int = 1) -> str:
-        """The messages of one attempt of a task, a line each."""
+        """What one attempt of a task said, a line each; the errors it ended with come last."""
         path = f"{_task(dag_id, run_id, task_id)}/logs/{attempt}?full_content=true"
-        return "\n".join(str(line.get("event", "")) for line in self._call("GET", path)["content"])
+        lines = []
+        for line in self._call("GET", path)["content"]:
+            lines.append(str(line.get("event", "")))
+            lines += [f"{fault['exc_type']}: {fault['exc_value']}" for fault in line.get("error_detail") or ()]
+        return "\n".join(lines)
 
     def set_task_state(self, dag_id: str, run_id: str, task_id: str, state: str) -> None:
         """Mark a task, as the page's button does; a running task that is marked ``failed`` is killed."""
@@ -123,16 +127,23 @@ class AirflowClient:
         return any(dag["dag_id"] == dag_id for dag in found)
 
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        headers = {"Accept": "application/json"}
-        try:
-            answer = self._http.request(method, path, json=body, headers=headers)
-        except httpx.HTTPError as error:
-            raise UnavailableError(
-                f"Airflow does not answer: {error}.", where=self.url, fix="Start it with `lepton up`."
-            ) from error
+        answer = self._send(method, path, body)
         if answer.is_success:
             return answer.json() if answer.content else None
         raise _refusal(answer, where=f"{method} {self.url}{path.partition('?')[0]}")
+
+    def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> httpx.Response:
+        attempts = 3 if method == "GET" else 1  # a question can be asked again; an order might be carried out twice
+        for attempt in range(1, attempts + 1):
+            try:
+                return self._http.request(method, path, json=body, headers={"Accept": "application/json"})
+            except httpx.HTTPError as error:
+                if attempt == attempts:
+                    raise UnavailableError(
+                        f"Airflow does not answer ({error}).", where=self.url, fix="`lepton status` tells what runs."
+                    ) from error
+                time.sleep(attempt)
+        raise AssertionError("unreachable: the loop returns or raises")
 
 
 def _refusal(answer: httpx.Response, *, where: str) -> LeptonError:

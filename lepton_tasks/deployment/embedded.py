@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import os
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -78,11 +77,9 @@ def down(root: Path, *, grace: float = 10.0) -> list[str]:
 def status(root: Path) -> dict[str, dict[str, Any]]:
     """What was started, by name: ``state`` ("running", "starting" or "stopped"), ``pid``, ``url``, ``log``."""
     root = root.resolve()
-    records = processes.recorded(root)
     report = {}
-    for name, record in records.items():
-        owner = records.get("airflow-api-server", record) if name.startswith("airflow") else record
-        url = f"http://{definitions.HOST}:{owner.port}"
+    for name, record in processes.recorded(root).items():
+        url = f"http://{definitions.HOST}:{record.port}"
         state = "stopped"
         if record.process():
             state = "running" if definitions.probe(name, url, record.created) else "starting"
@@ -97,115 +94,77 @@ class _Start:
     def __init__(self, root: Path, project: Path, services: Sequence[str], on_event: OnEvent, timeout: float) -> None:
         self.root, self.project, self.services, self.timeout = root, project, services, timeout
         self.began = time.monotonic()
-        self.tell = lambda name, state: on_event(name, state, time.monotonic() - self.began)
+        self.on_event = on_event
         self.environment = load_environment({**os.environ, "LEPTON_HOME": str(root)})
         self.records = {n: r for n, r in processes.recorded(root).items() if r.process()}
         self.urls = self._urls()
         self.ports = {name: urlsplit(url).port or 80 for name, url in self.urls.items()}
-        self.started: list[str] = []
 
     def run(self) -> dict[str, str]:
-        names = [n for s in self.services for n in (definitions.AIRFLOW_COMPONENTS if s == "airflow" else (s,))]
-        missing = [name for name in names if name not in self.records]
-        self._check_ports(missing)
-        for name in names:
-            if name not in missing:
-                self.tell(name, "running")
-        for folder in ("mlflow/artifacts", "serving", "airflow", "cache"):
+        missing = [name for name in self.services if name not in self.records]
+        for name in missing:
+            self._check_port(name)
+        for folder in ("mlflow/artifacts", "serving", "cache"):
             (self.root / folder).mkdir(parents=True, exist_ok=True)
         result = {_FIELDS[name]: self.urls[name] for name in self.services}
+        if "airflow" in missing:
+            password = definitions.write_airflow_config(self.root, self.project, self.ports["airflow"])
+            result |= {"airflow_password": password} if password else {}
         try:
-            for name in missing:
-                if not name.startswith("airflow"):
+            for name in self.services:
+                if name in missing:
                     self._begin(name)
-            if any(name.startswith("airflow") for name in missing):
-                password = definitions.write_airflow_config(self.root, self.project, self.ports["airflow"])
-                if password:
-                    result["airflow_password"] = password
-                self._migrate()
-                for name in missing:
-                    if name.startswith("airflow"):
-                        self._begin(name)
-            self._wait()
+                else:
+                    self._tell(name, "running")
+            self._wait(missing)
         except BaseException:
-            processes.end(self.root, self.started, grace=3)
+            processes.end(self.root, missing, grace=3)
             raise
         record_addresses(self.root, {field: self.urls[name] for name, field in _FIELDS.items()})
         return result
 
+    def _tell(self, name: str, state: str) -> None:
+        self.on_event(name, state, time.monotonic() - self.began)
+
     def _urls(self) -> dict[str, str]:
         """The address in the environment, unless ours runs already at another."""
         urls = {name: str(getattr(self.environment, field)) for name, field in _FIELDS.items()}
-        for name, record in self.records.items():
-            if record.port:
-                urls["airflow" if name.startswith("airflow") else name] = f"http://{definitions.HOST}:{record.port}"
-        return urls
+        return urls | {name: f"http://{definitions.HOST}:{record.port}" for name, record in self.records.items()}
 
-    def _check_ports(self, missing: Sequence[str]) -> None:
-        for name in self.services:
-            server = "airflow-api-server" if name == "airflow" else name
-            if server not in missing:
-                continue
-            if urlsplit(self.urls[name]).hostname not in _LOCAL:
-                raise ConfigError(
-                    f"{name} is to be at {self.urls[name]}, which is not this machine.",
-                    fix=f"Leave {name} out, or give it a local address.",
-                )
-            if not _is_free(self.ports[name]):
-                port, variable = self.ports[name], _VARIABLES[name]
-                raise ConfigError(
-                    f"port {port} of {definitions.HOST}, which {name} needs, is taken by another program.",
-                    fix=f"Choose another: {variable}={_free_port_after(port)}",
-                )
+    def _check_port(self, name: str) -> None:
+        if urlsplit(self.urls[name]).hostname not in _LOCAL:
+            raise ConfigError(
+                f"{name} is to be at {self.urls[name]}, which is not this machine.",
+                fix=f"Leave {name} out, or give it a local address.",
+            )
+        if not _is_free(port := self.ports[name]):
+            raise ConfigError(
+                f"port {port} of {definitions.HOST}, which {name} needs, is taken by another program.",
+                fix=f"Choose another: {_VARIABLES[name]}={_free_port_after(port)}",
+            )
 
     def _begin(self, name: str) -> None:
-        self.tell(name, "starting")
-        port = self.ports.get("airflow" if name == "airflow-api-server" else name)
+        self._tell(name, "starting")
         self.records[name] = processes.start(
             name,
             definitions.commands(self.root, self.ports)[name],
             root=self.root,
             cwd=self.project,
-            environment=self._variables(),
-            port=port,
+            environment=definitions.child_environment(self.root, self.project, self.environment, self.urls),
+            port=self.ports[name],
         )
-        self.started.append(name)
 
-    def _variables(self) -> dict[str, str]:
-        return definitions.child_environment(self.root, self.environment, self.urls)
-
-    def _migrate(self) -> None:
-        """Bring Airflow's database to the installed version, unless the last `up` of this version did."""
-        done = self.root / "airflow" / "database.version"
-        version = definitions.airflow_version()
-        if done.exists() and done.read_text() == version:
-            return
-        name = "airflow-database"
-        self.tell(name, "starting")
-        log = processes.log_path(self.root, name)
-        command = definitions.commands(self.root, self.ports)[name]
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("wb") as stream:
-            code = subprocess.run(
-                command, cwd=self.project, env=self._variables(), stdout=stream, stderr=subprocess.STDOUT, check=False
-            ).returncode
-        if code:
-            raise _failed(name, f"ended with status {code}", log)
-        done.write_text(version)
-        self.tell(name, "ready")
-
-    def _wait(self) -> None:
-        waiting = list(self.started)
+    def _wait(self, started: Sequence[str]) -> None:
+        waiting = list(started)
         while waiting:
             for name in list(waiting):
                 record = self.records[name]
                 log = processes.log_path(self.root, name)
                 if record.process() is None:
                     raise _failed(name, "ended while it was starting", log)
-                url = self.urls["airflow" if name.startswith("airflow") else name]
-                if definitions.probe(name, url, record.created):
+                if definitions.probe(name, self.urls[name], record.created):
                     waiting.remove(name)
-                    self.tell(name, "ready")
+                    self._tell(name, "ready")
                 elif time.monotonic() - self.began > self.timeout:
                     raise _failed(name, f"did not answer within {self.timeout:.0f} s", log)
             time.sleep(0.2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import configparser
-import importlib.metadata
+import datetime as dt
 import json
 import os
 import secrets
@@ -20,13 +20,11 @@ from lepton_tasks.core.errors import ConfigError
 
 HOST = "127.0.0.1"
 AIRFLOW_USER = "admin"
-AIRFLOW_COMPONENTS = ("airflow-api-server", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer")
 
 
 def commands(root: Path, ports: Mapping[str, int]) -> dict[str, list[str]]:
     """The command line of every service, by name."""
     python = sys.executable
-    airflow = [python, "-m", "airflow"]
     return {
         "mlflow": [
             *(python, "-m", "mlflow", "server", "--host", HOST, "--port", str(ports["mlflow"]), "--workers", "1"),
@@ -37,20 +35,17 @@ def commands(root: Path, ports: Mapping[str, int]) -> dict[str, list[str]]:
             *(python, "-m", "lepton_tasks.serving", "--host", HOST, "--port", str(ports["serving"])),
             *("--home", str(root / "serving")),
         ],
-        "airflow-database": [*airflow, "db", "migrate"],
-        "airflow-api-server": [*airflow, "api-server"],
-        "airflow-scheduler": [*airflow, "scheduler", "--skip-serve-logs"],  # the log server listens everywhere
-        "airflow-dag-processor": [*airflow, "dag-processor"],
-        "airflow-triggerer": [*airflow, "triggerer", "--skip-serve-logs"],
+        "airflow": [python, "-m", "lepton_airflow.components", str(root / "logs")],
     }
 
 
-def child_environment(root: Path, environment: Environment, urls: Mapping[str, str]) -> dict[str, str]:
+def child_environment(root: Path, project: Path, environment: Environment, urls: Mapping[str, str]) -> dict[str, str]:
     """The environment of every service: ours, with addresses, folders and quiet libraries."""
     variables = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
     variables.pop("PYTHONDONTWRITEBYTECODE", None)  # without compiled modules every start costs seconds more
     variables |= {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{variables.get('PATH', os.defpath)}",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(project / "plugins"), variables.get("PYTHONPATH")])),
         "PYTHONUNBUFFERED": "1",
         "LEPTON_HOME": str(root),
         "LEPTON_TRACKING_URL": urls["mlflow"],
@@ -97,11 +92,6 @@ def airflow_password(root: Path) -> str:
         raise ConfigError("Airflow was never started here.", where=str(root), fix="Run `lepton up`.") from error
 
 
-def airflow_version() -> str:
-    """The installed version, read without importing Airflow."""
-    return importlib.metadata.version("apache-airflow")
-
-
 def _airflow_settings(home: Path, project: Path, port: int, generated: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     url = f"http://{HOST}:{port}"
     settings: dict[str, dict[str, Any]] = {
@@ -111,6 +101,7 @@ def _airflow_settings(home: Path, project: Path, port: int, generated: Mapping[s
             "executor": "LocalExecutor",
             "parallelism": 4,
             "load_examples": False,
+            "dag_ignore_file_syntax": "regexp",  # the default, glob, warns about itself in every task's log
             "fernet_key": generated["fernet_key"],
             "execution_api_server_url": f"{url}/execution/",
             "auth_manager": "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager",
@@ -125,6 +116,9 @@ def _airflow_settings(home: Path, project: Path, port: int, generated: Mapping[s
         "api_auth": {"jwt_secret": generated["jwt_secret"]},
         "scheduler": {"scheduler_idle_sleep_time": 0.1},  # a chain of ten empty tasks: 11 s -> 3.2 s
         "dag_processor": {"min_file_process_interval": 10, "refresh_interval": 10},
+        "workers": {
+            "execution_api_timeout": 60
+        },  # by default 5 s; a busy machine takes longer
         "usage_data_collection": {"enabled": False},
     }
     return {section: {k: _plain(v) for k, v in values.items()} for section, values in settings.items()}
@@ -157,35 +151,33 @@ def probe(name: str, url: str, since: float) -> bool:
 
     Args:
         name: The service.
-        url: The address of its server; for Airflow's background components, that of its API server.
+        url: Its address.
         since: Unix time the process was started; an older heartbeat is its predecessor's.
     """
     try:
         return _PROBES[name](url, since)
-    except (httpx.HTTPError, ValueError):
+    except (httpx.HTTPError, ValueError, KeyError):
         return False
 
 
-def _answers(path: str) -> Callable[[str, float], bool]:
-    return lambda url, since: httpx.get(f"{url}{path}", timeout=5, trust_env=False).is_success
+def _get(url: str) -> httpx.Response:
+    return httpx.get(url, timeout=5, trust_env=False)
 
 
-def _heartbeat(component: str) -> Callable[[str, float], bool]:
-    def beats(url: str, since: float) -> bool:
-        import datetime as dt
+def _airflow(url: str, since: float) -> bool:
+    """The API answers, and the other components were heard of since then.
 
-        health = httpx.get(f"{url}/api/v2/monitor/health", timeout=5, trust_env=False).json()
-        beat = health[component][f"latest_{component}_heartbeat"]
-        return beat is not None and dt.datetime.fromisoformat(beat).timestamp() >= since
-
-    return beats
+    The first request to the tasks' API builds its routes, which takes seconds: better now than in the first task.
+    """
+    if not _get(f"{url}/execution/health").is_success:
+        return False
+    health = _get(f"{url}/api/v2/monitor/health").json()
+    beats = [health[name][f"latest_{name}_heartbeat"] for name in ("scheduler", "dag_processor", "triggerer")]
+    return all(beat is not None and dt.datetime.fromisoformat(beat).timestamp() >= since for beat in beats)
 
 
 _PROBES: dict[str, Callable[[str, float], bool]] = {
-    "mlflow": _answers("/health"),
-    "serving": _answers("/v2/health/live"),
-    "airflow-api-server": _answers("/api/v2/version"),
-    "airflow-scheduler": _heartbeat("scheduler"),
-    "airflow-dag-processor": _heartbeat("dag_processor"),
-    "airflow-triggerer": _heartbeat("triggerer"),
+    "mlflow": lambda url, since: _get(f"{url}/health").is_success,
+    "serving": lambda url, since: _get(f"{url}/v2/health/live").is_success,
+    "airflow": _airflow,
 }

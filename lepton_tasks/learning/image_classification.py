@@ -1,17 +1,19 @@
-"""One label for each picture."""
+"""One label for each picture.
+
+Torch is imported where it is needed, so that a stage that only computes metrics starts without it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import nn
-from torch.nn import functional
 
-from lepton_tasks.core.use_case import Expectation
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 # Smallest probability that counts in the loss: float32 softmax gives exact zeros.
 _SMALLEST = 1e-7
@@ -29,26 +31,36 @@ class ImageClassification:
 
     def inputs(self, stored: torch.Tensor) -> torch.Tensor:
         """Pixels float32 [N, C, H, W] in [0, 1] of stored rows uint8 [N, H, W, C]: what augmentations work on."""
-        return stored.permute(0, 3, 1, 2).float() / 255
+        from lepton_tasks.models.pictures import pixels
+
+        return pixels(stored)
 
     def targets(self, stored: torch.Tensor, labels: Sequence[str], label_smoothing: float) -> torch.Tensor:
         """Probabilities float32 [N, K] of stored targets int64 [N], which augmentations can mix.
 
         Source: label smoothing by Szegedy et al., "Rethinking the Inception architecture", 2016.
         """
+        from torch.nn import functional
+
         hard = functional.one_hot(stored, len(labels)).float()
         return hard * (1 - label_smoothing) + label_smoothing / len(labels)
 
     def trainable(self, network: nn.Module, fitted: Mapping[str, Any]) -> nn.Module:
         """`network` behind the normalisation: pixels in [0, 1] -> logits."""
-        return nn.Sequential(_Normalise(fitted["mean"], fitted["std"]), network)
+        from lepton_tasks.models.pictures import Normalised
+
+        return Normalised(network, fitted["mean"], fitted["std"])
 
     def deployable(self, network: nn.Module, fitted: Mapping[str, Any]) -> nn.Module:
         """What is served: uint8 [N, H, W, C] -> probabilities float32 [N, K]."""
-        return _Served(self.trainable(network, fitted))
+        from lepton_tasks.models.pictures import PictureClassifier
+
+        return PictureClassifier(self.trainable(network, fitted))
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy of logits [N, K] and target probabilities [N, K]."""
+        from torch.nn import functional
+
         return functional.cross_entropy(outputs, targets)
 
     def score(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
@@ -71,11 +83,13 @@ class ImageClassification:
             "loss": float(-np.log(chosen.astype(np.float64)).mean()),
         }
 
-    def details(
-        self, outputs: np.ndarray, targets: np.ndarray, labels: Sequence[str]
-    ) -> dict[str, dict[str, float | int]]:
+    def details(self, outputs: np.ndarray, targets: np.ndarray, labels: Sequence[str]) -> dict[str, dict[str, float]]:
         """Rows, precision, recall and F1 of each label; see `per_label`."""
         return per_label(outputs, targets, labels)
+
+    def right(self, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """Which rows are answered rightly, bool [N]."""
+        return np.asarray(outputs.argmax(1) == targets)
 
     def baseline(self, targets: np.ndarray, labels: Sequence[str]) -> dict[str, float]:
         """The metrics of answering with the share of each label, whatever the picture."""
@@ -100,10 +114,6 @@ class ImageClassification:
             worst_plot(folder / "worst.png", inputs, outputs, targets, labels, count=worst),
         ]
 
-    def expectations(self, stage: str) -> Sequence[Expectation]:
-        """None beside what every use case is checked for (`lepton_tasks.quality`)."""
-        return ()
-
     def output_codec(self, labels: Sequence[str]) -> tuple[str, dict[str, Any]]:
         """The codec that names labels."""
         return "labels", {"labels": list(labels)}
@@ -115,12 +125,10 @@ def confusion(outputs: np.ndarray, targets: np.ndarray, num_classes: int) -> np.
     return flat.reshape(num_classes, num_classes)
 
 
-def per_label(
-    outputs: np.ndarray, targets: np.ndarray, labels: Sequence[str]
-) -> dict[str, dict[str, float | int]]:
+def per_label(outputs: np.ndarray, targets: np.ndarray, labels: Sequence[str]) -> dict[str, dict[str, float]]:
     """``rows, precision, recall, f1`` by label; a ratio with an empty denominator is 0."""
     counts = confusion(outputs, targets, len(labels))
-    figures: dict[str, dict[str, float | int]] = {}
+    figures: dict[str, dict[str, float]] = {}
     for index, label in enumerate(labels):
         right, rows, said = int(counts[index, index]), int(counts[index].sum()), int(counts[:, index].sum())
         figures[label] = {
@@ -130,29 +138,3 @@ def per_label(
             "f1": 2 * right / (rows + said) if rows + said else 0.0,
         }
     return figures
-
-
-class _Normalise(nn.Module):
-    """(pixels - mean) / std, channel by channel."""
-
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
-        # A channel that never changes has no spread; dividing by a thousandth keeps it finite.
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).clamp(min=1e-3).view(1, -1, 1, 1))
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return (pixels - self.mean) / self.std
-
-
-class _Served(nn.Module):
-    def __init__(self, trainable: nn.Module) -> None:
-        super().__init__()
-        self.trainable = trainable
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        pixels = image.permute(0, 3, 1, 2).float() / 255
-        return torch.softmax(self.trainable(pixels), dim=1)

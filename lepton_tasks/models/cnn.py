@@ -9,29 +9,29 @@ from torch import nn
 
 
 class CNN(nn.Module):
-    """Three convolutions with batch normalisation, halved in size twice, averaged over the picture.
+    """Four convolutions with batch normalisation, halved in size three times, averaged over the picture.
 
     The average makes the network indifferent to the picture's size, so that it can be trained on crops.
 
     Args:
-        input_shape: ``(height, width, channels)`` of a picture; at least 4x4.
+        input_shape: ``(height, width, channels)`` of a picture; at least 8x8.
         num_classes: Length of the answer.
-        width: Channels of the first convolution; the later ones have twice and four times as many.
+        width: Channels of the first convolution; the later ones have twice, twice and four times as many.
         dropout: Share of the averaged features that is dropped in training, in [0, 1).
 
     Source: LeCun et al., "Gradient-based learning applied to document recognition", 1998; batch normalisation by
     Ioffe and Szegedy, 2015; the average in place of dense layers by Lin et al., "Network in Network", 2014.
     """
 
-    def __init__(
-        self, input_shape: Sequence[int], num_classes: int, *, width: int = 32, dropout: float = 0.1
-    ) -> None:
+    def __init__(self, input_shape: Sequence[int], num_classes: int, *, width: int = 32, dropout: float = 0.1) -> None:
         super().__init__()
         channels = input_shape[2]
         self.features = nn.Sequential(
             _block(channels, width),
             nn.MaxPool2d(2),
             _block(width, 2 * width),
+            nn.MaxPool2d(2),
+            _block(2 * width, 2 * width),
             nn.MaxPool2d(2),
             _block(2 * width, 4 * width),
         )

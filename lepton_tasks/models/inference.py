@@ -24,7 +24,7 @@ def predict(module: nn.Module, inputs: np.ndarray) -> np.ndarray:
     try:
         with torch.inference_mode():
             parts = [
-                module(torch.from_numpy(np.ascontiguousarray(inputs[start : start + size])).to(device)).float().cpu()
+                module(torch.from_numpy(np.array(inputs[start : start + size])).to(device)).float().cpu()
                 for start in range(0, len(inputs), size)
             ]
     finally:

@@ -59,8 +59,9 @@ def check(table: pa.Table, rules: Sequence[Expectation], ctx: RunContext, *, whe
 
 def describe(fault: dict[str, Any]) -> str:
     """One failed expectation in one line."""
-    column = f" ({fault['column']})" if fault["column"] else ""
-    return f"{fault['type']}{column}: observed {fault['observed']}"
+    params = [f"{name}={value}" for name, value in fault["params"].items()]
+    given = ", ".join([*([fault["column"]] if fault["column"] else []), *params])
+    return f"{fault['type']} ({given}): observed {fault['observed']}"
 
 
 def run_suite(table: pa.Table, rules: Sequence[Expectation], docs: Path, *, name: str, where: str) -> dict[str, Any]:
@@ -120,7 +121,8 @@ def _expectation(rule: Expectation, *, where: str) -> Any:
     if rule.type not in known:
         raise ConfigError(f"no expectation named {rule.type!r}.", where=where, fix=did_you_mean(rule.type, known))
     try:
-        return registry.get_expectation_impl(rule.type)(**rule.params, severity=rule.severity)
+        expectation: Any = registry.get_expectation_impl(rule.type)
+        return expectation(**rule.params, severity=rule.severity)
     except (ValueError, TypeError) as error:  # pydantic's error, of either major version, is a ValueError
         raise ConfigError(
             f"{rule.type} does not take {rule.params}: {' '.join(str(error).split())}.", where=where
@@ -128,27 +130,26 @@ def _expectation(rule: Expectation, *, where: str) -> Any:
 
 
 def _fault(result: Any) -> dict[str, Any]:
-    config, outcome = result.expectation_config, result.result
+    config, outcome = result.expectation_config, result.to_json_dict()["result"]  # without NumPy's types
     params = {key: value for key, value in config.kwargs.items() if key != "batch_id"}
     return {
         "type": config.type,
         "column": params.pop("column", None),
         "severity": str(config.severity.value),
         "params": params,
-        "observed": _observed(result),
+        "observed": _observed(outcome, result.exception_info),
         "examples": outcome.get("partial_unexpected_index_list") or [],
     }
 
 
-def _observed(result: Any) -> str:
-    outcome = result.result
+def _observed(outcome: dict[str, Any], exceptions: dict[str, Any]) -> str:
     if "unexpected_count" in outcome:
         share = outcome.get("unexpected_percent") or 0.0
         return f"{outcome['unexpected_count']:,} of {outcome['element_count']:,} rows ({share:.1f} %) against it"
     if "observed_value" in outcome:
         return str(outcome["observed_value"])
     # Without a result the check itself broke, most often on a column that is not there.
-    messages = [value["exception_message"] for value in result.exception_info.values() if isinstance(value, dict)]
+    messages = [value["exception_message"] for value in exceptions.values() if isinstance(value, dict)]
     return messages[0].removeprefix("Error: ") if messages else "nothing"
 
 

@@ -36,7 +36,7 @@ def _split_table(folder: Path) -> pa.Table:
         part = np.asarray(inputs[start : start + step]).reshape(-1, inputs[0].size)
         means.append(part.mean(axis=1) / 255)
         spreads.append(part.std(axis=1) / 255)
-        digests += [hashlib.sha256(row).hexdigest() for row in part]
+        digests += [hashlib.sha256(row.tobytes()).hexdigest() for row in part]
     columns = {
         "split": [folder.name] * table.num_rows,
         "target": np.load(folder / "targets.npy"),

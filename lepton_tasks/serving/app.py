@@ -22,11 +22,9 @@ from lepton_tasks.serving.oip import oip_router
 from lepton_tasks.serving.page import PAGE
 from lepton_tasks.serving.payload import Limits
 from lepton_tasks.serving.predict import json_reply, predict_router
-from lepton_tasks.serving.request_log import RequestLog
+from lepton_tasks.serving.request_log import REQUESTS_FOLDER, RequestLog
 from lepton_tasks.serving.routing import ModelTable
 from lepton_tasks.serving.telemetry import Telemetry
-
-REQUESTS_FOLDER = "requests"
 
 _log = logging.getLogger("lepton.serving")
 

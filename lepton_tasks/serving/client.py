@@ -15,11 +15,13 @@ class Client:
     Args:
         url: The server's address, e.g. ``http://127.0.0.1:8100``.
         timeout: Seconds to wait for an answer.
+        probe: Why the requests are made up, e.g. ``smoke_test``; monitors leave such requests out.
     """
 
-    def __init__(self, url: str, *, timeout: float = 30.0) -> None:
+    def __init__(self, url: str, *, timeout: float = 30.0, probe: str = "") -> None:
         self.url = url.rstrip("/")
-        self._http = httpx.Client(base_url=self.url, timeout=timeout, trust_env=False)
+        headers = {"lepton-probe": probe} if probe else {}
+        self._http = httpx.Client(base_url=self.url, timeout=timeout, headers=headers, trust_env=False)
 
     def __enter__(self) -> Client:
         return self

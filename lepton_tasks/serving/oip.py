@@ -92,7 +92,7 @@ def _wanted_outputs(asked: Any, package: Package) -> list[str]:
         return names
     if not isinstance(asked, list):
         raise DataError("'outputs' is not a list.")
-    wanted: list[str] = [item.get("name") if isinstance(item, dict) else item for item in asked]
+    wanted: list[Any] = [item.get("name") if isinstance(item, dict) else item for item in asked]
     for name in wanted:
         if name not in names:
             raise DataError(f"no output {name!r}.", where="outputs", fix=f"There is {', '.join(names)}.")
@@ -201,7 +201,7 @@ def oip_router(table: ModelTable, telemetry: Telemetry, limits: Limits) -> APIRo
     @router.post("/models/{name}/versions/{version}/infer", responses=ERRORS, openapi_extra=infer_body())
     async def infer(name: str, request: Request, version: str | None = None) -> Response:
         """Outputs of the network for a batch of tensors."""
-        with telemetry.watch(name, "v2") as call:
+        with telemetry.watch(name, "v2", probe=request.headers.get("lepton-probe", "")[:32]) as call:
             call.live = table.get(name, version)
             body = await read_body(request, limits)
             live = call.live = table.get(name, version)  # another version may have taken over meanwhile

@@ -42,7 +42,7 @@ def predict_router(table: ModelTable, telemetry: Telemetry, limits: Limits) -> A
     @router.post("/models/{name}/predict", response_model=PredictReply, responses=ERRORS, openapi_extra=predict_body())
     async def predict(name: str, request: Request) -> Response:
         """Label one picture (a file field, or the raw body), or several (JSON with base64)."""
-        with telemetry.watch(name, "v1") as call:
+        with telemetry.watch(name, "v1", probe=request.headers.get("lepton-probe", "")[:32]) as call:
             call.live = table.get(name)
             jobs = [SampleJob(payload) for payload in await read_samples(request, limits)]
             # Read again: while the body came in, another version may have taken over, and the old one takes no more.

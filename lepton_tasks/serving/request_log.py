@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import itertools
 import logging
 import threading
 import time
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
+
+REQUESTS_FOLDER = "requests"  # in the server's state folder
 
 _log = logging.getLogger("lepton.serving.request_log")
 
@@ -102,7 +105,7 @@ def read_requests(folder: Path, model: str, *, since: float = 0.0) -> Iterator[d
     A line that a crash tore is left out.
     """
     files = sorted((folder / model).glob("*.jsonl"))
-    for path, following in zip(files, [*files[1:], None], strict=True):
+    for path, following in itertools.zip_longest(files, files[1:]):
         if following is not None and int(following.stem) / 1e9 < since:
             continue  # all of it is older
         with path.open("rb") as stream:

@@ -25,11 +25,13 @@ class Call:
 
     Attributes:
         model: Name asked for.
+        probe: Why the request is a made-up one; empty for a real one.
         live: What answers.
         samples: For the request log, one mapping a sample: size, mean, std, label, probability.
     """
 
     model: str
+    probe: str
     live: Live | None = None
     samples: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
@@ -62,9 +64,9 @@ class Telemetry:
             self._served.labels(item.model, item.release.version, item.release.digest).set(1)
 
     @contextlib.contextmanager
-    def watch(self, model: str, api: str) -> Iterator[Call]:
-        """Time a request and keep its outcome; errors pass through."""
-        call, started, status, reason = Call(model), time.perf_counter(), 200, None
+    def watch(self, model: str, api: str, *, probe: str = "") -> Iterator[Call]:
+        """Time a request and keep its outcome; errors pass through. `probe` says why a request is a made-up one."""
+        call, started, status, reason = Call(model, probe), time.perf_counter(), 200, None
         try:
             yield call
         except Exception as error:
@@ -87,6 +89,14 @@ class Telemetry:
         if status != 200:
             self._errors.labels(*labels, status).inc()
         if known:
-            shared = {"time": time.time(), "version": version, "api": api, "status": status, "seconds": seconds}
+            shared = {
+                "time": time.time(),
+                "version": version,
+                "api": api,
+                "status": status,
+                "seconds": round(seconds, 6),
+                "error": reason,
+                "probe": call.probe,
+            }
             for sample in call.samples or [{}]:
-                self._log.add(call.model, {**shared, "error": reason, **sample})
+                self._log.add(call.model, {**shared, **sample})

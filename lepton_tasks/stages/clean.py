@@ -49,6 +49,9 @@ def clean(use_case: UseCase, ctx: RunContext, *, raw: DatasetRef) -> DatasetRef:
     _write_kept(draft.path / "rows.parquet", parts, probes, keep)
     pq.write_table(rejected, draft.path / "rejected.parquet")
     write_json(draft.path / "report.json", report)
+    for label, counts in report["classes"].items():
+        if label and not counts["rows_kept"]:
+            ctx.log.warning("All %d rows of the class %r were refused: it is left out.", counts["rows_in"], label)
     if rejected.num_rows:
         ctx.log.warning("Refused %d of %d rows: %s.", rejected.num_rows, total, _counts(report))
     return ctx.publish(draft, DatasetRef, {"rows": report["rows_kept"], "refused": report["rows_refused"]})

@@ -60,7 +60,7 @@ STAGES: tuple[Stage, ...] = (
         needs=(),
         produces="raw",
         sections=("data.source",),
-        code=("lepton_tasks.data.sources",),
+        code=("lepton_tasks.data.sources", "lepton_tasks.data.rows"),
         retries=2,
         state="lepton_tasks.stages.ingest:source_state",
     ),

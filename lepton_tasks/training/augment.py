@@ -1,7 +1,7 @@
 """Augmentations of whole training batches, on the device the batch is on.
 
 Each is called with images float32 [N, C, H, W] in [0, 1] and targets [N, ...] and returns both. Chance comes from
-torch's global generator, which training seeds before every step, so that a resumed run draws what an unbroken one draws.
+torch's global generator, which training seeds before every step: a resumed run draws what an unbroken one draws.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ class Course(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Validate, keep the best weights, write history and state."""
         rate = self._timed_steps * self.batches.rows_per_step / (time.monotonic() - self._epoch_began)
-        # After a resume the sum's first part is rank 0's on all ranks: a figure to look at, nothing that is learned from.
+        # After a resume the first part of the sum is rank 0's on all ranks; nothing is learned from this figure.
         train_loss = float(trainer.strategy.reduce(self._loss_sum / self._loss_steps, reduce_op="mean"))
         self._check_finite(train_loss)
         row = {
@@ -137,7 +137,9 @@ class Course(pl.Callback):
     def _score(self, module: Any, epoch: int) -> tuple[float, ...]:
         prefix = "validation_"
         row = self.history[epoch]
-        found: tuple[float, ...] = module.task.score({k[len(prefix) :]: v for k, v in row.items() if k.startswith(prefix)})
+        found: tuple[float, ...] = module.task.score(
+            {k[len(prefix) :]: v for k, v in row.items() if k.startswith(prefix)}
+        )
         return found
 
     def _save(self, trainer: pl.Trainer) -> None:

@@ -68,9 +68,7 @@ def fit(job: Job) -> None:
         )
         trainer.fit(module, batches)
     if rank == 0:
-        write_json(
-            job.outcome, {**course.outcome(), "parameters": sum(p.numel() for p in module.network.parameters())}
-        )
+        write_json(job.outcome, {**course.outcome(), "parameters": sum(p.numel() for p in module.network.parameters())})
 
 
 _TORCHRUN = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_WORLD_SIZE", "1"))

@@ -10,12 +10,16 @@ import pydantic
 
 from lepton_tasks.core.use_case import ComponentSpec, Train
 
+JOB_FILE = "job.json"
+
 
 class Job(pydantic.BaseModel):
     """One training, as JSON on disk, so that every rank on every machine reads the same."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
+    run_id: str
+    """The run that it belongs to."""
     features: Path
     """Folder of the features artifact."""
     workdir: Path
@@ -36,7 +40,7 @@ class Job(pydantic.BaseModel):
     @property
     def file(self) -> Path:
         """Where the job itself lies."""
-        return self.workdir / "job.json"
+        return self.workdir / JOB_FILE
 
     @property
     def resume(self) -> Path:

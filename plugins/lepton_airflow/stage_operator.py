@@ -50,6 +50,7 @@ class StageOperator(BaseOperator):
         try:
             ref = self._reference(context)
         except LeptonError as error:
+            context["ti"].xcom_push(key="error", value=str(error))
             raise airflow_error(error) from error
         self.seen.append(ref)
         for asset in self.outlets:
@@ -75,6 +76,7 @@ class StageOperator(BaseOperator):
         ctx = dataclasses.replace(RunContext.from_env(run_id), force=bool(params["force"]), stage=stage.name)
         if (ref := plan_stage(stage.name, use_case, ctx, refs)) is not None:
             self.log.info("Nothing it depends on has changed: %s is reused.", ref.uri)
+            context["ti"].xcom_push(key="reused", value=True)
             return ref
         return self._run(file, overrides, ctx, refs)
 

@@ -1,0 +1,46 @@
+"""Whether two models that answered the same rows differ by more than chance."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+_EXACT_UP_TO = 1000
+
+
+def mcnemar(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
+    """McNemar's two-sided test on paired answers.
+
+    Args:
+        first: Which rows the first model answered rightly, bool [N].
+        second: Likewise of the second model.
+
+    Returns:
+        ``only_first`` and ``only_second``: rows that one alone answered rightly; ``p_value``: how likely a difference
+        at least as large is if both are equally good. Exact up to 1,000 such rows, by the normal approximation with
+        continuity correction above.
+
+    Source: McNemar, "Note on the sampling error of the difference between correlated proportions", 1947.
+    """
+    only_first = int(np.sum(first & ~second))
+    only_second = int(np.sum(second & ~first))
+    n, least = only_first + only_second, min(only_first, only_second)
+    if n <= _EXACT_UP_TO:
+        tail = sum(math.comb(n, i) for i in range(least + 1)) / 2**n
+        p_value = min(1.0, 2 * tail)
+    else:
+        z = max(0, n - 2 * least - 1) / math.sqrt(n)
+        p_value = math.erfc(z / math.sqrt(2))
+    return {"only_first": only_first, "only_second": only_second, "p_value": p_value}
+
+
+def wilson(right: float, rows: int) -> tuple[float, float]:
+    """The 95 % interval of a share `right` seen on `rows` rows.
+
+    Source: Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
+    """
+    z = 1.96
+    centre = (right + z**2 / (2 * rows)) / (1 + z**2 / rows)
+    half = z * math.sqrt(right * (1 - right) / rows + z**2 / (4 * rows**2)) / (1 + z**2 / rows)
+    return max(0.0, centre - half), min(1.0, centre + half)

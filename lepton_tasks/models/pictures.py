@@ -1,0 +1,53 @@
+"""What stands before and behind a network that sorts pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+
+def pixels(stored: torch.Tensor) -> torch.Tensor:
+    """Pictures float32 [N, C, H, W] in [0, 1] of stored ones, uint8 [N, H, W, C]."""
+    return stored.permute(0, 3, 1, 2).float() / 255
+
+
+class Normalised(nn.Module):
+    """A network behind ``(pixels - mean) / std``, channel by channel.
+
+    Args:
+        network: Takes normalised pictures float32 [N, C, H, W].
+        mean: Per channel, of pixels in [0, 1].
+        std: Likewise; above 0.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """The network's outputs for pictures float32 [N, C, H, W] in [0, 1]."""
+        outputs: torch.Tensor = self.network((images - self.mean) / self.std)
+        return outputs
+
+
+class PictureClassifier(nn.Module):
+    """What is served: stored pictures in, probabilities out.
+
+    Args:
+        logits: Takes pictures float32 [N, C, H, W] in [0, 1], gives logits [N, K].
+    """
+
+    def __init__(self, logits: nn.Module) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Probabilities float32 [N, K] of uint8 [N, H, W, C]."""
+        return torch.softmax(self.logits(pixels(image)), dim=1)

@@ -1,0 +1,73 @@
+"""Stage deploy: let the new version answer, then say so in the registry."""
+
+from __future__ import annotations
+
+from lepton_tasks.core.artifacts import ArtifactRef, EndpointRef, ModelPackageRef, ModelVersionRef
+from lepton_tasks.core.catalogue import DEPLOY_TARGETS
+from lepton_tasks.core.context import RunContext
+from lepton_tasks.core.errors import LeptonError
+from lepton_tasks.core.protocols import DeployTarget
+from lepton_tasks.core.store import write_json
+from lepton_tasks.core.use_case import UseCase
+
+
+def deploy(
+    use_case: UseCase, ctx: RunContext, *, model_version: ModelVersionRef, package: ModelPackageRef
+) -> EndpointRef:
+    """Swap the version in; then the alias ``champion`` is its own, and ``previous`` the old champion's.
+
+    The aliases follow the endpoint, never the other way round: if they cannot be set, the endpoint goes back.
+
+    Raises:
+        ArtifactError: the target refuses the package; what was served still is.
+        UnavailableError: the target or MLflow does not answer.
+    """
+    from lepton_tasks.tracking.mlflow import CHAMPION, PREVIOUS, Tracker
+
+    version = str(model_version.facts["version"])
+    target = target_of(use_case)
+    tracker = Tracker(ctx.environment.tracking_url)
+    old = tracker.champion(use_case.name)  # before the swap: with MLflow away, nothing is touched
+    served = target.deploy(use_case, ctx, model_version, package)
+    try:
+        if old is not None and old.version != version:
+            tracker.set_alias(use_case.name, PREVIOUS, old.version)
+        tracker.set_alias(use_case.name, CHAMPION, version)  # last: once it is set, all is
+    except LeptonError:
+        if served["changed"]:
+            withdraw(use_case, ctx, target)
+        raise
+    ctx.log.info("%s version %s answers at %s", use_case.name, version, served["url"])
+    facts = {
+        "url": served["url"],
+        "version": version,
+        "target": use_case.deploy.target.name,
+        "package_digest": package.digest,
+        "previous_version": served["previous"],
+    }
+    draft = ctx.draft()
+    write_json(draft.path / "endpoint.json", facts)
+    return ctx.publish(draft, EndpointRef, facts)
+
+
+def still_serving(use_case: UseCase, ctx: RunContext, ref: ArtifactRef) -> bool:
+    """Whether the endpoint answers with this version of this package."""
+    try:
+        served = target_of(use_case).health(use_case, ctx)
+    except LeptonError:
+        return False
+    return (served["version"], served["digest"]) == (ref.facts["version"], ref.facts["package_digest"])
+
+
+def target_of(use_case: UseCase) -> DeployTarget:
+    """The deployment target that the use case names."""
+    spec = use_case.deploy.target
+    return DEPLOY_TARGETS.build(spec.name, spec.params, where=f"{use_case.name}.yaml: deploy.target")
+
+
+def withdraw(use_case: UseCase, ctx: RunContext, target: DeployTarget) -> str | None:
+    """Let the previous version answer again, or nothing if there was none; returns the version that answers then."""
+    if target.health(use_case, ctx)["previous"] is None:
+        target.remove(use_case, ctx)
+        return None
+    return str(target.rollback(use_case, ctx)["version"])

@@ -1,0 +1,152 @@
+"""The promotion test: a candidate must reach the thresholds, and must not fall behind the champion."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lepton_tasks.core.artifacts import ArtifactRef, DatasetRef, EvaluationRef, ModelPackageRef
+from lepton_tasks.core.catalogue import LEARNING_TASKS
+from lepton_tasks.core.context import RunContext
+from lepton_tasks.core.errors import ArtifactError, ConfigError, GateError
+from lepton_tasks.core.registry import did_you_mean
+from lepton_tasks.core.store import write_json
+from lepton_tasks.core.use_case import UseCase
+from lepton_tasks.tracking import registry
+
+_CHAMPION = "champion"
+
+
+def champion_state(use_case: UseCase, ctx: RunContext, **refs: ArtifactRef) -> dict[str, Any] | None:
+    """Version and package digest of the champion; None if there is none, or if it is the candidate itself."""
+    found = registry.alias(ctx.environment.tracking_url, use_case.name, _CHAMPION)
+    if found is None or found["run_id"] == refs["evaluation"].facts["mlflow_run_id"]:
+        return None
+    return {"version": found["version"], "package_digest": found["tags"].get("lepton.package_digest")}
+
+
+def gate(use_case: UseCase, ctx: RunContext, *, evaluation: EvaluationRef, features: DatasetRef) -> EvaluationRef:
+    """The verdict, also logged to the MLflow run.
+
+    Raises:
+        GateError: a threshold is missed, or the champion is better by more than ``gate.max_drop``.
+        ConfigError: a metric is named that the learning task does not compute.
+    """
+    metrics = json.loads((ctx.open(evaluation) / "metrics.json").read_text())["test"]
+    for name in (use_case.gate.metric, *use_case.gate.thresholds):
+        if name not in metrics:
+            raise ConfigError(
+                f"no metric named {name!r}.", where=f"{use_case.name}.yaml: gate", fix=did_you_mean(name, metrics)
+            )
+    checks = [
+        _check(f"gate.thresholds.{name}", name, metrics[name], limit)
+        for name, limit in use_case.gate.thresholds.items()
+    ]
+    champion = _compare(use_case, ctx, evaluation, features)
+    if champion is not None and champion["compared"]:
+        name = use_case.gate.metric
+        checks.append(_check("gate.max_drop", name, metrics[name], champion[name] - use_case.gate.max_drop))
+    passed = all(check["passed"] for check in checks)
+    verdict = {"passed": passed, "metrics": metrics, "checks": checks, "champion": champion}
+    draft = ctx.draft()
+    write_json(draft.path / "verdict.json", verdict)
+    try:
+        _log(ctx, str(evaluation.facts["mlflow_run_id"]), draft.path / "verdict.json", passed=passed)
+        if not passed:
+            raise _refusal(use_case, checks, champion)
+    except BaseException:
+        draft.discard()
+        raise
+    return ctx.publish(draft, EvaluationRef, {"passed": True, "champion": champion and champion["version"]})
+
+
+def _check(name: str, metric: str, value: float, limit: float) -> dict[str, Any]:
+    return {"name": name, "metric": metric, "value": value, "limit": limit, "passed": value >= limit}
+
+
+def _compare(
+    use_case: UseCase, ctx: RunContext, evaluation: EvaluationRef, features: DatasetRef
+) -> dict[str, Any] | None:
+    """The champion's figures on the candidate's test split, or why there are none; None without a champion."""
+    found = registry.alias(ctx.environment.tracking_url, use_case.name, _CHAMPION)
+    if found is None:
+        ctx.log.info("no champion yet: only the thresholds count")
+        return None
+    result: dict[str, Any] = {"version": found["version"], "compared": False}
+    if found["run_id"] == evaluation.facts["mlflow_run_id"]:
+        return {**result, "reason": "it is this very model"}
+    tags = found["tags"]
+    package = ModelPackageRef(
+        uri=tags.get("lepton.package_uri", ""), digest=tags.get("lepton.package_digest", ""), stage="export"
+    )
+    try:
+        folder = ctx.open(package)
+        result |= _contest(use_case, folder, ctx.open(evaluation), ctx.open(features))
+    except ArtifactError as error:
+        result["reason"] = str(error)
+    if not result["compared"]:
+        ctx.log.warning("not compared with the champion, version %s: %s", found["version"], result["reason"])
+    return result
+
+
+def _contest(use_case: UseCase, champion: Path, evaluation: Path, features: Path) -> dict[str, Any]:
+    """Run the champion on the candidate's test split and compare the answers row by row."""
+    import numpy as np
+
+    from lepton_tasks.learning.significance import mcnemar
+    from lepton_tasks.serving.package import load_package
+    from lepton_tasks.stages.verify_package import outputs_of
+
+    package = load_package(champion, threads=0)
+    dataset = json.loads((features / "dataset.json").read_text())
+    inputs = np.load(features / "test" / "inputs.npy", mmap_mode="r")
+    spec = package.spec
+    preprocessor = json.loads((champion / "preprocessor.json").read_text())
+    for what, theirs, ours in (
+        ("task", spec.task, use_case.task.name),
+        ("labels", list(spec.labels), dataset["labels"]),
+        ("input", spec.inputs[0].shape[1:], inputs.shape[1:]),
+        ("feature extractor", preprocessor.get("extractor"), use_case.features.model_dump()),
+    ):
+        if theirs != ours:
+            return {"compared": False, "reason": f"its {what} is {theirs}, the candidate's {ours}"}
+    targets = np.load(features / "test" / "targets.npy")
+    task = LEARNING_TASKS.build(use_case.task.name, use_case.task.params, where="task")
+    outputs = outputs_of(package, inputs)
+    pairs = mcnemar(task.right(np.load(evaluation / "outputs.npy"), targets), task.right(outputs, targets))
+    return {
+        "compared": True,
+        **task.metrics(outputs, targets, dataset["labels"]),
+        "only_candidate_right": pairs["only_first"],
+        "only_champion_right": pairs["only_second"],
+        "p_value": pairs["p_value"],
+    }
+
+
+def _log(ctx: RunContext, run_id: str, verdict: Path, *, passed: bool) -> None:
+    from lepton_tasks.tracking.mlflow import Tracker
+
+    tracker = Tracker(ctx.environment.tracking_url)
+    tracker.files(run_id, verdict, at="gate")
+    tracker.tags(run_id, {"lepton.gate": "passed" if passed else "failed"})
+
+
+def _refusal(use_case: UseCase, checks: list[dict[str, Any]], champion: dict[str, Any] | None) -> GateError:
+    parts = []
+    for check in checks:
+        if not check["passed"]:
+            text = f"{check['metric']} {check['value']:.4f} on the test split is below {check['limit']:.4f}"
+            if check["name"] == "gate.max_drop" and champion is not None:
+                text += (
+                    f", which is version {champion['version']}'s {champion[check['metric']]:.4f} less the"
+                    f" {use_case.gate.max_drop:g} allowed (p = {champion['p_value']:.2g} that they are equally good)"
+                )
+            parts.append(text)
+    stays = f"Version {champion['version']} stays champion. " if champion is not None else ""
+    failed = next(check["name"] for check in checks if not check["passed"])
+    return GateError(
+        "; ".join(parts) + ".",
+        where=f"{use_case.name}.yaml: {failed}",
+        fix=f"{stays}Train longer, or with more or better data; or relax `{failed}`.",
+    )

@@ -1,0 +1,84 @@
+"""Stage smoke_test: one real request to what was just deployed; if the answer is wrong, back to the version before."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lepton_tasks.core.artifacts import EndpointRef, ModelPackageRef, MonitorReportRef
+from lepton_tasks.core.context import RunContext
+from lepton_tasks.core.errors import GateError, LeptonError
+from lepton_tasks.core.store import write_json
+from lepton_tasks.core.use_case import UseCase
+from lepton_tasks.serving.client import Client
+from lepton_tasks.serving.package import EXAMPLE_FILE, EXPECTED_FILE
+from lepton_tasks.stages.deploy import target_of, withdraw
+
+# Other processors and batch sizes round differently; a wrong model or preprocessing is off by far more.
+TOLERANCE = 0.01
+
+
+def smoke_test(
+    use_case: UseCase, ctx: RunContext, *, endpoint: EndpointRef, package: ModelPackageRef
+) -> MonitorReportRef:
+    """Send the package's example to the endpoint and compare version, label and probability.
+
+    Raises:
+        GateError: the answer is wrong; the endpoint and the aliases are back at the previous version.
+    """
+    folder = ctx.open(package)
+    try:
+        seen = _ask(use_case, endpoint, folder)
+    except LeptonError as error:
+        raise GateError(
+            f"version {endpoint.facts['version']} failed its smoke test: {error} {_go_back(use_case, ctx, endpoint)}",
+            where=str(endpoint.facts["url"]),
+        ) from error
+    draft = ctx.draft()
+    write_json(draft.path / "findings.json", [seen])
+    return ctx.publish(draft, MonitorReportRef, {"label": seen["label"], "probability": seen["value"]})
+
+
+def _ask(use_case: UseCase, endpoint: EndpointRef, folder: Path) -> dict[str, Any]:
+    """The finding, or an error that says what differs."""
+    expected = json.loads((folder / EXPECTED_FILE).read_text())
+    with Client(str(endpoint.facts["url"]), probe="smoke_test") as client:
+        reply = client.predict(use_case.name, (folder / EXAMPLE_FILE).read_bytes())
+    answer = reply["predictions"][0]
+    wanted = expected["probabilities"][expected["label"]]
+    got = answer["probabilities"].get(expected["label"], 0.0)
+    if reply["version"] != endpoint.facts["version"]:
+        raise GateError(f"version {reply['version']} answered.")
+    if answer["label"] != expected["label"] or not abs(got - wanted) <= TOLERANCE:
+        raise GateError(
+            f"the example is {expected['label']!r} with probability {wanted:.4f}, "
+            f"but the answer is {answer['label']!r}, with {got:.4f} for {expected['label']!r}."
+        )
+    return {
+        "monitor": "smoke_test",
+        "severity": "ok",
+        "message": f"the example is answered as {answer['label']!r}, as expected",
+        "label": answer["label"],
+        "value": answer["probability"],
+        "limit": TOLERANCE,
+        "unit": "probability",
+    }
+
+
+def _go_back(use_case: UseCase, ctx: RunContext, endpoint: EndpointRef) -> str:
+    """Restore endpoint and aliases; a sentence that says what is served now."""
+    from lepton_tasks.tracking.mlflow import CHAMPION, PREVIOUS, Tracker
+
+    target = target_of(use_case)
+    try:
+        served = target.health(use_case, ctx)
+        if served["version"] != endpoint.facts["version"]:
+            return f"Version {served['version']} is served, which this run did not deploy; it was left alone."
+        restored = withdraw(use_case, ctx, target)
+        tracker = Tracker(ctx.environment.tracking_url)
+        tracker.set_alias(use_case.name, CHAMPION, restored)
+        tracker.set_alias(use_case.name, PREVIOUS, None)
+    except LeptonError as error:
+        return f"Going back to the previous version failed too: {error}"
+    return f"Version {restored} is served again." if restored else "There was none before it, so none is served now."

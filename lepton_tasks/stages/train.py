@@ -1,0 +1,143 @@
+"""Train the network; the MLflow run it begins is the one that every later stage of the run adds to."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from lepton_tasks.core.artifacts import CheckpointRef, DatasetRef, PreprocessorRef, QualityReportRef
+from lepton_tasks.core.context import Progress, RunContext
+from lepton_tasks.core.environment import project_root
+from lepton_tasks.core.use_case import UseCase
+from lepton_tasks.stages.register import git_commit
+from lepton_tasks.training.checkpoint import HISTORY_FILE, write_checkpoint, write_history
+from lepton_tasks.training.curves import plot_curves
+from lepton_tasks.training.job import JOB_FILE, Job
+from lepton_tasks.training.launch import training, wait
+
+if TYPE_CHECKING:
+    from lepton_tasks.training.record import TrainingRecord
+
+
+def train(
+    use_case: UseCase,
+    ctx: RunContext,
+    *,
+    features: DatasetRef,
+    preprocessor: PreprocessorRef,
+    raw: DatasetRef,
+    raw_quality: QualityReportRef,
+    cleaned: DatasetRef,
+    features_quality: QualityReportRef,
+) -> CheckpointRef:
+    """The weights of the best epoch.
+
+    A killed training goes on from its last state, in the same MLflow run.
+
+    Raises:
+        UnavailableError: MLflow does not answer at the start, or at the end; then the trained weights are kept, and the
+            next attempt only sends what is missing.
+        LeptonError: the training failed.
+    """
+    fitted = json.loads((ctx.open(preprocessor) / "preprocessor.json").read_text())
+    job = Job(
+        run_id=ctx.run_id,
+        features=ctx.open(features),
+        workdir=_workdir(ctx),
+        task=use_case.task,
+        model=use_case.model,
+        train=use_case.train,
+        fitted=fitted["fitted"],
+        labels=fitted["labels"],
+        seed=ctx.seed,
+    )
+    with training(job) as process, _recording(use_case, ctx, raw, job) as record:
+        record.files(_use_case_file(use_case, job.workdir))
+        record.files(ctx.open(raw_quality) / "docs", "quality/raw")
+        record.files(ctx.open(features_quality) / "docs", "quality/features")
+        record.files(ctx.open(cleaned) / "report.json", "cleaning")
+        outcome = wait(job, process, lambda row: _epoch_ended(row, job, ctx, record))
+        history = job.rows()
+        record.files(plot_curves(job.workdir / "curves.png", history, outcome["best_epoch"]), "plots")
+        record.files(write_history(job.workdir / HISTORY_FILE, history), "plots")
+    draft = ctx.draft()
+    write_checkpoint(draft.path, job, outcome)
+    facts = {
+        "epochs": outcome["epochs"],
+        "best_epoch": outcome["best_epoch"],
+        "parameters": outcome["parameters"],
+        "seconds": round(outcome["seconds"], 3),
+        **{name: value for name, value in history[outcome["best_epoch"]].items() if name.startswith("validation_")},
+        "mlflow_run_id": record.run_id,
+        "mlflow_experiment_id": record.experiment_id,
+    }
+    ref = ctx.publish(draft, CheckpointRef, facts)
+    shutil.rmtree(job.workdir)
+    return ref
+
+
+@contextlib.contextmanager
+def _recording(use_case: UseCase, ctx: RunContext, raw: DatasetRef, job: Job) -> Iterator[TrainingRecord]:
+    """The MLflow run of the training: ``FINISHED`` only if the block ends well and everything was sent."""
+    # Imported while the training's process imports Lightning: seconds each.
+    from lepton_tasks.tracking.mlflow import Tracker
+    from lepton_tasks.training.record import TrainingRecord
+
+    tracker = Tracker(ctx.environment.tracking_url)
+    record = TrainingRecord(tracker, job.workdir / "mlflow.json", ctx.log)
+    tags = {
+        "lepton.run_id": ctx.run_id,
+        "lepton.use_case": use_case.name,
+        "lepton.data_digest": raw.digest,
+        "lepton.git_commit": git_commit(project_root()),
+    }
+    record.start(use_case.name, ctx.run_id, tags=tags, params=dict(_flat(use_case.model_dump(mode="json"))))
+    try:
+        with tracker.system_metrics(record.run_id):
+            yield record
+        record.finish()
+    except BaseException:
+        record.fail()
+        raise
+
+
+def _workdir(ctx: RunContext) -> Path:
+    """The folder of this training; emptied first if a forced run finds what an earlier run left there."""
+    folder = ctx.workdir
+    left = folder / JOB_FILE
+    if ctx.force and left.exists() and json.loads(left.read_text())["run_id"] != ctx.run_id:
+        shutil.rmtree(folder)
+    return ctx.workdir
+
+
+def _epoch_ended(row: Mapping[str, Any], job: Job, ctx: RunContext, record: TrainingRecord) -> None:
+    figures = ", ".join(
+        f"{name.replace('_', ' ')} {row[name]:.4f}"
+        for name in row
+        if name.endswith("_loss") or name.startswith("valid")
+    )
+    ctx.log.info("epoch %d: %s, %.0f samples/s", row["epoch"], figures, row["samples_per_second"])
+    ctx.on_progress(Progress(ctx.stage, row["epoch"] + 1, job.train.epochs, "epochs", row["seconds"]))
+    record.epoch(row)
+
+
+def _use_case_file(use_case: UseCase, folder: Path) -> Path:
+    path = folder / "use_case.yaml"
+    path.write_text(yaml.safe_dump(use_case.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    return path
+
+
+def _flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of a JSON tree: ``{"train": {"epochs": 3}}`` -> ``train.epochs: 3``."""
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    for key, value in items:
+        if isinstance(value, dict | list) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

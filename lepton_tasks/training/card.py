@@ -1,0 +1,103 @@
+"""The model card, written from what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lepton_tasks.core.use_case import UseCase
+
+
+def model_card(
+    use_case: UseCase,
+    *,
+    checkpoint: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    data: Mapping[str, Any],
+    interval: tuple[float, float] | None,
+) -> str:
+    """A model card in Markdown.
+
+    Args:
+        use_case: Its title, description, task, features and gate.
+        checkpoint: Contents of ``checkpoint.json``.
+        metrics: Contents of the evaluation's ``metrics.json``.
+        data: ``digest`` of the features and ``rows`` by split.
+        interval: 95 % interval of the test accuracy, if accuracy is what is measured.
+
+    Source: the headings follow Mitchell et al., "Model cards for model reporting", 2019.
+    """
+    train, model = checkpoint["train"], checkpoint["model"]
+    rows = data["rows"]
+    weakest = min(metrics["by_label"], key=lambda label: metrics["by_label"][label]["f1"])
+    parts = [
+        f"# {use_case.title or use_case.name}",
+        "## Intended use",
+        use_case.description.strip() or "Not stated.",
+        "## Data",
+        _table(("split", "rows"), [(split, f"{count:,}") for split, count in rows.items()]),
+        f"Prepared by `{use_case.features.name}` {_inline(use_case.features.params)}. "
+        f"Digest of the arrays: `{data['digest']}`.",
+        "## Metrics",
+        "The test split was looked at once. The baseline answers every row with the shares of the labels.",
+        _table(
+            ("metric", "test", "validation", "baseline"),
+            [
+                (name, *(f"{metrics[split][name]:.4f}" for split in ("test", "validation", "baseline")))
+                for name in metrics["test"]
+            ],
+        ),
+        "## By label (test)",
+        _table(
+            ("label", *metrics["by_label"][weakest]),
+            [(label, *(_figure(v) for v in row.values())) for label, row in metrics["by_label"].items()],
+        ),
+        "## Training",
+        f"`{model['name']}` {_inline(model['params'])} with {checkpoint['parameters']:,} parameters; "
+        f"best of {checkpoint['epochs']} epochs: number {checkpoint['best_epoch']}; "
+        f"{checkpoint['seconds']:.0f} s; seed {checkpoint['seed']}.",
+        _table(("setting", "value"), [(f"`{key}`", f"`{_plain(value)}`") for key, value in train.items()]),
+        "## Limits",
+        "\n".join(f"- {line}" for line in _limits(rows, metrics, weakest, checkpoint["labels"], interval)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _limits(
+    rows: Mapping[str, int],
+    metrics: Mapping[str, Any],
+    weakest: str,
+    labels: Sequence[str],
+    interval: tuple[float, float] | None,
+) -> list[str]:
+    lines = [f"It always answers one of the {len(labels)} labels it was trained on, whatever it is shown."]
+    if interval is not None:
+        lines.append(
+            f"With {rows['test']:,} test rows, accuracy on data of the same kind is between {interval[0]:.1%} and"
+            f" {interval[1]:.1%} (95 % interval)."
+        )
+    figures = metrics["by_label"][weakest]
+    lines.append(f"It is weakest on {weakest!r}: F1 {figures['f1']:.3f} on {figures['rows']} rows.")
+    lines.append("Data of another origin than the training data was not tested.")
+    return lines
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def _figure(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict) and set(value) == {"name", "params"}:
+        return f"{value['name']} {_inline(value['params'])}".strip()
+    if isinstance(value, list):
+        return ", ".join(_plain(item) for item in value) or "none"
+    return str(value)
+
+
+def _inline(params: Mapping[str, Any]) -> str:
+    return f"({', '.join(f'{key}={value}' for key, value in params.items())})" if params else ""

@@ -1,0 +1,91 @@
+"""A checkpoint artifact: weights, and what is needed to build the network they belong to. Free of Lightning."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lepton_tasks.core import catalogue
+from lepton_tasks.core.errors import ArtifactError
+from lepton_tasks.core.protocols import LearningTask
+from lepton_tasks.core.store import write_json
+from lepton_tasks.training.job import Job
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SCHEMA_VERSION = 1
+WEIGHTS_FILE, SPEC_FILE, HISTORY_FILE = "model.pt", "checkpoint.json", "history.csv"
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A trained network with its learning task, in evaluation mode on the CPU."""
+
+    network: nn.Module
+    task: LearningTask
+    fitted: dict[str, Any]
+    labels: list[str]
+    spec: dict[str, Any]
+
+    @property
+    def deployable(self) -> nn.Module:
+        """The network as it is served: stored rows in, outputs out."""
+        return self.task.deployable(self.network, self.fitted).eval()
+
+
+def write_checkpoint(folder: Path, job: Job, outcome: dict[str, Any]) -> None:
+    """Write the best weights of a finished training, how to build their network, and the history."""
+    task = catalogue.LEARNING_TASKS.build(job.task.name, job.task.params, where="task")
+    shutil.copyfile(job.best, folder / WEIGHTS_FILE)
+    write_json(
+        folder / SPEC_FILE,
+        {
+            "schema_version": SCHEMA_VERSION,
+            "task": job.task.model_dump(),
+            "model": job.model.model_dump(),
+            "network_arguments": task.network_arguments(job.fitted, job.labels),
+            "labels": job.labels,
+            "fitted": job.fitted,
+            "train": job.train.model_dump(mode="json"),
+            "seed": job.seed,
+            **outcome,
+        },
+    )
+    write_history(folder / HISTORY_FILE, job.rows())
+
+
+def write_history(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    """The history as CSV, one row an epoch."""
+    with path.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """The network in a checkpoint's folder; raises `ArtifactError` if the weights do not fit the catalogue's class."""
+    import torch
+
+    spec = json.loads((folder / SPEC_FILE).read_text())
+    task = catalogue.LEARNING_TASKS.build(spec["task"]["name"], spec["task"]["params"], where=SPEC_FILE)
+    model = spec["model"]
+    network: nn.Module = catalogue.MODELS.build(
+        model["name"], model["params"], where=SPEC_FILE, **spec["network_arguments"]
+    )
+    weights = torch.load(folder / WEIGHTS_FILE, map_location="cpu", weights_only=True)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ArtifactError(
+            f"the weights do not fit the model {model['name']!r}: {error}.",
+            where=str(folder),
+            fix="The model's code has changed: train again.",
+        ) from error
+    return Checkpoint(network.eval(), task, spec["fitted"], spec["labels"], spec)

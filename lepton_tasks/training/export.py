@@ -1,0 +1,63 @@
+"""A torch module as an ONNX graph."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+
+def export_onnx(module: nn.Module, example: np.ndarray, path: Path, *, output: str, opset: int) -> dict[str, Any]:
+    """Write `module` to `path` with an open batch size; returns the names, dtypes and shapes of input and output.
+
+    The graph's input is called as the argument of the module's `forward`.
+
+    Args:
+        module: One input, one output, both with the batch as first axis.
+        example: Rows as they are stored, [N, ...]; at least two, since a batch of one would be taken for a constant.
+        path: The file.
+        output: Name of the graph's output.
+        opset: ONNX operator set.
+    """
+    rows = torch.from_numpy(np.array(example[:2]))
+    with warnings.catch_warnings(), _quiet("torch.onnx"), contextlib.redirect_stdout(None):
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module.eval(),
+            (rows,),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("rows")},),
+            output_names=[output],
+            opset_version=opset,
+            verbose=False,
+        )
+    if program is None:
+        raise RuntimeError("torch.onnx.export gave no program")  # it does so only without dynamo
+    program.save(str(path), external_data=False)
+    graph = program.model.graph
+    return {"inputs": [_spec(graph.inputs[0])], "outputs": [_spec(graph.outputs[0])]}
+
+
+def _spec(value: Any) -> dict[str, Any]:
+    return {
+        "name": value.name,
+        "dtype": str(value.dtype.numpy()),
+        "shape": [size if isinstance(size, int) else None for size in value.shape],
+    }
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Any:
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

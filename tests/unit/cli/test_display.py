@@ -1,0 +1,51 @@
+import io
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+
+from lepton_tasks.cli.demo import as_text
+from lepton_tasks.cli.display import RunDisplay, headline
+from lepton_tasks.core.artifacts import DatasetRef
+from lepton_tasks.core.context import Progress
+from lepton_tasks.core.errors import DataError
+from lepton_tasks.stages.pipeline import STAGES
+from lepton_tasks.stages.runner import StageResult
+
+
+def shown(terminal=False):
+    return Console(file=io.StringIO(), width=120, force_terminal=terminal)
+
+
+def test_a_plain_stream_gets_one_line_a_stage():
+    console = shown()
+    ref = DatasetRef(uri="store://ingest/a", digest="d", stage="ingest", facts={"rows": 5000, "classes": 10})
+    with RunDisplay(console, "digits") as display:
+        display.started(STAGES[0])
+        display.ended(StageResult("ingest", "success", 1.25, ref=ref))
+        display.ended(StageResult("clean", "failed", 0.5, error=DataError("no rows.")))
+    lines = console.file.getvalue().splitlines()
+    assert lines[0].split() == ["ingest", "success", "1.2", "s", "5,000", "rows,", "10", "classes"]
+    assert lines[1].split() == ["clean", "failed", "0.5", "s", "no", "rows."]
+
+
+def test_a_terminal_gets_a_table_of_all_stages():
+    console = shown(terminal=True)
+    with RunDisplay(console, "digits") as display:
+        display.started(STAGES[7])
+        display.progressed(Progress("train", 3, 12, "epochs", 6.0))
+    assert "3 of 12 epochs (0.5 epochs/s, 18 s left)" in console.file.getvalue()
+
+
+def test_an_unknown_fact_is_shown_plainly():
+    assert headline("train", {"validation_accuracy": 0.5}) == "validation accuracy 0.5"
+
+
+def test_a_picture_as_text_is_dark_where_the_picture_is():
+    pixels = np.zeros((28, 28), np.uint8)
+    pixels[:, :14] = 255
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    lines = as_text(stream.getvalue()).splitlines()
+    assert len(lines) == 28
+    assert all(line.startswith("@" * 26) and len(line) < 32 for line in lines)

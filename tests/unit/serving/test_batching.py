@@ -1,0 +1,130 @@
+import asyncio
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_packages import make_package, picture
+
+from lepton_tasks.core.errors import DataError, UnavailableError
+from lepton_tasks.serving.batching import Batcher, SampleJob, answer_all, best_batch
+from lepton_tasks.serving.package import load_package
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("package")
+    make_package(folder)
+    return load_package(folder)
+
+
+@given(st.lists(st.integers(0, 255) | st.just(b"broken") | st.just(b""), min_size=1, max_size=12))
+def test_each_job_of_a_batch_gets_its_own_answer_or_error(package, wanted):
+    jobs = [SampleJob(value if isinstance(value, bytes) else picture(value)) for value in wanted]
+    for value, answer in zip(wanted, answer_all(package, jobs), strict=True):
+        if isinstance(value, bytes):
+            assert isinstance(answer, DataError)
+        else:
+            assert answer["probabilities"]["light"] == pytest.approx(value / 510, abs=1e-6)
+
+
+class Blocking:
+    """A job that holds its worker until it is let go."""
+
+    def __init__(self, gate):
+        self.gate, self.started = gate, threading.Event()
+
+    def decode(self, package):
+        self.started.set()
+        self.gate.wait(10)
+        return np.zeros((1, 8, 8, 1), np.uint8)
+
+    def answer(self, package, outputs):
+        return outputs["probabilities"].shape
+
+
+class Recording:
+    def __init__(self, package):
+        self.sizes = []
+        self._package = package
+
+    def run(self, batch):
+        self.sizes.append(len(batch))
+        return self._package.run(batch)
+
+
+def test_what_queues_up_while_a_worker_is_busy_is_answered_as_one_batch(package):
+    async def scenario():
+        gate, seen = threading.Event(), Recording(package)
+        batcher = Batcher(seen, max_batch=4, workers=1)
+        futures = [batcher.submit(Blocking(gate)) for _ in range(10)]
+        gate.set()
+        assert await asyncio.gather(*futures) == [(1, 2)] * 10
+        batcher.close()
+        await asyncio.to_thread(batcher.join)
+        return seen.sizes
+
+    sizes = asyncio.run(scenario())
+    assert sum(sizes) == 10
+    assert max(sizes) == 4
+    assert len(sizes) <= 4  # the first may go alone
+
+
+def test_close_answers_what_is_queued(package):
+    async def scenario():
+        gate = threading.Event()
+        batcher = Batcher(package, max_batch=2, workers=2)
+        futures = [batcher.submit(Blocking(gate)) for _ in range(20)]
+        batcher.close()
+        gate.set()
+        answers = await asyncio.gather(*futures)
+        await asyncio.to_thread(batcher.join)
+        return answers
+
+    assert len(asyncio.run(scenario())) == 20
+
+
+def test_a_full_backlog_refuses(package):
+    async def scenario():
+        gate = threading.Event()
+        batcher = Batcher(package, max_batch=1, workers=1, backlog=3)
+        busy = batcher.submit(first := Blocking(gate))
+        await asyncio.to_thread(first.started.wait, 10)
+        waiting = [batcher.submit(Blocking(gate)) for _ in range(3)]
+        with pytest.raises(UnavailableError, match="3 requests are waiting"):
+            batcher.submit(Blocking(gate))
+        gate.set()
+        await asyncio.gather(busy, *waiting)
+        batcher.close()
+        await asyncio.to_thread(batcher.join)
+
+    asyncio.run(scenario())
+
+
+class Timed:
+    """A package whose inference takes a known time; `run` advances the clock instead of waiting."""
+
+    def __init__(self, clock, fixed, each):
+        self.clock, self.fixed, self.each = clock, fixed, each
+
+    def run(self, batch):
+        self.clock.now += self.fixed + self.each * len(batch)
+
+
+class Clock:
+    now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("fixed", "each", "size"),
+    [(0.0, 1.0, 1), (1.0, 0.0, 32), (1.0, 0.25, 16)],
+    ids=["no gain from batches", "all of it overhead", "some"],
+)
+def test_the_batch_grows_only_as_long_as_it_pays(monkeypatch, fixed, each, size):
+    clock = Clock()
+    monkeypatch.setattr("lepton_tasks.serving.batching.time", clock)
+    assert best_batch(Timed(clock, fixed, each), np.zeros((8, 8, 1))) == size

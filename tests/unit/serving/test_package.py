@@ -1,0 +1,65 @@
+import json
+
+import numpy as np
+import pytest
+from tiny_packages import expected, make_package, picture
+
+from lepton_tasks.core.artifacts import ModelPackageRef
+from lepton_tasks.core.errors import ArtifactError, DataError
+from lepton_tasks.core.store import ArtifactStore
+from lepton_tasks.serving.package import load_package
+
+
+def test_a_written_package_answers_as_computed_by_hand(tmp_path):
+    make_package(tmp_path, offset=0.1)
+    answer = load_package(tmp_path).predict(picture(100))
+    assert answer["label"] == expected(100, 0.1)["label"] == "dark"
+    assert answer["probabilities"] == pytest.approx(expected(100, 0.1)["probabilities"], abs=1e-6)
+
+
+def test_run_takes_any_batch_size(tmp_path):
+    make_package(tmp_path)
+    images = np.full((5, 8, 8, 1), 51, np.uint8)
+    assert load_package(tmp_path).run(images)["probabilities"][:, 1] == pytest.approx([0.1] * 5)
+
+
+def test_its_digest_is_that_of_the_artifact_reference(tmp_path):
+    draft = ArtifactStore(tmp_path).draft("export", "f" * 32)
+    make_package(draft.path)
+    ref = draft.publish(ModelPackageRef)
+    assert load_package(ArtifactStore(tmp_path).open(ref)).digest == ref.digest
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "package.json", "preprocessor.json", "card.md", "example.png"])
+@pytest.mark.parametrize("damage", ["change", "cut", "remove"])
+def test_a_damaged_file_is_named(tmp_path, name, damage):
+    make_package(tmp_path)
+    path = tmp_path / name
+    if damage == "remove":
+        path.unlink()
+    else:
+        data = path.read_bytes()
+        path.write_bytes(data[:-1] if damage == "cut" else data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(ArtifactError, match=name):
+        load_package(tmp_path)
+
+
+@pytest.mark.parametrize("graph", [b"not a graph", b"\x08\x07"])
+def test_a_graph_that_onnx_runtime_refuses(tmp_path, graph):
+    make_package(tmp_path, onnx_bytes=graph)
+    with pytest.raises(ArtifactError, match="ONNX Runtime refuses the graph"):
+        load_package(tmp_path)
+
+
+def test_a_folder_that_is_no_package(tmp_path):
+    with pytest.raises(ArtifactError, match="no model package"):
+        load_package(tmp_path)
+    (tmp_path / "manifest.json").write_text(json.dumps({}))
+    with pytest.raises(ArtifactError, match=r"model\.onnx is missing"):
+        load_package(tmp_path)
+
+
+def test_undecodable_bytes_are_the_callers_fault(tmp_path):
+    make_package(tmp_path)
+    with pytest.raises(DataError):
+        load_package(tmp_path).predict(b"no picture")

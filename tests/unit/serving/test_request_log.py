@@ -1,0 +1,66 @@
+import time
+
+import pytest
+
+from lepton_tasks.serving.request_log import RequestLog, read_requests
+
+
+def written(folder, records, **options):
+    log = RequestLog(folder, every=0.01, **options)
+    log.start()
+    for record in records:
+        log.add("digits", record)
+    log.close()
+    return log
+
+
+def test_close_writes_everything_in_order(tmp_path):
+    written(tmp_path, [{"time": i} for i in range(1, 1001)])
+    assert [r["time"] for r in read_requests(tmp_path, "digits")] == list(range(1, 1001))
+
+
+def test_only_what_came_later_is_read_back(tmp_path):
+    now = time.time()
+    written(tmp_path, [{"time": now + i} for i in range(5)])
+    assert [r["time"] for r in read_requests(tmp_path, "digits", since=now + 2)] == [now + 3, now + 4]
+
+
+def test_a_model_without_requests(tmp_path):
+    assert list(read_requests(tmp_path, "digits")) == []
+
+
+def test_a_torn_line_is_left_out_and_never_continued(tmp_path):
+    written(tmp_path, [{"time": 1}])
+    (torn,) = (tmp_path / "digits").iterdir()
+    with torn.open("ab") as stream:
+        stream.write(b'{"time": 2')
+    written(tmp_path, [{"time": 3}])
+    assert [r["time"] for r in read_requests(tmp_path, "digits")] == [1, 3]
+
+
+def test_a_full_queue_drops_and_counts(tmp_path):
+    log = RequestLog(tmp_path, capacity=10)
+    for i in range(25):
+        log.add("digits", {"time": i + 1})
+    assert log.dropped == 15
+    log.start()
+    log.close()
+    assert len(list(read_requests(tmp_path, "digits"))) == 10
+
+
+def test_files_are_begun_anew_and_the_oldest_goes(tmp_path):
+    for i in range(6):
+        written(tmp_path, [{"time": i + 1}], files=3)
+    assert [r["time"] for r in read_requests(tmp_path, "digits")] == [4, 5, 6]
+
+
+def test_a_record_is_on_disk_within_the_interval(tmp_path):
+    log = RequestLog(tmp_path, every=0.05)
+    log.start()
+    log.add("digits", {"time": 1})
+    deadline = time.monotonic() + 5
+    while not list(read_requests(tmp_path, "digits")):
+        if time.monotonic() > deadline:
+            pytest.fail("nothing was written")
+        time.sleep(0.01)
+    log.close()
