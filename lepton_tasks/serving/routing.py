@@ -153,7 +153,6 @@ class ModelTable:
             if old and (old.release.version, old.release.digest) == (version, digest):
                 return {**old.to_dict(), "changed": False}
             release = await asyncio.to_thread(self._place, name, source, version, digest)
-            # Before the swap, so that a restart between the two serves what the caller asked for.
             live = await self._switch(name, release, old.release if old else None)
             await asyncio.to_thread(self._tidy, live)
             self._record("deploy", live.model, live.release, by)
@@ -197,7 +196,7 @@ class ModelTable:
         batcher = Batcher(package, max_batch=batch, workers=self._workers)
         live = Live(name, release, previous, package, batcher)
         states = {"current": dataclasses.asdict(release), "previous": previous and dataclasses.asdict(previous)}
-        write_json(self._models / name / _STATE_FILE, states)
+        write_json(self._models / name / _STATE_FILE, states)  # first: a restart right after the swap serves the same
         old = self._live.get(name)
         self._live[name] = live
         self._unready.pop(name, None)

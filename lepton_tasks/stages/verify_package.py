@@ -72,7 +72,7 @@ def outputs_of(package: Package, inputs: np.ndarray) -> np.ndarray:
 
 
 def _example_difference(package: Package) -> float:
-    """Largest difference of the probabilities of the example, decoded and run as a request would be; 1 if mislabelled."""
+    """Largest difference of the example's probabilities when it is run as a request; 1 if it is mislabelled."""
     example = package.example()
     if example is None:
         return 0.0

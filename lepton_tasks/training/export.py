@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def export_onnx(module: nn.Module, example: np.ndarray, path: Path, *, output: s
         opset: ONNX operator set.
     """
     rows = torch.from_numpy(np.array(example[:2]))
-    with warnings.catch_warnings(), _quiet("torch.onnx"), contextlib.redirect_stdout(None):
+    with warnings.catch_warnings(), _quiet("torch.onnx", "onnx_ir", "onnxscript"), contextlib.redirect_stdout(None):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             module.eval(),
@@ -53,11 +54,14 @@ def _spec(value: Any) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _quiet(name: str) -> Any:
-    logger = logging.getLogger(name)
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+def _quiet(*names: str) -> Iterator[None]:
+    """Only errors of these loggers, while the block runs."""
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

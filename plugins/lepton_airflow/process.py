@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -67,18 +69,20 @@ class StageProcess:
 
     def end(self, grace: float = 3.0) -> None:
         """End the process and its descendants: SIGTERM, `grace` seconds, SIGKILL. Airflow itself waits 5 s."""
-        if self._process is None:
+        if self._process is None or self._process.poll() is not None:
             return
-        try:
-            parent = psutil.Process(self._process.pid)
-            family = [parent, *parent.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return
-        for process in family:
-            _signal(process, signal.SIGTERM)
-        _, alive = psutil.wait_procs(family, timeout=grace)
-        for process in alive:
-            _signal(process, signal.SIGKILL)
+        workers = psutil.Process(self._process.pid).children(recursive=True)
+        deadline = time.monotonic() + grace
+        self._process.terminate()
+        for worker in workers:
+            _signal(worker, signal.SIGTERM)
+        # Not psutil's wait: it would take the exit status that `run` is to read.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(grace)
+        _, alive = psutil.wait_procs(workers, timeout=max(0.0, deadline - time.monotonic()))
+        self._process.kill()
+        for worker in alive:
+            _signal(worker, signal.SIGKILL)
 
 
 def _outcome(stage: str, result: Path, status: int) -> ArtifactRef:

@@ -25,9 +25,7 @@ for dag in bag.dags.values():
         "tasks": {t.task_id: sorted(t.downstream_task_ids) for t in dag.tasks},
         "retries": {t.task_id: t.retries for t in dag.tasks},
         "outlets": {t.task_id: [asset.uri for asset in t.outlets] for t in dag.tasks if t.outlets},
-        "params":
-                  {name: {"value": dag.params.get_param(name).value, **dag.params.get_param(name).schema}
-                   for name in dag.params},
+        "params": {name: dag.params.get_param(name).serialize() for name in dag.params},
         "schedule": str(dag.schedule), "catchup": dag.catchup, "runs": dag.max_active_runs, "tags": sorted(dag.tags),
         "title": dag.dag_display_name, "doc": dag.doc_md, "file": dag.fileloc,
     }
@@ -48,27 +46,34 @@ def bag():
     return parse(PROJECT)
 
 
-@pytest.fixture
-def project(tmp_path):
-    """A project of its own with the digits use case and what the test adds."""
-    shutil.copytree(PROJECT / "dags", tmp_path / "dags")
-    folder = tmp_path / "configs" / "use_cases"
-    folder.mkdir(parents=True)
-    shutil.copy(PROJECT / "configs" / "use_cases" / "mnist_digits.yaml", folder)
-    return tmp_path
-
-
-def write(project, name, text):
-    (project / "configs" / "use_cases" / f"{name}.yaml").write_text(text)
-
-
 def digits(name, **replaced):
-    text = (PROJECT / "configs" / "use_cases" / "mnist_digits.yaml").read_text()
-    text = text.replace("name: mnist_digits", f"name: {name}")
-    for old, new in replaced.items():
-        assert f"{old}:" in text
-        text = "\n".join(new if line.startswith(f"{old}:") else line for line in text.splitlines())
-    return text
+    """The digits use case under another name, with whole lines replaced or added."""
+    lines = (PROJECT / "configs" / "use_cases" / "mnist_digits.yaml").read_text().splitlines()
+    replaced = {"name": f"name: {name}", **replaced}
+    kept = [replaced.pop(line.partition(":")[0], line) for line in lines]
+    return "\n".join([*kept, *replaced.values()])
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """What Airflow makes of a project with good and broken use cases."""
+    project = tmp_path_factory.mktemp("project")
+    shutil.copytree(PROJECT / "dags", project / "dags")
+    pictures = (PROJECT / "configs" / "use_cases" / "cats_dogs.yaml").read_text()
+    files = {
+        "mnist_digits": digits("mnist_digits"),
+        "nightly": digits("nightly", schedule="schedule: '0 3 * * *'"),
+        "after": digits("after", schedule="schedule: {assets: ['lepton://datasets/mnist_digits']}"),
+        "no_data": pictures.replace("cats_dogs", "no_data").replace("path: cats-dogs", "path: /nowhere"),
+        "cats": digits("cats", model="model: {name: cnm}"),
+        "dogs": digits("dogs", seed="seed: -1", epoch="epoch: 3"),
+        "hourly": digits("hourly", schedule="schedule: '99 * * * *'"),
+        "chained": digits("chained", schedule="schedule: {assets: ['airflow://x']}"),
+    }
+    (project / "configs" / "use_cases").mkdir(parents=True)
+    for name, text in files.items():
+        (project / "configs" / "use_cases" / f"{name}.yaml").write_text(text)
+    return parse(project)
 
 
 def test_every_use_case_is_a_dag(bag):
@@ -90,13 +95,19 @@ def test_the_stages_are_tasks_in_groups_and_in_order(bag):
 
 def test_the_form_is_typed_and_bounded_with_the_yamls_values(bag):
     params = bag["dags"]["mnist_digits"]["params"]
-    assert list(params) == ["epochs", "learning_rate", "devices", "deploy", "force"]
-    assert (params["epochs"]["value"], params["epochs"]["type"]) == (12, "integer")
-    assert (params["epochs"]["minimum"], params["epochs"]["maximum"]) == (1, 10_000)
-    assert (params["learning_rate"]["value"], params["learning_rate"]["exclusiveMinimum"]) == (0.003, 0)
-    assert all(param["title"] and param["description"] for param in params.values())
+    assert {name: param["value"] for name, param in params.items()} == {
+        "epochs": 12,
+        "learning_rate": 0.003,
+        "devices": 1,
+        "deploy": True,
+        "force": False,
+    }
+    epochs, rate = params["epochs"]["schema"], params["learning_rate"]["schema"]
+    assert (epochs["type"], epochs["minimum"], epochs["maximum"]) == ("integer", 1, 10_000)
+    assert (rate["type"], rate["exclusiveMinimum"]) == ("number", 0)
+    assert all(param["schema"]["title"] and param["description"] for param in params.values())
     path = bag["dags"]["cats_dogs"]["params"]["data_path"]
-    assert (path["value"], path["type"]) == ("cats-dogs", "string")
+    assert (path["value"], path["schema"]["type"]) == ("cats-dogs", "string")
 
 
 def test_other_dags_can_follow_the_assets(bag):
@@ -119,48 +130,29 @@ def test_parsing_imports_nothing_heavy(bag):
     assert bag["seconds"] < 10
 
 
-def test_a_broken_file_tells_file_key_and_value_and_costs_no_other_its_dag(project):
-    write(project, "cats", digits("cats", model="model: {name: cnm}"))
-    write(project, "dogs", digits("dogs", seed="seed: -1\nepoch: 3"))
-    bag = parse(project)
-    assert set(bag["dags"]) == {"mnist_digits"}
-    assert bag["dags"]["mnist_digits"]["file"].endswith("use_cases.py")
-    ((file, message),) = bag["errors"].items()
-    assert file.endswith("use_case_errors.py")  # a file of its own: Airflow refuses to trigger Dags beside an error
-    assert "cats.yaml: model.name: no model named 'cnm'. Did you mean 'cnn'?" in message
-    assert "dogs.yaml: " in message
-    assert "seed: -1 is not right" in message
-    assert "epoch: unknown key" in message
+def test_a_broken_file_costs_no_other_its_dag(mixed):
+    assert set(mixed["dags"]) == {"mnist_digits", "nightly", "after", "no_data"}
+    assert all(dag["file"].endswith("use_cases.py") for dag in mixed["dags"].values())
 
 
 @pytest.mark.parametrize(
-    ("schedule", "told"),
+    "told",
     [
-        ("'99 * * * *'", "hourly.yaml: schedule.cron: '99 * * * *' is not a cron expression"),
-        ("{assets: ['airflow://x']}", "hourly.yaml: schedule.assets: "),
+        "cats.yaml: model.name: no model named 'cnm'. Did you mean 'cnn'?",
+        "dogs.yaml: ",
+        "seed: -1 is not right",
+        "epoch: unknown key",
+        "hourly.yaml: schedule.cron: '99 * * * *' is not a cron expression",
+        "chained.yaml: schedule.assets: ",
     ],
 )
-def test_a_schedule_that_airflow_would_refuse_costs_no_other_its_dag(project, schedule, told):
-    write(project, "hourly", digits("hourly", seed=f"seed: 7\nschedule: {schedule}"))
-    bag = parse(project)
-    assert set(bag["dags"]) == {"mnist_digits"}
-    (message,) = bag["errors"].values()
+def test_an_import_error_tells_file_key_and_value(mixed, told):
+    ((file, message),) = mixed["errors"].items()
+    assert file.endswith("use_case_errors.py")  # no Dag is in it: Airflow refuses to trigger Dags beside an error
     assert told in message
+    assert "Traceback" not in message
 
 
-def test_schedules_come_from_the_yaml(project):
-    write(project, "nightly", digits("nightly", seed="seed: 7\nschedule: '0 3 * * *'"))
-    write(project, "after", digits("after", seed="seed: 7\nschedule: {assets: ['lepton://datasets/mnist_digits']}"))
-    bag = parse(project)
-    assert bag["errors"] == {}
-    assert bag["dags"]["nightly"]["schedule"] == "0 3 * * *"
-    assert "lepton://datasets/mnist_digits" in bag["dags"]["after"]["schedule"]
-
-
-def test_a_missing_data_folder_is_the_runs_fault_not_the_dags(project):
-    write(
-        project, "pictures", (PROJECT / "configs/use_cases/cats_dogs.yaml").read_text().replace("cats_dogs", "pictures")
-    )
-    bag = parse(project)
-    assert bag["errors"] == {}
-    assert "pictures" in bag["dags"]
+def test_schedules_come_from_the_yaml(mixed):
+    assert mixed["dags"]["nightly"]["schedule"] == "0 3 * * *"
+    assert "lepton://datasets/mnist_digits" in mixed["dags"]["after"]["schedule"]

@@ -56,7 +56,7 @@ print(json.dumps({"modules": len(modules), "heavy": [n for n in heavy if importl
 def test_serving_container_predicts_and_keeps_its_model_over_a_restart(engine, serving_image, tmp_path):
     digest = tiny_packages.make_package(tmp_path / "tiny")
     port = free_port()
-    flags = (*CONTAINED, "--init", "--publish", f"127.0.0.1:{port}:8100", "--volume", "/var/lib/lepton")
+    flags = (*CONTAINED, "--publish", f"127.0.0.1:{port}:8100", "--volume", "/var/lib/lepton")
     mount = f"{tmp_path / 'tiny'}:/packages/tiny:ro"
     client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False)
     body = {"image": base64.b64encode(tiny_packages.picture(200)).decode()}

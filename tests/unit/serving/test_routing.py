@@ -5,6 +5,7 @@ import pytest
 from tiny_packages import expected, make_package, picture
 
 from lepton_tasks.core.errors import ArtifactError, ConfigError, UnavailableError
+from lepton_tasks.core.store import digest_of, sha256_file
 from lepton_tasks.serving.batching import SampleJob
 from lepton_tasks.serving.errors import ConflictError, UnknownModelError
 from lepton_tasks.serving.routing import ModelTable
@@ -107,15 +108,11 @@ def unanswerable_example(folder):
 
 
 def reseal(folder):
-    from lepton_tasks.core.store import sha256_file
-
     manifest = {p.name: sha256_file(p) for p in folder.iterdir() if p.name != "manifest.json"}
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
 def digest_of_folder(folder):
-    from lepton_tasks.core.store import digest_of, sha256_file
-
     return digest_of({p.name: sha256_file(p) for p in folder.iterdir()})
 
 
