@@ -39,11 +39,13 @@ def evaluate(
     draft = ctx.draft()
     write_json(draft.path / "metrics.json", metrics)
     np.save(draft.path / "outputs.npy", outputs)
-    trained.task.plots(draft.path, inputs, outputs, targets, trained.labels, worst=use_case.evaluate.worst)
+    plots = trained.task.plots(draft.path, inputs, outputs, targets, trained.labels, worst=use_case.evaluate.worst)
     flat = {f"{split}_{name}": metrics[split][name] for split in ("test", "baseline") for name in metrics[split]}
     run_id = str(checkpoint.facts["mlflow_run_id"])
     tracker = Tracker(ctx.environment.tracking_url)
     tracker.metrics(run_id, flat)
-    tracker.files(run_id, draft.path, at="evaluation")
+    tracker.files(run_id, draft.path / "metrics.json", at="evaluation")
+    for path in plots:
+        tracker.files(run_id, path, at="plots")
     ctx.log.info("test: %s", json.dumps({name: round(value, 4) for name, value in flat.items()}))
     return ctx.publish(draft, EvaluationRef, {**flat, "mlflow_run_id": run_id})

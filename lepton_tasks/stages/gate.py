@@ -139,8 +139,8 @@ def _refusal(use_case: UseCase, checks: list[dict[str, Any]], champion: dict[str
             text = f"{check['metric']} {check['value']:.4f} on the test split is below {check['limit']:.4f}"
             if check["name"] == "gate.max_drop" and champion is not None:
                 text += (
-                    f", which is version {champion['version']}'s {champion[check['metric']]:.4f} less the"
-                    f" {use_case.gate.max_drop:g} allowed (p = {champion['p_value']:.2g} that they are equally good)"
+                    f": the champion (version {champion['version']}) has {champion[check['metric']]:.4f}, and"
+                    f" {use_case.gate.max_drop:g} less is allowed (p = {champion['p_value']:.2g} if both are as good)"
                 )
             parts.append(text)
     stays = f"Version {champion['version']} stays champion. " if champion is not None else ""

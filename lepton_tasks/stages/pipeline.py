@@ -136,7 +136,7 @@ STAGES: tuple[Stage, ...] = (
         needs=("checkpoint", "features", "preprocessor"),
         produces="evaluation",
         sections=("task", "model", "evaluate"),
-        code=_MODEL_CODE,
+        code=(*_MODEL_CODE, "lepton_tasks.training.checkpoint"),
         retries=2,
     ),
     Stage(
@@ -146,6 +146,7 @@ STAGES: tuple[Stage, ...] = (
         needs=("evaluation", "features"),
         produces="verdict",
         sections=("name", "task", "gate"),
+        code=("lepton_tasks.learning", "lepton_tasks.serving.package"),
         retries=2,
         state="lepton_tasks.stages.gate:champion_state",
     ),
@@ -156,7 +157,14 @@ STAGES: tuple[Stage, ...] = (
         needs=("checkpoint", "preprocessor", "features", "evaluation"),
         produces="package",
         sections=("name", "title", "description", "task", "model", "features", "export.opset"),
-        code=(*_MODEL_CODE, "lepton_tasks.codecs", "lepton_tasks.serving.package", "lepton_tasks.training.export"),
+        code=(
+            *_MODEL_CODE,
+            "lepton_tasks.codecs",
+            "lepton_tasks.serving.package",
+            "lepton_tasks.training.card",
+            "lepton_tasks.training.checkpoint",
+            "lepton_tasks.training.export",
+        ),
     ),
     Stage(
         "verify_package",
@@ -165,7 +173,7 @@ STAGES: tuple[Stage, ...] = (
         needs=("package", "evaluation", "features"),
         produces="parity",
         sections=("task", "gate.metric", "export"),
-        code=("lepton_tasks.serving.package",),
+        code=("lepton_tasks.learning", "lepton_tasks.serving.package"),
     ),
     Stage(
         "register",

@@ -1,0 +1,224 @@
+import io
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from free_ports import free_ports
+
+from lepton_tasks.core.artifacts import parse_ref
+from lepton_tasks.core.errors import ConfigError
+from lepton_tasks.core.store import ArtifactStore
+from lepton_tasks.deployment import embedded, embedded_processes
+from lepton_tasks.deployment.airflow_api import AirflowClient
+from lepton_tasks.deployment.embedded_services import AIRFLOW_USER, airflow_password
+from lepton_tasks.serving.client import Client
+from lepton_tasks.stages.pipeline import STAGES
+
+PROJECT = Path(__file__).parents[2]
+DAG = "mnist_digits"
+CONF = {"epochs": 3}
+# A quiet machine needs a quarter of these.
+START_SECONDS = 240
+RUN_SECONDS = 600
+
+pytestmark = pytest.mark.timeout(1500)
+
+
+class Platform:
+    """Airflow, MLflow and serving of a project and a state folder of their own."""
+
+    def __init__(self, base):
+        self.root, self.home, self.project = base / "state", base / "home", base / "project"
+        self.home.mkdir()
+        for name in ("dags", "plugins", "configs"):
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(PROJECT / name, self.project / name, ignore=ignored)
+        text = (self.project / "configs" / "use_cases" / f"{DAG}.yaml").read_text()
+        broken = text.replace(f"name: {DAG}", "name: broken").replace("model: {name: cnn", "model: {name: cnm")
+        (self.project / "configs" / "use_cases" / "broken.yaml").write_text(broken)
+
+    def api(self):
+        return AirflowClient(self.addresses["airflow_url"], AIRFLOW_USER, airflow_password(self.root), timeout=60)
+
+    def up(self):
+        self.addresses = embedded.up(self.root, timeout=START_SECONDS)
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory):
+    running = Platform(tmp_path_factory.mktemp("airflow"))
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(("LEPTON_", "AIRFLOW"))]:
+            patch.delenv(name)
+        for name, port in zip(("MLFLOW", "SERVING", "AIRFLOW"), free_ports(3), strict=True):
+            patch.setenv(f"LEPTON_{name}_PORT", str(port))
+        patch.setenv("HOME", str(running.home))
+        patch.chdir(running.project)
+        try:
+            running.up()
+            yield running
+        finally:
+            embedded.down(running.root)
+
+
+@pytest.fixture(scope="module")
+def first_run(platform):
+    return run(platform, CONF)
+
+
+def run(platform, conf):
+    """Trigger a run and follow it to its end; returns its id, state, tasks by stage and seconds."""
+    with platform.api() as api:
+        api.wait_for_dag(DAG)
+        api.unpause(DAG)
+        began = time.monotonic()
+        run_id = api.trigger(DAG, conf)
+        wait_for(lambda: api.run_state(DAG, run_id) in ("success", "failed"), RUN_SECONDS)
+        seconds = time.monotonic() - began
+        tasks = {task.task_id.split(".")[1]: task for task in api.tasks(DAG, run_id)}
+        failed = [api.log(DAG, run_id, task.task_id) for task in tasks.values() if task.state == "failed"]
+        return {"id": run_id, "state": api.run_state(DAG, run_id), "tasks": tasks, "seconds": seconds, "logs": failed}
+
+
+def wait_for(question, seconds):
+    deadline = time.monotonic() + seconds
+    while not (answer := question()):
+        assert time.monotonic() < deadline, f"it did not happen within {seconds} s"
+        time.sleep(0.5)
+    return answer
+
+
+def references(platform, run_id):
+    with platform.api() as api:
+        return {s.produces: parse_ref(api.xcom(DAG, run_id, f"{s.group}.{s.name}")) for s in STAGES}
+
+
+def test_a_broken_use_case_is_an_import_error_and_the_others_stay(platform):
+    with platform.api() as api:
+        api.wait_for_dag(DAG)
+        (error,) = wait_for(api.import_errors, 60)
+        assert error["filename"] == "use_case_errors.py"
+        assert error["stack_trace"].startswith("broken.yaml: model.name: no model named 'cnm'. Did you mean 'cnn'?")
+        with pytest.raises(ConfigError, match=r"no Dag 'broken'(.|\n)*no model named 'cnm'"):
+            api.wait_for_dag("broken", timeout=0)
+
+
+def test_a_param_out_of_bounds_is_refused_with_the_bound(platform):
+    with platform.api() as api, pytest.raises(ConfigError, match=r"400.*0 is less than the minimum of 1"):
+        api.trigger(DAG, {"epochs": 0})
+
+
+def test_the_scheduler_runs_the_dag_and_the_endpoint_answers_right(platform, first_run):
+    import numpy as np
+    from PIL import Image
+
+    assert first_run["state"] == "success", first_run["logs"]
+    assert {name: task.state for name, task in first_run["tasks"].items()} == {s.name: "success" for s in STAGES}
+    refs = references(platform, first_run["id"])
+    assert refs["evaluation"].facts["test_accuracy"] > 0.95
+    assert refs["endpoint"].facts["version"] == "1"
+    folder = ArtifactStore(platform.root).open(refs["features"])
+    labels = json.loads((folder / "dataset.json").read_text())["labels"]
+    inputs, targets = (np.load(folder / "test" / f"{name}.npy", mmap_mode="r")[:40] for name in ("inputs", "targets"))
+    right = 0
+    with Client(platform.addresses["serving_url"]) as client:
+        for pixels, target in zip(inputs, targets, strict=True):
+            stream = io.BytesIO()
+            Image.fromarray(pixels[:, :, 0]).save(stream, "PNG")
+            right += client.predict(DAG, stream.getvalue())["predictions"][0]["label"] == labels[target]
+    assert right >= 36
+
+
+def test_the_log_of_a_task_holds_the_stages_lines(platform, first_run):
+    with platform.api() as api:
+        text = api.log(DAG, first_run["id"], "data.clean")
+    assert "clean: refused=" in text or "clean: " in text
+    assert "Traceback" not in text
+
+
+def test_a_second_run_reuses_what_has_not_changed(platform, first_run):
+    before = references(platform, first_run["id"])
+    second = run(platform, CONF)
+    assert second["state"] == "success", second["logs"]
+    with platform.api() as api:
+        for stage in STAGES:
+            if stage.reusable:
+                assert api.xcom(DAG, second["id"], f"{stage.group}.{stage.name}", "reused") is True
+    after = references(platform, second["id"])
+    assert {n: r.digest for n, r in after.items() if n not in ("smoke", "monitoring")} == {
+        n: r.digest for n, r in before.items() if n not in ("smoke", "monitoring")
+    }
+    assert second["seconds"] < first_run["seconds"]
+
+
+def test_without_deploy_the_run_ends_with_a_registered_version(platform, first_run):
+    result = run(platform, {**CONF, "deploy": False})
+    assert result["state"] == "success", result["logs"]
+    states = {name: task.state for name, task in result["tasks"].items()}
+    assert states["register"] == "success"
+    assert {states[stage.name] for stage in STAGES if stage.deploys} == {"skipped"}
+
+
+def stage_processes(root):
+    def ours(process):
+        words = process.cmdline()
+        return any(word.startswith(("lepton_tasks.stages", "lepton_tasks.training")) for word in words)
+
+    found = []
+    for process in embedded_processes.family(root):
+        try:
+            found += [process] if ours(process) else []
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def test_a_killed_train_task_leaves_no_process(platform, first_run):
+    with platform.api() as api:
+        run_id = api.trigger(DAG, {"epochs": 5000, "learning_rate": 0.001})
+        wait_for(lambda: len(stage_processes(platform.root)) >= 2, RUN_SECONDS)  # the stage, and what it trains in
+        wait_for(lambda: "train" in " ".join(sum((p.cmdline() for p in stage_processes(platform.root)), [])), 60)
+        family = stage_processes(platform.root)
+        api.set_task_state(DAG, run_id, "training.train", "failed")
+        wait_for(lambda: not stage_processes(platform.root), 60)
+        assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family)
+        wait_for(lambda: api.run_state(DAG, run_id) == "failed", 60)
+
+
+def test_everything_listens_on_this_machine_only(platform):
+    listening = {
+        connection.laddr.ip
+        for process in embedded_processes.family(platform.root)
+        for connection in process.net_connections("inet")
+        if connection.status in (psutil.CONN_LISTEN, psutil.CONN_NONE) and not connection.raddr
+    }
+    assert listening == {"127.0.0.1"}
+
+
+def test_a_component_that_dies_is_started_again(platform):
+    def scheduler():
+        record = embedded_processes.recorded(platform.root)["airflow"]
+        for child in record.process().children():
+            if any("airflow worker" in " ".join(grandchild.cmdline()) for grandchild in child.children()):
+                return child
+        return None
+
+    old = wait_for(scheduler, 60)
+    time.sleep(max(0.0, 61 - (time.time() - old.create_time())))  # what dies sooner is not worth it
+    old.kill()
+    new = wait_for(lambda: (found := scheduler()) and found.pid != old.pid and found, 120)
+    assert new.is_running()
+    wait_for(lambda: embedded.status(platform.root)["airflow"]["state"] == "running", 60)
+
+
+def test_nothing_is_left_in_the_home_directory_nor_after_down(platform, first_run):
+    family = embedded_processes.family(platform.root)
+    assert len(family) >= 7
+    assert embedded.down(platform.root) == ["airflow", "mlflow", "serving"]
+    assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family)
+    assert embedded_processes.family(platform.root) == set()
+    assert list(platform.home.iterdir()) == []

@@ -1,0 +1,190 @@
+"""Training in its own process: what a kill, a signal and a second process do to it."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from tiny_training import job
+
+from lepton_tasks.core.errors import LeptonError, StageError
+from lepton_tasks.training.launch import training, wait
+
+# Six steps an epoch, the state written every two.
+STEPS = 6
+
+# A training that sends itself a signal after a given step.
+SIGNALLED = """
+import os, sys
+from lepton_tasks.training import worker
+from lepton_tasks.training.course import Course
+
+real, step, number = Course.on_train_batch_end, int(sys.argv[2]), int(sys.argv[3])
+
+def ended(self, trainer, module, *rest):
+    if module.step_done + 1 == step:
+        os.kill(os.getpid(), number)
+    real(self, trainer, module, *rest)
+
+Course.on_train_batch_end = ended
+sys.exit(worker.main(sys.argv[1:2]))
+"""
+
+# What a stage does: start a training and wait for it.
+CALLER = """
+import sys
+from pathlib import Path
+from lepton_tasks.training.job import Job
+from lepton_tasks.training.launch import training, wait
+
+job = Job.model_validate_json(Path(sys.argv[1]).read_text())
+with training(job) as process:
+    wait(job, process, lambda row: None)
+"""
+
+
+def train(of):
+    rows = []
+    with training(of) as process:
+        outcome = wait(of, process, rows.append)
+    return outcome, rows
+
+
+def write(of):
+    of.file.write_text(of.model_dump_json())
+    return of
+
+
+def signalled(of, step, number):
+    command = [sys.executable, "-c", SIGNALLED, str(write(of).file), str(step), str(int(number))]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+
+
+def timeless(rows):
+    return [{k: v for k, v in row.items() if k not in ("seconds", "samples_per_second")} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    of = job(tmp_path_factory.mktemp("unbroken"))
+    outcome, rows = train(of)
+    return torch.load(of.best, weights_only=True), outcome, rows
+
+
+def assert_same(of, outcome, rows, unbroken):
+    weights, expected, expected_rows = unbroken
+    assert timeless(rows) == timeless(expected_rows)
+    assert outcome["best_epoch"] == expected["best_epoch"]
+    found = torch.load(of.best, weights_only=True)
+    assert all(torch.equal(found[name], weights[name]) for name in weights)
+
+
+def test_a_training_learns_and_says_how(unbroken):
+    _, outcome, rows = unbroken
+    assert outcome["epochs"] == len(rows) == 3
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+    assert max(row["validation_accuracy"] for row in rows) == rows[outcome["best_epoch"]]["validation_accuracy"] > 0.75
+    assert all(row["samples_per_second"] > 0 for row in rows)
+
+
+def test_a_killed_training_goes_on_bit_for_bit(tmp_path, unbroken):
+    of = job(tmp_path)
+    killed = signalled(of, STEPS + 3, signal.SIGKILL)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert torch.load(of.resume, weights_only=True)["step"] == STEPS + 2  # the last even step: amid the second epoch
+    assert not of.outcome.exists()
+    assert_same(of, *train(of), unbroken)
+
+
+def test_a_training_told_to_stop_writes_its_state_first(tmp_path, unbroken):
+    of = job(tmp_path)
+    stopped = signalled(of, STEPS + 3, signal.SIGTERM)
+    assert stopped.returncode == 1, stopped.stderr
+    failure = json.loads(of.failure.read_text())
+    assert (failure["type"], failure["what"]) == ("StageError", "training was told to stop after 9 steps.")
+    assert torch.load(of.resume, weights_only=True)["step"] == STEPS + 3
+    assert_same(of, *train(of), unbroken)
+
+
+def test_a_finished_training_is_not_repeated(tmp_path):
+    of = job(tmp_path, epochs=1)
+    outcome, rows = train(of)
+    written = of.best.stat().st_mtime_ns
+    assert train(of) == (outcome, rows)
+    assert of.best.stat().st_mtime_ns == written
+
+
+def test_training_stops_when_nothing_improves(tmp_path):
+    of = job(tmp_path, epochs=50, patience=2, learning_rate=1e-9, optimizer={"name": "sgd"})
+    outcome, rows = train(of)
+    assert len(rows) == outcome["epochs"] == outcome["best_epoch"] + 3 < 50
+
+
+def test_a_loss_that_is_not_finite_is_named_with_the_way_out(tmp_path):
+    of = job(tmp_path)
+    of = of.model_copy(update={"fitted": {**of.fitted, "std": [0.0]}})  # pixels / 0
+    with pytest.raises(LeptonError, match=r"training loss became nan in epoch 0.*Lower train.learning_rate"):
+        train(of)
+
+
+def test_a_process_that_dies_is_told_from_an_error(tmp_path):
+    of = job(tmp_path, epochs=1000, patience=1000)
+    with training(of) as process:
+        process.kill()
+        with pytest.raises(StageError, match="ended with signal SIGKILL"):
+            wait(of, process, lambda row: None)
+
+
+def test_two_processes_learn_what_one_does(tmp_path, unbroken):
+    of = job(tmp_path, devices=2, batch_size=8)  # together the same 16 rows a step
+    outcome, rows = train(of)
+    _, expected, expected_rows = unbroken
+    assert outcome["parameters"] == expected["parameters"]
+    for row, other in zip(rows, expected_rows, strict=True):
+        assert row["train_loss"] == pytest.approx(other["train_loss"], abs=0.15)
+        assert row["learning_rate"] == other["learning_rate"]
+    best, other = rows[outcome["best_epoch"]], expected_rows[expected["best_epoch"]]
+    assert best["validation_accuracy"] == pytest.approx(other["validation_accuracy"], abs=0.1)
+
+
+@contextlib.contextmanager
+def running_caller(of):
+    """A stage's process amid a training of two processes, and all its descendants."""
+    process = subprocess.Popen([sys.executable, "-c", CALLER, str(write(of).file)], stderr=subprocess.PIPE, text=True)
+    family = []
+    try:
+        deadline = time.monotonic() + 240
+        while not of.resume.exists():
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert sum("lepton_tasks.training.worker" in p.cmdline() for p in family) >= 3  # the agent and two ranks
+        yield process, family
+    finally:
+        for child in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_no_process_outlives_the_one_that_started_it(tmp_path, number):
+    of = job(tmp_path, epochs=10_000, patience=10_000, devices=2, batch_size=8)
+    with running_caller(of) as (process, family):
+        before = torch.load(of.resume, weights_only=True)["step"]
+        os.kill(process.pid, number)
+        _, alive = psutil.wait_procs(family, timeout=40)
+        assert alive == []
+        process.wait(40)
+        if number == signal.SIGTERM:
+            assert "training was told to stop" in json.loads(of.failure.read_text())["what"]
+            assert torch.load(of.resume, weights_only=True)["step"] > before
