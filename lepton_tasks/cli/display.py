@@ -29,6 +29,7 @@ _HEADLINES = {
     "register": "{name} version {version}",
     "deploy": "version {version} at {url}",
 }
+_ENDED = ("success", "reused", "failed", "skipped")
 _STYLES = {"success": "green", "reused": "cyan", "failed": "bold red", "running": "yellow", "skipped": "dim"}
 
 
@@ -89,7 +90,7 @@ class RunDisplay:
         self._rows[stage] = (state, seconds, fact)
         if self._live:
             self._live.update(self._table())
-        elif state != "running" and (known is None or known[0] != state):
+        elif state in _ENDED and (known is None or known[0] != state):
             took = "" if seconds is None else f"{seconds:7.1f} s"
             self._console.print(f"  {stage:<18}{state:<9}{took:>9}  {fact}", highlight=False, soft_wrap=True)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from lepton_tasks.core.artifacts import EndpointRef, ModelPackageRef, ModelVersionRef
     from lepton_tasks.core.context import RunContext
-    from lepton_tasks.core.use_case import UseCase
+    from lepton_tasks.core.use_case import Expectation, UseCase
 
 
 @runtime_checkable
@@ -55,6 +55,9 @@ class FeatureExtractor(Protocol):
 
         Equal content has the same ``content_sha256`` however it is encoded.
         """
+
+    def expectations(self, stage: Literal["raw", "features"]) -> Sequence[Expectation]:
+        """Rules that every use case with these features shares; static, and cheap to import."""
 
     def fit(self, rows: pa.Table, ctx: RunContext) -> dict[str, Any]:
         """Values learned from the rows of the training split."""

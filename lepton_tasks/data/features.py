@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,11 +16,32 @@ import pyarrow as pa
 from lepton_tasks.codecs.image import ImageCodec, Resize, Side, open_picture
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import DataError
+from lepton_tasks.core.use_case import Expectation
 from lepton_tasks.data.cluster import map_chunks
+from lepton_tasks.data.expectations import LABELLED, rule
 from lepton_tasks.data.rows import Row, chunks_of, payload_of
 
 _CHUNK_BYTES = 16 << 20
 _CHUNK_ROWS = 64
+
+_EXPECTATIONS: dict[str, tuple[Expectation, ...]] = {
+    "raw": (
+        *LABELLED,
+        rule("expect_column_values_to_not_be_null", "warning", column="label"),
+        rule("expect_column_values_to_not_be_null", column="sha256", mostly=0.5),  # null: the file cannot be read
+        rule("expect_column_values_to_be_unique", "warning", column="sha256"),
+        rule("expect_column_values_to_be_between", "warning", column="size_bytes", min_value=1),
+    ),
+    "features": (
+        *LABELLED,
+        rule("expect_column_distinct_values_to_equal_set", column="split", value_set=["train", "validation", "test"]),
+        # Pictures that differ only in what resizing takes away may lie in two splits, and flatter the test figures.
+        rule("expect_column_values_to_be_unique", "warning", column="input_sha256"),
+        # A picture of one colour shows nothing.
+        rule("expect_column_values_to_be_between", "warning", column="std", min_value=0.001),
+        rule("expect_column_values_to_be_between", column="std", min_value=0.001, mostly=0.5),
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +59,11 @@ class ImageFeatures:
     width: Side
     channels: Literal[1, 3, 4] = 3
     resize: Resize = "stretch"
+
+    @staticmethod
+    def expectations(stage: Literal["raw", "features"]) -> Sequence[Expectation]:
+        """Rules for rows as they came, or for what training will see."""
+        return _EXPECTATIONS[stage]
 
     @staticmethod
     def probe(payload: bytes) -> dict[str, Any]:

@@ -116,9 +116,7 @@ def _airflow_settings(home: Path, project: Path, port: int, generated: Mapping[s
         "api_auth": {"jwt_secret": generated["jwt_secret"]},
         "scheduler": {"scheduler_idle_sleep_time": 0.1},  # a chain of ten empty tasks: 11 s -> 3.2 s
         "dag_processor": {"min_file_process_interval": 10, "refresh_interval": 10},
-        "workers": {
-            "execution_api_timeout": 60
-        },  # by default 5 s; a busy machine takes longer
+        "workers": {"execution_api_timeout": 60},  # by default 5 s; a busy machine takes longer
         "usage_data_collection": {"enabled": False},
     }
     return {section: {k: _plain(v) for k, v in values.items()} for section, values in settings.items()}

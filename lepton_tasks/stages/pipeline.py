@@ -49,7 +49,7 @@ class Stage:
 
 
 _DATA_CODE = ("lepton_tasks.data", "lepton_tasks.codecs")
-_QUALITY_CODE = ("lepton_tasks.quality",)
+_QUALITY_CODE = ("lepton_tasks.quality", "lepton_tasks.data.expectations", "lepton_tasks.data.features")
 _MODEL_CODE = ("lepton_tasks.models", "lepton_tasks.learning")
 
 STAGES: tuple[Stage, ...] = (
@@ -70,7 +70,7 @@ STAGES: tuple[Stage, ...] = (
         "data",
         needs=("raw",),
         produces="raw_quality",
-        sections=("task", "quality.raw"),
+        sections=("features.name", "quality.raw"),
         code=_QUALITY_CODE,
     ),
     Stage(
@@ -115,7 +115,7 @@ STAGES: tuple[Stage, ...] = (
         "data",
         needs=("features",),
         produces="features_quality",
-        sections=("task", "quality.features"),
+        sections=("features.name", "quality.features"),
         code=_QUALITY_CODE,
     ),
     Stage(

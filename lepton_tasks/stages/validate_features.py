@@ -1,8 +1,9 @@
-"""Stage validate_features: what training will see, against the expectations of the learning task and the use case."""
+"""Stage validate_features: what training will see, against the rules of the feature extractor and the use case."""
 
 from __future__ import annotations
 
 from lepton_tasks.core.artifacts import DatasetRef, QualityReportRef
+from lepton_tasks.core.catalogue import FEATURES
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.use_case import UseCase
 
@@ -14,8 +15,7 @@ def validate_features(use_case: UseCase, ctx: RunContext, *, features: DatasetRe
         DataQualityError: a critical expectation failed.
     """
     from lepton_tasks.quality.check import check
-    from lepton_tasks.quality.suites import shared_rules
     from lepton_tasks.quality.tables import features_table
 
-    rules = (*shared_rules(use_case.task.name, "features"), *use_case.quality.features)
+    rules = (*FEATURES.load(use_case.features.name).expectations("features"), *use_case.quality.features)
     return check(features_table(ctx.open(features)), rules, ctx, where=f"{use_case.name}.yaml: quality.features")

@@ -1,8 +1,9 @@
-"""Stage validate_raw: the rows as they came, against the expectations of the learning task and the use case."""
+"""Stage validate_raw: the rows as they came, against the rules of the feature extractor and the use case."""
 
 from __future__ import annotations
 
 from lepton_tasks.core.artifacts import DatasetRef, QualityReportRef
+from lepton_tasks.core.catalogue import FEATURES
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.use_case import UseCase
 
@@ -14,8 +15,7 @@ def validate_raw(use_case: UseCase, ctx: RunContext, *, raw: DatasetRef) -> Qual
         DataQualityError: a critical expectation failed.
     """
     from lepton_tasks.quality.check import check
-    from lepton_tasks.quality.suites import shared_rules
     from lepton_tasks.quality.tables import raw_table
 
-    rules = (*shared_rules(use_case.task.name, "raw"), *use_case.quality.raw)
+    rules = (*FEATURES.load(use_case.features.name).expectations("raw"), *use_case.quality.raw)
     return check(raw_table(ctx.open(raw)), rules, ctx, where=f"{use_case.name}.yaml: quality.raw")

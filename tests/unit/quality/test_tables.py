@@ -3,7 +3,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lepton_tasks.quality.suites import shared_rules
 from lepton_tasks.quality.tables import features_table, raw_table
 
 
@@ -40,9 +39,3 @@ def test_the_features_table_says_what_the_arrays_hold(features, chunk_bytes, mon
     digests = table["input_sha256"].to_pylist()
     assert digests[0] == digests[3]
     assert len(set(digests)) == 3
-
-
-def test_image_classification_is_checked_before_and_after():
-    assert {rule.severity for rule in shared_rules("image_classification", "raw")} == {"critical", "warning"}
-    assert "std" in [rule.params.get("column") for rule in shared_rules("image_classification", "features")]
-    assert shared_rules("a task without a suite", "raw") == ()

@@ -1,0 +1,20 @@
+"""Rules that feature extractors bring along; a use case adds its own in `quality`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from lepton_tasks.core.use_case import Expectation
+
+
+def rule(type_: str, severity: Literal["critical", "warning"] = "critical", **params: Any) -> Expectation:
+    """One expectation by Great Expectations' own name."""
+    return Expectation(type=type_, params=params, severity=severity)
+
+
+LABELLED = (
+    rule("expect_column_values_to_be_unique", column="sample_id"),
+    rule("expect_column_values_to_not_be_null", column="label", mostly=0.9),
+    rule("expect_column_unique_value_count_to_be_between", column="label", min_value=2),
+)
+"""What holds for every labelled data set, before and after it is cleaned."""
