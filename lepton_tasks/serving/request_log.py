@@ -8,8 +8,9 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import orjson
 
@@ -44,7 +45,7 @@ class RequestLog:
         self._folder, self._every, self._capacity = folder, every, capacity
         self._file_bytes, self._files = file_bytes, files
         self._waiting: collections.deque[tuple[str, dict[str, Any]]] = collections.deque()
-        self._streams: dict[str, BinaryIO] = {}
+        self._streams: dict[str, FileIO] = {}
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="request-log", daemon=True)
 
@@ -68,35 +69,51 @@ class RequestLog:
         closing = False
         while not closing:
             closing = self._closing.wait(self._every)
-            try:
-                self._write()
-            except OSError as error:
-                _log.error("records were lost: %s", error)
+            self._write()
+        if self._waiting:
+            _log.error("%d records could not be written and are lost", len(self._waiting))
         for stream in self._streams.values():
             stream.close()
 
     def _write(self) -> None:
-        lines: dict[str, list[bytes]] = {}
+        records: dict[str, list[dict[str, Any]]] = {}
         for _ in range(len(self._waiting)):
             model, record = self._waiting.popleft()
-            lines.setdefault(model, []).append(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
-        for model, parts in lines.items():
-            stream = self._stream(model)
-            stream.write(b"".join(parts))
-            stream.flush()
+            records.setdefault(model, []).append(record)
+        for model, waited in records.items():
+            lines = b"".join(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in waited)
+            try:
+                _append(self._stream(model), lines)
+            except OSError as error:
+                _log.error("%d records of %s wait for the next attempt: %s", len(waited), model, error)
+                self._waiting.extendleft((model, record) for record in reversed(waited))
 
-    def _stream(self, model: str) -> BinaryIO:
+    def _stream(self, model: str) -> FileIO:
         stream = self._streams.get(model)
-        if stream is not None and stream.tell() < self._file_bytes:
-            return stream
-        if stream is not None:
+        if stream is not None and not stream.closed:
+            if stream.tell() < self._file_bytes:
+                return stream
             stream.close()
         folder = self._folder / model
         folder.mkdir(parents=True, exist_ok=True)
         for old in sorted(folder.glob("*.jsonl"))[: -(self._files - 1) or None]:
             old.unlink(missing_ok=True)
-        self._streams[model] = (folder / f"{time.time_ns()}.jsonl").open("ab")
+        self._streams[model] = (folder / f"{time.time_ns()}.jsonl").open("ab", buffering=0)
         return self._streams[model]
+
+
+def _append(stream: FileIO, lines: bytes) -> None:
+    """Write all or nothing; a part that cannot be taken back ends the file."""
+    start = stream.tell()
+    try:
+        if stream.write(lines) != len(lines):
+            raise OSError("no space is left")
+    except OSError:
+        try:
+            stream.truncate(start)
+        except OSError:
+            stream.close()
+        raise
 
 
 def read_requests(folder: Path, model: str, *, since: float = 0.0) -> Iterator[dict[str, Any]]:

@@ -58,7 +58,7 @@ def gate(use_case: UseCase, ctx: RunContext, *, evaluation: EvaluationRef, featu
     except BaseException:
         draft.discard()
         raise
-    return ctx.publish(draft, EvaluationRef, {"passed": True, "champion": champion and champion["version"]})
+    return ctx.publish(draft, EvaluationRef, {"passed": True, "champion": champion["version"] if champion else None})
 
 
 def _check(name: str, metric: str, value: float, limit: float) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +40,7 @@ def verify_package(
     outputs = outputs_of(loaded, np.load(data / "test" / "inputs.npy", mmap_mode="r"))
     task = LEARNING_TASKS.build(use_case.task.name, use_case.task.params, where="task")
     metric, labels, limits = use_case.gate.metric, loaded.spec.labels, use_case.export
-    parity = {
+    parity: dict[str, Any] = {
         "rows": len(targets),
         "max_difference": float(np.abs(outputs - expected).max()),
         "metric": metric,
@@ -72,12 +74,15 @@ def outputs_of(package: Package, inputs: np.ndarray) -> np.ndarray:
 
 
 def _example_difference(package: Package) -> float:
-    """Largest difference of the example's probabilities when it is run as a request; 1 if it is mislabelled."""
+    """How far the answer to the package's example, run as a request would be, is from the expected one."""
     example = package.example()
-    if example is None:
-        return 0.0
-    payload, expected = example
-    answer = package.predict(payload)
-    if answer["label"] != expected["label"]:
-        return 1.0
-    return max(abs(answer["probabilities"][label] - p) for label, p in expected["probabilities"].items())
+    return _difference(package.predict(example[0]), example[1]) if example is not None else 0.0
+
+
+def _difference(answer: Any, expected: Any) -> float:
+    """The largest difference of two numbers at the same place of two JSON values; infinite if they differ otherwise."""
+    if isinstance(answer, float) and isinstance(expected, float):
+        return abs(answer - expected)
+    if isinstance(answer, dict) and isinstance(expected, dict) and answer.keys() == expected.keys():
+        return max((_difference(answer[key], expected[key]) for key in answer), default=0.0)
+    return 0.0 if answer == expected else math.inf

@@ -19,6 +19,7 @@ from lepton_tasks.core.store import write_json
 from lepton_tasks.models.inference import predict
 from lepton_tasks.training.batches import Batches
 from lepton_tasks.training.job import Job
+from lepton_tasks.training.module import TrainingModule
 
 
 class Course(pl.Callback):
@@ -29,6 +30,7 @@ class Course(pl.Callback):
 
     Args:
         job: The training.
+        module: What is trained.
         batches: Its training batches.
         inputs: Of the validation split, [N, ...].
         targets: Of the validation split, [N, ...].
@@ -36,14 +38,21 @@ class Course(pl.Callback):
     """
 
     def __init__(
-        self, job: Job, batches: Batches, inputs: np.ndarray, targets: np.ndarray, *, state: dict[str, Any] | None
+        self,
+        job: Job,
+        module: TrainingModule,
+        batches: Batches,
+        inputs: np.ndarray,
+        targets: np.ndarray,
+        *,
+        state: dict[str, Any] | None,
     ) -> None:
-        self.job, self.batches = job, batches
+        self.job, self.module, self.batches = job, module, batches
         self._inputs, self._targets = inputs, targets
         self._state = state
         self.history: list[dict[str, Any]] = state["history"] if state else []
         self.best_epoch: int = state["best_epoch"] if state else -1
-        self._loss_sum: float | torch.Tensor = state["loss_sum"] if state else 0.0
+        self._loss_sum = torch.tensor(state["loss_sum"] if state else 0.0, dtype=torch.float64)
         self._loss_steps: int = state["loss_steps"] if state else 0
         self._seconds_before: float = state["seconds"] if state else 0.0
         self._timed_steps = 0
@@ -69,13 +78,13 @@ class Course(pl.Callback):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         if self._state is not None:
-            pl_module.network.load_state_dict(self._state["network"])
-            pl_module.step_done = self._state["step"]
+            self.module.network.load_state_dict(self._state["network"])
+            self.module.step_done = self._state["step"]
             trainer.optimizers[0].load_state_dict(self._state["optimizer"])
             trainer.lr_scheduler_configs[0].scheduler.load_state_dict(self._state["schedule"])
             trainer.precision_plugin.load_state_dict(self._state["precision"])
             self._state = None
-        self._loss_sum = torch.tensor(self._loss_sum, dtype=torch.float64, device=pl_module.device)
+        self._loss_sum = self._loss_sum.to(self.module.device)
         self._began = self._epoch_began = time.monotonic()
 
     def on_train_batch_end(
@@ -85,17 +94,17 @@ class Course(pl.Callback):
         self._loss_sum += outputs["loss"].detach()
         self._loss_steps += 1
         self._timed_steps += 1
-        pl_module.step_done += 1
+        self.module.step_done += 1
         # Every rank is told, but rank 0 alone leaves at the end of a step; the others fail once it is gone. If each
         # left by itself, rank 0 could be caught in the middle of a step that nobody finishes with it.
         if self._told_to_stop and trainer.is_global_zero:
             self._save(trainer)
             raise StageError(
-                f"training was told to stop after {pl_module.step_done:,} steps.",
+                f"training was told to stop after {self.module.step_done:,} steps.",
                 where="train",
                 fix="Run it again: it goes on from there.",
             )
-        if pl_module.step_done % self.job.train.checkpoint_steps == 0:
+        if self.module.step_done % self.job.train.checkpoint_steps == 0:
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -113,10 +122,10 @@ class Course(pl.Callback):
             "seconds": self._seconds(),
         }
         self.history.append(row)
-        if self.best_epoch < 0 or self._score(pl_module, -1) > self._score(pl_module, self.best_epoch):
+        if self.best_epoch < 0 or self._score(-1) > self._score(self.best_epoch):
             self.best_epoch = row["epoch"]
             if trainer.is_global_zero:
-                _save_whole(pl_module.network.state_dict(), self.job.best)
+                _save_whole(self.module.network.state_dict(), self.job.best)
         self._loss_sum, self._loss_steps = torch.zeros_like(self._loss_sum), 0
         self._save(trainer)
         trainer.should_stop = self.done
@@ -124,37 +133,33 @@ class Course(pl.Callback):
 
     def _validate(self, trainer: pl.Trainer) -> dict[str, float]:
         """Metrics of what would be served, on the whole validation split: each rank does its share."""
-        module, rank, ranks = trainer.lightning_module, trainer.global_rank, trainer.world_size
-        outputs = predict(module.deployable, self._inputs[rank::ranks])
+        rank, ranks = trainer.global_rank, trainer.world_size
+        outputs = predict(self.module.deployable, self._inputs[rank::ranks])
         if ranks > 1:
             shares: list[Any] = [None] * ranks
             dist.all_gather_object(shares, outputs)
             outputs = np.empty((len(self._inputs), *outputs.shape[1:]), outputs.dtype)
             for index, share in enumerate(shares):
                 outputs[index::ranks] = share
-        return module.task.metrics(outputs, self._targets, self.job.labels)
+        return self.module.task.metrics(outputs, self._targets, self.job.labels)
 
-    def _score(self, module: Any, epoch: int) -> tuple[float, ...]:
+    def _score(self, epoch: int) -> tuple[float, ...]:
         prefix = "validation_"
         row = self.history[epoch]
-        found: tuple[float, ...] = module.task.score(
-            {k[len(prefix) :]: v for k, v in row.items() if k.startswith(prefix)}
-        )
-        return found
+        return self.module.task.score({name[len(prefix) :]: row[name] for name in row if name.startswith(prefix)})
 
     def _save(self, trainer: pl.Trainer) -> None:
         if not trainer.is_global_zero:
             return
-        module = trainer.lightning_module
         self._check_finite(float(self._loss_sum))
         write_json(self.job.history, self.history)
         _save_whole(
             {
-                "network": module.network.state_dict(),
+                "network": self.module.network.state_dict(),
                 "optimizer": trainer.optimizers[0].state_dict(),
                 "schedule": trainer.lr_scheduler_configs[0].scheduler.state_dict(),
                 "precision": trainer.precision_plugin.state_dict(),
-                "step": module.step_done,
+                "step": self.module.step_done,
                 "history": self.history,
                 "best_epoch": self.best_epoch,
                 "loss_sum": float(self._loss_sum),

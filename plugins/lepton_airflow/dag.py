@@ -81,7 +81,7 @@ def build_dag(path: Path) -> DAG:
         auto_register=False,  # the Dag files say which Dags are theirs
         params=form(use_case),
         tags=["lepton", use_case.task.name, use_case.model.name],
-        default_args={"owner": "lepton", "retry_delay": dt.timedelta(seconds=5), "retry_exponential_backoff": True},
+        default_args={"owner": "lepton", "retry_delay": dt.timedelta(seconds=5), "retry_exponential_backoff": 3},
     ) as dag:
         groups = {name: TaskGroup(name, tooltip=tooltip) for name, tooltip in _GROUPS.items()}
         previous: StageOperator | None = None

@@ -42,8 +42,9 @@ class StageOperator(BaseOperator):
         self.overrides = dict(overrides)
         self.seen: list[ArtifactRef] = []
         self._process: StageProcess | None = None
-        if stage_named(stage).group != "data":
-            self.operator_extra_links = (MlflowRunLink(), EndpointLink())
+        row = stage_named(stage)
+        links = [MlflowRunLink()] if row.group != "data" else []
+        self.operator_extra_links = (*links, EndpointLink()) if row.deploys else tuple(links)
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Run the stage, or reuse its earlier outcome; returns the reference as plain JSON values."""
@@ -55,7 +56,9 @@ class StageOperator(BaseOperator):
         self.seen.append(ref)
         for asset in self.outlets:
             context["outlet_events"][asset].extra = {"digest": ref.digest, **ref.facts}
-        self.log.info("%s: %s", self.stage, ", ".join(f"{k}={v}" for k, v in ref.facts.items()) or ref.uri)
+        self.log.info("%s wrote %s", self.stage, ref.uri)
+        for name, value in ref.facts.items():
+            self.log.info("  %s: %s", name, f"{value:.4g}" if isinstance(value, float) else value)
         return ref.model_dump()
 
     def on_kill(self) -> None:

@@ -138,7 +138,8 @@ def test_the_scheduler_runs_the_dag_and_the_endpoint_answers_right(platform, fir
 def test_the_log_of_a_task_holds_the_stages_lines(platform, first_run):
     with platform.api() as api:
         text = api.log(DAG, first_run["id"], "data.clean")
-    assert re.search(r"clean: .*rows=\d", text)
+    assert re.search(r"clean wrote store://clean/\w+", text)
+    assert re.search(r"\n  rows: \d{4}\n", text)
     assert "Traceback" not in text
 
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import psutil
 import pytest
 import torch
@@ -72,10 +71,14 @@ def timeless(rows):
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
-    of = job(tmp_path_factory.mktemp("unbroken"))
-    outcome, rows = train(of)
-    return torch.load(of.best, weights_only=True), outcome, rows
+def unbroken_job(tmp_path_factory):
+    return job(tmp_path_factory.mktemp("unbroken"))
+
+
+@pytest.fixture(scope="module")
+def unbroken(unbroken_job):
+    outcome, rows = train(unbroken_job)
+    return torch.load(unbroken_job.best, weights_only=True), outcome, rows
 
 
 def assert_same(of, outcome, rows, unbroken):
@@ -113,12 +116,11 @@ def test_a_training_told_to_stop_writes_its_state_first(tmp_path, unbroken):
     assert_same(of, *train(of), unbroken)
 
 
-def test_a_finished_training_is_not_repeated(tmp_path):
-    of = job(tmp_path, epochs=1)
-    outcome, rows = train(of)
-    written = of.best.stat().st_mtime_ns
-    assert train(of) == (outcome, rows)
-    assert of.best.stat().st_mtime_ns == written
+def test_a_finished_training_is_not_repeated(unbroken, unbroken_job):
+    _, outcome, rows = unbroken
+    written = unbroken_job.best.stat().st_mtime_ns
+    assert train(unbroken_job) == (outcome, rows)
+    assert unbroken_job.best.stat().st_mtime_ns == written
 
 
 def test_training_stops_when_nothing_improves(tmp_path):

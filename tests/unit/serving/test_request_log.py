@@ -1,8 +1,9 @@
 import time
+from pathlib import Path
 
 import pytest
 
-from lepton_tasks.serving.request_log import RequestLog, read_requests
+from lepton_tasks.serving.request_log import RequestLog, _append, read_requests
 
 
 def written(folder, records, **options):
@@ -64,3 +65,21 @@ def test_a_record_is_on_disk_within_the_interval(tmp_path):
             pytest.fail("nothing was written")
         time.sleep(0.01)
     log.close()
+
+
+def test_what_cannot_be_written_now_is_written_later(tmp_path):
+    (tmp_path / "digits").write_text("in the way")  # so that the model's folder cannot be made
+    log = RequestLog(tmp_path, every=0.01)
+    log.start()
+    for i in range(3):
+        log.add("digits", {"time": i + 1})
+    time.sleep(0.1)
+    (tmp_path / "digits").unlink()
+    log.add("digits", {"time": 4})
+    log.close()
+    assert [r["time"] for r in read_requests(tmp_path, "digits")] == [1, 2, 3, 4]
+
+
+def test_a_full_disk_is_an_error_and_not_a_silence():
+    with Path("/dev/full").open("ab", buffering=0) as full, pytest.raises(OSError, match="No space left"):
+        _append(full, b"{}\n")

@@ -1,0 +1,305 @@
+"""From a checkpoint to a verified package: evaluate, gate, export, verify, on real networks and ONNX Runtime."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from tiny_packages import make_package
+from tiny_training import FITTED, LABELS, PREPROCESSOR, SIDE, job, use_case, write_features
+
+from lepton_tasks.core.artifacts import CheckpointRef, DatasetRef, EvaluationRef, ModelPackageRef, PreprocessorRef
+from lepton_tasks.core.catalogue import MODELS
+from lepton_tasks.core.context import RunContext
+from lepton_tasks.core.errors import ArtifactError, ConfigError, GateError
+from lepton_tasks.core.store import write_json
+from lepton_tasks.learning.image_classification import ImageClassification
+from lepton_tasks.serving.package import load_package, write_package
+from lepton_tasks.stages import gate as gate_stage
+from lepton_tasks.stages.runner import run_stage
+from lepton_tasks.training.checkpoint import read_checkpoint, write_checkpoint
+from lepton_tasks.training.export import export_onnx
+
+RUN = "the-run"
+
+
+class Tracker:
+    """What a stage sent to MLflow."""
+
+    sent = []
+
+    def __init__(self, url):
+        pass
+
+    def __getattr__(self, name):
+        return lambda run_id, *values, **more: self.sent.append((name, run_id, *values, *more.values()))
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    """Aliases of a registry without a server, and everything that is sent to a run."""
+    aliases = {}
+    monkeypatch.setattr("lepton_tasks.tracking.mlflow.Tracker", Tracker)
+    monkeypatch.setattr(gate_stage.registry, "alias", lambda url, name, alias: aliases.get(alias))
+    monkeypatch.setattr(Tracker, "sent", [])
+    return aliases
+
+
+def learned(network, features, steps=60):
+    """`network` after a few steps on the tiny features."""
+    task = ImageClassification()
+    trainable = task.trainable(network, FITTED)
+    inputs = task.inputs(torch.from_numpy(np.load(features / "train" / "inputs.npy")))
+    targets = task.targets(torch.from_numpy(np.load(features / "train" / "targets.npy")), LABELS, 0.0)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
+    for _ in range(steps):
+        loss = task.loss(trainable(inputs), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A state folder with published features, preprocessor and a checkpoint of a network that learned them."""
+    root = tmp_path_factory.mktemp("home")
+    ctx = RunContext.local(root)
+    features = ctx.store.draft("transform", "f" * 32)
+    write_features(features.path)
+    preprocessor = ctx.store.draft("fit_features", "p" * 32)
+    write_json(preprocessor.path / "preprocessor.json", PREPROCESSOR)
+    torch.manual_seed(0)
+    of = job(tmp_path_factory.mktemp("job"))
+    network = MODELS.build(
+        of.model.name, of.model.params, **ImageClassification().network_arguments(of.fitted, of.labels)
+    )
+    torch.save(learned(network, features.path).state_dict(), of.best)
+    write_json(of.history, [{"epoch": 0, "train_loss": 0.5, "validation_loss": 0.4, "validation_accuracy": 0.9}])
+    checkpoint = ctx.store.draft("train", "c" * 32)
+    write_checkpoint(checkpoint.path, of, {"epochs": 1, "best_epoch": 0, "parameters": 1234, "seconds": 1.5})
+    refs = {
+        "features": features.publish(DatasetRef),
+        "preprocessor": preprocessor.publish(PreprocessorRef),
+        "checkpoint": checkpoint.publish(CheckpointRef, {"mlflow_run_id": RUN}),
+    }
+    return root, refs
+
+
+@pytest.fixture
+def evaluated(home, registry):
+    root, refs = home
+    ctx = RunContext.local(root)
+    result = run_stage("evaluate", use_case(), ctx, refs)
+    return ctx, {**refs, "evaluation": result.ref}
+
+
+@pytest.fixture
+def packaged(evaluated):
+    ctx, refs = evaluated
+    return ctx, {**refs, "package": run_stage("export", use_case(), ctx, refs).ref}
+
+
+def altered(ctx, ref, change, stage, kind=EvaluationRef):
+    """A published copy of an artifact with `change` applied to its folder."""
+    draft = ctx.store.draft(stage, "altered" + str(abs(hash(change)))[:8])
+    shutil.copytree(ctx.open(ref), draft.path, dirs_exist_ok=True)
+    for name in ("_ref.json", "_manifest.json"):
+        (draft.path / name).unlink()
+    change(draft.path)
+    return draft.publish(kind, ref.facts, replace=True)
+
+
+def as_champion(ref, run_id="an-older-run", version="4"):
+    tags = {"lepton.package_uri": ref.uri, "lepton.package_digest": ref.digest}
+    return {"version": version, "run_id": run_id, "tags": tags}
+
+
+def test_evaluation_tells_how_good_the_network_is_and_shows_it(evaluated):
+    ctx, refs = evaluated
+    folder, facts = ctx.open(refs["evaluation"]), refs["evaluation"].facts
+    outputs = np.load(folder / "outputs.npy")
+    targets = np.load(ctx.open(refs["features"]) / "test" / "targets.npy")
+    assert facts["test_accuracy"] == (outputs.argmax(1) == targets).mean() > 0.7
+    assert facts["baseline_accuracy"] == pytest.approx(max(np.bincount(targets)) / len(targets))
+    np.testing.assert_allclose(outputs.sum(1), 1, atol=1e-5)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert sum(row["rows"] for row in metrics["by_label"].values()) == len(targets)
+    assert {path.name for path in folder.glob("*.png")} == {"confusion_matrix.png", "worst.png"}
+
+
+def test_a_package_answers_as_the_network_does(packaged):
+    ctx, refs = packaged
+    result = run_stage("verify_package", use_case(), ctx, refs)
+    assert result.ref.facts["max_difference"] < 1e-5
+    assert result.ref.facts["metric_onnx"] == result.ref.facts["metric_torch"]
+    assert result.ref.facts["rows"] == 24
+    package = load_package(ctx.open(refs["package"]))
+    assert package.spec.inputs[0].model_dump() == {"name": "image", "dtype": "uint8", "shape": (None, SIDE, SIDE, 1)}
+    assert package.spec.outputs[0].shape == (None, 2)
+    card = (package.folder / "card.md").read_text()
+    for evidence in ("Tells where the light is.", refs["features"].digest, "| test | 24 |", "1,234 parameters"):
+        assert evidence in card
+
+
+def noise(folder):
+    outputs = np.load(folder / "outputs.npy")
+    outputs[3] += 0.01
+    np.save(folder / "outputs.npy", outputs)
+
+
+def test_a_package_that_answers_otherwise_is_refused(packaged):
+    ctx, refs = packaged
+    refs = {**refs, "evaluation": altered(ctx, refs["evaluation"], noise, "evaluate")}
+    with pytest.raises(GateError, match=r'export.max_difference: the package answers otherwise.*"max_difference": 0.0'):
+        run_stage("verify_package", use_case(), ctx, refs)
+
+
+def test_a_package_whose_example_is_answered_otherwise_is_refused(packaged):
+    ctx, refs = packaged
+
+    def mislabel(folder):
+        example = json.loads((folder / "example.json").read_text())
+        example["label"] = next(label for label in LABELS if label != example["label"])
+        package = load_package(folder)
+        write_package(
+            folder,
+            onnx=folder / "model.onnx",
+            spec=package.spec,
+            preprocessor=PREPROCESSOR,
+            card="",
+            example=((folder / "example.png").read_bytes(), example),
+        )
+
+    refs = {**refs, "package": altered(ctx, refs["package"], mislabel, "export", ModelPackageRef)}
+    with pytest.raises(GateError, match='"example_difference": Infinity'):
+        run_stage("verify_package", use_case(), ctx, refs)
+
+
+def test_a_package_altered_after_it_was_sealed_is_refused(packaged):
+    ctx, refs = packaged
+
+    def cut(folder):
+        (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes()[:-100])
+
+    refs = {**refs, "package": altered(ctx, refs["package"], cut, "export", ModelPackageRef)}
+    with pytest.raises(ArtifactError, match=r"model.onnx is missing or differs"):
+        run_stage("verify_package", use_case(), ctx, refs)
+
+
+def test_without_a_champion_the_thresholds_decide(evaluated):
+    ctx, refs = evaluated
+    result = run_stage("gate", use_case(gate={"thresholds": {"accuracy": 0.6}}), ctx, refs)
+    assert result.ref.facts == {"passed": True, "champion": None}
+    assert ("tags", RUN, {"lepton.gate": "passed"}) in Tracker.sent
+
+
+def test_a_missed_threshold_is_named_and_logged_and_publishes_nothing(evaluated):
+    ctx, refs = evaluated
+    before = set((ctx.root / "artifacts" / "gate").glob("*"))
+    with pytest.raises(GateError) as caught:
+        run_stage("gate", use_case(gate={"thresholds": {"accuracy": 0.999}}), ctx, refs)
+    accuracy = refs["evaluation"].facts["test_accuracy"]
+    assert str(caught.value).startswith(
+        f"quarters.yaml: gate.thresholds.accuracy: accuracy {accuracy:.4f} on the test split is below 0.9990."
+    )
+    assert ("tags", RUN, {"lepton.gate": "failed"}) in Tracker.sent
+    assert set((ctx.root / "artifacts" / "gate").glob("*")) == before
+    assert not list((ctx.root / "artifacts" / ".drafts").glob("gate-*"))
+
+
+def test_a_metric_that_does_not_exist_is_named(evaluated):
+    ctx, refs = evaluated
+    with pytest.raises(ConfigError, match=r"no metric named 'acuracy'. Did you mean 'accuracy'\?"):
+        run_stage("gate", use_case(gate={"thresholds": {"acuracy": 0.5}}), ctx, refs)
+
+
+def guess(folder):
+    """The candidate answers every row with the same label."""
+    outputs = np.load(folder / "outputs.npy")
+    outputs[:] = [0.4, 0.6]
+    np.save(folder / "outputs.npy", outputs)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    targets = np.arange(len(outputs)) % 2
+    write_json(folder / "metrics.json", {**metrics, "test": {**metrics["test"], "accuracy": float(targets.mean())}})
+
+
+def test_a_worse_candidate_than_the_champion_is_refused_and_the_champion_named(packaged, registry):
+    ctx, refs = packaged
+    registry["champion"] = as_champion(refs["package"])
+    accuracy = refs["evaluation"].facts["test_accuracy"]
+    refs = {**refs, "evaluation": altered(ctx, refs["evaluation"], guess, "evaluate")}
+    with pytest.raises(GateError) as caught:
+        run_stage("gate", use_case(), ctx, refs)
+    assert f"the champion (version 4) has {accuracy:.4f}" in str(caught.value)
+    assert "Version 4 stays champion." in str(caught.value)
+
+
+def test_a_candidate_as_good_as_the_champion_passes_with_a_figure_for_chance(packaged, registry):
+    ctx, refs = packaged
+    registry["champion"] = as_champion(refs["package"])
+    result = run_stage("gate", use_case(), ctx, refs)
+    champion = json.loads((ctx.open(result.ref) / "verdict.json").read_text())["champion"]
+    assert champion["accuracy"] == refs["evaluation"].facts["test_accuracy"]
+    assert (champion["compared"], champion["only_champion_right"], champion["p_value"]) == (True, 0, 1.0)
+
+
+def test_the_champion_is_not_compared_with_itself(packaged, registry):
+    ctx, refs = packaged
+    registry["champion"] = as_champion(refs["package"], run_id=RUN)
+    assert gate_stage.champion_state(use_case(), ctx, evaluation=refs["evaluation"]) is None
+    verdict = gate_stage._compare(use_case(), ctx, refs["evaluation"], refs["features"])
+    assert verdict == {"version": "4", "compared": False, "reason": "it is this very model"}
+
+
+def test_a_champion_for_other_inputs_is_not_compared_and_the_reason_is_kept(evaluated, registry, tmp_path):
+    ctx, refs = evaluated
+    other = ctx.store.draft("export", "other")
+    make_package(other.path)
+    registry["champion"] = as_champion(other.publish(ModelPackageRef, replace=True))
+    result = run_stage("gate", use_case(), ctx, refs)
+    champion = json.loads((ctx.open(result.ref) / "verdict.json").read_text())["champion"]
+    assert champion["reason"] == "its labels is ['dark', 'light'], the candidate's ['lower', 'upper']"
+
+
+def test_a_champion_whose_package_is_gone_is_not_compared_and_the_reason_is_kept(evaluated, registry):
+    ctx, refs = evaluated
+    gone = ModelPackageRef(uri="store://export/" + "0" * 32, digest="0" * 64, stage="export")
+    registry["champion"] = as_champion(gone)
+    result = run_stage("gate", use_case(), ctx, refs)
+    champion = json.loads((ctx.open(result.ref) / "verdict.json").read_text())["champion"]
+    assert "is missing or has no manifest" in champion["reason"]
+
+
+def test_weights_of_another_network_are_refused(home):
+    root, refs = home
+    ctx = RunContext.local(root)
+
+    def widen(folder):
+        spec = json.loads((folder / "checkpoint.json").read_text())
+        spec["model"]["params"]["width"] = 8
+        write_json(folder / "checkpoint.json", spec)
+
+    with pytest.raises(ArtifactError, match="weights do not fit the model 'cnn'"):
+        read_checkpoint(ctx.open(altered(ctx, refs["checkpoint"], widen, "train", CheckpointRef)))
+
+
+@pytest.mark.parametrize("name", MODELS.names())
+def test_every_model_of_the_catalogue_becomes_the_same_graph(name, tmp_path):
+    import onnxruntime
+
+    fitted = {"height": 33, "width": 28, "channels": 3, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2]}
+    task = ImageClassification()
+    torch.manual_seed(0)
+    network = MODELS.build(name, {}, **task.network_arguments(fitted, LABELS))
+    served = task.deployable(network, fitted).eval()
+    rows = np.random.default_rng(0).integers(0, 256, (7, 33, 28, 3), dtype=np.uint8)
+    path = tmp_path / "model.onnx"
+    export_onnx(served, rows, path, output="probabilities", opset=20)
+    session = onnxruntime.InferenceSession(path)
+    for batch in (rows[:1], rows):
+        with torch.no_grad():
+            expected = served(torch.from_numpy(batch)).numpy()
+        np.testing.assert_allclose(session.run(None, {"image": batch})[0], expected, atol=1e-5)
+    assert len(list(tmp_path.iterdir())) == 1  # no weights beside the graph
