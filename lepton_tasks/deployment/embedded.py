@@ -102,6 +102,7 @@ class _Start:
 
     def run(self) -> dict[str, str]:
         missing = [name for name in self.services if name not in self.records]
+        processes.end(self.root, missing, grace=3)  # what outlived a killed service still holds its port
         for name in missing:
             self._check_port(name)
         for folder in ("mlflow/artifacts", "serving", "cache"):

@@ -56,7 +56,7 @@ class Course(pl.Callback):
         self._loss_steps: int = state["loss_steps"] if state else 0
         self._seconds_before: float = state["seconds"] if state else 0.0
         self._timed_steps = 0
-        self._told_to_stop = False
+        self.told_to_stop = False
 
     @property
     def epochs(self) -> int:
@@ -97,7 +97,7 @@ class Course(pl.Callback):
         self.module.step_done += 1
         # Every rank is told, but rank 0 alone leaves at the end of a step; the others fail once it is gone. If each
         # left by itself, rank 0 could be caught in the middle of a step that nobody finishes with it.
-        if self._told_to_stop and trainer.is_global_zero:
+        if self.told_to_stop and trainer.is_global_zero:
             self._save(trainer)
             raise StageError(
                 f"training was told to stop after {self.module.step_done:,} steps.",
@@ -181,7 +181,7 @@ class Course(pl.Callback):
         return self._seconds_before + time.monotonic() - self._began
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._told_to_stop = True
+        self.told_to_stop = True
 
 
 def _save_whole(value: Any, path: Path) -> None:

@@ -10,14 +10,12 @@ from typing import Literal
 import pytorch_lightning as pl
 import torch
 
-from lepton_tasks.core.errors import ConfigError
+from lepton_tasks.core.errors import ConfigError, StageError
 from lepton_tasks.core.store import write_json
 from lepton_tasks.training.batches import Batches, open_split
 from lepton_tasks.training.course import Course
 from lepton_tasks.training.job import Job
 from lepton_tasks.training.module import TrainingModule
-
-_TORCHRUN = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_WORLD_SIZE", "1"))
 
 _PRECISION: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "32": "32-true",
@@ -37,7 +35,7 @@ def fit(job: Job) -> None:
         StageError: the process was told to stop; what is needed to go on is written.
     """
     _quiet()
-    rank, ranks, local = (int(os.environ.get(name, default)) for name, default in _TORCHRUN)
+    rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     state = torch.load(job.resume, map_location="cpu", weights_only=True) if job.resume.exists() else None
     batches = Batches(
         *open_split(job.features, "train"),
@@ -50,25 +48,34 @@ def fit(job: Job) -> None:
     module = TrainingModule(job, steps=batches.steps * job.train.epochs, rank=rank)
     course = Course(job, module, batches, *open_split(job.features, "validation"), state=state)
     if not course.done:
-        trainer = pl.Trainer(
-            accelerator=_accelerator(job, local),
-            devices=local,
-            num_nodes=ranks // local,
-            strategy="ddp" if ranks > 1 else "auto",
-            precision=_PRECISION[job.train.precision],
-            max_epochs=job.train.epochs - course.epochs,
-            gradient_clip_val=job.train.gradient_clip,
-            callbacks=[course],
-            default_root_dir=job.workdir,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-        )
-        trainer.fit(module, batches)
+        try:
+            _trainer(job, course, ranks).fit(module, batches)
+        except RuntimeError as error:
+            if rank > 0 and course.told_to_stop:  # rank 0 was too, and has closed the connection
+                raise StageError("stopped together with rank 0.", where="train") from error
+            raise
     if rank == 0:
         write_json(job.outcome, {**course.outcome(), "parameters": sum(p.numel() for p in module.network.parameters())})
+
+
+def _trainer(job: Job, course: Course, ranks: int) -> pl.Trainer:
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return pl.Trainer(
+        accelerator=_accelerator(job, local),
+        devices=local,
+        num_nodes=ranks // local,
+        strategy="ddp" if ranks > 1 else "auto",
+        precision=_PRECISION[job.train.precision],
+        max_epochs=job.train.epochs - course.epochs,
+        gradient_clip_val=job.train.gradient_clip,
+        callbacks=[course],
+        default_root_dir=job.workdir,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
 
 
 def _accelerator(job: Job, local: int) -> Literal["cuda", "cpu"]:

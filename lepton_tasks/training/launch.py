@@ -86,7 +86,9 @@ def _forward_signals(process: subprocess.Popen[bytes]) -> Iterator[None]:
     def forward(number: int, frame: FrameType | None) -> None:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-            threading.Timer(_GRACE_SECONDS, process.kill).start()
+            last_resort = threading.Timer(_GRACE_SECONDS, process.kill)
+            last_resort.daemon = True  # this process need not wait for it
+            last_resort.start()
 
     if threading.current_thread() is not threading.main_thread():
         yield  # Python takes signals in the main thread only; the training still dies with this process

@@ -37,7 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         fit(job)
     except LeptonError as error:
-        write_json(job.failure, error.to_dict())
+        if os.environ.get("RANK", "0") == "0":  # the others' errors follow from its own
+            write_json(job.failure, error.to_dict())
         return 1
     return 0
 
@@ -57,12 +58,13 @@ def die_with_parent() -> None:
 
 def _agent(job: Path, processes: int) -> int:
     from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     arguments = ["--standalone", f"--nproc-per-node={processes}", "-m", "lepton_tasks.training.worker", str(job)]
     try:
         run.main(arguments)
-    except ChildFailedError:  # the rank has written its own account
+    except (ChildFailedError, SignalException):  # the ranks have given their own account
         return 1
     return 0
 

@@ -59,6 +59,9 @@ class StageOperator(BaseOperator):
         self.log.info("%s wrote %s", self.stage, ref.uri)
         for name, value in ref.facts.items():
             self.log.info("  %s: %s", name, f"{value:.4g}" if isinstance(value, float) else value)
+        for link in self.operator_extra_links:  # the page hides its buttons in the tab Details
+            if url := link.get_link(self, ti_key=context["ti"]):
+                self.log.info("  %s: %s", link.name, url)
         return ref.model_dump()
 
     def on_kill(self) -> None:

@@ -36,9 +36,13 @@ class Platform:
     def __init__(self, base):
         self.root, self.home, self.project = base / "state", base / "home", base / "project"
         self.home.mkdir()
-        for name in ("dags", "plugins", "configs"):
-            ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(PROJECT / name, self.project / name, ignore=ignored)
+        for name in (
+            "dags",
+            "plugins",
+            "configs",
+            "lepton_tasks",
+        ):  # code too: stages run anew when it changes
+            shutil.copytree(PROJECT / name, self.project / name)
         text = (self.project / "configs" / "use_cases" / f"{DAG}.yaml").read_text()
         broken = text.replace(f"name: {DAG}", "name: broken").replace("model: {name: cnn", "model: {name: cnm")
         (self.project / "configs" / "use_cases" / "broken.yaml").write_text(broken)

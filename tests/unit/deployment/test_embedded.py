@@ -78,6 +78,19 @@ def test_up_starts_what_is_down_only(root, ports):
     assert after["serving"].pid != before["serving"].pid
 
 
+def test_what_outlived_a_killed_service_does_not_stand_in_its_way(root, ports, monkeypatch):
+    parent = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-S', '-c', {SERVER!r}, sys.argv[1]]);"
+    command = [sys.executable, "-S", "-c", parent + "time.sleep(600)", str(ports["MLFLOW"])]
+    monkeypatch.setattr(services, "commands", lambda root, ports: {"mlflow": command})
+    up(root, services=["mlflow"])
+    before = psutil.Process(processes.recorded(root)["mlflow"].pid)
+    before.kill()
+    before.wait()
+    up(root, services=["mlflow"])
+    assert processes.recorded(root)["mlflow"].pid != before.pid
+    assert len(processes.family(root)) == 2
+
+
 def test_later_commands_find_the_addresses_until_down(root, ports):
     up(root)
     found = load_environment({"LEPTON_HOME": str(root)})
