@@ -35,11 +35,11 @@ def model_card(
         "## Intended use",
         use_case.description.strip() or "Not stated.",
         "## Data",
-        _table(("split", "rows"), [(split, f"{count:,}") for split, count in rows.items()]),
+        _table(("split", "rows"), [(split, f"{rows[split]:,}") for split in ("train", "validation", "test")]),
         f"Prepared by `{use_case.features.name}` {_inline(use_case.features.params)}. "
         f"Digest of the arrays: `{data['digest']}`.",
         "## Metrics",
-        "The test split was looked at once. The baseline answers every row with the shares of the labels.",
+        "The best epoch was chosen on the validation split. The baseline answers with the shares of the labels.",
         _table(
             ("metric", "test", "validation", "baseline"),
             [
@@ -54,7 +54,7 @@ def model_card(
         ),
         "## Training",
         f"`{model['name']}` {_inline(model['params'])} with {checkpoint['parameters']:,} parameters; "
-        f"best of {checkpoint['epochs']} epochs: number {checkpoint['best_epoch']}; "
+        f"the best of {checkpoint['epochs']} epochs (epoch {checkpoint['best_epoch']}, counted from 0); "
         f"{checkpoint['seconds']:.0f} s; seed {checkpoint['seed']}.",
         _table(("setting", "value"), [(f"`{key}`", f"`{_plain(value)}`") for key, value in train.items()]),
         "## Limits",

@@ -30,10 +30,10 @@ def training(job: Job) -> Iterator[subprocess.Popen[bytes]]:
     write_json(job.file, job.model_dump(mode="json"))
     job.failure.unlink(missing_ok=True)
     devices = job.train.devices
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     command = [sys.executable, "-m", "lepton_tasks.training.worker", str(job.file), f"--processes={devices}"]
-    threads = max(1, len(os.sched_getaffinity(0)) // devices)
     environment = {**os.environ, PARENT: str(os.getpid())}
-    environment.setdefault("OMP_NUM_THREADS", str(threads))
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // devices)))
     # Threads that spin while they wait for each other take the cores from whatever else runs: an epoch of 3 s took 80.
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     process = subprocess.Popen(command, env=environment)

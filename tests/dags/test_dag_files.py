@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from lepton_tasks.core.use_case import load_use_case
+
 PROJECT = Path(__file__).parents[2]
 
 # What Airflow's Dag processor does with a folder, in a process as clean as its own.
@@ -95,10 +97,11 @@ def test_the_stages_are_tasks_in_groups_and_in_order(bag):
 
 def test_the_form_is_typed_and_bounded_with_the_yamls_values(bag):
     params = bag["dags"]["mnist_digits"]["params"]
+    own = load_use_case(PROJECT / "configs" / "use_cases" / "mnist_digits.yaml").train
     assert {name: param["value"] for name, param in params.items()} == {
-        "epochs": 12,
-        "learning_rate": 0.003,
-        "devices": 1,
+        "epochs": own.epochs,
+        "learning_rate": own.learning_rate,
+        "devices": own.devices,
         "deploy": True,
         "force": False,
     }

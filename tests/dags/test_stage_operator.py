@@ -11,6 +11,7 @@ from lepton_airflow.stage_operator import StageOperator
 
 from lepton_tasks.core.artifacts import CheckpointRef, DatasetRef, EndpointRef
 from lepton_tasks.core.errors import DataError, UnavailableError
+from lepton_tasks.core.use_case import load_use_case
 
 DIGITS = Path(__file__).parents[2] / "configs" / "use_cases" / "mnist_digits.yaml"
 FEATURES = DatasetRef(uri="store://transform/1", digest="1" * 64, stage="transform", facts={"train_rows": 3500})
@@ -40,7 +41,9 @@ class TaskInstance:
 
 
 def context(left=None, **params):
-    values = {"epochs": 12, "learning_rate": 0.003, "devices": 1, "deploy": True, "force": False, **params}
+    own = load_use_case(DIGITS).train
+    form = {"epochs": own.epochs, "learning_rate": own.learning_rate, "devices": own.devices}
+    values = {**form, "deploy": True, "force": False, **params}
     return {
         "params": values,
         "run_id": "manual__2026-01-02T03:04:05+00:00",

@@ -4,6 +4,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -168,6 +170,32 @@ def test_without_deploy_the_run_ends_with_a_registered_version(platform, first_r
     states = {name: task.state for name, task in result["tasks"].items()}
     assert states["register"] == "success"
     assert {states[stage.name] for stage in STAGES if stage.deploys} == {"skipped"}
+
+
+def demo(platform, *arguments):
+    command = [sys.executable, "-m", "lepton_tasks.cli", "demo", *arguments]
+    variables = os.environ | {"LEPTON_HOME": str(platform.root)}
+    ran = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=RUN_SECONDS)
+    return ran.returncode, ran.stdout.splitlines()
+
+
+def test_the_demo_runs_the_dag_and_ends_with_one_line(platform, first_run):
+    code, lines = demo(platform)
+    assert code == 0, lines
+    accuracy = re.fullmatch(r"demo: ok accuracy=(0\.\d{3}) seconds=\d+", lines[-1])
+    assert float(accuracy[1]) >= 0.97
+    shown = {line.split()[0]: line.split()[1] for line in lines if line.startswith("  ") and len(line.split()) > 1}
+    assert shown.keys() >= {stage.name for stage in STAGES}
+    assert shown["ingest"] == "reused"
+    assert shown["prediction"].isdigit()
+    assert sum(set(line) <= set(" .:-=+*#%@") and "#" in line for line in lines) > 5  # the picture
+    assert any(line.split()[:2] == ["stop", "make"] for line in lines)
+
+
+def test_a_demo_that_cannot_run_says_at_which_step(platform):
+    code, lines = demo(platform, "no_such_use_case")
+    assert code == 1
+    assert re.match(r"demo: failed at start: .*no_such_use_case.yaml: no such file", lines[-1])
 
 
 def stage_processes(root, module="lepton_tasks."):
