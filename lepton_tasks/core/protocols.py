@@ -56,8 +56,9 @@ class FeatureExtractor(Protocol):
         Equal content has the same ``content_sha256`` however it is encoded.
         """
 
-    def expectations(self, stage: Literal["raw", "features"]) -> Sequence[Expectation]:
-        """Rules that every use case with these features shares; static, and cheap to import."""
+    @staticmethod
+    def expectations(stage: Literal["raw", "features"]) -> Sequence[Expectation]:
+        """Rules that every use case with these features shares."""
 
     def fit(self, rows: pa.Table, ctx: RunContext) -> dict[str, Any]:
         """Values learned from the rows of the training split."""
