@@ -9,3 +9,8 @@ def free_ports(count):
         for probe in sockets:
             probe.bind(("127.0.0.1", 0))
         return [probe.getsockname()[1] for probe in sockets]
+
+
+def free_port():
+    """One port of 127.0.0.1 that nobody uses now."""
+    return free_ports(1)[0]

@@ -101,8 +101,11 @@ class Train(_Model):
     """Share of the target spread over all classes."""
     augment: tuple[ComponentSpec, ...] = ()
     """Augmentations of training batches, in order."""
+    keep: Literal["best", "last"] = "best"
+    """Which epoch's weights are kept. ``last`` goes through all epochs: better where the validation split is too small
+    to tell a good epoch from a lucky one, and the schedule ends at 0."""
     patience: int = pydantic.Field(5, ge=1)
-    """Epochs without improvement on the validation split after which training stops."""
+    """Epochs without improvement on the validation split after which training stops, if the best one is kept."""
     gradient_clip: float | None = pydantic.Field(None, gt=0)
     """Largest norm of the gradient."""
     precision: Literal["32", "bf16", "16"] = "32"

@@ -20,7 +20,15 @@ _SMALLEST = 1e-7
 
 
 class ImageClassification:
-    """Cross-entropy over the labels of the training data; stored rows are uint8 [N, H, W, C]."""
+    """Cross-entropy over the labels of the training data; stored rows are uint8 [N, H, W, C].
+
+    Args:
+        mirror: Answer, in validation as when served, with the mean of a picture and its mirror image. For photos, where
+            left and right mean nothing; twice the computation of an answer.
+    """
+
+    def __init__(self, *, mirror: bool = False) -> None:
+        self.mirror = mirror
 
     def network_arguments(self, fitted: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
         """``input_shape`` (height, width, channels) and ``num_classes``."""
@@ -55,7 +63,7 @@ class ImageClassification:
         """What is served: uint8 [N, H, W, C] -> probabilities float32 [N, K]."""
         from lepton_tasks.models.pictures import PictureClassifier
 
-        return PictureClassifier(self.trainable(network, fitted))
+        return PictureClassifier(self.trainable(network, fitted), mirror=self.mirror)
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy of logits [N, K] and target probabilities [N, K]."""

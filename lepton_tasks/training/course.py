@@ -122,7 +122,8 @@ class Course(pl.Callback):
             "seconds": self._seconds(),
         }
         self.history.append(row)
-        if self.best_epoch < 0 or self._score(-1) > self._score(self.best_epoch):
+        newest = self.job.train.keep == "last" or self.best_epoch < 0
+        if newest or self._score(-1) > self._score(self.best_epoch):
             self.best_epoch = row["epoch"]
             if trainer.is_global_zero:
                 _save_whole(self.module.network.state_dict(), self.job.best)

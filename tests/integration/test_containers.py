@@ -6,7 +6,7 @@ import httpx
 import pytest
 import tiny_packages
 from containers import CONTAINED, Engine, missing, until
-from serving_process import free_port
+from free_ports import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.skipif(bool(missing()), reason=missing())]
 

@@ -9,7 +9,8 @@ import time
 
 import httpx
 import pytest
-from serving_process import Server, free_port, serving
+from free_ports import free_port
+from serving_process import Server, serving
 from tiny_packages import make_package, picture
 
 from lepton_tasks.serving.client import Client

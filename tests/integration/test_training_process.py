@@ -123,6 +123,13 @@ def test_a_finished_training_is_not_repeated(unbroken, unbroken_job):
     assert unbroken_job.best.stat().st_mtime_ns == written
 
 
+def test_the_last_epoch_is_kept_if_so_wished(tmp_path):
+    of = job(tmp_path, epochs=6, patience=1, keep="last", learning_rate=1e-9, optimizer={"name": "sgd"})
+    outcome, rows = train(of)
+    assert len(rows) == 6
+    assert outcome["best_epoch"] == 5
+
+
 def test_training_stops_when_nothing_improves(tmp_path):
     of = job(tmp_path, epochs=50, patience=2, learning_rate=1e-9, optimizer={"name": "sgd"})
     outcome, rows = train(of)

@@ -6,6 +6,7 @@ import sys
 
 import psutil
 import pytest
+from free_ports import free_port
 
 from lepton_tasks.core.environment import load_environment
 from lepton_tasks.core.errors import ConfigError, UnavailableError
@@ -21,12 +22,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *words): pass
 http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 import httpx
 import pytest
-from serving_process import free_port
+from free_ports import free_port
 
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ArtifactError, ConfigError, UnavailableError

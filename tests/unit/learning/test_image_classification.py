@@ -45,6 +45,19 @@ def test_the_served_network_normalises_as_training_does():
     torch.testing.assert_close(TASK.deployable(Channels(), fitted)(stored), torch.softmax(logits, 1))
 
 
+def test_with_mirror_a_picture_and_its_mirror_image_get_the_same_answer():
+    class LeftColumn(torch.nn.Module):
+        def forward(self, images):
+            return images[:, :, :, 0].mean(dim=2)
+
+    fitted = {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
+    stored = torch.randint(256, (1, 4, 4, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    plain = ImageClassification().deployable(LeftColumn(), fitted)
+    mirrored = ImageClassification(mirror=True).deployable(LeftColumn(), fitted)
+    torch.testing.assert_close(mirrored(stored), (plain(stored) + plain(stored.flip(2))) / 2)
+    torch.testing.assert_close(mirrored(stored), mirrored(stored.flip(2)))
+
+
 def test_the_best_epoch_is_the_more_accurate_one_and_then_the_surer_one():
     order = [{"accuracy": 0.9, "loss": 0.1}, {"accuracy": 0.91, "loss": 0.9}, {"accuracy": 0.91, "loss": 0.8}]
     assert sorted([order[2], order[0], order[1]], key=TASK.score) == order
