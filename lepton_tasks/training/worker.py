@@ -61,7 +61,12 @@ def _agent(job: Path, processes: int) -> int:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    arguments = ["--standalone", f"--nproc-per-node={processes}", "-m", "lepton_tasks.training.worker", str(job)]
+    arguments = [
+        "--standalone",
+        f"--nproc-per-node={processes}",
+        f"--log-dir={job.parent / 'torchrun'}",  # its default is a folder in /tmp that a killed run leaves there
+        *("-m", "lepton_tasks.training.worker", str(job)),
+    ]
     try:
         run.main(arguments)
     except (ChildFailedError, SignalException):  # the ranks have given their own account
