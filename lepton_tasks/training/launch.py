@@ -35,7 +35,7 @@ def training(job: Job) -> Iterator[subprocess.Popen[bytes]]:
     environment = {**os.environ, PARENT: str(os.getpid())}
     environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // devices)))
     # How long threads spin before they sleep while they wait for each other. GNU OpenMP's own 300,000 rounds take the
-    # cores from whatever else runs (an epoch of 3 s took 80), none at all costs a third of the speed of a quiet machine.
+    # cores from whatever else runs (an epoch of 3 s took 80); none at all costs a third of a quiet machine's speed.
     environment.setdefault("GOMP_SPINCOUNT", "1000")
     process = subprocess.Popen(command, env=environment)
     with _forward_signals(process):
