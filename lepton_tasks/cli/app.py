@@ -91,11 +91,7 @@ def run(
     from lepton_tasks.cli.run import run_use_case
 
     _logging(verbose)
-    result = run_use_case(file, overrides or [], until=until, force=force, console=_console(as_json))
-    if as_json:
-        _print_json(result)
-    if not result["ok"]:
-        raise typer.Exit(1)
+    _end(run_use_case(file, overrides or [], until=until, force=force, console=_console(as_json)), as_json)
 
 
 @app.command(epilog="Example: `lepton stage evaluate configs/use_cases/mnist_digits.yaml --force`")
@@ -111,11 +107,8 @@ def stage(
     from lepton_tasks.cli.run import run_use_case
 
     _logging(verbose)
-    result = run_use_case(file, overrides or [], until=name, force=False, force_last=force, console=_console(as_json))
-    if as_json:
-        _print_json(result)
-    if not result["ok"]:
-        raise typer.Exit(1)
+    console = _console(as_json)
+    _end(run_use_case(file, overrides or [], until=name, force=False, force_last=force, console=console), as_json)
 
 
 @app.command(epilog="Example: `lepton predict mnist_digits seven.png`")
@@ -181,8 +174,9 @@ def up(
 ) -> None:
     """Start the services on this machine, on 127.0.0.1; those that run are left alone."""
     from lepton_tasks.cli.platform import start
+    from lepton_tasks.deployment.embedded import SERVICES
 
-    addresses = start(tuple(services or ("mlflow", "serving", "airflow")), _console(as_json))
+    addresses = start(services or SERVICES, _console(as_json))
     if as_json:
         _print_json(addresses)
 
@@ -219,6 +213,14 @@ def main() -> None:
         if as_json:
             _print_json({"ok": False, "error": error.to_dict()})
         sys.exit(2 if isinstance(error, ConfigError) else 1)
+
+
+def _end(result: dict[str, Any], as_json: bool) -> None:
+    """Print the summary of a run if it is asked for; a run that failed exits with 1."""
+    if as_json:
+        _print_json(result)
+    if not result["ok"]:
+        raise typer.Exit(1)
 
 
 def _console(as_json: bool) -> Console:

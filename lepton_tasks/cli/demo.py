@@ -17,8 +17,10 @@ from lepton_tasks.core.errors import ConfigError, LeptonError, StageError
 from lepton_tasks.core.store import ArtifactStore
 from lepton_tasks.core.use_case import load_use_case
 from lepton_tasks.deployment.airflow_api import AirflowClient, TaskState
+from lepton_tasks.deployment.embedded import SERVICES
 from lepton_tasks.deployment.embedded_services import AIRFLOW_USER, airflow_password
 from lepton_tasks.stages.pipeline import STAGES
+from lepton_tasks.tracking.registry import run_page
 
 _POLL_SECONDS = 0.5
 _LIMIT_SECONDS = 3600.0
@@ -50,7 +52,7 @@ def run_demo(name: str, console: Console) -> int:
 def _demo(name: str, console: Console, at: _At) -> float:
     load_use_case(project_root() / "configs" / "use_cases" / f"{name}.yaml")
     console.print("Starting the services on 127.0.0.1 (the first time takes longest)")
-    start(("mlflow", "serving", "airflow"), console)
+    start(SERVICES, console)
     at.step = "airflow"
     with AirflowClient(load_environment().airflow_url, AIRFLOW_USER, airflow_password(state_root())) as airflow:
         airflow.wait_for_dag(name)
@@ -116,14 +118,11 @@ def _show(name: str, run_id: str, refs: dict[str, ArtifactRef], console: Console
     facts = refs["evaluation"].facts
     accuracy = float(facts["test_accuracy"] or 0.0)
     version, trained = refs["model_version"].facts, refs["checkpoint"].facts
-    mlflow = (
-        f"{environment.tracking_url}/#/experiments/{trained['mlflow_experiment_id']}/runs/{trained['mlflow_run_id']}"
-    )
     lines: list[tuple[str, Any]] = [
         ("prediction", f"{best['label']}  (probability {best['probability']:.3f})"),
         ("test accuracy", f"{accuracy:.4f}  on rows that training never saw"),
         ("Airflow", f"{environment.airflow_url}/dags/{name}/runs/{run_id}  (user admin)"),
-        ("MLflow run", mlflow),
+        ("MLflow run", run_page(environment.tracking_url, trained)),
         ("model version", f"{version['name']} version {version['version']}, alias champion"),
         ("endpoint", f"{environment.serving_url}/v1/models/{name}/predict"),
         ("try it", f"{environment.serving_url}/docs"),

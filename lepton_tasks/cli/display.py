@@ -21,7 +21,7 @@ _HEADLINES = {
     "split": "{train_rows:,} train, {validation_rows:,} validation, {test_rows:,} test rows",
     "transform": "{bytes:,} bytes of training shards",
     "validate_features": "{expectations} expectations, {failed} failed, {warnings} warnings",
-    "train": "validation accuracy {validation_accuracy:.4f}, best epoch {best_epoch} of {epochs}",
+    "train": "validation accuracy {validation_accuracy:.4f}, kept epoch {best_epoch} of {epochs}",
     "evaluate": "test accuracy {test_accuracy:.4f} (majority class {baseline_accuracy:.4f})",
     "gate": "passed; champion until now: {champion}",
     "export": "{onnx_bytes:,} bytes of ONNX",

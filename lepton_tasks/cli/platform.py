@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from rich.console import Console
 
@@ -11,17 +11,15 @@ from lepton_tasks.core.environment import load_environment, state_root
 from lepton_tasks.core.errors import UnavailableError
 from lepton_tasks.deployment import embedded
 
-_FIELDS = {"mlflow": "tracking_url", "serving": "serving_url", "airflow": "airflow_url"}
-_LOCAL = ("127.0.0.1", "localhost")
 
-
-def start(services: tuple[str, ...], console: Console) -> dict[str, str]:
+def start(services: Sequence[str], console: Console) -> dict[str, str]:
     """Start those of the services that belong on this machine and do not run; returns the addresses.
 
     A service whose address is another machine's is somebody else's to start, so it is left out.
     """
     environment = load_environment()
-    local = [s for s in services if s not in _FIELDS or urlsplit(getattr(environment, _FIELDS[s])).hostname in _LOCAL]
+    remote = {s for s, field in embedded.ADDRESSES.items() if not embedded.is_local(getattr(environment, field))}
+    local = [service for service in services if service not in remote]
 
     def told(service: str, state: str, seconds: float) -> None:
         if state == "ready":
@@ -54,5 +52,5 @@ def platform_status() -> dict[str, Any]:
             models = client.models()
     except UnavailableError:
         models = []
-    addresses = {name: getattr(environment, field) for name, field in _FIELDS.items()}
+    addresses = {name: getattr(environment, field) for name, field in embedded.ADDRESSES.items()}
     return {"addresses": addresses, "services": services, "models": models}

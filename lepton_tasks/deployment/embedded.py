@@ -22,12 +22,14 @@ from lepton_tasks.core.errors import ConfigError, UnavailableError
 from lepton_tasks.deployment import embedded_processes as processes
 from lepton_tasks.deployment import embedded_services as definitions
 
-SERVICES = ("mlflow", "serving", "airflow")
+ADDRESSES = {"mlflow": "tracking_url", "serving": "serving_url", "airflow": "airflow_url"}
+"""Service -> the field of `Environment` that holds its address."""
+
+SERVICES = tuple(ADDRESSES)
 
 OnEvent = Callable[[str, str, float], None]
 """Called with a service's name, ``"starting" | "running" | "ready"``, and the seconds since `up` was called."""
 
-_FIELDS = {"mlflow": "tracking_url", "serving": "serving_url", "airflow": "airflow_url"}
 _VARIABLES = {"mlflow": "LEPTON_MLFLOW_PORT", "serving": "LEPTON_SERVING_PORT", "airflow": "LEPTON_AIRFLOW_PORT"}
 _LOCAL = ("127.0.0.1", "localhost")
 
@@ -88,6 +90,11 @@ def status(root: Path) -> dict[str, dict[str, Any]]:
     return report
 
 
+def is_local(url: str) -> bool:
+    """Whether an address is this machine's."""
+    return urlsplit(url).hostname in _LOCAL
+
+
 class _Start:
     """One call of `up`."""
 
@@ -107,7 +114,7 @@ class _Start:
             self._check_port(name)
         for folder in ("mlflow/artifacts", "serving", "cache"):
             (self.root / folder).mkdir(parents=True, exist_ok=True)
-        result = {_FIELDS[name]: self.urls[name] for name in self.services}
+        result = {ADDRESSES[name]: self.urls[name] for name in self.services}
         if "airflow" in missing:
             password = definitions.write_airflow_config(self.root, self.project, self.ports["airflow"])
             result |= {"airflow_password": password} if password else {}
@@ -121,7 +128,7 @@ class _Start:
         except BaseException:
             processes.end(self.root, missing, grace=3)
             raise
-        record_addresses(self.root, {field: self.urls[name] for name, field in _FIELDS.items()})
+        record_addresses(self.root, {field: self.urls[name] for name, field in ADDRESSES.items()})
         return result
 
     def _tell(self, name: str, state: str) -> None:
@@ -129,11 +136,11 @@ class _Start:
 
     def _urls(self) -> dict[str, str]:
         """The address in the environment, unless ours runs already at another."""
-        urls = {name: str(getattr(self.environment, field)) for name, field in _FIELDS.items()}
+        urls = {name: str(getattr(self.environment, field)) for name, field in ADDRESSES.items()}
         return urls | {name: f"http://{definitions.HOST}:{record.port}" for name, record in self.records.items()}
 
     def _check_port(self, name: str) -> None:
-        if urlsplit(self.urls[name]).hostname not in _LOCAL:
+        if not is_local(self.urls[name]):
             raise ConfigError(
                 f"{name} is to be at {self.urls[name]}, which is not this machine.",
                 fix=f"Leave {name} out, or give it a local address.",

@@ -36,7 +36,7 @@ def train(
     cleaned: DatasetRef,
     features_quality: QualityReportRef,
 ) -> CheckpointRef:
-    """The weights of the best epoch.
+    """The weights of the epoch that `train.keep` names.
 
     A killed training goes on from its last state, in the same MLflow run.
 

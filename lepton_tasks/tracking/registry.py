@@ -9,6 +9,7 @@ import json
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Mapping
 from typing import Any
 
 from lepton_tasks.core.errors import UnavailableError
@@ -24,6 +25,12 @@ def alias(tracking_url: str, name: str, alias: str) -> dict[str, Any] | None:
 def version(tracking_url: str, name: str, number: str) -> dict[str, Any] | None:
     """One version by number, or None if it does not exist."""
     return _version(tracking_url, "model-versions/get", {"name": name, "version": number})
+
+
+def run_page(tracking_url: str, facts: Mapping[str, object]) -> str:
+    """The page of the run that a reference's facts name; an empty string if they name none."""
+    run, experiment = facts.get("mlflow_run_id"), facts.get("mlflow_experiment_id")
+    return f"{tracking_url.rstrip('/')}/#/experiments/{experiment}/runs/{run}" if run and experiment else ""
 
 
 def _version(tracking_url: str, path: str, query: dict[str, str]) -> dict[str, Any] | None:

@@ -7,6 +7,11 @@ from typing import Any
 
 from lepton_tasks.core.use_case import UseCase
 
+_KEPT = {
+    "best": "The best epoch was chosen on the validation split.",
+    "last": "The last epoch was kept; the validation split chose nothing.",
+}
+
 
 def model_card(
     use_case: UseCase,
@@ -39,7 +44,7 @@ def model_card(
         f"Prepared by `{use_case.features.name}` {_inline(use_case.features.params)}. "
         f"Digest of the arrays: `{data['digest']}`.",
         "## Metrics",
-        "The best epoch was chosen on the validation split. The baseline answers with the shares of the labels.",
+        f"{_KEPT[train['keep']]} The baseline answers with the shares of the labels.",
         _table(
             ("metric", "test", "validation", "baseline"),
             [
@@ -54,7 +59,7 @@ def model_card(
         ),
         "## Training",
         f"`{model['name']}` {_inline(model['params'])} with {checkpoint['parameters']:,} parameters; "
-        f"the best of {checkpoint['epochs']} epochs (epoch {checkpoint['best_epoch']}, counted from 0); "
+        f"the {train['keep']} of {checkpoint['epochs']} epochs (epoch {checkpoint['best_epoch']}, counted from 0); "
         f"{checkpoint['seconds']:.0f} s; seed {checkpoint['seed']}.",
         _table(("setting", "value"), [(f"`{key}`", f"`{_plain(value)}`") for key, value in train.items()]),
         "## Limits",

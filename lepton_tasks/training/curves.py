@@ -8,7 +8,7 @@ from typing import Any
 
 
 def plot_curves(path: Path, history: Sequence[dict[str, Any]], best_epoch: int) -> Path:
-    """Draw losses and the other validation metrics over epochs into the PNG file `path`; the best epoch is marked."""
+    """Draw losses and the other validation metrics over epochs into the PNG file `path`; the kept epoch is marked."""
     from matplotlib.figure import Figure
 
     epochs = [row["epoch"] for row in history]
@@ -18,7 +18,7 @@ def plot_curves(path: Path, history: Sequence[dict[str, Any]], best_epoch: int) 
     for axes, names in zip(figure.subplots(1, 2), (losses, others), strict=True):
         for name in names:
             axes.plot(epochs, [row[name] for row in history], label=name.replace("_", " "), marker=".")
-        axes.axvline(best_epoch, color="grey", linestyle=":", label=f"best epoch ({best_epoch})")
+        axes.axvline(best_epoch, color="grey", linestyle=":", label=f"kept epoch ({best_epoch})")
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
         axes.legend()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from airflow.sdk import BaseOperatorLink
 
 from lepton_tasks.core.environment import load_environment
+from lepton_tasks.tracking.registry import run_page
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
@@ -20,9 +21,7 @@ class MlflowRunLink(BaseOperatorLink):
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         """The run's page; an empty string where the task knew no run. Called in the task's process, after it ran."""
-        facts = _facts(operator)
-        run, experiment = facts.get("mlflow_run_id"), facts.get("mlflow_experiment_id")
-        return f"{load_environment().tracking_url}/#/experiments/{experiment}/runs/{run}" if run and experiment else ""
+        return run_page(load_environment().tracking_url, _facts(operator))
 
 
 class EndpointLink(BaseOperatorLink):
