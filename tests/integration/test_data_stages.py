@@ -208,7 +208,7 @@ def test_photos_of_cats_and_dogs_pass_all_data_stages(tmp_path):
     refs = run(load_use_case(PROJECT / "configs" / "use_cases" / "cats_dogs.yaml"), ctx, DATA_STAGES)
     assert refs["raw"].facts["rows"] == 1_000
     assert refs["cleaned"].facts == {"rows": 1_000, "refused": 0}
-    assert refs["splits"].facts == {"train_rows": 700, "validation_rows": 100, "test_rows": 200}
+    assert refs["splits"].facts == {"train_rows": 800, "validation_rows": 50, "test_rows": 150}
     assert refs["features"].facts["bytes"] == 1_000 * 96 * 96 * 3
     assert refs["features_quality"].facts["failed"] == 0
     fitted = json.loads((ctx.open(refs["preprocessor"]) / "preprocessor.json").read_text())["fitted"]
