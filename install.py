@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import venv
@@ -68,15 +69,17 @@ def install(uv: Path, python: Path, environment: dict[str, str]) -> None:
 
 
 def lock(uv: Path, environment: dict[str, str]) -> None:
-    """Resolve requirements*.in; torch loses its local label (``+cpu``), so that any build of the version will do."""
+    """Resolve requirements*.in with what the CPU build of torch needs; any build of that version fits the lock."""
     for source, target, constraint in LOCKS:
         if not (PROJECT / source).exists():
             continue
-        command = [uv, "pip", "compile", source, "-o", target, "--quiet", "--python-version", "3.11", "--universal"]
+        path = PROJECT / target
+        if path.exists():  # uv keeps to the versions in it: without the label it would take the CUDA build's needs
+            path.write_text(re.sub(r"^(torch==[\d.]+)$", r"\1+cpu", path.read_text(), flags=re.MULTILINE))
+        command = [uv, "pip", "compile", source, "-o", target, "--quiet", "--python-version", "3.11"]
         command += ["--no-emit-find-links", "--no-emit-index-url", "--custom-compile-command", "make lock"]
         command += ["-c", constraint] if constraint else []
         subprocess.run(command, cwd=PROJECT, env=environment, check=True)
-        path = PROJECT / target
         path.write_text(path.read_text().replace("+cpu", ""))
 
 
