@@ -59,7 +59,7 @@ def _demo(name: str, console: Console, at: _At) -> float:
         airflow.unpause(name)
         run_id = airflow.trigger(name)
         console.print(f"Airflow runs the Dag {name}, run {run_id}")
-        with RunDisplay(console, name) as display:
+        with RunDisplay(console, name, [stage.name for stage in STAGES]) as display:
             refs = _follow(airflow, name, run_id, display, at)
     at.step = "predict"
     return _show(name, run_id, refs, console)

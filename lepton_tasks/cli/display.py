@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -11,7 +11,7 @@ from rich.table import Table
 
 from lepton_tasks.core.artifacts import ArtifactRef, Fact
 from lepton_tasks.core.context import Progress
-from lepton_tasks.stages.pipeline import STAGES, Stage
+from lepton_tasks.stages.pipeline import Stage
 from lepton_tasks.stages.runner import StageResult
 
 _HEADLINES = {
@@ -51,10 +51,11 @@ class RunDisplay:
     Args:
         console: Where to write.
         title: Shown above the table.
+        stages: Names of the stages to come, in order.
     """
 
-    def __init__(self, console: Console, title: str) -> None:
-        self._console, self._title = console, title
+    def __init__(self, console: Console, title: str, stages: Sequence[str]) -> None:
+        self._console, self._title, self._stages = console, title, stages
         self._rows: dict[str, tuple[str, float | None, str]] = {}
         self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
 
@@ -98,10 +99,10 @@ class RunDisplay:
         table = Table(title=self._title, title_justify="left", box=None, padding=(0, 1))
         for name, justify in (("stage", "left"), ("state", "left"), ("seconds", "right"), ("", "left")):
             table.add_column(name, justify=justify)  # type: ignore[arg-type]  # a literal, lost by the tuple
-        for stage in STAGES:
-            state, seconds, fact = self._rows.get(stage.name, ("", None, ""))
+        for stage in self._stages:
+            state, seconds, fact = self._rows.get(stage, ("", None, ""))
             style = _STYLES.get(state, "dim")
-            table.add_row(stage.name, f"[{style}]{state}[/]", "" if seconds is None else f"{seconds:.1f}", fact)
+            table.add_row(stage, f"[{style}]{state}[/]", "" if seconds is None else f"{seconds:.1f}", fact)
         return table
 
 

@@ -31,7 +31,8 @@ def _use_case(path: Path) -> dict[str, Any]:
         use_case = load_use_case(path)
     except LeptonError as error:
         return {"name": path.stem, "about": f"BROKEN: {error}", "ok": False, "file": str(path)}
-    return {"name": use_case.name, "about": f"{use_case.title} ({use_case.task.name})", "ok": True, "file": str(path)}
+    task = use_case.task.name if use_case.task else "data only"
+    return {"name": use_case.name, "about": f"{use_case.title} ({task})", "ok": True, "file": str(path)}
 
 
 def _first_line(path: str) -> str:

@@ -11,8 +11,9 @@ from rich.console import Console
 
 from lepton_tasks.cli.display import RunDisplay, summary
 from lepton_tasks.core.context import RunContext
+from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.use_case import load_use_case, parse_override
-from lepton_tasks.stages.pipeline import STAGES, stage_named
+from lepton_tasks.stages.pipeline import stage_named, stages_of
 from lepton_tasks.stages.runner import run_pipeline
 
 _NEED_SERVICES = "train"  # the first stage that talks to MLflow
@@ -38,14 +39,21 @@ def run_use_case(
         console: Where progress is shown.
     """
     use_case = load_use_case(file, dict(parse_override(text) for text in overrides))
-    names = [stage.name for stage in STAGES]
-    last = names.index(stage_named(until).name) if until else len(names) - 1
-    if last >= names.index(_NEED_SERVICES):
+    stages = stages_of(use_case)
+    names = [stage.name for stage in stages]
+    if until and stage_named(until).name not in names:
+        raise ConfigError(
+            f"the stage {until!r} is not part of a use case that only prepares data.",
+            where=file.name,
+            fix="Add `task` and `model`, or choose one of " + ", ".join(names) + ".",
+        )
+    ahead = names[: names.index(until) + 1] if until else names
+    if _NEED_SERVICES in ahead:
         from lepton_tasks.cli.platform import start
 
-        start(("mlflow", "serving") if last >= names.index("deploy") else ("mlflow",), console)
+        start(("mlflow", "serving") if "deploy" in ahead else ("mlflow",), console)
     run_id = f"{use_case.name}-{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S}"
-    with RunDisplay(console, f"{use_case.name}  {run_id}") as display:
+    with RunDisplay(console, f"{use_case.name}  {run_id}", ahead) as display:
         ctx = dataclasses.replace(RunContext.from_env(run_id), on_progress=display.progressed, force=force)
         result = run_pipeline(
             use_case,
@@ -55,9 +63,9 @@ def run_use_case(
             on_start=display.started,
             on_end=display.ended,
         )
-    stages = {
+    ended = {
         r.stage: {"state": r.state, "seconds": round(r.seconds, 3), "cached": r.cached}
         | ({"error": r.error.to_dict()} if r.error else {})
         for r in result.stages
     }
-    return summary(run_id, stages, result.refs)
+    return summary(run_id, ended, result.refs)

@@ -42,14 +42,20 @@ class Split(_Model):
     """Part to choose the best epoch on."""
     test: float = pydantic.Field(0.15, gt=0, lt=1)
     """Part that is looked at once, for the figures that are reported."""
-    stratify: bool = True
-    """Keep the share of each label alike in all three."""
+    method: Literal["stratified", "random", "hash", "group", "time", "file"] = "stratified"
+    """``stratified`` keeps the share of each label alike in all three; ``random`` does not; ``hash`` goes by the hash
+    of `column`, so that a row stays where it is when others come; ``group`` keeps rows with the same `column`
+    together; ``time`` tests on what is latest in `column`; ``file`` keeps the rows of one file together."""
+    column: str | None = None
+    """The column that ``hash``, ``group`` and ``time`` go by."""
 
     @pydantic.model_validator(mode="after")
     def _adds_up(self) -> Split:
         total = self.train + self.validation + self.test
         if abs(total - 1) > 1e-6:
             raise ValueError(f"train + validation + test is {total:g}; it must be 1")
+        if self.column is None and self.method in ("hash", "group", "time"):
+            raise ValueError(f"the method {self.method!r} needs a `column` to go by")
         return self
 
 
@@ -58,6 +64,8 @@ class Data(_Model):
 
     source: ComponentSpec
     """A source of the catalogue."""
+    label: str | None = "label"
+    """Of tables: the column that is to be learned; null if the features tell what is."""
     split: Split = Split()
     """Sizes of the splits."""
 
@@ -172,7 +180,10 @@ class Schedule(_Model):
 
 
 class UseCase(_Model):
-    """One use case. Every field but `name`, `task`, `data`, `features` and `model` has a default."""
+    """One use case. Every field but `name`, `data` and `features` has a default.
+
+    Without `task` and `model` it prepares data: its run ends when the features are checked.
+    """
 
     name: str = pydantic.Field(pattern=_NAME)
     """Name of the Dag, the experiment, the registered model and the endpoint; equal to the file's stem."""
@@ -180,7 +191,7 @@ class UseCase(_Model):
     """One line for people."""
     description: str = ""
     """What it is for and what not; goes into the model card. Markdown."""
-    task: ComponentSpec
+    task: ComponentSpec | None = None
     """The learning task."""
     data: Data
     """Source and splits."""
@@ -190,7 +201,7 @@ class UseCase(_Model):
     """The feature extractor."""
     quality: Quality = Quality()
     """Expectations beside the task's own."""
-    model: ComponentSpec
+    model: ComponentSpec | None = None
     """The network."""
     train: Train = Train()
     """Training."""
@@ -214,10 +225,39 @@ class UseCase(_Model):
     def _bare_cron(cls, value: Any) -> Any:
         return {"cron": value} if isinstance(value, str) else value
 
+    @pydantic.model_validator(mode="after")
+    def _task_and_model(self) -> UseCase:
+        if (self.task is None) != (self.model is None):
+            absent = "task" if self.task is None else "model"
+            raise ValueError(f"`{absent}` is missing: `task` and `model` go together; without both, data is prepared")
+        return self
+
+    @property
+    def learns(self) -> bool:
+        """Whether a network is trained; otherwise the run ends with the features."""
+        return self.task is not None
+
+    @property
+    def learning_task(self) -> ComponentSpec:
+        """The learning task of a use case that learns."""
+        return _there(self.task, "task", self.name)
+
+    @property
+    def network(self) -> ComponentSpec:
+        """The network of a use case that learns."""
+        return _there(self.model, "model", self.name)
+
     def part(self, *keys: str) -> dict[str, Any]:
         """The named sections (dotted keys) as plain JSON values, for a fingerprint."""
         dump = self.model_dump(mode="json")
         return {key: _at(dump, key) for key in keys}
+
+
+def _there(spec: ComponentSpec | None, key: str, name: str) -> ComponentSpec:
+    if spec is None:
+        where = f"{name}.yaml: {key}"
+        raise ConfigError("this use case only prepares data.", where=where, fix="Add `task` and `model`.")
+    return spec
 
 
 def _at(tree: Any, key: str) -> Any:

@@ -44,7 +44,7 @@ def export(
     spec = PackageSpec.model_validate(
         {
             "name": use_case.name,
-            "task": use_case.task.name,
+            "task": use_case.learning_task.name,
             "input_codec": {"name": input_codec, "params": input_params},
             "output_codec": {"name": output_codec, "params": output_params},
             "labels": trained.labels,

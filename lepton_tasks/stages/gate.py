@@ -104,7 +104,7 @@ def _contest(use_case: UseCase, champion: Path, evaluation: Path, features: Path
     spec = package.spec
     preprocessor = json.loads((champion / "preprocessor.json").read_text())
     for what, theirs, ours in (
-        ("task", spec.task, use_case.task.name),
+        ("task", spec.task, use_case.learning_task.name),
         ("labels", list(spec.labels), dataset["labels"]),
         ("input", spec.inputs[0].shape[1:], inputs.shape[1:]),
         ("feature extractor", preprocessor.get("extractor"), use_case.features.model_dump()),
@@ -112,7 +112,7 @@ def _contest(use_case: UseCase, champion: Path, evaluation: Path, features: Path
         if theirs != ours:
             return {"compared": False, "reason": f"its {what} is {theirs}, the candidate's {ours}"}
     targets = np.load(features / "test" / "targets.npy")
-    task = LEARNING_TASKS.build(use_case.task.name, use_case.task.params, where="task")
+    task = LEARNING_TASKS.build(use_case.learning_task.name, use_case.learning_task.params, where="task")
     outputs = outputs_of(package, inputs)
     pairs = mcnemar(task.right(np.load(evaluation / "outputs.npy"), targets), task.right(outputs, targets))
     return {

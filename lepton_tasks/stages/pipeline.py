@@ -6,6 +6,7 @@ import dataclasses
 
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.registry import did_you_mean
+from lepton_tasks.core.use_case import UseCase
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,6 +219,11 @@ STAGES: tuple[Stage, ...] = (
         deploys=True,
     ),
 )
+
+
+def stages_of(use_case: UseCase) -> tuple[Stage, ...]:
+    """The stages of its runs: all, or those of the data if there is nothing to learn."""
+    return STAGES if use_case.learns else tuple(stage for stage in STAGES if stage.group == "data")
 
 
 def stage_named(name: str) -> Stage:

@@ -17,7 +17,7 @@ from lepton_tasks.core.errors import ArtifactError, LeptonError
 from lepton_tasks.core.registry import load_object
 from lepton_tasks.core.store import digest_of
 from lepton_tasks.core.use_case import UseCase
-from lepton_tasks.stages.pipeline import STAGES, Stage, stage_named
+from lepton_tasks.stages.pipeline import STAGES, Stage, stage_named, stages_of
 
 Refs = Mapping[str, ArtifactRef]
 
@@ -127,7 +127,7 @@ def run_pipeline(
         stage_named(name)
     refs: dict[str, ArtifactRef] = {}
     results: list[StageResult] = []
-    for stage in STAGES:
+    for stage in stages_of(use_case):
         if stage.deploys and not use_case.deploy.enabled:
             result = StageResult(stage.name, "skipped", 0.0)
         else:

@@ -38,7 +38,7 @@ def verify_package(
     targets = np.load(data / "test" / "targets.npy")
     expected = np.load(ctx.open(evaluation) / "outputs.npy")
     outputs = outputs_of(loaded, np.load(data / "test" / "inputs.npy", mmap_mode="r"))
-    task = LEARNING_TASKS.build(use_case.task.name, use_case.task.params, where="task")
+    task = LEARNING_TASKS.build(use_case.learning_task.name, use_case.learning_task.params, where="task")
     metric, labels, limits = use_case.gate.metric, loaded.spec.labels, use_case.export
     parity: dict[str, Any] = {
         "rows": len(targets),

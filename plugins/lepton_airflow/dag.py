@@ -14,7 +14,7 @@ from croniter import croniter
 from lepton_airflow.stage_operator import StageOperator
 from lepton_tasks.core.errors import ConfigError, LeptonError
 from lepton_tasks.core.use_case import Train, UseCase, load_use_case
-from lepton_tasks.stages.pipeline import STAGES
+from lepton_tasks.stages.pipeline import stages_of
 
 # Param of the trigger form -> key of the use case.
 OVERRIDES = {
@@ -80,12 +80,14 @@ def build_dag(path: Path) -> DAG:
         max_active_runs=1,
         auto_register=False,  # the Dag files say which Dags are theirs
         params=form(use_case),
-        tags=["lepton", use_case.task.name, use_case.model.name],
+        tags=["lepton", *(spec.name for spec in (use_case.task, use_case.model) if spec)],
         default_args={"owner": "lepton", "retry_delay": dt.timedelta(seconds=5), "retry_exponential_backoff": 3},
     ) as dag:
-        groups = {name: TaskGroup(name, tooltip=tooltip) for name, tooltip in _GROUPS.items()}
+        stages = stages_of(use_case)
+        used = {stage.group for stage in stages}
+        groups = {name: TaskGroup(name, tooltip=tooltip) for name, tooltip in _GROUPS.items() if name in used}
         previous: StageOperator | None = None
-        for stage in STAGES:
+        for stage in stages:
             task = StageOperator(
                 task_id=stage.name,
                 stage=stage.name,
@@ -103,11 +105,11 @@ def build_dag(path: Path) -> DAG:
 
 def form(use_case: UseCase) -> dict[str, Param]:
     """The trigger form: typed, bounded fields with the YAML's values."""
-    training = Train.model_json_schema()["properties"]
-    params = {
-        name: _param(getattr(use_case.train, name), training[name], title=title)
-        for name, title in (("epochs", "Epochs"), ("learning_rate", "Learning rate"), ("devices", "Devices"))
-    }
+    params: dict[str, Param] = {}
+    if use_case.learns:
+        training = Train.model_json_schema()["properties"]
+        for name, title in (("epochs", "Epochs"), ("learning_rate", "Learning rate"), ("devices", "Devices")):
+            params[name] = _param(getattr(use_case.train, name), training[name], title=title)
     if "path" in use_case.data.source.params:
         params["data_path"] = Param(
             str(use_case.data.source.params["path"]),
@@ -116,12 +118,13 @@ def form(use_case: UseCase) -> dict[str, Param]:
             title="Data path",
             description="Where the source reads from; a relative path starts at the data root (LEPTON_DATA).",
         )
-    params["deploy"] = Param(
-        use_case.deploy.enabled,
-        type="boolean",
-        title="Deploy",
-        description="Serve the model if it passes the gate. Without it, the run ends with a registered version.",
-    )
+    if use_case.learns:
+        params["deploy"] = Param(
+            use_case.deploy.enabled,
+            type="boolean",
+            title="Deploy",
+            description="Serve the model if it passes the gate. Without it, the run ends with a registered version.",
+        )
     params["force"] = Param(
         False,
         type="boolean",

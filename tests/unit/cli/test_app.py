@@ -100,4 +100,4 @@ def test_list_marks_a_broken_use_case_and_shows_the_others(monkeypatch, tmp_path
     monkeypatch.chdir(tmp_path)
     shown = CliRunner().invoke(cli.app, ["list"]).output
     assert "Handwritten digits (image_classification)" in shown
-    assert "BROKEN: odd.yaml: task: missing" in shown
+    assert "BROKEN: odd.yaml: data: missing" in shown

@@ -20,7 +20,7 @@ def shown(terminal=False):
 def test_a_plain_stream_gets_one_line_a_stage():
     console = shown()
     ref = DatasetRef(uri="store://ingest/a", digest="d", stage="ingest", facts={"rows": 5000, "classes": 10})
-    with RunDisplay(console, "digits") as display:
+    with RunDisplay(console, "digits", [stage.name for stage in STAGES]) as display:
         display.started(STAGES[0])
         display.ended(StageResult("ingest", "success", 1.25, ref=ref))
         display.ended(StageResult("clean", "failed", 0.5, error=DataError("no rows.")))
@@ -31,7 +31,7 @@ def test_a_plain_stream_gets_one_line_a_stage():
 
 def test_a_terminal_gets_a_table_of_all_stages():
     console = shown(terminal=True)
-    with RunDisplay(console, "digits") as display:
+    with RunDisplay(console, "digits", [stage.name for stage in STAGES]) as display:
         display.started(STAGES[7])
         display.progressed(Progress("train", 3, 12, "epochs", 6.0))
     assert "3 of 12 epochs (0.5 epochs/s, 18 s left)" in console.file.getvalue()

@@ -5,6 +5,7 @@ import pytest
 from lepton_tasks.core.environment import project_root
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.use_case import apply_overrides, load_use_case, parse_override
+from lepton_tasks.stages.pipeline import stages_of
 
 FOLDER = project_root(Path(__file__)) / "configs" / "use_cases"
 
@@ -98,3 +99,19 @@ def test_override_values_are_yaml():
     assert parse_override("deploy.enabled=false") == ("deploy.enabled", False)
     with pytest.raises(ConfigError, match=r"KEY=VALUE"):
         parse_override("epochs")
+
+
+@pytest.mark.parametrize("absent", ["task: image_classification\n", "model: cnn\n"])
+def test_task_and_model_go_together(tmp_path, absent):
+    with pytest.raises(ConfigError, match=r"`(task|model)` is missing: `task` and `model` go together"):
+        load_use_case(write(tmp_path, MINIMAL.replace(absent, "")))
+
+
+def test_without_task_and_model_data_is_prepared_only(tmp_path):
+    use_case = load_use_case(
+        write(tmp_path, MINIMAL.replace("task: image_classification\n", "").replace("model: cnn\n", ""))
+    )
+    assert not use_case.learns
+    assert [stage.name for stage in stages_of(use_case)][-1] == "validate_features"
+    with pytest.raises(ConfigError, match=r"tiny.yaml: model: this use case only prepares data"):
+        _ = use_case.network
