@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from lepton_tasks.cli.data import data
 from lepton_tasks.core.errors import ConfigError, LeptonError
 
 app = typer.Typer(
@@ -25,6 +26,8 @@ app = typer.Typer(
     help="Lepton turns one YAML file, a *use case*, into a served and watched model.",
     epilog="Start with `lepton list`, then `lepton run configs/use_cases/mnist_digits.yaml`.",
 )
+
+app.add_typer(data, name="data")
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A use case, e.g. configs/use_cases/mnist_digits.yaml.")]
 Set = Annotated[

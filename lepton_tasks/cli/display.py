@@ -20,6 +20,7 @@ _HEADLINES = {
     "clean": "{rows:,} rows kept, {refused:,} refused",
     "split": "{train_rows:,} train, {validation_rows:,} validation, {test_rows:,} test rows",
     "transform": "{bytes:,} bytes of training shards",
+    "validate_cleaned": "{expectations} expectations, {failed} failed, {warnings} warnings",
     "validate_features": "{expectations} expectations, {failed} failed, {warnings} warnings",
     "train": "validation accuracy {validation_accuracy:.4f}, kept epoch {best_epoch} of {epochs}",
     "evaluate": "test accuracy {test_accuracy:.4f} (majority class {baseline_accuracy:.4f})",

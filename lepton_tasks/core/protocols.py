@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
+    import polars as pl
     import pyarrow as pa
     import torch
 
     from lepton_tasks.core.artifacts import EndpointRef, ModelPackageRef, ModelVersionRef
     from lepton_tasks.core.context import RunContext
     from lepton_tasks.core.use_case import Expectation, UseCase
+    from lepton_tasks.data.samples import Samples
+    from lepton_tasks.data.tables.operations import Operation
+    from lepton_tasks.data.tables.rows import TableRows
 
 
 @runtime_checkable
 class Source(Protocol):
-    """Where raw rows come from. Built with the YAML's params and ``data_root: Path``."""
+    """Where raw samples come from. Built with the YAML's params and ``data_root: Path``."""
 
     def state(self) -> Any:
         """JSON values that change when the source changes; cheap (names, sizes, times), no heavy import."""
@@ -26,7 +30,8 @@ class Source(Protocol):
     def read(self) -> Iterator[pa.Table]:
         """Batches of ``sample_id, uri, data, label`` in a stable order; raises `DataError` if there is nothing to read.
 
-        ``data`` is null where the bytes lie at ``uri``.
+        ``data`` is null where the bytes lie at ``uri``, ``label`` where there is none. Columns of
+        `lepton_tasks.data.rows.FURTHER` may be added; all batches have the same.
         """
 
     def describe(self) -> dict[str, Any]:
@@ -37,8 +42,9 @@ class Source(Protocol):
 class CleaningStep(Protocol):
     """One reason to refuse rows.
 
-    Steps see *probes*: one light row per sample (``sample_id, uri, label, size_bytes, sha256, error`` and what the
-    feature extractor's `probe` found), made once, so that a picture is decoded once however many steps there are.
+    Steps see *probes*: one light row per sample (``sample_id, uri, label, size_bytes, sha256, error``, what the source
+    added and what the feature extractor's `probe` found), made once, so that a picture is decoded once however many
+    steps there are.
     """
 
     def refuse(self, probes: pa.Table) -> Sequence[str | None]:
@@ -46,28 +52,199 @@ class CleaningStep(Protocol):
 
 
 @runtime_checkable
+class RevisingStep(CleaningStep, Protocol):
+    """A cleaning step that changes rows before it refuses any."""
+
+    def revise(self, probes: pa.Table) -> tuple[pa.Table, Sequence[str | None]]:
+        """As many rows in the same order, and for each what was repaired, or None. Later steps see the changed rows."""
+
+
+@runtime_checkable
 class FeatureExtractor(Protocol):
-    """Rows -> arrays. What it fits is JSON, learned on the training split only."""
+    """Samples -> arrays. What it fits is JSON, learned on the training split only."""
+
+    facts: ClassVar[Mapping[str, pa.DataType]]
+    """Columns and types of what `probe` finds."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one sample's array."""
+
+    def probe(self, payload: bytes) -> tuple[dict[str, Any], np.ndarray]:
+        """Light facts about one sample, ``content_sha256`` among them, and its array, uint8 of `shape`.
+
+        Samples are decoded here and nowhere else. Equal content has the same ``content_sha256`` however it is encoded
+        without loss. Raises `DataError` if it cannot be decoded.
+        """
 
     @staticmethod
-    def probe(payload: bytes) -> dict[str, Any]:
-        """Light facts about one sample, ``content_sha256`` among them; raises `DataError` if it cannot be decoded.
+    def expectations(stage: Literal["raw", "features"]) -> Sequence[Expectation]:
+        """Rules that every use case with these features shares; those about ``label`` are left out without labels."""
 
-        Equal content has the same ``content_sha256`` however it is encoded.
+    def fit(self, samples: Samples, ctx: RunContext) -> dict[str, Any]:
+        """Values learned from the samples of the training split."""
+
+    def transform(self, samples: Samples, fitted: Mapping[str, Any], folder: Path, ctx: RunContext) -> dict[str, Any]:
+        """Write the arrays of one split into `folder`; returns facts (rows, bytes)."""
+
+    def codec(self, fitted: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Name and params of the input codec that serving uses to compute the same arrays."""
+
+
+@runtime_checkable
+class Piece(Protocol):
+    """A part of a table that is read by itself, on any worker: a file, a range of keys. Picklable."""
+
+    @property
+    def origin(self) -> str:
+        """Where its rows come from, for people: a path or an address without secrets."""
+
+    @property
+    def parquet(self) -> str | None:
+        """The path of a Parquet file that can be used as it lies; None if `read` must be called."""
+
+    def read(self) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+        """Batches of bounded size: rows, and ``line: int64, text: str, reason: str`` of what could not be read as one.
+
+        Every batch of every piece has the columns and types of `TableSource.schema`. Raises `DataError` if the piece
+        as a whole cannot be read.
         """
+
+
+@runtime_checkable
+class TableSource(Protocol):
+    """Where the rows of a table come from. Built with the YAML's params and ``data_root: Path``."""
+
+    def state(self) -> Any:
+        """JSON values that change when the source changes; cheap (names, sizes, times), no heavy import."""
+
+    def schema(self) -> Mapping[str, pl.DataType]:
+        """Columns and types of the whole table; raises `DataError` if the pieces disagree or there are none."""
+
+    def pieces(self) -> Sequence[Piece]:
+        """The parts, in a stable order."""
+
+    def describe(self) -> dict[str, Any]:
+        """JSON values worth keeping beside the rows: path, licence, address."""
+
+
+@runtime_checkable
+class Fetching(Protocol):
+    """A source, of samples or of a table, that fetches its files before they are read."""
+
+    def fetch(self, ctx: RunContext) -> None:
+        """Fetch what is not there yet, and tell the progress; raises `UnavailableError` naming the way by hand."""
+
+
+@runtime_checkable
+class RowStep(Protocol):
+    """A cleaning step of tables that looks at one row at a time: it runs part by part. Picklable."""
+
+    def check(self, schema: Mapping[str, pl.DataType]) -> None:
+        """Raise `ConfigError` naming a column that is missing or of the wrong type, and the closest ones."""
+
+    def rewrites(self, schema: Mapping[str, pl.DataType]) -> Sequence[str]:
+        """The columns whose values `change` may rewrite: the report counts rows in which one did change."""
+
+    def change(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        """The rows with values rewritten: as many, in the same order.
+
+        It may add columns for `refuse` to look at; their names begin with ``__``, and nobody else sees them.
+        """
+
+    def refuse(self) -> pl.Expr | None:
+        """The reason (str) for which a row is refused, else null; None if the step refuses nothing.
+
+        Evaluated on what `change` gave. The reason is best a literal, which costs nothing for the rows that are kept:
+        the row's values are written beside it.
+        """
+
+
+@runtime_checkable
+class KeyStep(Protocol):
+    """A cleaning step of tables that keeps the first of the rows with equal keys, over all parts."""
+
+    def check(self, schema: Mapping[str, pl.DataType]) -> None:
+        """Raise `ConfigError` naming a column that is missing."""
+
+    def keys(self, schema: Mapping[str, pl.DataType]) -> Sequence[pl.Expr]:
+        """What must differ between two rows."""
+
+
+@runtime_checkable
+class WholeStep(Protocol):
+    """A cleaning step of tables that must see all rows at once (gaps of a series, near-equal texts): in memory."""
+
+    def check(self, schema: Mapping[str, pl.DataType]) -> None:
+        """Raise `ConfigError` naming a column that is missing or of the wrong type."""
+
+    def apply(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """The rows that go on, new ones among them (their ``_row`` is null), and ``_row: int64, reason: str`` of those
+        refused."""
+
+
+@runtime_checkable
+class FittedStep(Protocol):
+    """A cleaning step of tables that learns from the training split; it is applied in fit and transform."""
+
+    def check(self, schema: Mapping[str, pl.DataType]) -> None:
+        """Raise `ConfigError` naming a column that is missing or of the wrong type."""
+
+    def fit(self, rows: TableRows, ctx: RunContext) -> dict[str, Any]:
+        """JSON values learned from the rows of the training split."""
+
+    def operations(self, fitted: Mapping[str, Any]) -> Sequence[Operation]:
+        """What is done to every row, in this order, here and in serving; none if rows are only refused."""
+
+    def refuse(self, fitted: Mapping[str, Any]) -> pl.Expr | None:
+        """The reason (str) for which a row of the *training* split is refused, else null. Evaluated before `operations`."""
+
+
+@runtime_checkable
+class TableFeatures(Protocol):
+    """Rows of a table -> arrays or columns to train on. What it fits is JSON, learned on the training split only."""
 
     @staticmethod
     def expectations(stage: Literal["raw", "features"]) -> Sequence[Expectation]:
         """Rules that every use case with these features shares."""
 
-    def fit(self, rows: pa.Table, ctx: RunContext) -> dict[str, Any]:
+    def check(self, schema: Mapping[str, pl.DataType], label: str | None) -> None:
+        """Raise `ConfigError` naming a column that is missing or of the wrong type."""
+
+    def fit(self, rows: TableRows, ctx: RunContext) -> dict[str, Any]:
         """Values learned from the rows of the training split."""
 
-    def transform(self, rows: pa.Table, fitted: Mapping[str, Any], folder: Path, ctx: RunContext) -> dict[str, Any]:
-        """Write the shards of one split into `folder`; returns facts (rows, bytes)."""
+    def transform(self, rows: TableRows, fitted: Mapping[str, Any], folder: Path, ctx: RunContext) -> dict[str, Any]:
+        """Write one split into `folder`; returns facts (rows, bytes).
+
+        Either arrays (``inputs.npy`` and, unless `data.label` names a column, ``targets.npy``) or ``part-*.parquet``.
+        """
 
     def codec(self, fitted: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-        """Name and params of the input codec that serving uses to compute the same arrays."""
+        """Name and params of the input codec that serving uses to compute the same values."""
+
+
+@runtime_checkable
+class RowFeatures(Protocol):
+    """Features of a table that give one row for each row: all splits are made in one pass over the parts. Picklable."""
+
+    @staticmethod
+    def expectations(stage: Literal["raw", "features"]) -> Sequence[Expectation]:
+        """Rules that every use case with these features shares."""
+
+    def check(self, schema: Mapping[str, pl.DataType], label: str | None) -> None:
+        """Raise `ConfigError` naming a column that is missing or of the wrong type."""
+
+    def fit_rows(
+        self, rows: TableRows, ctx: RunContext, *, label: str | None, operations: Sequence[Operation]
+    ) -> dict[str, Any]:
+        """Values learned from the rows of the training split, to which the operations have been done."""
+
+    def express(self, fitted: Mapping[str, Any]) -> Sequence[pl.Expr]:
+        """The columns to train on, named, each a value a row."""
+
+    def codec(self, fitted: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Name and params of the input codec that serving uses to compute the same values."""
 
 
 @runtime_checkable

@@ -86,6 +86,8 @@ class Quality(_Model):
 
     raw: tuple[Expectation, ...] = ()
     """Rules for the rows as they came."""
+    cleaned: tuple[Expectation, ...] = ()
+    """Rules for the rows that cleaning kept, of all splits."""
     features: tuple[Expectation, ...] = ()
     """Rules for what training will see."""
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from lepton_tasks.core.use_case import Expectation
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def rule(type_: str, severity: Literal["critical", "warning"] = "critical", **params: Any) -> Expectation:
@@ -18,3 +22,9 @@ LABELLED = (
     rule("expect_column_unique_value_count_to_be_between", column="label", min_value=2),
 )
 """What holds for every labelled data set, before and after it is cleaned."""
+
+
+def applicable(rules: Sequence[Expectation], table: pa.Table) -> Sequence[Expectation]:
+    """The rules without those about labels if no row has one, as videos and pictures with boxes have none."""
+    labelled = table["label"].null_count < table.num_rows
+    return [rule for rule in rules if labelled or rule.params.get("column") != "label"]

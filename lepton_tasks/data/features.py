@@ -1,4 +1,4 @@
-"""Pictures -> memory-mapped uint8 arrays of one shape."""
+"""Pictures as uint8 arrays of one shape, beside the boxes and columns that came with them."""
 
 from __future__ import annotations
 
@@ -8,26 +8,22 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from lepton_tasks.codecs.image import ImageCodec, Resize, Side, open_picture
+from lepton_tasks.codecs.image import ImageCodec, Resize, Side
 from lepton_tasks.core.context import RunContext
-from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.use_case import Expectation
-from lepton_tasks.data.cluster import map_chunks
 from lepton_tasks.data.expectations import LABELLED, rule
-from lepton_tasks.data.rows import Row, chunks_of, payload_of
-
-_CHUNK_BYTES = 16 << 20
-_CHUNK_ROWS = 64
+from lepton_tasks.data.perceptual import perceptual_hash
+from lepton_tasks.data.samples import Samples
 
 _EXPECTATIONS: dict[str, tuple[Expectation, ...]] = {
     "raw": (
         *LABELLED,
-        rule("expect_column_values_to_not_be_null", "warning", column="label"),
         rule("expect_column_values_to_not_be_null", column="sha256", mostly=0.5),  # null: the file cannot be read
         rule("expect_column_values_to_be_unique", "warning", column="sha256"),
         rule("expect_column_values_to_be_between", "warning", column="size_bytes", min_value=1),
@@ -42,6 +38,16 @@ _EXPECTATIONS: dict[str, tuple[Expectation, ...]] = {
         rule("expect_column_values_to_be_between", column="std", min_value=0.001, mostly=0.5),
     ),
 }
+
+_BOXES_SCHEMA = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("sample_id", pa.string()),
+        ("label", pa.string()),
+        *((side, pa.float32()) for side in ("xmin", "ymin", "xmax", "ymax")),
+    ]
+)
+_MIN_SIDE = 1.0  # pixels of the array; of a box that `crop` cuts off, less than this tells nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,25 +66,48 @@ class ImageFeatures:
     channels: Literal[1, 3, 4] = 3
     resize: Resize = "stretch"
 
+    facts: ClassVar[Mapping[str, pa.DataType]] = {
+        "width": pa.int64(),
+        "height": pa.int64(),
+        "content_sha256": pa.string(),
+        "perceptual_hash": pa.uint64(),
+        "contrast": pa.float64(),
+    }
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one array."""
+        return self.height, self.width, self.channels
+
     @staticmethod
     def expectations(stage: Literal["raw", "features"]) -> Sequence[Expectation]:
         """Rules for rows as they came, or for what training will see."""
         return _EXPECTATIONS[stage]
 
-    @staticmethod
-    def probe(payload: bytes) -> dict[str, Any]:
-        """Size of the whole decoded picture and the sha256 of its upright RGB pixels."""
-        picture = open_picture(payload, "RGB")
-        pixels = hashlib.sha256(f"{picture.width}x{picture.height}:".encode() + picture.tobytes())
-        return {"width": picture.width, "height": picture.height, "content_sha256": pixels.hexdigest()}
+    def probe(self, payload: bytes) -> tuple[dict[str, Any], np.ndarray]:
+        """Full size, digest and hash of the upright pixels, contrast; and the array."""
+        opened = self._codec.open(payload)
+        picture, width, height = opened
+        digest = hashlib.sha256(f"{width}x{height}:".encode() + picture.tobytes())
+        pixels = self._codec.resized(opened)
+        return {
+            "width": width,
+            "height": height,
+            "content_sha256": digest.hexdigest(),
+            "perceptual_hash": perceptual_hash(picture),
+            "contrast": float(pixels.std()) / 255,
+        }, pixels
 
-    def fit(self, rows: pa.Table, ctx: RunContext) -> dict[str, Any]:
+    def fit(self, samples: Samples, ctx: RunContext) -> dict[str, Any]:
         """Shape, and per channel mean and standard deviation of the pixels in [0, 1]."""
-        # Sums of integers are exact, so neither the order of chunks nor the number of workers shows in the result.
-        moments = map_chunks(functools.partial(_moments, self._codec()), self._chunks(rows), ctx, **_meter(rows))
-        total, squares = np.sum(list(moments), axis=0)
-        count = rows.num_rows * self.height * self.width
-        pairs = [(int(s), int(q)) for s, q in zip(total, squares, strict=True)]
+        # Sums of integers are exact, so that the size of the batches does not show in the result.
+        total = np.zeros((2, self.channels), np.uint64)
+        for batch in samples.batches():
+            lines = batch.reshape(-1, self.width * self.channels)  # summed first, as long lines are summed fast
+            for row, values in enumerate((lines, np.square(lines, dtype=np.uint16))):
+                total[row] += values.sum(axis=0, dtype=np.uint64).reshape(-1, self.channels).sum(axis=0)
+        count = len(samples) * self.height * self.width
+        pairs = [(int(s), int(q)) for s, q in zip(*total, strict=True)]
         spreads = [math.sqrt(count * q - s**2) / count / 255 for s, q in pairs]
         return {
             "height": self.height,
@@ -88,47 +117,37 @@ class ImageFeatures:
             "std": [max(spread, 1 / 255) for spread in spreads],  # a channel of one value must not be divided by 0
         }
 
-    def transform(self, rows: pa.Table, fitted: Mapping[str, Any], folder: Path, ctx: RunContext) -> dict[str, Any]:
-        """Write ``inputs.npy``, uint8 [rows, height, width, channels], into `folder`."""
-        shape = (rows.num_rows, self.height, self.width, self.channels)
-        inputs = np.lib.format.open_memmap(folder / "inputs.npy", mode="w+", dtype=np.uint8, shape=shape)
-        start = 0
-        for pixels in map_chunks(functools.partial(_decode, self._codec()), self._chunks(rows), ctx, **_meter(rows)):
-            inputs[start : start + len(pixels)] = pixels
-            start += len(pixels)
-        inputs.flush()
-        return {"rows": rows.num_rows, "bytes": inputs.nbytes}
+    def transform(self, samples: Samples, fitted: Mapping[str, Any], folder: Path, ctx: RunContext) -> dict[str, Any]:
+        """Write ``inputs.npy``, uint8 [rows, height, width, channels], and ``boxes.parquet`` where rows have boxes.
+
+        The latter has a line for each box: ``row`` (of the array), ``sample_id, label`` and its sides in pixels of the
+        array, float32. What `crop` cuts off of a box is cut off, and a box that it cuts off whole is left out.
+        """
+        size = samples.write(folder / "inputs.npy")
+        facts = {"rows": len(samples), "bytes": size}
+        if "boxes" in samples.rows.column_names:
+            boxes = self._placed_boxes(samples.rows)
+            pq.write_table(boxes, folder / "boxes.parquet")
+            facts["boxes"] = boxes.num_rows
+        return facts
 
     def codec(self, fitted: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """`ImageCodec` with the same sizes."""
         return "image", dataclasses.asdict(self)
 
+    @functools.cached_property
     def _codec(self) -> ImageCodec:
         return ImageCodec(**dataclasses.asdict(self))
 
-    def _chunks(self, rows: pa.Table) -> Any:
-        size = _CHUNK_BYTES // (self.height * self.width * self.channels)
-        return chunks_of(rows, max(1, min(_CHUNK_ROWS, size)))
-
-
-def _meter(rows: pa.Table) -> dict[str, Any]:
-    return {"total": rows.num_rows, "unit": "pictures"}
-
-
-def _decode(codec: ImageCodec, rows: list[Row]) -> np.ndarray:
-    """uint8 [rows, height, width, channels]."""
-    return np.stack([_pixels(codec, row) for row in rows])
-
-
-def _pixels(codec: ImageCodec, row: Row) -> np.ndarray:
-    payload = payload_of(row)
-    try:
-        return codec.decode(payload)
-    except DataError as error:
-        raise DataError(error.what, where=row["uri"], fix="Add the step `undecodable` to `clean`.") from error
-
-
-def _moments(codec: ImageCodec, rows: list[Row]) -> np.ndarray:
-    """Per channel the sum of the pixels and of their squares, as uint64 [2, channels]."""
-    pixels = _decode(codec, rows).reshape(-1, codec.channels).astype(np.uint64)
-    return np.stack([pixels.sum(axis=0), (pixels**2).sum(axis=0)])
+    def _placed_boxes(self, rows: pa.Table) -> pa.Table:
+        lines = []
+        sides = (self.width, self.height)
+        for row, sample in enumerate(rows.select(["sample_id", "boxes", "width", "height"]).to_pylist()):
+            for box in sample["boxes"] or ():
+                corners = np.array([[box["xmin"], box["ymin"]], [box["xmax"], box["ymax"]]])
+                low, high = np.clip(self._codec.placed(corners, sample["width"], sample["height"]), 0, sides)
+                if (high - low).min() >= _MIN_SIDE:
+                    lines.append((row, sample["sample_id"], box["label"], *low, *high))
+        columns = list(zip(*lines, strict=True)) or [()] * len(_BOXES_SCHEMA)
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, _BOXES_SCHEMA, strict=True)]
+        return pa.table(arrays, schema=_BOXES_SCHEMA)

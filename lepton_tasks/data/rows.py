@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ import pyarrow as pa
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.data.cluster import map_chunks
+from lepton_tasks.data.files import Files
 
 Row = Mapping[str, Any]
 
 _CHUNK_ROWS = 64
+_BATCH_ROWS, _BATCH_BYTES = 10_000, 64 << 20
 
 SOURCE_SCHEMA = pa.schema(
     [
@@ -26,9 +28,50 @@ SOURCE_SCHEMA = pa.schema(
         pa.field("label", pa.string()),
     ]
 )
-RAW_SCHEMA = pa.schema(
-    [*SOURCE_SCHEMA, pa.field("size_bytes", pa.int64(), nullable=False), pa.field("sha256", pa.string())]
-)
+BOX = pa.struct([("label", pa.string()), *((side, pa.float64()) for side in ("xmin", "ymin", "xmax", "ymax"))])
+"""A marked part of a picture: pixels of the upright picture from its left top corner; the label may be null."""
+
+FURTHER = {
+    "boxes": pa.list_(BOX),  # null: nobody looked; empty: there is nothing
+    "group": pa.string(),  # what must not be in two splits: a person, a patient, a place
+    "video": pa.string(),
+    "frame": pa.int64(),  # counted from 0
+    "time_s": pa.float64(),  # seconds from the start of the video
+    "fault": pa.string(),  # what the source found wrong with the row, for `clean` to refuse
+}
+"""Columns that a source may add; they travel with the row into the features."""
+
+
+def source_schema(*further: str) -> pa.Schema:
+    """`SOURCE_SCHEMA` with some of the columns `FURTHER`."""
+    return pa.schema([*SOURCE_SCHEMA, *((name, FURTHER[name]) for name in further)])
+
+
+def located(files: Files, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """A row without label for each file.
+
+    What every worker can open by itself stays where it is; files of archives and remote places are read now, once, so
+    that a run does not depend on them any more.
+    """
+    if files.local:
+        yield from ({"sample_id": name, "uri": files.uri(name), "data": None, "label": None} for name in names)
+        return
+    for name, data in files.read(names):
+        yield {"sample_id": name, "uri": files.uri(name), "data": data, "label": None}
+
+
+def in_batches(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> Iterator[pa.Table]:
+    """The rows as tables of bounded length and size; further keys of a row are left out."""
+    batch: list[Mapping[str, Any]] = []
+    size = 0
+    for row in rows:
+        batch.append(row)
+        size += len(row["data"] or b"")
+        if len(batch) >= _BATCH_ROWS or size >= _BATCH_BYTES:
+            yield pa.Table.from_pylist(batch, schema=schema)
+            batch, size = [], 0
+    if batch:
+        yield pa.Table.from_pylist(batch, schema=schema)
 
 
 def payload_of(row: Row) -> bytes:
@@ -47,14 +90,16 @@ def payload_of(row: Row) -> bytes:
 
 
 def sealed(rows: pa.Table, ctx: RunContext) -> pa.Table:
-    """Rows of a source (`SOURCE_SCHEMA`) with the size and sha256 of their bytes (`RAW_SCHEMA`).
+    """Rows of a source with ``size_bytes: int64`` and ``sha256: string`` of their bytes.
 
-    Bytes that cannot be read give size 0 and no sha256, for `clean` to refuse.
+    Rows with a fault, and bytes that cannot be read, give size 0 and no sha256, for `clean` to refuse.
     """
-    chunks = chunks_of(rows, _CHUNK_ROWS)
+    read = [name for name in ("uri", "data", "fault") if name in rows.column_names]
+    chunks = chunks_of(rows.select(read), _CHUNK_ROWS)
     seals = itertools.chain.from_iterable(map_chunks(_seals, chunks, ctx, total=rows.num_rows, unit="files"))
     sizes, digests = zip(*seals, strict=True)
-    return pa.table([*rows.columns, pa.array(sizes, pa.int64()), pa.array(digests, pa.string())], schema=RAW_SCHEMA)
+    rows = rows.append_column("size_bytes", pa.array(sizes, pa.int64()))
+    return rows.append_column("sha256", pa.array(digests, pa.string()))
 
 
 def _seals(rows: list[Row]) -> list[tuple[int, str | None]]:
@@ -62,6 +107,8 @@ def _seals(rows: list[Row]) -> list[tuple[int, str | None]]:
 
 
 def _seal(row: Row) -> tuple[int, str | None]:
+    if row.get("fault"):
+        return 0, None
     try:
         data = _bytes_of(row)
     except OSError:

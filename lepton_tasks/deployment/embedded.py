@@ -19,6 +19,7 @@ from lepton_tasks.core.environment import (
     record_addresses,
 )
 from lepton_tasks.core.errors import ConfigError, UnavailableError
+from lepton_tasks.core.hosted import SOCKET_FILE, connect
 from lepton_tasks.deployment import embedded_processes as processes
 from lepton_tasks.deployment import embedded_services as definitions
 
@@ -26,6 +27,8 @@ ADDRESSES = {"mlflow": "tracking_url", "serving": "serving_url", "airflow": "air
 """Service -> the field of `Environment` that holds its address."""
 
 SERVICES = tuple(ADDRESSES)
+
+_HOST = "stages"  # The stage host goes with Airflow. It has no address, and nobody waits for it: it saves time only.
 
 OnEvent = Callable[[str, str, float], None]
 """Called with a service's name, ``"starting" | "running" | "ready"``, and the seconds since `up` was called."""
@@ -81,10 +84,10 @@ def status(root: Path) -> dict[str, dict[str, Any]]:
     root = root.resolve()
     report = {}
     for name, record in processes.recorded(root).items():
-        url = f"http://{definitions.HOST}:{record.port}"
+        url = f"http://{definitions.HOST}:{record.port}" if record.port else f"unix:{root / SOCKET_FILE}"
         state = "stopped"
         if record.process():
-            state = "running" if definitions.probe(name, url, record.created) else "starting"
+            state = "running" if _answers(root, record, url) else "starting"
         log = str(processes.log_path(root, name))
         report[name] = {"state": state, "pid": record.pid, "url": url, "log": log}
     return report
@@ -99,7 +102,8 @@ class _Start:
     """One call of `up`."""
 
     def __init__(self, root: Path, project: Path, services: Sequence[str], on_event: OnEvent, timeout: float) -> None:
-        self.root, self.project, self.services, self.timeout = root, project, services, timeout
+        self.root, self.project, self.timeout = root, project, timeout
+        self.services = [*services, _HOST] if "airflow" in services else list(services)
         self.began = time.monotonic()
         self.on_event = on_event
         self.environment = load_environment({**os.environ, "LEPTON_HOME": str(root)})
@@ -110,11 +114,12 @@ class _Start:
     def run(self) -> dict[str, str]:
         missing = [name for name in self.services if name not in self.records]
         processes.end(self.root, missing, grace=3)  # what outlived a killed service still holds its port
-        for name in missing:
+        addressed = [name for name in missing if name in ADDRESSES]
+        for name in addressed:
             self._check_port(name)
         for folder in ("mlflow/artifacts", "serving", "cache"):
             (self.root / folder).mkdir(parents=True, exist_ok=True)
-        result = {ADDRESSES[name]: self.urls[name] for name in self.services}
+        result = {field: self.urls[name] for name, field in ADDRESSES.items() if name in self.services}
         if "airflow" in missing:
             password = definitions.write_airflow_config(self.root, self.project, self.ports["airflow"])
             result |= {"airflow_password": password} if password else {}
@@ -124,7 +129,7 @@ class _Start:
                     self._begin(name)
                 else:
                     self._tell(name, "running")
-            self._wait(missing)
+            self._wait(addressed)
         except BaseException:
             processes.end(self.root, missing, grace=3)
             raise
@@ -137,7 +142,7 @@ class _Start:
     def _urls(self) -> dict[str, str]:
         """The address in the environment, unless ours runs already at another."""
         urls = {name: str(getattr(self.environment, field)) for name, field in ADDRESSES.items()}
-        return urls | {name: f"http://{definitions.HOST}:{record.port}" for name, record in self.records.items()}
+        return urls | {n: f"http://{definitions.HOST}:{r.port}" for n, r in self.records.items() if n in ADDRESSES}
 
     def _check_port(self, name: str) -> None:
         if not is_local(self.urls[name]):
@@ -159,7 +164,7 @@ class _Start:
             root=self.root,
             cwd=self.project,
             environment=definitions.child_environment(self.root, self.project, self.environment, self.urls),
-            port=self.ports[name],
+            port=self.ports.get(name),
         )
 
     def _wait(self, started: Sequence[str]) -> None:
@@ -176,6 +181,16 @@ class _Start:
                 elif time.monotonic() - self.began > self.timeout:
                     raise _failed(name, f"did not answer within {self.timeout:.0f} s", log)
             time.sleep(0.2)
+
+
+def _answers(root: Path, record: processes.Record, url: str) -> bool:
+    if record.name != _HOST:
+        return definitions.probe(record.name, url, record.created)
+    try:
+        connect(root).close()
+    except OSError:
+        return False
+    return True
 
 
 def _failed(name: str, how: str, log: Path) -> UnavailableError:

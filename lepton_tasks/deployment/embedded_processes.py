@@ -27,7 +27,7 @@ class Record:
     name: str
     pid: int
     created: float
-    port: int
+    port: int | None
 
     def process(self) -> psutil.Process | None:
         """The process, if it still runs."""
@@ -46,7 +46,7 @@ def start(
     root: Path,
     cwd: Path,
     environment: Mapping[str, str],
-    port: int,
+    port: int | None,
 ) -> Record:
     """Start a service in a session of its own, its output in ``root/logs/<name>.log``, and remember it."""
     log = log_path(root, name)

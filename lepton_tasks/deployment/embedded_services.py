@@ -36,6 +36,7 @@ def commands(root: Path, ports: Mapping[str, int]) -> dict[str, list[str]]:
             *("--home", str(root / "serving")),
         ],
         "airflow": [python, "-m", "lepton_airflow.components", str(root / "logs")],
+        "stages": [python, "-m", "lepton_tasks.stages.host", str(root)],
     }
 
 
@@ -53,6 +54,7 @@ def child_environment(root: Path, project: Path, environment: Environment, urls:
         "LEPTON_AIRFLOW_URL": urls["airflow"],
         "LEPTON_DATA": environment.data_root,
         "AIRFLOW_HOME": str(root / "airflow"),
+        "GOMP_SPINCOUNT": "1000",  # see `training.launch`; a fork of the stage host cannot be told any more
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 13 processes and 1.1 GB that nothing here uses
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MPLCONFIGDIR": str(root / "cache" / "matplotlib"),

@@ -75,17 +75,20 @@ class DataQuality:
         if not real:
             message = "no requests since the last check" if since else "no requests yet"
             return [_finding("ok", message, 0, None, "requests")]
-        findings = self._judge(_table(real), home / "docs", use_case.name)
+        findings = self._judge(_table(real), home, use_case.name, ctx)
         write_json(mark, {"until": real[-1]["time"]})
         return findings
 
-    def _judge(self, table: pa.Table, docs: Path, name: str) -> list[dict[str, Any]]:
-        from lepton_tasks.quality.check import run_suite
+    def _judge(self, table: pa.Table, home: Path, name: str, ctx: RunContext) -> list[dict[str, Any]]:
+        from lepton_tasks.quality.check import report_of, write_report
+        from lepton_tasks.quality.rows import FrameRows
+        from lepton_tasks.quality.suite import judge
 
         rules = self._rules()
-        report = run_suite(
-            table, [rule.expectation() for rule in rules], docs, name="requests", where=f"{name}.yaml: monitor"
-        )
+        suite = [rule.expectation() for rule in rules]
+        judged = judge(FrameRows.of(table), suite, ctx, where=f"{name}.yaml: monitor", identity="sample_id")
+        report = report_of(judged, table.num_rows) | {"use_case": name, "time": ctx.clock().isoformat()}
+        write_report(home, report, judged, name="requests", history=[])
         broken = {fault["column"] for fault in report["failed"]}
         findings = []
         for rule in rules:

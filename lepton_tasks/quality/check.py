@@ -1,42 +1,67 @@
-"""Expectation suites run by Great Expectations, and what came out, for programs and for people."""
+"""A check of a table: judged, shown, kept; a critical failure stops the run and hands over the rows against it."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import os
+import functools
+import json
 import shutil
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
+import polars as pl
 
 from lepton_tasks.core.artifacts import QualityReportRef
 from lepton_tasks.core.context import RunContext
-from lepton_tasks.core.errors import ConfigError, DataQualityError
-from lepton_tasks.core.registry import did_you_mean
+from lepton_tasks.core.errors import DataQualityError
 from lepton_tasks.core.store import write_json
 from lepton_tasks.core.use_case import Expectation
+from lepton_tasks.data.tables.rows import ROW
+from lepton_tasks.quality.history import reports_about
+from lepton_tasks.quality.rows import Rows
+from lepton_tasks.quality.suite import Judged, judge
+
+REPORT_FILE, PROFILE_FILE, FAILING_FILE = "report.json", "profile.json", "failing_rows.parquet"
+DOCS_PAGE = "docs/index.html"
 
 
-def check(table: pa.Table, rules: Sequence[Expectation], ctx: RunContext, *, where: str) -> QualityReportRef:
-    """Run the rules over a table and publish the report with its Data Docs.
+Suite = tuple[Rows, Sequence[Expectation]]
+"""A table and the rules about it."""
+
+
+def check(
+    suites: Sequence[Suite],
+    ctx: RunContext,
+    *,
+    use_case: str,
+    where: str,
+    identity: str = ROW,
+    origin: Callable[[int], str] | None = None,
+    profile: dict[str, Any] | None = None,
+) -> QualityReportRef:
+    """Run rules over a table and publish the report, its Data Docs and the rows against a rule.
 
     Args:
-        table: One row a sample, with a column ``sample_id``.
-        rules: The suite.
+        suites: Rows of one table with the rules about them; the first are all of its rows.
         ctx: The run.
+        use_case: Its name: earlier reports about it are shown beside this one.
         where: The key of the use case that holds its own rules, for messages.
+        identity: The column that names a row for people.
+        origin: Where a row came from, by its number.
+        profile: Kept beside the report.
 
     Raises:
         DataQualityError: a critical rule failed; the report is then kept in the stage's work folder.
         ConfigError: a rule is unknown, or has parameters that are not its own.
     """
+    judged = [judge(rows, rules, ctx, where=where, identity=identity) for rows, rules in suites]
+    everything = [one for part in judged for one in part]
+    report = report_of(everything, suites[0][0].height) | {"use_case": use_case, "time": ctx.clock().isoformat()}
     draft = ctx.draft()
-    report = run_suite(table, rules, draft.path / "docs", name=ctx.stage, where=where)
-    write_json(draft.path / "report.json", report)
+    write_report(draft.path, report, everything, name=ctx.stage, history=reports_about(use_case, ctx.stage, ctx.root))
+    write_failing_rows(draft.path / FAILING_FILE, suites[0][0], everything, ctx, origin)
+    if profile is not None:
+        write_json(draft.path / PROFILE_FILE, profile)
     failed = [fault for fault in report["failed"] if fault["severity"] == "critical"]
     warned = [fault for fault in report["failed"] if fault["severity"] == "warning"]
     for fault in warned:
@@ -48,13 +73,10 @@ def check(table: pa.Table, rules: Sequence[Expectation], ctx: RunContext, *, whe
         raise DataQualityError(
             f"{len(failed)} of {report['evaluated']} expectations failed: {'; '.join(map(describe, failed))}.",
             where=where,
-            fix=f"See {kept / 'docs' / 'index.html'} and report.json beside it; correct the data, or the rule.",
+            fix=f"See {kept / DOCS_PAGE}{_and_rows(kept)}; correct the data, or the rule.",
         )
-    return ctx.publish(
-        draft,
-        QualityReportRef,
-        {"expectations": report["evaluated"], "failed": len(failed), "warnings": len(warned)},
-    )
+    facts = {"expectations": report["evaluated"], "failed": len(failed), "warnings": len(warned)}
+    return ctx.publish(draft, QualityReportRef, facts)
 
 
 def describe(fault: dict[str, Any]) -> str:
@@ -64,104 +86,94 @@ def describe(fault: dict[str, Any]) -> str:
     return f"{fault['type']} ({given}): observed {fault['observed']}"
 
 
-def run_suite(table: pa.Table, rules: Sequence[Expectation], docs: Path, *, name: str, where: str) -> dict[str, Any]:
-    """The outcome of the rules, as JSON values; Data Docs are written to `docs`."""
-    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")  # read when Great Expectations is imported
-    with _quiet():
-        import great_expectations as gx
-
-        context = gx.get_context(mode="ephemeral", project_config=_config(docs))
-        asset = context.data_sources.add_pandas("rows").add_dataframe_asset(name)
-        suite = gx.ExpectationSuite(name=name, expectations=[_expectation(rule, where=where) for rule in rules])
-        validation = gx.ValidationDefinition(
-            name=name, data=asset.add_batch_definition_whole_dataframe("all"), suite=context.suites.add(suite)
-        )
-        outcome = context.validation_definitions.add(validation).run(
-            batch_parameters={"dataframe": table.to_pandas()},
-            result_format={"result_format": "SUMMARY", "unexpected_index_column_names": ["sample_id"]},
-        )
-        context.build_data_docs(site_names=["docs"])
-    shutil.rmtree(docs / "static" / "images", ignore_errors=True)  # 3.4 MB of tutorial pictures that no page shows
-    failed = [_fault(result) for result in outcome.results if not result.success]
+def report_of(judged: Sequence[Judged], rows: int) -> dict[str, Any]:
+    """The outcome of a suite as JSON values, every expectation among them, the failed ones with examples."""
+    outcomes = [_outcome(one) for one in judged]
+    failed = [outcome for outcome in outcomes if not outcome["success"]]
     failed.sort(key=lambda fault: (fault["severity"], fault["type"], fault["column"] or ""))
     return {
         "success": not any(fault["severity"] == "critical" for fault in failed),
-        "evaluated": len(outcome.results),
-        "rows": table.num_rows,
-        "failed": failed,
+        "evaluated": len(outcomes),
+        "rows": rows,
+        "failed": [{key: value for key, value in fault.items() if key != "success"} for fault in failed],
+        "outcomes": [{key: value for key, value in one.items() if key != "examples"} for one in outcomes],
     }
 
 
-def _config(docs: Path) -> Any:
-    """Everything in memory but the Data Docs; no statistics sent, no progress bars."""
-    from great_expectations.data_context.types.base import (
-        DataContextConfig,
-        InMemoryStoreBackendDefaults,
-        ProgressBarsConfig,
-    )
+def write_report(
+    folder: Path, report: dict[str, Any], judged: Sequence[Judged], *, name: str, history: Sequence[dict[str, Any]]
+) -> None:
+    """Write ``report.json`` and the Data Docs, with the plot of the expectations' history if there is one."""
+    from lepton_tasks.quality.docs import write_docs
+    from lepton_tasks.quality.history import plot_history
 
-    site = {
-        "class_name": "SiteBuilder",
-        "show_how_to_buttons": False,
-        "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
-        "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs)},
-    }
-    return DataContextConfig(
-        store_backend_defaults=InMemoryStoreBackendDefaults(),
-        data_docs_sites={"docs": site},
-        analytics_enabled=False,
-        progress_bars=ProgressBarsConfig(globally=False),
-    )
+    (folder / "docs").mkdir(parents=True, exist_ok=True)
+    write_json(folder / REPORT_FILE, report)
+    picture = plot_history([*history, report], folder / "docs" / "history.png") if history and judged else None
+    write_docs(folder / DOCS_PAGE, report, [one.result for one in judged], name=name, history=picture)
 
 
-def _expectation(rule: Expectation, *, where: str) -> Any:
-    from great_expectations.expectations import registry
+def write_failing_rows(
+    path: Path, rows: Rows, judged: Sequence[Judged], ctx: RunContext, origin: Callable[[int], str] | None
+) -> None:
+    """Write the rows against the rules that failed, each with ``rule, severity, column, origin``; no rows, no file."""
+    wanted = [
+        {
+            ROW: number,
+            "rule": one.result.expectation_config.type,
+            "severity": one.result.expectation_config.severity.value,
+            "column": one.result.expectation_config.kwargs.get("column"),
+            "origin": origin(number) if origin else None,
+        }
+        for one in judged
+        if not one.result.success
+        for number in one.rows
+    ]
+    if not wanted:
+        return
+    schema = {ROW: pl.Int64, "rule": pl.String, "severity": pl.String, "column": pl.String, "origin": pl.String}
+    marks = pl.DataFrame(wanted, schema=schema)
+    found = rows.map(functools.partial(_pick, marks[ROW].unique().sort()), ctx)
+    marks.join(pl.concat(found), on=ROW, suffix="_of_row", maintain_order="left").write_parquet(path)
 
-    known = registry.list_registered_expectation_implementations()
-    if rule.type not in known:
-        raise ConfigError(f"no expectation named {rule.type!r}.", where=where, fix=did_you_mean(rule.type, known))
-    try:
-        expectation: Any = registry.get_expectation_impl(rule.type)
-        return expectation(**rule.params, severity=rule.severity)
-    except (ValueError, TypeError) as error:  # pydantic's error, of either major version, is a ValueError
-        raise ConfigError(
-            f"{rule.type} does not take {rule.params}: {' '.join(str(error).split())}.", where=where
-        ) from error
+
+def _pick(numbers: pl.Series, frame: pl.DataFrame) -> pl.DataFrame:
+    hidden = [name for name in frame.columns if name.startswith("__")]
+    return frame.drop(hidden).filter(pl.col(ROW).is_in(numbers.implode()))
 
 
-def _fault(result: Any) -> dict[str, Any]:
-    config, outcome = result.expectation_config, result.to_json_dict()["result"]  # without NumPy's types
+def _and_rows(kept: Path) -> str:
+    return f", and the rows in {kept / FAILING_FILE}" if (kept / FAILING_FILE).exists() else ""
+
+
+def _outcome(one: Judged) -> dict[str, Any]:
+    config = one.result.expectation_config
+    outcome = one.result.to_json_dict()["result"]  # without NumPy's types
     params = {key: value for key, value in config.kwargs.items() if key != "batch_id"}
+    share = outcome.get("unexpected_percent")
     return {
         "type": config.type,
         "column": params.pop("column", None),
         "severity": str(config.severity.value),
-        "params": params,
-        "observed": _observed(outcome, result.exception_info),
+        "params": json.loads(json.dumps(params, default=str)),
+        "success": bool(one.result.success),
+        "observed": _observed(outcome, one.result.exception_info) + _of_sample(one),
+        "share": None if share is None else share / 100,
         "examples": outcome.get("partial_unexpected_index_list") or [],
     }
 
 
+def _of_sample(one: Judged) -> str:
+    return "" if one.sampled is None else f" in a sample of {one.sampled:,} rows"
+
+
 def _observed(outcome: dict[str, Any], exceptions: dict[str, Any]) -> str:
-    if "unexpected_count" in outcome:
+    if "element_count" in outcome:
         share = outcome.get("unexpected_percent") or 0.0
         return f"{outcome['unexpected_count']:,} of {outcome['element_count']:,} rows ({share:.1f} %) against it"
     if "observed_value" in outcome:
         return str(outcome["observed_value"])
     # Without a result the check itself broke, most often on a column that is not there.
-    messages = [value["exception_message"] for value in exceptions.values() if isinstance(value, dict)]
-    return messages[0].removeprefix("Error: ") if messages else "nothing"
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Great Expectations' and its libraries' asides out of the stage's log."""
-    logger = logging.getLogger("great_expectations")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+    nested = [value["exception_message"] for value in exceptions.values() if isinstance(value, dict)]
+    message = exceptions.get("exception_message") or next(iter(nested), "nothing")
+    return str(message).removeprefix("Error: ")

@@ -1,13 +1,20 @@
-"""The light tables that expectations look at: one row a sample, no payload."""
+"""What expectations look at: tables as they lie, and light tables about samples and arrays, without any payload."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from lepton_tasks.data.split import SPLITS
+from lepton_tasks.data.tables.ingest import parts_of
+from lepton_tasks.data.tables.rejected import Origins
+from lepton_tasks.data.tables.rows import Part, TableRows
 
 _CHUNK_BYTES = 32 << 20
 
@@ -19,31 +26,56 @@ def raw_table(folder: Path) -> pa.Table:
 
 
 def features_table(folder: Path) -> pa.Table:
-    """``sample_id, uri, label, split, target`` of a transformed data set, and what its inputs hold.
+    """What ``ids.parquet`` tells of each row of a transformed data set, ``split, target``, and what its inputs hold.
 
-    ``mean, std`` are of the row's uint8 values in [0, 1]; ``input_sha256`` tells equal inputs.
+    ``mean, std`` are of the row's values, those of bytes in [0, 1]; ``input_sha256`` tells equal inputs.
     """
-    splits = sorted(path.parent for path in folder.glob("*/inputs.npy"))
+    splits = sorted(path.parent for path in folder.glob("*/ids.parquet"))
     return pa.concat_tables(_split_table(split) for split in splits)
+
+
+def feature_rows(folder: Path, splits: Sequence[str] = SPLITS) -> TableRows | None:
+    """The features of some splits as a table, numbered from 0 in the order of `splits`; None if they are arrays."""
+    parts: list[Part] = []
+    for split in splits:
+        for path in sorted((folder / split).glob("part-*.parquet")):
+            parts += parts_of(str(path), split, sum(map(len, parts)))
+    return TableRows(tuple(parts), sum(map(len, parts))) if parts else None
+
+
+def origin_of(parts: Sequence[Part]) -> Callable[[int], str]:
+    """Where a row came from, by its number."""
+    origins = Origins([part.first for part in parts], [part.origin for part in parts])
+    return lambda number: str(origins.of(pl.Series([number]))[0])
 
 
 def _split_table(folder: Path) -> pa.Table:
     table = pq.read_table(folder / "ids.parquet")
-    inputs = np.load(folder / "inputs.npy", mmap_mode="r")
-    means, spreads, digests = [], [], []
-    step = max(1, _CHUNK_BYTES // max(1, inputs[0].nbytes))
-    for start in range(0, len(inputs), step):
-        part = np.asarray(inputs[start : start + step]).reshape(-1, inputs[0].size)
-        means.append(part.mean(axis=1) / 255)
-        spreads.append(part.std(axis=1) / 255)
-        digests += [hashlib.sha256(row.tobytes()).hexdigest() for row in part]
-    columns = {
-        "split": [folder.name] * table.num_rows,
-        "target": np.load(folder / "targets.npy"),
-        "mean": np.concatenate(means),
-        "std": np.concatenate(spreads),
-        "input_sha256": digests,
-    }
+    columns: dict[str, pa.Array] = {"split": pa.array([folder.name] * table.num_rows, pa.string())}
+    if (folder / "targets.npy").exists():
+        targets = np.load(folder / "targets.npy")
+        if targets.ndim == 1:
+            columns["target"] = pa.array(targets)
+    if (folder / "inputs.npy").exists():
+        columns |= _about_inputs(np.load(folder / "inputs.npy", mmap_mode="r"))
     for name, values in columns.items():
-        table = table.append_column(name, pa.array(values))
+        table = table.append_column(name, values)
     return table
+
+
+def _about_inputs(inputs: np.ndarray) -> dict[str, pa.Array]:
+    """Mean, spread and digest of each row."""
+    scale = 255 if inputs.dtype == np.uint8 else 1
+    means, spreads, digests = [np.empty(0)], [np.empty(0)], []
+    step = max(1, _CHUNK_BYTES // max(1, inputs[:1].nbytes))
+    for start in range(0, len(inputs), step):
+        part = np.asarray(inputs[start : start + step])
+        part = part.reshape(len(part), -1)
+        means.append(part.mean(axis=1) / scale)
+        spreads.append(part.std(axis=1) / scale)
+        digests += [hashlib.sha256(row.tobytes()).hexdigest() for row in part]
+    return {
+        "mean": pa.array(np.concatenate(means)),
+        "std": pa.array(np.concatenate(spreads)),
+        "input_sha256": pa.array(digests, pa.string()),
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lepton_tasks.core.artifacts import DatasetRef, PreprocessorRef
-from lepton_tasks.core.catalogue import FEATURES
+from lepton_tasks.core.catalogue import FEATURES, takes_tables
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.store import write_json
 from lepton_tasks.core.use_case import UseCase
@@ -11,19 +11,25 @@ from lepton_tasks.core.use_case import UseCase
 SCHEMA_VERSION = 1
 
 
-def fit_features(use_case: UseCase, ctx: RunContext, *, splits: DatasetRef) -> PreprocessorRef:
+def fit_features(use_case: UseCase, ctx: RunContext, *, cleaned: DatasetRef, splits: DatasetRef) -> PreprocessorRef:
     """Write the extractor, the values it fitted on the training split, and the names of the classes, as JSON."""
+    if takes_tables(use_case):
+        from lepton_tasks.data.tables.fit import fit_table
+
+        return fit_table(use_case, ctx, splits=splits)
     import pyarrow.parquet as pq
+
+    from lepton_tasks.data.samples import ARRAYS, Samples, class_names
 
     spec = use_case.features
     extractor = FEATURES.build(spec.name, spec.params, where=f"{use_case.name}.yaml: features")
     rows = pq.read_table(ctx.open(splits) / "rows.parquet", filters=[("split", "==", "train")])
-    labels = sorted(set(rows["label"].to_pylist()))
+    labels = class_names(rows)
     draft = ctx.draft()
     preprocessor = {
         "schema_version": SCHEMA_VERSION,
         "extractor": spec.model_dump(),
-        "fitted": extractor.fit(rows, ctx),
+        "fitted": extractor.fit(Samples(rows, ctx.open(cleaned) / ARRAYS), ctx),
         "labels": labels,
     }
     write_json(draft.path / "preprocessor.json", preprocessor)

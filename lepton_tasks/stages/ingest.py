@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from lepton_tasks.core.artifacts import DatasetRef
-from lepton_tasks.core.catalogue import SOURCES
+from lepton_tasks.core.catalogue import SOURCES, TABLE_SOURCES, takes_tables
 from lepton_tasks.core.context import RunContext
-from lepton_tasks.core.protocols import Source
+from lepton_tasks.core.protocols import Fetching
+from lepton_tasks.core.registry import Registry
 from lepton_tasks.core.store import write_json
 from lepton_tasks.core.use_case import UseCase
 
@@ -24,11 +25,17 @@ def ingest(use_case: UseCase, ctx: RunContext) -> DatasetRef:
     Raises:
         DataError: there is nothing to read.
     """
+    source = _source(use_case, ctx)
+    if isinstance(source, Fetching):
+        source.fetch(ctx)
+    if takes_tables(use_case):
+        from lepton_tasks.data.tables.ingest import ingest_table
+
+        return ingest_table(use_case, ctx, source=source)
     import pyarrow.parquet as pq
 
     from lepton_tasks.data.rows import sealed
 
-    source = _source(use_case, ctx)
     draft = ctx.draft()
     rows, size, labels = 0, 0, set()
     for part, table in enumerate(source.read()):
@@ -45,7 +52,8 @@ def ingest(use_case: UseCase, ctx: RunContext) -> DatasetRef:
     return ctx.publish(draft, DatasetRef, facts)
 
 
-def _source(use_case: UseCase, ctx: RunContext) -> Source:
+def _source(use_case: UseCase, ctx: RunContext) -> Any:
+    registry: Registry[Any] = TABLE_SOURCES if takes_tables(use_case) else SOURCES
     spec = use_case.data.source
     where = f"{use_case.name}.yaml: data.source"
-    return SOURCES.build(spec.name, spec.params, where=where, data_root=Path(ctx.environment.data_root))
+    return registry.build(spec.name, spec.params, where=where, data_root=Path(ctx.environment.data_root))

@@ -50,7 +50,13 @@ class Stage:
 
 
 _DATA_CODE = ("lepton_tasks.data", "lepton_tasks.codecs")
-_QUALITY_CODE = ("lepton_tasks.quality", "lepton_tasks.data.expectations", "lepton_tasks.data.features")
+_QUALITY_CODE = (
+    "lepton_tasks.quality",
+    "lepton_tasks.data.counter",
+    "lepton_tasks.data.expectations",
+    "lepton_tasks.data.features",
+    "lepton_tasks.data.sketch",
+)
 _MODEL_CODE = ("lepton_tasks.models", "lepton_tasks.learning")
 
 STAGES: tuple[Stage, ...] = (
@@ -61,7 +67,13 @@ STAGES: tuple[Stage, ...] = (
         needs=(),
         produces="raw",
         sections=("data.source",),
-        code=("lepton_tasks.data.sources", "lepton_tasks.data.rows"),
+        code=(
+            "lepton_tasks.data.archives",
+            "lepton_tasks.data.files",
+            "lepton_tasks.data.rows",
+            "lepton_tasks.data.sources",
+            "lepton_tasks.data.tables.ingest",
+        ),
         retries=2,
         state="lepton_tasks.stages.ingest:source_state",
     ),
@@ -80,7 +92,7 @@ STAGES: tuple[Stage, ...] = (
         "data",
         needs=("raw",),
         produces="cleaned",
-        sections=("clean", "features.name"),
+        sections=("clean", "features"),
         code=_DATA_CODE,
     ),
     Stage(
@@ -89,25 +101,34 @@ STAGES: tuple[Stage, ...] = (
         "data",
         needs=("cleaned",),
         produces="splits",
-        sections=("data.split", "seed"),
-        code=("lepton_tasks.data.split",),
+        sections=("data.label", "data.split", "seed"),
+        code=("lepton_tasks.data.split", "lepton_tasks.data.split_samples", "lepton_tasks.data.tables"),
+    ),
+    Stage(
+        "validate_cleaned",
+        "lepton_tasks.stages.validate_cleaned:validate_cleaned",
+        "data",
+        needs=("splits",),
+        produces="cleaned_quality",
+        sections=("features.name", "quality.cleaned"),
+        code=_QUALITY_CODE,
     ),
     Stage(
         "fit_features",
         "lepton_tasks.stages.fit_features:fit_features",
         "data",
-        needs=("splits",),
+        needs=("cleaned", "splits"),
         produces="preprocessor",
-        sections=("features",),
+        sections=("data.label", "features"),
         code=_DATA_CODE,
     ),
     Stage(
         "transform",
         "lepton_tasks.stages.transform:transform",
         "data",
-        needs=("splits", "preprocessor"),
+        needs=("cleaned", "splits", "preprocessor"),
         produces="features",
-        sections=("features",),
+        sections=("data.label", "features"),
         code=_DATA_CODE,
     ),
     Stage(
@@ -124,7 +145,7 @@ STAGES: tuple[Stage, ...] = (
         "lepton_tasks.stages.train:train",
         "training",
         needs=("features", "preprocessor"),
-        reads=("raw", "raw_quality", "cleaned", "features_quality"),
+        reads=("raw", "raw_quality", "cleaned", "cleaned_quality", "features_quality"),
         produces="checkpoint",
         sections=("task", "model", "train", "features", "seed"),
         code=(*_MODEL_CODE, "lepton_tasks.training"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 
 from lepton_tasks.core.artifacts import DatasetRef
+from lepton_tasks.core.catalogue import takes_tables
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.use_case import UseCase
 
@@ -13,16 +14,20 @@ def split(use_case: UseCase, ctx: RunContext, *, cleaned: DatasetRef) -> Dataset
     """The cleaned rows with a column ``split``.
 
     Raises:
-        DataError: a class is too small to be in every split.
+        DataError: a class is too small to be in every split, or a split would be empty.
     """
+    if takes_tables(use_case):
+        from lepton_tasks.data.tables.split import split_table
+
+        return split_table(use_case, ctx, cleaned=cleaned)
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from lepton_tasks.data.split import SPLITS, assign_splits
+    from lepton_tasks.data.split import SPLITS
+    from lepton_tasks.data.split_samples import split_samples
 
     rows = pq.read_table(ctx.open(cleaned) / "rows.parquet")
-    contents, labels = rows["content_sha256"].to_pylist(), rows["label"].to_pylist()
-    splits = assign_splits(contents, labels, use_case.data.split, seed=ctx.seed)
+    splits = split_samples(rows, use_case.data.split, seed=ctx.seed)
     draft = ctx.draft()
     pq.write_table(rows.append_column("split", pa.array(splits)), draft.path / "rows.parquet", row_group_size=1_000)
     counts = collections.Counter(splits)

@@ -15,6 +15,7 @@ from lepton_tasks.core.artifacts import CheckpointRef, DatasetRef, PreprocessorR
 from lepton_tasks.core.context import Progress, RunContext
 from lepton_tasks.core.environment import project_root
 from lepton_tasks.core.use_case import UseCase
+from lepton_tasks.data.cluster.client import reports_of
 from lepton_tasks.stages.register import git_commit
 from lepton_tasks.training.checkpoint import HISTORY_FILE, write_checkpoint, write_history
 from lepton_tasks.training.curves import plot_curves
@@ -34,6 +35,7 @@ def train(
     raw: DatasetRef,
     raw_quality: QualityReportRef,
     cleaned: DatasetRef,
+    cleaned_quality: QualityReportRef,
     features_quality: QualityReportRef,
 ) -> CheckpointRef:
     """The weights of the epoch that `train.keep` names.
@@ -59,9 +61,12 @@ def train(
     )
     with training(job) as process, _recording(use_case, ctx, raw, job) as record:
         record.files(_use_case_file(use_case, job.workdir))
-        record.files(ctx.open(raw_quality) / "docs", "quality/raw")
-        record.files(ctx.open(features_quality) / "docs", "quality/features")
+        for report in (raw_quality, cleaned_quality, features_quality):
+            record.files(ctx.open(report) / "docs", f"quality/{report.stage.removeprefix('validate_')}")
         record.files(ctx.open(cleaned) / "report.json", "cleaning")
+        for made in (raw, cleaned, preprocessor, features):
+            for page in reports_of(ctx, made):
+                record.files(page, f"dask/{made.stage}")
         outcome = wait(job, process, lambda row: _epoch_ended(row, job, ctx, record))
         history = job.rows()
         record.files(plot_curves(job.workdir / "curves.png", history, outcome["best_epoch"]), "plots")

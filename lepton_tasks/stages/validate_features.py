@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+
 from lepton_tasks.core.artifacts import DatasetRef, QualityReportRef
-from lepton_tasks.core.catalogue import FEATURES
+from lepton_tasks.core.catalogue import FEATURES, TABLE_FEATURES, takes_tables
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.use_case import UseCase
 
@@ -15,7 +17,20 @@ def validate_features(use_case: UseCase, ctx: RunContext, *, features: DatasetRe
         DataQualityError: a critical expectation failed.
     """
     from lepton_tasks.quality.check import check
-    from lepton_tasks.quality.tables import features_table
+    from lepton_tasks.quality.rows import FrameRows
+    from lepton_tasks.quality.tables import feature_rows, features_table, origin_of
 
-    rules = (*FEATURES.load(use_case.features.name).expectations("features"), *use_case.quality.features)
-    return check(features_table(ctx.open(features)), rules, ctx, where=f"{use_case.name}.yaml: quality.features")
+    folder, own = ctx.open(features), use_case.quality.features
+    check_rows = functools.partial(
+        check, ctx=ctx, use_case=use_case.name, where=f"{use_case.name}.yaml: quality.features"
+    )
+    if takes_tables(use_case):
+        rules = TABLE_FEATURES.load(use_case.features.name).expectations("features")
+        if (rows := feature_rows(folder)) is not None:
+            return check_rows([(rows, (*rules, *own))], origin=origin_of(rows.parts))
+        return check_rows([(FrameRows.of(features_table(folder)), (*rules, *own))])
+    from lepton_tasks.data.expectations import applicable
+
+    table = features_table(folder)
+    rules = applicable(FEATURES.load(use_case.features.name).expectations("features"), table)
+    return check_rows([(FrameRows.of(table), (*rules, *own))], identity="sample_id")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+
 from lepton_tasks.core.artifacts import DatasetRef, QualityReportRef
-from lepton_tasks.core.catalogue import FEATURES
+from lepton_tasks.core.catalogue import FEATURES, TABLE_FEATURES, takes_tables
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.use_case import UseCase
 
@@ -15,7 +17,19 @@ def validate_raw(use_case: UseCase, ctx: RunContext, *, raw: DatasetRef) -> Qual
         DataQualityError: a critical expectation failed.
     """
     from lepton_tasks.quality.check import check
+
+    check_rows = functools.partial(check, ctx=ctx, use_case=use_case.name, where=f"{use_case.name}.yaml: quality.raw")
+    if takes_tables(use_case):
+        from lepton_tasks.data.tables.artifact import open_raw
+        from lepton_tasks.quality.tables import origin_of
+
+        rows = open_raw(ctx, raw)
+        rules = TABLE_FEATURES.load(use_case.features.name).expectations("raw")
+        return check_rows([(rows, (*rules, *use_case.quality.raw))], origin=origin_of(rows.parts))
+    from lepton_tasks.data.expectations import applicable
+    from lepton_tasks.quality.rows import FrameRows
     from lepton_tasks.quality.tables import raw_table
 
-    rules = (*FEATURES.load(use_case.features.name).expectations("raw"), *use_case.quality.raw)
-    return check(raw_table(ctx.open(raw)), rules, ctx, where=f"{use_case.name}.yaml: quality.raw")
+    table = raw_table(ctx.open(raw))
+    rules = applicable(FEATURES.load(use_case.features.name).expectations("raw"), table)
+    return check_rows([(FrameRows.of(table), (*rules, *use_case.quality.raw))], identity="sample_id")

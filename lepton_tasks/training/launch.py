@@ -14,18 +14,21 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
+from lepton_tasks.core import hosted
 from lepton_tasks.core.errors import StageError, error_from_dict
+from lepton_tasks.core.lifetime import PARENT
 from lepton_tasks.core.store import write_json
 from lepton_tasks.training.job import Job
-from lepton_tasks.training.worker import PARENT
 
 # A step and the writing of the state take far less; the stage's own caller waits longer before it kills.
 _GRACE_SECONDS = 20.0
 _POLL_SECONDS = 0.2
 
+Process = subprocess.Popen[bytes] | hosted.HostedProcess
+
 
 @contextlib.contextmanager
-def training(job: Job) -> Iterator[subprocess.Popen[bytes]]:
+def training(job: Job) -> Iterator[Process]:
     """The running process of a training; it and all its children have ended when the block is left."""
     write_json(job.file, job.model_dump(mode="json"))
     job.failure.unlink(missing_ok=True)
@@ -33,11 +36,15 @@ def training(job: Job) -> Iterator[subprocess.Popen[bytes]]:
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     command = [sys.executable, "-m", "lepton_tasks.training.worker", str(job.file), f"--processes={devices}"]
     environment = {**os.environ, PARENT: str(os.getpid())}
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // devices)))
+    if devices > 1:
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // devices)))
+    elif "OMP_NUM_THREADS" not in environment:
+        command.append(f"--threads={cores}")
     # How long threads spin before they sleep while they wait for each other. GNU OpenMP's own 300,000 rounds take the
     # cores from whatever else runs (an epoch of 3 s took 80); none at all costs a third of a quiet machine's speed.
     environment.setdefault("GOMP_SPINCOUNT", "1000")
-    process = subprocess.Popen(command, env=environment)
+    process: Process | None = hosted.start(command, environment=environment, grace=0) if devices == 1 else None
+    process = process or subprocess.Popen(command, env=environment)
     with _forward_signals(process):
         try:
             yield process
@@ -45,7 +52,7 @@ def training(job: Job) -> Iterator[subprocess.Popen[bytes]]:
             _end(process)
 
 
-def wait(job: Job, process: subprocess.Popen[bytes], on_epoch: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+def wait(job: Job, process: Process, on_epoch: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """Wait for the end of a training; returns its outcome.
 
     Args:
@@ -81,7 +88,7 @@ def wait(job: Job, process: subprocess.Popen[bytes], on_epoch: Callable[[dict[st
 
 
 @contextlib.contextmanager
-def _forward_signals(process: subprocess.Popen[bytes]) -> Iterator[None]:
+def _forward_signals(process: Process) -> Iterator[None]:
     """While the block runs, SIGTERM and SIGINT go to the training, which writes its state and ends."""
 
     def forward(number: int, frame: FrameType | None) -> None:
@@ -102,7 +109,7 @@ def _forward_signals(process: subprocess.Popen[bytes]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: Process) -> None:
     if process.poll() is None:
         process.terminate()
         try:

@@ -6,18 +6,15 @@ With N > 1 this process is torchrun's agent, and each rank is again this module,
 from __future__ import annotations
 
 import argparse
-import ctypes
 import os
 import signal
 import sys
 from pathlib import Path
 
 from lepton_tasks.core.errors import LeptonError
+from lepton_tasks.core.lifetime import PARENT, die_with
 from lepton_tasks.core.store import write_json
 from lepton_tasks.training.job import Job
-
-PARENT = "LEPTON_TRAINING_PARENT"
-_PR_SET_PDEATHSIG = 1
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,15 +22,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lepton_tasks.training.worker", description=__doc__)
     parser.add_argument("job", type=Path)
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--threads", type=int, help="of the one process; otherwise OMP_NUM_THREADS says so")
     options = parser.parse_args(arguments)
-    die_with_parent()
+    # Torchrun puts each rank into a session of its own, so that no signal to a process group reaches it.
+    die_with(int(os.environ.get(PARENT) or os.getppid()), signal.SIGKILL)
+    os.environ[PARENT] = str(os.getpid())
     job = Job.model_validate_json(options.job.read_text())
     if job.outcome.exists():  # an earlier attempt ended well, but its caller did not
         return 0
     if options.processes > 1:
         return _agent(options.job, options.processes)
+    import torch
+
     from lepton_tasks.training.fit import fit
 
+    if options.threads:  # a fork of the stage host can be told in no other way: OpenMP read its variables long ago
+        torch.set_num_threads(options.threads)
     try:
         fit(job)
     except LeptonError as error:
@@ -41,19 +45,6 @@ def main(arguments: list[str] | None = None) -> int:
             write_json(job.failure, error.to_dict())
         return 1
     return 0
-
-
-def die_with_parent() -> None:
-    """End this process when its parent ends, however that happens.
-
-    Torchrun puts each rank into a session of its own, so that no signal to a process group reaches it.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    parent = os.environ.get(PARENT)
-    if parent is not None and os.getppid() != int(parent):  # it had ended before the line above
-        sys.exit(1)
-    os.environ[PARENT] = str(os.getpid())
 
 
 def _agent(job: Path, processes: int) -> int:

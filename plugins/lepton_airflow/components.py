@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from lepton_airflow.lifetime import die_with
+from lepton_tasks.core.lifetime import die_with
 
 COMPONENTS: dict[str, tuple[str, ...]] = {
     "api-server": ("api-server",),

@@ -1,4 +1,4 @@
-"""Buttons on a task's page: its MLflow run, and the documentation of what it deployed."""
+"""Buttons on a task's page: its MLflow run, the Data Docs kept there, and the documentation of what it deployed."""
 
 from __future__ import annotations
 
@@ -22,6 +22,17 @@ class MlflowRunLink(BaseOperatorLink):
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         """The run's page; an empty string where the task knew no run. Called in the task's process, after it ran."""
         return run_page(load_environment().tracking_url, _facts(operator))
+
+
+class DataDocsLink(BaseOperatorLink):
+    """Opens what the data checks found, among the files of the task's MLflow run."""
+
+    name = "Data Docs"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        """The page of the features' check, the other checks beside it; an empty string where there is no run."""
+        page = run_page(load_environment().tracking_url, _facts(operator))
+        return f"{page}/artifacts/quality/features/index.html" if page else ""
 
 
 class EndpointLink(BaseOperatorLink):

@@ -17,13 +17,16 @@ from typing import Any
 
 import psutil
 
-from lepton_airflow.lifetime import die_with
+from lepton_tasks.core import hosted
 from lepton_tasks.core.artifacts import ArtifactRef, parse_ref
 from lepton_tasks.core.errors import StageError, error_from_dict
+from lepton_tasks.core.lifetime import die_with
+
+_GRACE_SECONDS = 3.0  # Airflow itself waits 5
 
 
 class StageProcess:
-    """One stage's process, in the process group of the task, so that what signals the group reaches it.
+    """One stage's process: forked by the stage host if there is one, otherwise a child of the task.
 
     Args:
         stage: The stage's name.
@@ -41,7 +44,7 @@ class StageProcess:
         self._command += ["--use-case", str(use_case), "--run-id", run_id, *(["--force"] if force else [])]
         for key, value in overrides.items():
             self._command += ["--set", f"{key}={json.dumps(value)}"]
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | hosted.HostedProcess | None = None
 
     def run(self, refs: Mapping[str, ArtifactRef], *, on_line: Callable[[str], None]) -> ArtifactRef:
         """Run the stage to its end, handing on every line it prints.
@@ -52,26 +55,24 @@ class StageProcess:
         with tempfile.TemporaryDirectory(prefix="lepton-stage-") as folder:
             inputs, result = Path(folder, "refs.json"), Path(folder, "result.json")
             inputs.write_text(json.dumps({name: ref.model_dump() for name, ref in refs.items()}))
-            with subprocess.Popen(
-                [*self._command, "--refs", str(inputs), "--result", str(result)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                env=_environment(),
-                preexec_fn=functools.partial(die_with, os.getpid()),  # two system calls, no lock
-            ) as self._process:
-                assert self._process.stdout is not None
-                for line in self._process.stdout:
-                    on_line(line.rstrip())
-            return _outcome(self.stage, result, self._process.returncode)
+            lines, output = os.pipe()
+            try:
+                self._process = _start([*self._command, "--refs", str(inputs), "--result", str(result)], output)
+            finally:
+                os.close(output)
+            try:
+                with os.fdopen(lines, errors="replace") as stream:
+                    for line in stream:
+                        on_line(line.rstrip())
+            finally:
+                status = self._process.wait()
+            return _outcome(self.stage, result, status)
 
-    def end(self, grace: float = 3.0) -> None:
-        """End the process and its descendants: SIGTERM, `grace` seconds, SIGKILL. Airflow itself waits 5 s."""
+    def end(self, grace: float = _GRACE_SECONDS) -> None:
+        """End the process and its descendants: SIGTERM, `grace` seconds, SIGKILL."""
         if self._process is None or self._process.poll() is not None:
             return
-        workers = psutil.Process(self._process.pid).children(recursive=True)
+        workers = _descendants(self._process.pid)
         deadline = time.monotonic() + grace
         self._process.terminate()
         for worker in workers:
@@ -83,6 +84,19 @@ class StageProcess:
         self._process.kill()
         for worker in alive:
             _signal(worker, signal.SIGKILL)
+
+
+def _start(command: list[str], output: int) -> subprocess.Popen[bytes] | hosted.HostedProcess:
+    environment = _environment()
+    return hosted.start(command, environment=environment, grace=_GRACE_SECONDS, output=output) or subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        env=environment,
+        # In our process group, so that what signals the group reaches it. Two system calls, no lock.
+        preexec_fn=functools.partial(die_with, os.getpid()),
+    )
 
 
 def _outcome(stage: str, result: Path, status: int) -> ArtifactRef:
@@ -101,6 +115,12 @@ def _outcome(stage: str, result: Path, status: int) -> ArtifactRef:
 def _environment() -> dict[str, str]:
     """Ours without Airflow's settings and secrets: a stage knows nothing of Airflow."""
     return {k: v for k, v in os.environ.items() if not k.lstrip("_").startswith("AIRFLOW")}
+
+
+def _descendants(pid: int) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return list(psutil.Process(pid).children(recursive=True))
+    return []
 
 
 def _signal(process: psutil.Process, number: signal.Signals) -> None:

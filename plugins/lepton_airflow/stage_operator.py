@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 
 from lepton_airflow.errors import airflow_error, skipped
-from lepton_airflow.links import EndpointLink, MlflowRunLink
+from lepton_airflow.links import DataDocsLink, EndpointLink, MlflowRunLink
 from lepton_airflow.process import StageProcess
 from lepton_tasks.core.artifacts import ArtifactRef, parse_ref
 from lepton_tasks.core.context import RunContext
@@ -43,7 +43,7 @@ class StageOperator(BaseOperator):
         self.seen: list[ArtifactRef] = []
         self._process: StageProcess | None = None
         row = stage_named(stage)
-        links = [MlflowRunLink()] if row.group != "data" else []
+        links = [MlflowRunLink(), DataDocsLink()] if row.group != "data" else []
         self.operator_extra_links = (*links, EndpointLink()) if row.deploys else tuple(links)
 
     def execute(self, context: Context) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 from lepton_airflow import stage_operator
 from lepton_airflow.dag import OVERRIDES, build_dag
-from lepton_airflow.links import EndpointLink, MlflowRunLink
+from lepton_airflow.links import DataDocsLink, EndpointLink, MlflowRunLink
 from lepton_airflow.stage_operator import StageOperator
 
 from lepton_tasks.core.artifacts import CheckpointRef, DatasetRef, EndpointRef
@@ -133,6 +133,8 @@ def test_links_lead_to_the_run_and_the_endpoint(monkeypatch):
     task.seen = [CHECKPOINT, EndpointRef(uri="store://deploy/1", digest="3" * 64, stage="deploy", facts={"url": "x"})]
     assert MlflowRunLink().get_link(task, ti_key=None) == "http://127.0.0.1:5001/#/experiments/7/runs/r1"
     assert EndpointLink().get_link(task, ti_key=None) == "http://127.0.0.1:8101/docs"
+    docs = DataDocsLink().get_link(task, ti_key=None)
+    assert docs == "http://127.0.0.1:5001/#/experiments/7/runs/r1/artifacts/quality/features/index.html"
 
 
 def test_the_form_covers_every_override_the_use_case_has():

@@ -1,11 +1,18 @@
 import io
+import os
+import shutil
+import threading
+import time
 
 import numpy as np
 import pytest
+from dask_hosts import Hosts, Networks, certificates
 from PIL import Image
 
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.use_case import parse_use_case
+from lepton_tasks.data.cluster import map_chunks
+from lepton_tasks.data.cluster.client import reports_of
 from lepton_tasks.stages.runner import run_stage
 
 STAGES = {
@@ -30,8 +37,8 @@ def shapes(tmp_path):
     return tmp_path
 
 
-def digests(ctx):
-    use_case = parse_use_case(
+def use_case():
+    return parse_use_case(
         {
             "name": "shapes",
             "task": "image_classification",
@@ -42,17 +49,25 @@ def digests(ctx):
         },
         where="shapes.yaml",
     )
+
+
+def digests(ctx):
     refs = {}
     for stage, produces in STAGES.items():
-        refs[produces] = run_stage(stage, use_case, ctx, refs).ref
-    assert refs["cleaned"].facts == {"rows": 199, "refused": 1}
+        refs[produces] = run_stage(stage, use_case(), ctx, refs).ref
+    assert refs["cleaned"].facts == {"rows": 199, "refused": 1, "repaired": 0}
     return {name: ref.digest for name, ref in refs.items()}
 
 
-def test_worker_processes_write_the_same_artifacts_as_threads(shapes):
+@pytest.fixture
+def threads(shapes):
+    """What this process alone makes of them."""
+    return digests(RunContext.local(shapes / "threads", data_root=str(shapes)))
+
+
+def test_worker_processes_write_the_same_artifacts_as_threads(shapes, threads):
     from distributed import LocalCluster
 
-    threads = digests(RunContext.local(shapes / "threads", data_root=str(shapes)))
     with LocalCluster(
         n_workers=2,
         threads_per_worker=1,
@@ -62,3 +77,48 @@ def test_worker_processes_write_the_same_artifacts_as_threads(shapes):
     ) as cluster:
         where = {"address": cluster.scheduler_address}
         assert digests(RunContext.local(shapes / "cluster", data_root=str(shapes), dask=where)) == threads
+
+
+def slowly(rows):
+    time.sleep(0.2)
+    return sum(rows)
+
+
+@pytest.mark.skipif(os.geteuid() or not shutil.which("ip"), reason="network namespaces need root and iproute2")
+def test_three_hosts_write_the_same_artifacts_as_one_and_a_pulled_plug_changes_nothing(shapes, threads):
+    with Networks(3) as networks:
+        hosts = Hosts(shapes / "dask", certificates(shapes / "tls"), host=networks.addresses[0])
+        try:
+            hosts.scheduler(prefix=networks.inside(0))
+            for place in (1, 2):
+                hosts.worker(host=networks.addresses[place], prefix=networks.inside(place))
+            where = {"address": hosts.address, "tls": hosts.tls}
+            ctx = RunContext.local(shapes / "cluster", data_root=str(shapes), dask=where)
+            assert digests(ctx) == threads
+
+            chunks, results, times = [[i, i] for i in range(100)], [], []
+            for result in map_chunks(slowly, chunks, ctx, total=200, unit="rows"):
+                results.append(result)
+                times.append(time.monotonic())
+                if len(results) == 10:
+                    networks.wire(0, "down")
+                    threading.Timer(5, networks.wire, (0, "up")).start()
+            assert results == [2 * i for i in range(100)]
+            assert max(np.diff(times)) > 3  # nothing came through the pulled plug
+        finally:
+            hosts.close()
+
+
+def test_dasks_report_is_kept_beside_the_work_of_the_stage(shapes):
+    pytest.importorskip("bokeh", reason="the scheduler draws its report with bokeh")
+    hosts = Hosts(shapes / "dask")
+    try:
+        hosts.scheduler()
+        hosts.worker()
+        ctx = RunContext.local(shapes / "cluster", data_root=str(shapes), dask={"address": hosts.address})
+        ref = run_stage("ingest", use_case(), ctx, {}).ref
+        pages = reports_of(ctx, ref)
+        assert len(pages) == 1
+        assert "_seals" in pages[0].read_text()
+    finally:
+        hosts.close()

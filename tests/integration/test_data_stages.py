@@ -1,7 +1,9 @@
+import collections
 import io
 import json
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +97,7 @@ def test_bad_pictures_are_refused_by_name_and_reason_and_the_rest_goes_on(pets, 
     report = json.loads((ctx.open(refs["cleaned"]) / "report.json").read_text())
     assert (report["rows_in"], report["rows_kept"], report["rows_refused"]) == (30, 23, 7)
     assert report["classes"] == {"cat": {"rows_in": 15, "rows_kept": 11}, "dog": {"rows_in": 15, "rows_kept": 12}}
-    assert refs["cleaned"].facts == {"rows": 23, "refused": 7}
+    assert refs["cleaned"].facts == {"rows": 23, "refused": 7, "repaired": 0}
     assert sum(refs["splits"].facts.values()) == 23
     assert refs["features_quality"].facts["failed"] == 0
 
@@ -126,12 +128,12 @@ def test_only_training_pictures_decide_mean_and_spread(pets, ctx):
     train = np.load(ctx.open(refs["features"]) / "train" / "inputs.npy")
     np.testing.assert_allclose(fitted["fitted"]["mean"], train.mean(axis=(0, 1, 2)) / 255)
 
-    # Rows of the other splits are made unreadable: what is fitted must not notice.
+    # Rows of the other splits are led to nowhere: what is fitted must not notice.
     draft = ctx.store.draft("split", "poisoned")
-    poison = [{**row, "uri": row["uri"] if row["split"] == "train" else "/nowhere.jpg"} for row in rows.to_pylist()]
+    poison = [{**row, "position": row["position"] if row["split"] == "train" else -99} for row in rows.to_pylist()]
     pq.write_table(rows.from_pylist(poison, schema=rows.schema), draft.path / "rows.parquet")
     poisoned = draft.publish(type(refs["splits"]))
-    again = run_stage("fit_features", use_case(), ctx, {"splits": poisoned})
+    again = run_stage("fit_features", use_case(), ctx, {**refs, "splits": poisoned})
     assert not again.cached
     assert again.ref.digest == refs["preprocessor"].digest
 
@@ -173,16 +175,50 @@ def test_nothing_runs_twice_and_a_changed_picture_is_noticed(pets, ctx):
     path, before = pets / "cat" / "3.jpg", (pets / "cat" / "3.jpg").stat()
     path.write_bytes(jpeg(900))
     with pytest.raises(DataError, match=r"3.jpg: changed after it was ingested. Run again from `ingest`"):
-        run_stage("transform", use_case(seed=1), ctx, run_with_new_split(first, ctx))
+        run_stage("clean", use_case(clean=["undecodable"]), ctx, first)
+    assert not list((ctx.root / "artifacts" / ".drafts").iterdir())
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
     again = run(use_case(), ctx)
     assert again["raw"].digest != first["raw"].digest
     assert again["features"].digest != first["features"].digest
 
 
-def run_with_new_split(refs, ctx):
+def test_a_picture_is_decoded_once(pets, ctx, monkeypatch):
+    decoded = collections.Counter()
+    original = ImageCodec.open
+    monkeypatch.setattr(
+        ImageCodec, "open", lambda codec, payload: decoded.update([payload]) or original(codec, payload)
+    )
+    refs = run(use_case(), ctx, DATA_STAGES)
+    assert decoded == {path.read_bytes(): 1 for path in pets.rglob("*.jpg")}
+    for path in pets.rglob("*.jpg"):
+        path.unlink()  # from `clean` on, no file is needed
     splits = run_stage("split", use_case(seed=1), ctx, refs).ref
-    return {**refs, "splits": splits}
+    assert (
+        run_stage("transform", use_case(seed=1), ctx, {**refs, "splits": splits}).ref.digest != refs["features"].digest
+    )
+    assert decoded.total() == 24
+
+
+def test_an_undecodable_picture_that_no_step_refuses_is_named(pets, ctx):
+    (pets / "cat" / "text.jpg").write_text("a shopping list")
+    with pytest.raises(DataError, match=r"text.jpg: not a picture.*Add the step `undecodable`"):
+        run(use_case(clean=["duplicates"]), ctx)
+
+
+def test_an_archive_gives_the_same_features_as_its_folder(pets, ctx):
+    shutil.make_archive(str(pets), "zip", pets.parent, "pets")
+    folder, archive = run(use_case(), ctx), run(use_case(data=folder_of("pets.zip/pets")), ctx)
+    assert pq.read_table(ctx.open(archive["raw"]) / "part-00000.parquet")["data"].null_count == 0
+    for split in ("train", "validation", "test"):
+        one, other = (inputs_by_id(ctx.open(refs["features"]) / split) for refs in (folder, archive))
+        assert one == other
+    assert archive["preprocessor"].digest == folder["preprocessor"].digest
+
+
+def inputs_by_id(folder):
+    ids = pq.read_table(folder / "ids.parquet")["sample_id"].to_pylist()
+    return dict(zip(ids, (row.tobytes() for row in np.load(folder / "inputs.npy")), strict=True))
 
 
 def test_the_digits_are_the_package_s_own_and_come_out_whole(tmp_path):
@@ -207,7 +243,7 @@ def test_photos_of_cats_and_dogs_pass_all_data_stages(tmp_path):
     ctx = RunContext.local(tmp_path, data_root=os.environ["LEPTON_TEST_DATA"])
     refs = run(load_use_case(PROJECT / "configs" / "use_cases" / "cats_dogs.yaml"), ctx, DATA_STAGES)
     assert refs["raw"].facts["rows"] == 1_000
-    assert refs["cleaned"].facts == {"rows": 1_000, "refused": 0}
+    assert refs["cleaned"].facts == {"rows": 1_000, "refused": 0, "repaired": 0}
     assert refs["splits"].facts == {"train_rows": 800, "validation_rows": 50, "test_rows": 150}
     assert refs["features"].facts["bytes"] == 1_000 * 96 * 96 * 3
     assert refs["features_quality"].facts["failed"] == 0

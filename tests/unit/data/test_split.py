@@ -7,83 +7,143 @@ from hypothesis import strategies as st
 
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.use_case import Split
-from lepton_tasks.data.split import SPLITS, assign_splits
-
-SIZES = Split(train=0.7, validation=0.15, test=0.15)
+from lepton_tasks.data.split import SPLITS, assign_splits, bonded, joined
 
 
-def contents(count, name=""):
+def sizes(method="stratified", share=0.15):
+    return Split(train=1 - 2 * share, validation=share, test=share, method=method, column="x")
+
+
+def keys(count, name=""):
     return [f"{name}{i}" for i in range(count)]
 
 
-def test_shares_are_kept_in_every_class():
+def assign(rows, method="stratified", seed=0):
+    """The splits of rows of (key, stratum)."""
+    return assign_splits([key for key, _ in rows], sizes(method), seed=seed, strata=[stratum for _, stratum in rows])
+
+
+def test_shares_are_kept_in_every_stratum():
     labels = ["cat"] * 200 + ["dog"] * 40
-    splits = assign_splits(contents(240), labels, SIZES, seed=7)
+    splits = assign(list(zip(keys(240), labels, strict=True)), seed=7)
     counts = collections.Counter(zip(labels, splits, strict=True))
     assert [counts["cat", split] for split in SPLITS] == [140, 30, 30]
     assert [counts["dog", split] for split in SPLITS] == [28, 6, 6]
 
 
+def test_random_looks_at_no_stratum():
+    rows = [(f"{label}{i}", label) for label, count in (("a", 500), ("b", 20)) for i in range(count)]
+    seen = set()
+    for seed in range(3):
+        counts = collections.Counter(zip((label for _, label in rows), assign(rows, "random", seed=seed), strict=True))
+        assert [counts["a", split] + counts["b", split] for split in SPLITS] == [364, 78, 78]
+        seen.add(counts["b", "test"])
+    assert len(seen) > 1
+
+
 @given(
-    sizes=st.lists(st.integers(3, 30), min_size=2, max_size=5),
+    counts=st.lists(st.integers(3, 30), min_size=2, max_size=5),
     copies=st.integers(1, 3),
     seed=st.integers(0, 5),
     share=st.sampled_from([0.05, 0.15, 0.4]),
 )
-def test_equal_content_stays_together_and_every_class_is_in_every_split(sizes, copies, seed, share):
-    rows = [(f"{label}-{i}", str(label)) for label, size in enumerate(sizes) for i in range(size)] * copies
-    split = Split(train=1 - 2 * share, validation=share, test=share)
-    chosen = assign_splits([c for c, _ in rows], [label for _, label in rows], split, seed=seed)
+def test_equal_keys_stay_together_and_every_stratum_is_in_every_split(counts, copies, seed, share):
+    rows = [(f"{label}-{i}", str(label)) for label, count in enumerate(counts) for i in range(count)] * copies
+    chosen = assign_splits([k for k, _ in rows], sizes(share=share), seed=seed, strata=[label for _, label in rows])
     where = collections.defaultdict(set)
-    for (content, _), part in zip(rows, chosen, strict=True):
-        where[content].add(part)
+    for (key, _), part in zip(rows, chosen, strict=True):
+        where[key].add(part)
     assert all(len(parts) == 1 for parts in where.values())
     assert {(label, part) for (_, label), part in zip(rows, chosen, strict=True)} == {
-        (str(label), part) for label in range(len(sizes)) for part in SPLITS
+        (str(label), part) for label in range(len(counts)) for part in SPLITS
     }
 
 
-def test_the_order_of_rows_does_not_matter_and_the_seed_does():
+@pytest.mark.parametrize("method", ["stratified", "random", "hash", "group", "file"])
+def test_the_order_of_rows_does_not_matter_and_the_seed_does(method):
     rows = [(f"c{i}", "ab"[i % 2]) for i in range(100)]
-    before = dict(zip(rows, assign_splits(*zip(*rows, strict=True), SIZES, seed=1), strict=True))
+    before = dict(zip(rows, assign(rows, method, seed=1), strict=True))
     random.Random(0).shuffle(rows)
-    assert dict(zip(rows, assign_splits(*zip(*rows, strict=True), SIZES, seed=1), strict=True)) == before
-    assert dict(zip(rows, assign_splits(*zip(*rows, strict=True), SIZES, seed=2), strict=True)) != before
+    assert dict(zip(rows, assign(rows, method, seed=1), strict=True)) == before
+    assert dict(zip(rows, assign(rows, method, seed=2), strict=True)) != before
 
 
-def test_added_rows_move_few_others():
-    labels = ["a", "b"] * 500
-    before = assign_splits(contents(1_000), labels, SIZES, seed=3)
-    after = assign_splits(contents(1_000) + contents(50, "new"), labels + ["a", "b"] * 25, SIZES, seed=3)
-    assert sum(x != y for x, y in zip(before, after, strict=False)) <= 30
+@pytest.mark.parametrize(("method", "moved"), [("stratified", 30), ("random", 30), ("hash", 0)])
+def test_added_rows_move_few_others_or_none(method, moved):
+    rows = [(key, "ab"[i % 2]) for i, key in enumerate(keys(1_000))]
+    more = [(key, "ab"[i % 2]) for i, key in enumerate(keys(50, "new"))]
+    pairs = zip(assign(rows, method, seed=3), assign(rows + more, method, seed=3), strict=False)
+    assert sum(before != after for before, after in pairs) <= moved
 
 
-def test_one_picture_under_two_labels_is_in_one_split():
+def test_shares_by_hash_are_near_those_asked_for():
+    counts = collections.Counter(assign_splits(keys(20_000), sizes("hash"), seed=0))
+    assert all(
+        abs(counts[split] / 20_000 - share) < 0.01 for split, share in zip(SPLITS, (0.7, 0.15, 0.15), strict=True)
+    )
+
+
+def test_one_key_in_two_strata_is_in_one_split():
     rows = [(f"c{i}", "a") for i in range(10)] + [(f"c{i}", "b") for i in range(20)]
-    splits = assign_splits(*zip(*rows, strict=True), SIZES, seed=0)
+    splits = assign(rows)
     assert splits[:10] == splits[10:20]
 
 
-def test_a_class_of_one_picture_is_named_with_the_way_out():
-    with pytest.raises(DataError, match=r"'bird' has 1; a class needs 3.*Add samples to the class, or take it out"):
-        assign_splits(contents(21), ["bird"] + ["cat"] * 10 + ["dog"] * 10, SIZES, seed=0)
-
-
-def test_copies_do_not_make_a_class_large_enough():
-    with pytest.raises(DataError, match="'bird' has 1"):
-        assign_splits(["same"] * 5 + contents(10), ["bird"] * 5 + ["cat"] * 10, SIZES, seed=0)
-
-
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [(["cat"] * 9, "only one class, 'cat'"), (["cat"] * 8 + [None], "1 rows have no label"), ([], "no rows")],
+@given(
+    counts=st.lists(st.integers(1, 40), min_size=3, max_size=60),
+    seed=st.integers(0, 5),
 )
-def test_what_cannot_be_learned_from_is_refused(labels, message):
-    with pytest.raises(DataError, match=message):
-        assign_splits(contents(len(labels)), labels, SIZES, seed=0)
+def test_whole_groups_come_as_near_to_the_shares_as_the_largest_allows(counts, seed):
+    rows = [f"group{i}" for i, count in enumerate(counts) for _ in range(count)]
+    splits = assign_splits(rows, sizes("group"), seed=seed)
+    assert len(set(zip(rows, splits, strict=True))) == len(counts)
+    assert set(splits) == set(SPLITS)
+    for split, share in zip(SPLITS, (0.7, 0.15, 0.15), strict=True):
+        assert abs(splits.count(split) - share * len(rows)) <= 2 * max(counts)
 
 
-def test_without_strata_a_class_that_misses_a_split_is_named():
-    labels = ["rare"] * 3 + ["cat"] * 500
-    with pytest.raises(DataError, match=r"'rare' is not in .*stratify"):
-        assign_splits(contents(503), labels, SIZES.model_copy(update={"stratify": False}), seed=0)
+@given(
+    times=st.lists(st.integers(0, 50), min_size=30, max_size=200).filter(lambda times: len(set(times)) > 20),
+    data=st.data(),
+)
+def test_nothing_later_than_what_it_is_tested_on_is_learned_from(times, data):
+    names = data.draw(st.lists(st.integers(0, 300), min_size=len(times), max_size=len(times)))
+    named = [f"c{name}" for name in names]
+    try:
+        splits = assign_splits(named, sizes("time"), seed=0, times=times)
+    except DataError:  # copies that bind all rows together
+        return
+    latest = {split: max(time for time, s in zip(times, splits, strict=True) if s == split) for split in SPLITS}
+    of_test = [time for key, time, s in zip(named, times, splits, strict=True) if s == "test" and named.count(key) == 1]
+    assert latest["train"] < latest["validation"] < latest["test"]
+    assert all(time > latest["validation"] for time in of_test)
+
+
+def test_times_without_copies_give_the_shares_and_keep_equal_times_together():
+    times = [i // 4 for i in range(400)]
+    splits = assign_splits(keys(400), sizes("time"), seed=0, times=times)
+    assert splits == ["train"] * 280 + ["validation"] * 60 + ["test"] * 60
+
+
+@pytest.mark.parametrize("method", ["random", "group", "time", "hash"])
+def test_a_split_that_would_be_empty_is_named(method):
+    with pytest.raises(DataError, match=r"data.split: nothing is left for .*test"):
+        assign_splits(["a", "a", "b"], sizes(method), seed=0, times=[1, 1, 1])
+
+
+def test_rows_that_share_a_value_of_any_column_are_bonded():
+    assert bonded("cabde", [1, 2, 1, None, None], ["x", None, None, None, "x"]) == ["b", "a", "b", "d", "b"]
+    assert bonded("aab") == ["a", "a", "b"]
+
+
+@given(st.integers(1, 40).flatmap(lambda n: st.tuples(st.just(n), st.lists(st.tuples(*[st.integers(0, n - 1)] * 2)))))
+def test_joined_things_have_the_smallest_of_theirs_as_root(case):
+    count, pairs = case
+    roots = joined(count, pairs)
+    assert all(roots[one] == roots[other] for one, other in pairs)
+    reach = [{i} for i in range(count)]
+    for _ in range(count):
+        for one, other in pairs:
+            both = reach[one] | reach[other]
+            reach[one], reach[other] = both, both
+    assert roots == [min(things) for things in reach]

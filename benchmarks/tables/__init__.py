@@ -1,0 +1,1 @@
+"""What `benchmarks.data_tables` measures: the rows, and every subject as a process of its own."""

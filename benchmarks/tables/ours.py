@@ -1,0 +1,100 @@
+"""Subject: the data stages, as `lepton run` calls them."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from benchmarks.tables.rows import CLIPPED, NUMBERS
+from lepton_tasks.core.artifacts import ArtifactRef
+from lepton_tasks.core.catalogue import TABLE_SOURCES
+from lepton_tasks.core.context import RunContext
+from lepton_tasks.core.use_case import UseCase, parse_use_case
+from lepton_tasks.stages.runner import run_stage
+
+STAGES = {
+    "ingest": "raw",
+    "clean": "cleaned",
+    "split": "splits",
+    "fit_features": "preprocessor",
+    "transform": "features",
+}
+
+
+class File:
+    """A Parquet file, used as it lies."""
+
+    def __init__(self, path: Path) -> None:
+        self.origin = self.parquet = str(path)
+
+
+class Files:
+    """A folder of Parquet files."""
+
+    def __init__(self, path: str, data_root: Path) -> None:
+        self.paths = sorted(Path(data_root, path).glob("*.parquet"))
+
+    def state(self) -> Any:
+        """Names and sizes."""
+        return [(path.name, path.stat().st_size) for path in self.paths]
+
+    def schema(self) -> Mapping[str, pl.DataType]:
+        """Of the first file."""
+        return pl.read_parquet_schema(self.paths[0])
+
+    def pieces(self) -> Sequence[File]:
+        """The files."""
+        return [File(path) for path in self.paths]
+
+    def describe(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+
+def use_case(folder: Path) -> UseCase:
+    """What every subject does, as a use case."""
+    return parse_use_case(
+        {
+            "name": "rows",
+            "data": {"source": {"name": "files", "params": {"path": str(folder)}}},
+            "clean": [
+                {"name": "types", "params": {"columns": {"amount": "float"}}},
+                {"name": "missing", "params": {"columns": ["f0"]}},
+                {"name": "duplicates", "params": {"columns": ["id"]}},
+                {"name": "outliers", "params": {"columns": CLIPPED, "method": "iqr", "action": "clip"}},
+            ],
+            "features": {
+                "name": "table",
+                "params": {
+                    "ignore": ["id"],
+                    "columns": dict.fromkeys([*NUMBERS, "flag"], "standard") | {"at": "cyclical"},
+                },
+            },
+        },
+        where="benchmark",
+    )
+
+
+def main(folder: Path, out: Path) -> None:
+    """Run the stages; their times go to standard error."""
+    TABLE_SOURCES.entries["files"] = f"{__name__}:Files"
+    case, ctx = use_case(folder), RunContext.local(out)
+    refs: dict[str, ArtifactRef] = {}
+    for stage, produces in STAGES.items():
+        cpu = time.process_time()
+        result = run_stage(stage, case, ctx, refs)
+        assert result.ref is not None
+        refs[produces] = result.ref
+        print(
+            f"{stage}: {result.seconds:.2f} s, {time.process_time() - cpu:.2f} CPU-s, {result.ref.facts}",
+            file=sys.stderr,
+        )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

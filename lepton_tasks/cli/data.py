@@ -1,0 +1,64 @@
+"""`lepton data`: what data hold, how two of them differ, and where their documentation lies."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+data = typer.Typer(no_args_is_help=True, help="Look into data: profile, compare, read the Data Docs.")
+
+_KINDS = "A use case (NAME, or NAME~1 for the run before), a file or folder, or the JSON of a profile."
+Json = Annotated[bool, typer.Option("--json", help="End with one JSON object on the last line of standard output.")]
+
+
+@data.command(epilog="Example: `lepton data profile adult` or `lepton data profile rows.parquet`")
+def profile(what: Annotated[str, typer.Argument(metavar="DATA", help=_KINDS)], as_json: Json = False) -> None:
+    """Show what the columns hold: of a use case, those of its training rows."""
+    from lepton_tasks.cli.profiles import load_profile, profile_table
+
+    found = load_profile(what)
+    _show(found, as_json, lambda: profile_table(found))
+
+
+@data.command(epilog="Example: `lepton data diff adult~1 adult`")
+def diff(
+    old: Annotated[str, typer.Argument(metavar="OLD", help=_KINDS)],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="The same, to compare with it.")],
+    as_json: Json = False,
+) -> None:
+    """Show what changed: columns, types, rows, and how far the values of each column have moved."""
+    from lepton_tasks.cli.profiles import diff_tables, load_profile
+    from lepton_tasks.quality.diff import diff_profiles
+
+    found = diff_profiles(load_profile(old), load_profile(new))
+    _show(found, as_json, lambda: diff_tables(found))
+
+
+@data.command(epilog="Example: `lepton data docs adult --open`")
+def docs(
+    name: Annotated[str, typer.Argument(metavar="USE_CASE", help="The use case's name.")],
+    open_: Annotated[bool, typer.Option("--open", help="Open the latest in a browser.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Print where the latest Data Docs of each check lie, the latest last."""
+    from lepton_tasks.cli.profiles import latest_docs
+
+    found = latest_docs(name)
+    _show({"docs": found}, as_json, lambda: [f"{page['stage']}: {page['page']}" for page in found])
+    if open_:
+        typer.launch(found[-1]["page"])
+
+
+def _show(found: dict[str, Any], as_json: bool, pictures: Any) -> None:
+    """Print JSON, or what `pictures` makes for people."""
+    import json
+
+    from rich.console import Console
+
+    if as_json:
+        typer.echo(json.dumps(found, default=str))
+        return
+    console = Console(soft_wrap=True)
+    for picture in pictures():
+        console.print(picture, highlight=False)

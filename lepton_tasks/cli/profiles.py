@@ -1,0 +1,145 @@
+"""Profiles by what people call them, and what a terminal shows of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from lepton_tasks.core.catalogue import TABLE_SOURCES
+from lepton_tasks.core.context import RunContext
+from lepton_tasks.core.environment import project_root, state_root
+from lepton_tasks.core.errors import ConfigError, DataError
+from lepton_tasks.core.protocols import TableSource
+from lepton_tasks.quality.history import reports_about
+
+if TYPE_CHECKING:
+    from lepton_tasks.data.tables.rows import TableRows
+
+CHECKS = ("validate_raw", "validate_cleaned", "validate_features")
+"""The stages that write Data Docs."""
+_SOURCES = {".csv": "csv", ".tsv": "csv", ".jsonl": "json_lines", ".ndjson": "json_lines", ".parquet": "parquet"}
+
+
+def load_profile(what: str) -> dict[str, Any]:
+    """The profile of a use case's training rows (``name``, ``name~1`` for the run before), or of a file's rows.
+
+    Raises:
+        ConfigError: it names neither a use case nor a file.
+        DataError: there is no profile of the use case yet, or the file cannot be read.
+    """
+    path = Path(what)
+    if path.suffix == ".json" and path.is_file():
+        return _profile_in(path)
+    if path.suffix not in (".yaml", ".yml") and path.exists():
+        return _profile_of_file(path)
+    name, _, back = what.partition("~")
+    name = Path(name).stem if Path(name).suffix in (".yaml", ".yml") else name
+    if not name.isidentifier() or not (back or "0").isdigit():
+        raise ConfigError("neither a file nor a use case.", where=what, fix="Give a path, NAME, or NAME~1.")
+    reports = reports_about(name, "validate_cleaned", state_root())
+    kept = [Path(report["folder"], "profile.json") for report in reports]
+    kept = [file for file in kept if file.exists()]
+    back_by = int(back or 0)
+    if back_by >= len(kept):
+        raise DataError(
+            f"there are {len(kept)} profiles of it.",
+            where=what,
+            fix=f"Run `lepton run {project_root() / 'configs' / 'use_cases' / name}.yaml --until validate_cleaned`.",
+        )
+    return _profile_in(kept[-1 - back_by])
+
+
+def profile_table(profile: dict[str, Any]) -> list[Any]:
+    """A line for each column."""
+    table = Table(title=f"{profile['rows']:,} rows")
+    for head in ("column", "type", "missing", "different", "least", "mean", "most", "most frequent"):
+        side = "right" if head in ("missing", "different", "least", "mean", "most") else "left"
+        table.add_column(head, justify=side, no_wrap=head != "most frequent")
+    for name, about in profile["columns"].items():
+        share = about["nulls"] / max(1, about["rows"])
+        spread = [about.get(key, about.get(other)) for key, other in (("min", "first"), ("mean", ""), ("max", "last"))]
+        top = ", ".join(f"{str(value)[:18]} ({count:,})" for value, count in about["top"][:3])
+        about_distinct = f"{'' if about['distinct_exact'] else '~'}{about['distinct']:,}"
+        table.add_row(name, about["type"], f"{share:.1%}", about_distinct, *map(_short, spread), top)
+    return [table]
+
+
+def diff_tables(diff: dict[str, Any]) -> list[Any]:
+    """What came and went, and a line for each column with its shift, the largest first."""
+    old, new = diff["rows"]
+    lines: list[Any] = [f"rows: {old:,} -> {new:,}"]
+    lines += [f"{kind} columns: {', '.join(diff[kind])}" for kind in ("added", "removed") if diff[kind]]
+    lines += [f"type of {change['column']}: {change['old']} -> {change['new']}" for change in diff["retyped"]]
+    limits = diff["thresholds"]
+    title = f"PSI: moderate from {limits['moderate']}, large from {limits['large']}; Jensen-Shannon distance in [0, 1]"
+    table = Table(title=title)
+    for head in ("column", "shift", "PSI", "Jensen-Shannon", "missing", "mean", "different"):
+        table.add_column(head, justify="left" if head in ("column", "shift") else "right", no_wrap=True)
+    for shift in diff["shifts"]:
+        missing = " -> ".join(f"{share:.1%}" for share in shift["nulls"])
+        pairs = (" -> ".join(map(_short, shift[key])) if key in shift else "" for key in ("mean", "distinct"))
+        figures = (f"{shift['psi']:.3f}", f"{shift['jensen_shannon']:.3f}", missing, *pairs)
+        table.add_row(shift["column"], shift["size"], *figures)
+    return [*lines, table]
+
+
+def latest_docs(name: str) -> list[dict[str, Any]]:
+    """``stage, page, time, success`` of the latest Data Docs of each check, oldest first; failed runs included.
+
+    Raises:
+        DataError: there are none.
+    """
+    found = []
+    for stage in CHECKS:
+        if reports := reports_about(name, stage, state_root()):
+            last = reports[-1]
+            page = Path(last["folder"], "docs", "index.html")
+            found.append({"stage": stage, "page": str(page), "time": last["time"], "success": last["success"]})
+    if not found:
+        raise DataError("there are no Data Docs of it.", where=name, fix="Run it; see `lepton list` for the names.")
+    return sorted(found, key=lambda page: str(page["time"]))
+
+
+def _profile_in(path: Path) -> dict[str, Any]:
+    try:
+        profile: dict[str, Any] = json.loads(path.read_text())
+        profile["rows"], profile["columns"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            "holds no profile.", where=str(path), fix="Make one with `lepton data profile --json`."
+        ) from error
+    return profile
+
+
+def _profile_of_file(path: Path) -> dict[str, Any]:
+    from lepton_tasks.quality.profile import profile_of
+    from lepton_tasks.quality.rows import SourceRows
+
+    suffixes = {path.suffix} if path.is_file() else {file.suffix for file in path.iterdir() if file.is_file()}
+    names = {_SOURCES[suffix] for suffix in suffixes if suffix in _SOURCES}
+    if len(names) != 1:
+        raise ConfigError("no table of one kind.", where=str(path), fix=f"Known: {', '.join(_SOURCES)}.")
+    source = TABLE_SOURCES.build(names.pop(), {"path": str(path.resolve())}, data_root=path.parent)
+    return profile_of(_as_parts(source) or SourceRows(source), RunContext.from_env("profile"))
+
+
+def _as_parts(source: TableSource) -> TableRows | None:
+    """The source as parts that are read on Dask, if all of it is Parquet that can be used as it lies."""
+    from lepton_tasks.data.tables.ingest import parts_of
+    from lepton_tasks.data.tables.rows import Part, TableRows
+
+    parts: list[Part] = []
+    for piece in source.pieces():
+        if piece.parquet is None:
+            return None
+        parts += parts_of(piece.parquet, piece.origin, sum(map(len, parts)))
+    return TableRows(tuple(parts), sum(map(len, parts))) if parts else None
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
+    return "" if value is None else str(value)[:19]

@@ -1,0 +1,133 @@
+"""Rows of a time series -> windows of numbers; the same code in training and in serving."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pydantic
+
+from lepton_tasks.core.errors import DataError
+
+Calendar = Literal["hour", "weekday", "month"]
+
+_PERIODS: dict[Calendar, int] = {"hour": 24, "weekday": 7, "month": 12}
+
+
+@dataclasses.dataclass(frozen=True)
+class SeriesCodec:
+    """The input codec of windows: the last rows of a series.
+
+    A request is ``{"rows": [{"<time>": "2024-01-01T00:00", "<column>": 1.5, ...}, ...]}`` in the order of time: at
+    least `window` rows and as many more as the longest lag; the last ones count.
+
+    Args:
+        time: Name of the time of a row; UTC where it names no zone.
+        step: Seconds between two rows.
+        columns: Names of the numbers.
+        mean: Of each column, subtracted.
+        std: Of each column, divided by.
+        categories: Names of the columns of text, and the values that are told apart.
+        window: Rows of an input.
+        lags: Of the column `lagged`, the values so many rows earlier.
+        lagged: One of `columns`.
+        calendar: What of the time goes in, as sine and cosine.
+    """
+
+    time: str
+    step: Annotated[int, pydantic.Field(ge=1)]
+    columns: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    window: Annotated[int, pydantic.Field(ge=1)]
+    categories: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    lags: tuple[Annotated[int, pydantic.Field(ge=1)], ...] = ()
+    lagged: str = ""
+    calendar: tuple[Calendar, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """Numbers a row becomes."""
+        one_hot = sum(map(len, self.categories.values()))
+        return len(self.columns) + one_hot + len(self.lags) + 2 * len(self.calendar)
+
+    @property
+    def history(self) -> int:
+        """Rows needed before a window."""
+        return max(self.lags, default=0)
+
+    def features(self, times: np.ndarray, numbers: np.ndarray, words: Mapping[str, Sequence[str]]) -> np.ndarray:
+        """The numbers of consecutive rows of one series, float32 [N, width]; NaN where a lag reaches before the first.
+
+        Args:
+            times: int64 [N], seconds since 1970.
+            numbers: float64 [N, columns].
+            words: Of each column of text its N values; an unknown one is none of those told apart.
+        """
+        scaled = (numbers - np.asarray(self.mean)) / np.asarray(self.std)
+        parts = [scaled]
+        parts += [
+            np.asarray(words[name])[:, np.newaxis] == np.asarray(known) for name, known in self.categories.items()
+        ]
+        if self.lags:
+            past = scaled[:, self.columns.index(self.lagged)]
+            for lag in self.lags:
+                parts.append(np.concatenate([np.full(min(lag, len(past)), np.nan), past[:-lag]])[:, np.newaxis])
+        for part in self.calendar:
+            angle = _since_start(part, times) * (2 * math.pi / _PERIODS[part])
+            parts.append(np.stack([np.sin(angle), np.cos(angle)], axis=1))
+        return np.concatenate(parts, axis=1, dtype=np.float32)
+
+    def decode(self, payload: bytes) -> np.ndarray:
+        """The last window of a request's rows, float32 [window, width]; raises `DataError` if it has none."""
+        rows = _rows_of(payload)
+        needed = self.window + self.history
+        if len(rows) < needed:
+            raise DataError(f"{len(rows)} rows, where {needed} are needed.", where="rows")
+        rows, first = rows[-needed:], len(rows) - needed
+        times = np.array([_time(row.get(self.time), f"rows[{first + i}].{self.time}") for i, row in enumerate(rows)])
+        if uneven := np.flatnonzero(np.diff(times) != self.step).tolist():
+            where = f"rows[{first + uneven[0] + 1}].{self.time}"
+            raise DataError(f"not {self.step} seconds after the row before it.", where=where)
+        numbers = [[_number(r.get(c), f"rows[{first + i}].{c}") for c in self.columns] for i, r in enumerate(rows)]
+        words = {name: [str(row.get(name)) for row in rows] for name in self.categories}
+        return self.features(times, np.array(numbers, np.float64), words)[-self.window :]
+
+
+def _since_start(part: Calendar, times: np.ndarray) -> np.ndarray:
+    """Whole hours of the day, days of the week (Monday: 0), or months of the year."""
+    if part == "hour":
+        return times // 3600 % 24
+    if part == "weekday":
+        return (times // 86_400 + 3) % 7  # 1970 began on a Thursday
+    return times.astype("datetime64[s]").astype("datetime64[M]").astype(np.int64) % 12
+
+
+def _rows_of(payload: bytes) -> list[dict[str, Any]]:
+    try:
+        request = json.loads(payload)
+    except ValueError as error:
+        raise DataError(f"not JSON: {error}.") from error
+    rows = request.get("rows") if isinstance(request, dict) else None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise DataError("there is no list of objects named 'rows'.", fix='Send {"rows": [{...}, ...]}.')
+    return rows
+
+
+def _time(value: Any, where: str) -> int:
+    try:
+        time = dt.datetime.fromisoformat(value)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{value!r} is no time.", where=where, fix="Example: 2024-01-31T13:00:00.") from error
+    return int((time if time.tzinfo else time.replace(tzinfo=dt.UTC)).timestamp())
+
+
+def _number(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise DataError(f"{value!r} is no number.", where=where)
+    return float(value)

@@ -1,0 +1,136 @@
+"""A row of a table as JSON -> the numbers the graph takes; NumPy only."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import functools
+import json
+import math
+import zlib
+from typing import Any, Literal
+
+import numpy as np
+
+from lepton_tasks.core.errors import DataError
+from lepton_tasks.core.registry import did_you_mean
+
+UNKNOWN_CODE, MISSING_CODE, FIRST_CODE = 0, 1, 2
+"""Codes of categories: what training did not know, what is missing, and the first of the others."""
+
+
+def bucket_of(text: str, buckets: int) -> int:
+    """The code of a category that is hashed: CRC-32 of its UTF-8, the same everywhere."""
+    return zlib.crc32(text.encode()) % buckets + FIRST_CODE
+
+
+@dataclasses.dataclass(frozen=True)
+class TabularColumn:
+    """A column of a request.
+
+    Args:
+        name: Its name.
+        type: What a value must be.
+        required: Whether it must be there: no value was missing in training.
+        values: The categories with a code of their own, in order; None if it is no category.
+        buckets: Number of hashed codes, instead of `values`.
+    """
+
+    name: str
+    type: Literal["int", "float", "bool", "text", "time"]
+    required: bool = False
+    values: tuple[str, ...] | None = None
+    buckets: int | None = None
+
+    def number(self, value: Any) -> float:
+        """What stands for a JSON value; NaN, or `MISSING_CODE` of a category, for null.
+
+        Raises:
+            DataError: the value is of another type.
+        """
+        category = self.values is not None or self.buckets is not None
+        if value is None:
+            if self.required:
+                raise self._error("no value; in training it always had one")
+            return float(MISSING_CODE) if category else math.nan
+        checked = self._checked(value)
+        return float(self._code(_text(checked))) if category else float(checked)
+
+    def _checked(self, value: Any) -> Any:
+        if self.type == "text":
+            if isinstance(value, str):
+                return value
+        elif self.type == "time":
+            return self._seconds(value)
+        elif self.type == "bool":
+            if isinstance(value, bool):
+                return value
+        elif isinstance(value, int | float | str) and not isinstance(value, bool):
+            return self._finite(value)
+        raise self._error(f"{value!r} is not of the type {self.type}")
+
+    def _finite(self, value: float | str) -> float | int:
+        try:
+            number = float(value)
+        except ValueError as error:
+            raise self._error(f"{value!r} is not of the type {self.type}") from error
+        if not math.isfinite(number):
+            raise self._error(f"{value!r} is not a finite number")
+        if self.type == "float":
+            return number
+        if number != int(number):
+            raise self._error(f"{value!r} is not a whole number")
+        return int(value) if isinstance(value, int) else int(number)
+
+    def _seconds(self, value: Any) -> float:
+        try:
+            time = dt.datetime.fromisoformat(value)
+        except (TypeError, ValueError) as error:
+            raise self._error(f"{value!r} is not a time as ISO 8601 writes it") from error
+        return (time if time.tzinfo else time.replace(tzinfo=dt.UTC)).timestamp()
+
+    def _code(self, text: str) -> int:
+        return bucket_of(text, self.buckets) if self.buckets else self._codes.get(text, UNKNOWN_CODE)
+
+    @functools.cached_property
+    def _codes(self) -> dict[str, int]:
+        return {value: code for code, value in enumerate(self.values or (), start=FIRST_CODE)}
+
+    def _error(self, what: str) -> DataError:
+        return DataError(f"{what}.", where=self.name, fix="Send the columns as they are in the training data.")
+
+
+@dataclasses.dataclass(frozen=True)
+class TabularCodec:
+    """The input codec of tables: a request is one row, ``{"<column>": value, ...}``.
+
+    Args:
+        columns: The columns in the order of the graph's input.
+        ignored: Further columns of the table that a request may hold, and that are not looked at.
+    """
+
+    columns: tuple[TabularColumn, ...]
+    ignored: tuple[str, ...] = ()
+
+    def decode(self, payload: bytes) -> np.ndarray:
+        """The row as float64 [columns]: numbers, seconds since 1970, and codes of categories; NaN where one is missing.
+
+        Raises:
+            DataError: it is no JSON object, a column is unknown or must be there, or a value is of another type.
+        """
+        try:
+            row = json.loads(payload)
+        except ValueError as error:
+            raise DataError(f"the request is not JSON: {error}.", fix="Send one row as an object.") from error
+        if not isinstance(row, dict):
+            raise DataError(f"the request holds {type(row).__name__}, not one row.", fix="Send one row as an object.")
+        known = {column.name for column in self.columns}.union(self.ignored)
+        for name in row:
+            if name not in known:
+                raise DataError(f"there is no column {name!r}.", where=name, fix=did_you_mean(name, known))
+        return np.array([column.number(row.get(column.name)) for column in self.columns], np.float64)
+
+
+def _text(value: Any) -> str:
+    """A category as text: what Polars writes for a column of this type."""
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,206 @@
+"""Text -> numbers of tokens; the same code in training and in serving. Imports the tokenizer, no part of the Hub."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import html
+import itertools
+import json
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+import numpy as np
+import pydantic
+from tokenizers import Tokenizer
+
+from lepton_tasks.core.errors import DataError
+
+PAD, UNKNOWN, BEGIN, END = range(4)
+SPECIAL = ("<pad>", "<unk>", "<s>", "</s>")
+"""The first tokens of every vocabulary."""
+
+MAX_CHARACTERS = 100_000
+
+# Classes are written out, so that Python's and Rust's regular expressions, which differ in `\s`, mean the same.
+WHITE_SPACE = "[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+"
+INVISIBLE = "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u200b\u202a-\u202e\u2060\u2066-\u2069\ufeff\ufff9-\ufffb]+"
+"""Control characters, soft hyphens, marks of direction; not the joiners that Persian, Hindi and emoji need."""
+HTML = "&(?:#|[A-Za-z])|<[/!A-Za-z]"
+"""What a text holds that may have an entity, a tag or a comment in it."""
+
+_ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
+_AMPERSANDS = re.compile(r"&(?:amp;)+")
+_ELEMENTS = (
+    "a abbr acronym address applet area article aside audio b base basefont bdi bdo big blink blockquote body br button"
+    " canvas caption center cite code col colgroup data datalist dd del details dfn dialog dir div dl dt em embed"
+    " fieldset figcaption figure font footer form frame frameset h1 h2 h3 h4 h5 h6 head header hr html i iframe img"
+    " input ins kbd label legend li link main map mark marquee meta meter nav nobr noframes noscript object ol optgroup"
+    " option output p param picture pre progress q s samp script section select small source span strike strong style"
+    " sub summary sup svg table tbody td template textarea tfoot th thead time title tr track tt u ul var video wbr"
+)
+# Only HTML's own elements, and in capitals only where nothing else is meant: in news, <CHMP> and <NAV> are companies.
+_NAMES = f"(?:{'|'.join(_ELEMENTS.split())})"
+_TAG = re.compile(
+    rf"</?{_NAMES}(?:[ /][^<>]*)?>|(?i:</{_NAMES}>|<{_NAMES} [^<>]*=[^<>]*>)|<BR>|<!--.*?-->|<![A-Za-z][^<>]*>"
+)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_PASSES = 8  # markup inside markup; a bound, since each pass reads the whole text
+
+_white_space, _invisible, _html = (re.compile(pattern) for pattern in (WHITE_SPACE, INVISIBLE, HTML))
+
+
+def canonical(text: str) -> str:
+    """The text as it is tokenised: NFC, without HTML and control characters, single spaces, none at the ends.
+
+    What it gives, it leaves as it is: text that was cleaned before training and raw text in a request end up equal.
+    """
+    text = _tidy(text)
+    for _ in range(_PASSES):
+        if not _html.search(text):
+            break
+        plain = _tidy(_TAG.sub(" ", _ENTITY.sub(lambda match: html.unescape(match[0]), _AMPERSANDS.sub("&", text))))
+        if plain == text:
+            break
+        text = plain
+    return text
+
+
+def _tidy(text: str) -> str:
+    return _white_space.sub(" ", unicodedata.normalize("NFC", _invisible.sub("", text))).strip(" ")
+
+
+@functools.lru_cache(maxsize=32)
+def load_tokenizer(text: str) -> Tokenizer:
+    """The tokenizer that a JSON text describes; ``<pad>`` and the like in a text are words, not commands.
+
+    Raises:
+        DataError: it is none.
+    """
+    try:
+        tokenizer = Tokenizer.from_str(text)
+    except Exception as error:  # the bindings raise bare Exception
+        raise DataError(f"not a tokenizer: {error}.", fix="Fit the features again.") from error
+    tokenizer.encode_special_tokens = True  # not part of the JSON
+    return tokenizer
+
+
+def token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of canonical texts, one after the other (int32 [sum of lengths]), and the lengths (int32 [N])."""
+    rows = [encoding.ids for encoding in tokenizer.encode_batch_fast(texts)]
+    lengths = np.fromiter(map(len, rows), np.int32, count=len(rows))
+    return np.fromiter(itertools.chain.from_iterable(rows), np.int32, count=int(lengths.sum())), lengths
+
+
+def padded(ids: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarray:
+    """The tokens as int32 [N, width], `PAD` after each row's end."""
+    table = np.full((len(lengths), width), PAD, np.int32)
+    table[np.arange(width) < lengths[:, np.newaxis]] = ids
+    return table
+
+
+def text_of(payload: bytes, columns: Sequence[str]) -> str:
+    """The text of a request: UTF-8, or with several columns a JSON object of them, joined by spaces; canonical.
+
+    Raises:
+        DataError: it is not UTF-8, lacks a column, is too long, or holds nothing to read.
+    """
+    try:
+        text = payload.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"the text is not UTF-8: {error.reason} at byte {error.start}.") from error
+    if len(text) > MAX_CHARACTERS:
+        raise DataError(f"the text has {len(text):,} characters; at most {MAX_CHARACTERS:,} are read.")
+    if len(columns) > 1:
+        text = " ".join(_fields(text, columns))
+    if not (text := canonical(text)):
+        raise DataError("the text is empty.")
+    return text
+
+
+def _fields(text: str, columns: Sequence[str]) -> list[str]:
+    shape = "Send {" + ", ".join(f'"{name}": "..."' for name in columns) + "}."
+    try:
+        record = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"not JSON: {error}.", fix=shape) from error
+    if not isinstance(record, Mapping):
+        raise DataError(f"a JSON {type(record).__name__}, not an object.", fix=shape)
+    values = []
+    for name in columns:
+        value = record.get(name)
+        if not isinstance(value, str):
+            raise DataError(f"the text {name!r} is missing." if value is None else f"{name!r} is no text.", fix=shape)
+        if _SURROGATE.search(value):
+            raise DataError(f"{name!r} holds half a character (a lone surrogate).", fix="Send valid Unicode.")
+        values.append(value)
+    return values
+
+
+@dataclasses.dataclass(frozen=True)
+class TextCodec:
+    """The input codec of text: one row of tokens.
+
+    Args:
+        tokenizer: JSON of a Hugging Face tokenizer, its truncation included.
+        max_length: Width of a row, in tokens.
+        columns: What a request holds: one column is plain text, several are a JSON object.
+    """
+
+    tokenizer: str
+    max_length: Annotated[int, pydantic.Field(ge=1)]
+    columns: tuple[str, ...] = ("text",)
+
+    def decode(self, payload: bytes) -> np.ndarray:
+        """The tokens of one text as int32 [max_length], 0 after the end; raises `DataError` if there is none."""
+        row: np.ndarray = self.encode([text_of(payload, self.columns)])[0][0]
+        return row
+
+    def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens of canonical texts as int32 [N, max_length], and how many each has, int32 [N]."""
+        ids, lengths = token_ids(load_tokenizer(self.tokenizer), texts)
+        return padded(ids, lengths, self.max_length), lengths
+
+
+@dataclasses.dataclass(frozen=True)
+class TfidfCodec:
+    """The input codec of weighted words.
+
+    Args:
+        tokenizer: JSON of a Hugging Face tokenizer.
+        idf: Weight of each token; 0 for one that does not count.
+        columns: What a request holds: one column is plain text, several are a JSON object.
+    """
+
+    tokenizer: str
+    idf: list[float]
+    columns: tuple[str, ...] = ("text",)
+
+    def decode(self, payload: bytes) -> np.ndarray:
+        """The weights of one text as float32 [tokens]; raises `DataError` if there is none."""
+        values, indices, _ = self.encode([text_of(payload, self.columns)])
+        row = np.zeros(len(self.idf), np.float32)
+        row[indices] = values
+        return row
+
+    def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Weights of canonical texts as compressed sparse rows of unit length.
+
+        Returns:
+            Values (float32), their columns (int32, rising within a row), and the number of them in each row (int64).
+            A weight is (1 + ln count) * idf. Source: Manning, Raghavan, Schütze, Introduction to Information
+            Retrieval, 2008, chapter 6.4.
+        """
+        ids, lengths = token_ids(load_tokenizer(self.tokenizer), texts)
+        weights, width = np.asarray(self.idf), len(self.idf)
+        rows = np.repeat(np.arange(len(texts), dtype=np.int64), lengths)
+        cells, counts = np.unique(rows * width + ids, return_counts=True)
+        rows, columns = np.divmod(cells, width)
+        values = (1 + np.log(counts)) * weights[columns]
+        counted = values > 0
+        rows, columns, values = rows[counted], columns[counted], values[counted]
+        norms = np.sqrt(np.bincount(rows, values**2, minlength=len(texts)))
+        per_row = np.bincount(rows, minlength=len(texts)).astype(np.int64)
+        return (values / norms[rows]).astype(np.float32), columns.astype(np.int32), per_row

@@ -1,0 +1,153 @@
+"""Ask the stage host of this machine for a process: a fork of one that has imported the heavy libraries already.
+
+The host is `lepton_tasks.stages.host`, started by `lepton up`. Whoever finds none starts a process as usual.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from lepton_tasks.core.environment import state_root
+
+SOCKET_FILE = "run/stages.sock"
+"""Where the host listens, in the state folder."""
+
+NUMBER = struct.Struct("!i")
+"""What the host answers: the pid, then `subprocess.Popen.returncode`. It refuses by closing the connection."""
+
+# The longest that the host is busy is the import of one library.
+_PATIENCE_SECONDS = 5.0
+
+
+class HostedProcess:
+    """A process that the host forked for us, used like `subprocess.Popen`.
+
+    It ends when the connection is closed, so never later than the process that asked for it.
+    """
+
+    def __init__(self, connection: socket.socket, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._connection = connection
+
+    def poll(self) -> int | None:
+        """The exit status, or None while the process runs."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait at most `timeout` seconds for the exit status; raises `subprocess.TimeoutExpired`."""
+        if self.returncode is None:
+            poller = select.poll()
+            poller.register(self._connection, select.POLLIN)
+            if not poller.poll(None if timeout is None else timeout * 1000):
+                raise subprocess.TimeoutExpired(["hosted process", str(self.pid)], timeout or 0.0)
+            reply = _received(self._connection)
+            self._connection.close()
+            if self.returncode is None:  # a signal handler may have waited meanwhile
+                # Without a host nobody tells the status: the kernel ended the process when the host ended.
+                self.returncode = -signal.SIGTERM if reply is None else reply
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send the process a signal, unless it has ended."""
+        with contextlib.suppress(OSError):  # it has ended, and so has the connection
+            self._connection.sendall(bytes([number]))
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+
+def start(
+    command: Sequence[str], *, environment: Mapping[str, str], grace: float, output: int | None = None
+) -> HostedProcess | None:
+    """A process that does what ``subprocess.Popen(command)`` would, in a session of its own.
+
+    Args:
+        command: ``[sys.executable, "-m", MODULE, ...]``.
+        environment: All its variables; ``LEPTON_HOME`` says whose host is asked.
+        grace: Seconds from SIGTERM to SIGKILL, for its whole group, when we end before it does.
+        output: File descriptor for its standard output and error; ours by default.
+
+    Returns:
+        The process, or None if no host answers, or if it does not fit: another interpreter, folder or environment.
+    """
+    if list(command[:2]) != [sys.executable, "-m"]:
+        return None
+    request = {"arguments": command[2:], "folder": str(Path.cwd()), "environment": dict(environment), "grace": grace}
+    try:
+        connection = connect(state_root(environment))
+    except OSError:
+        return None
+    pid = None
+    with contextlib.suppress(OSError):
+        with _file(json.dumps(request)) as file, Path(os.devnull).open() as nothing:
+            streams = (1, 2) if output is None else (output, output)
+            socket.send_fds(connection, [b"\0"], [file, nothing.fileno(), *streams])
+        connection.settimeout(_PATIENCE_SECONDS)
+        pid = _received(connection)
+        connection.settimeout(None)
+    if pid is None:
+        connection.close()
+        return None
+    return HostedProcess(connection, pid)
+
+
+def connect(root: Path) -> socket.socket:
+    """A connection to the host of a state folder; raises `OSError` if there is none."""
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        with address(root) as path:
+            connection.connect(path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+@contextlib.contextmanager
+def address(root: Path) -> Iterator[str]:
+    """The socket's path, short however deep the state folder lies: the kernel takes 107 bytes."""
+    path = root / SOCKET_FILE
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
+
+
+@contextlib.contextmanager
+def _file(text: str) -> Iterator[int]:
+    """A nameless file in memory: a message could be split, and an environment is longer than one may be."""
+    file = os.memfd_create("request")
+    try:
+        with open(file, "w", closefd=False) as stream:  # noqa: PTH123 - it has no path
+            stream.write(text)
+        os.lseek(file, 0, os.SEEK_SET)
+        yield file
+    finally:
+        os.close(file)
+
+
+def _received(connection: socket.socket) -> int | None:
+    try:
+        reply = connection.recv(NUMBER.size)
+    except OSError:
+        return None
+    return NUMBER.unpack(reply)[0] if len(reply) == NUMBER.size else None

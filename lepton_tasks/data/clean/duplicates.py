@@ -1,0 +1,103 @@
+"""Samples that are in the data more than once."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import numpy as np
+import pyarrow as pa
+import pydantic
+
+from lepton_tasks.data.perceptual import near_pairs
+from lepton_tasks.data.split import joined
+
+
+class Duplicates:
+    """Refuse all but the first of equal samples; all of them if their labels differ, since one must be wrong."""
+
+    def refuse(self, probes: pa.Table) -> Sequence[str | None]:
+        """The sample it equals. What could not be decoded equals nothing."""
+        names, labels = probes["sample_id"].to_pylist(), probes["label"].to_pylist()
+        contents = probes["content_sha256"].to_pylist()
+        first: dict[str, dict[str | None, int]] = collections.defaultdict(dict)  # content -> label -> its first row
+        for row, (content, label) in enumerate(zip(contents, labels, strict=True)):
+            if content is not None:
+                first[content].setdefault(label, row)
+        reasons: list[str | None] = []
+        for row, (content, label) in enumerate(zip(contents, labels, strict=True)):
+            equals = first.get(content, {})
+            rivals = [other for other in equals.values() if labels[other] != label]
+            if rivals:
+                rival = rivals[0]
+                reasons.append(f"conflicting labels: same content as {names[rival]}, labelled {labels[rival]!r}")
+            elif equals and equals[label] != row:
+                reasons.append(f"same content as {names[equals[label]]}")
+            else:
+                reasons.append(None)
+        return reasons
+
+
+@dataclasses.dataclass(frozen=True)
+class NearDuplicates:
+    """Refuse pictures that look like an earlier one, or keep them in one split.
+
+    Two pictures look alike if their perceptual hashes (`perceptual_hash`, 64 bits) differ in few bits.
+
+    Args:
+        distance: Bits in which they may differ. 4 finds photos that were scaled or compressed again and hardly any
+            others; where all pictures have one layout, as X-rays and faces do, 0 to 2 is enough.
+        keep: ``first`` refuses the others; ``together`` refuses none, and keeps all that look alike, however many
+            steps lie between them, in one split.
+    """
+
+    distance: Annotated[int, pydantic.Field(ge=0, le=8)] = 4
+    keep: Literal["first", "together"] = "first"
+
+    def revise(self, probes: pa.Table) -> tuple[pa.Table, Sequence[str | None]]:
+        """With ``together``, a column ``alike`` that is equal where pictures look alike."""
+        unchanged = [None] * probes.num_rows
+        if self.keep == "first":
+            return probes, unchanged
+        known, codes, places = _codes(probes)
+        pairs = np.concatenate([np.empty((0, 2), np.int64), *near_pairs(codes, self.distance)])
+        roots = joined(len(codes), pairs)
+        names = probes["sample_id"].to_pylist()
+        alike: list[str | None] = [None] * probes.num_rows
+        first: dict[int, str] = {}
+        for row, place in zip(known, places, strict=True):
+            alike[row] = first.setdefault(int(roots[place]), names[row])
+        return probes.append_column("alike", pa.array(alike, pa.string())), unchanged
+
+    def refuse(self, probes: pa.Table) -> Sequence[str | None]:
+        """The earlier picture that stays, and in how many bits they differ."""
+        reasons: list[str | None] = [None] * probes.num_rows
+        if self.keep == "together":
+            return reasons
+        known, codes, places = _codes(probes)
+        near: dict[int, set[int]] = collections.defaultdict(set)
+        for pairs in near_pairs(codes, self.distance):
+            for one, other in pairs.tolist():
+                near[one].add(other)
+                near[other].add(one)
+        names, labels = probes["sample_id"].to_pylist(), probes["label"].to_pylist()
+        kept: dict[int, int] = {}  # position in the codes -> the row that stays
+        for row, place in zip(known, places.tolist(), strict=True):
+            if (like := next((p for p in (place, *sorted(near[place])) if p in kept), None)) is None:
+                kept[place] = row
+                continue
+            bits = int(codes[place] ^ codes[like]).bit_count()
+            other = kept[like]
+            label = "" if labels[other] == labels[row] else f", labelled {labels[other]!r}"
+            reasons[row] = f"looks like {names[other]} ({bits} of 64 bits differ){label}"
+        return reasons
+
+
+def _codes(probes: pa.Table) -> tuple[list[int], np.ndarray, np.ndarray]:
+    """Rows that have a hash, the different hashes (uint64), and the position of each such row's hash among them."""
+    hashes = probes["perceptual_hash"].to_pylist()
+    known = [row for row, value in enumerate(hashes) if value is not None]
+    codes, places = np.unique(np.array([hashes[row] for row in known], np.uint64), return_inverse=True)
+    return known, codes, places

@@ -1,0 +1,45 @@
+"""Labels that nothing can be learned from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Annotated
+
+import pyarrow as pa
+import pydantic
+
+from lepton_tasks.core.registry import did_you_mean
+
+
+class Unlabelled:
+    """Refuse rows without a label, or with a blank one."""
+
+    def refuse(self, probes: pa.Table) -> Sequence[str | None]:
+        """One reason for all."""
+        return [None if label and label.strip() else "no label" for label in probes["label"].to_pylist()]
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """Refuse rows whose label, or the label of one of whose boxes, is not among those that are known.
+
+    A row or a box without any label passes: `unlabelled` refuses such rows.
+
+    Args:
+        known: The labels there may be.
+    """
+
+    known: Annotated[tuple[str, ...], pydantic.Field(min_length=1)]
+
+    def refuse(self, probes: pa.Table) -> Sequence[str | None]:
+        """The first unknown label and the closest known one."""
+        rows = [[label] for label in probes["label"].to_pylist()]
+        if "boxes" in probes.column_names:
+            for labels, boxes in zip(rows, probes["boxes"].to_pylist(), strict=True):
+                labels += [box["label"] for box in boxes or ()]
+        return [self._reason(labels) for labels in rows]
+
+    def _reason(self, labels: Sequence[str | None]) -> str | None:
+        unknown = next((label for label in labels if label and label.strip() and label not in self.known), None)
+        return unknown and f"unknown label {unknown!r}. {did_you_mean(unknown, self.known)}"

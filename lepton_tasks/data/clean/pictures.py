@@ -1,0 +1,61 @@
+"""Pictures that nothing can be learned from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Annotated
+
+import pyarrow as pa
+import pydantic
+
+
+class Undecodable:
+    """Refuse what is no whole picture: broken, cut short, of another kind, or not readable at all."""
+
+    def refuse(self, probes: pa.Table) -> Sequence[str | None]:
+        """The decoder's own reason."""
+        reasons: list[str | None] = probes["error"].to_pylist()
+        return reasons
+
+
+@dataclasses.dataclass(frozen=True)
+class TooSmall:
+    """Refuse pictures whose width or height is below a limit.
+
+    Args:
+        min_pixels: Smallest allowed side, in pixels.
+    """
+
+    min_pixels: Annotated[int, pydantic.Field(ge=1)] = 8
+
+    def refuse(self, probes: pa.Table) -> Sequence[str | None]:
+        """The size and the limit. What could not be decoded has no size and passes."""
+        sizes = zip(probes["width"].to_pylist(), probes["height"].to_pylist(), strict=True)
+        return [
+            f"{width} x {height} pixels, less than {self.min_pixels} on a side"
+            if width is not None and min(width, height) < self.min_pixels
+            else None
+            for width, height in sizes
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Blank:
+    """Refuse pictures of one colour, or nearly.
+
+    Args:
+        min_contrast: Smallest allowed standard deviation of the values in [0, 1] of the resized picture. A page with a
+            single word on it has about 0.05.
+    """
+
+    min_contrast: Annotated[float, pydantic.Field(ge=0, lt=0.5)] = 0.01
+
+    def refuse(self, probes: pa.Table) -> Sequence[str | None]:
+        """The contrast and the limit. What could not be decoded has no contrast and passes."""
+        return [
+            f"blank: contrast {contrast:.4f}, less than {self.min_contrast:g}"
+            if contrast is not None and contrast < self.min_contrast
+            else None
+            for contrast in probes["contrast"].to_pylist()
+        ]

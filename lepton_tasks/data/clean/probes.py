@@ -1,0 +1,76 @@
+"""Every sample is decoded once: its array is kept, and the light facts that cleaning steps look at."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lepton_tasks.core.context import RunContext
+from lepton_tasks.core.errors import DataError
+from lepton_tasks.core.protocols import FeatureExtractor
+from lepton_tasks.data.cluster import map_chunks
+from lepton_tasks.data.rows import Row, payload_of
+from lepton_tasks.data.samples import POSITION
+
+_CHUNK_BYTES = 16 << 20
+_CHUNK_ROWS = 64
+
+
+def probe_rows(extractor: FeatureExtractor, parts: Sequence[Path], ctx: RunContext, file: Path) -> pa.Table:
+    """One light row per sample, in order: what is known of it, what the extractor finds, or the ``error`` it raised.
+
+    Args:
+        extractor: Decodes.
+        parts: The ingested rows, as Parquet files.
+        ctx: The run.
+        file: Where the arrays are written, uint8 [rows, *extractor.shape]: zeros where a sample cannot be decoded.
+    """
+    schema = pq.read_schema(parts[0])
+    known = [field for field in schema if field.name != "data"]
+    columns = pa.schema([*known, *extractor.facts.items(), ("error", pa.string())])
+    total = sum(pq.read_metadata(part).num_rows for part in parts)
+    size = max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // math.prod(extractor.shape)))
+    probed = map_chunks(
+        functools.partial(_probe_chunk, extractor), _chunks(parts, size), ctx, total=total, unit="samples"
+    )
+    tables = [columns.empty_table()]
+    with file.open("wb") as stream:
+        # Written, not mapped: pages that a map has dirtied count as memory of the process until they are on disk.
+        shape = (total, *extractor.shape)
+        np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        for found, arrays in probed:
+            tables.append(pa.Table.from_pylist(found, schema=columns))
+            stream.write(arrays.data)
+    return pa.concat_tables(tables).append_column(POSITION, pa.array(range(total), pa.int64()))
+
+
+def _chunks(parts: Sequence[Path], size: int) -> Iterator[list[Row]]:
+    """Rows as lists of at most `size` plain mappings, which every scheduler can send."""
+    for part in parts:
+        with pq.ParquetFile(part) as file:
+            for batch in file.iter_batches(batch_size=size):
+                yield batch.to_pylist()
+
+
+def _probe_chunk(extractor: FeatureExtractor, rows: list[Row]) -> tuple[list[dict[str, Any]], np.ndarray]:
+    arrays = np.zeros((len(rows), *extractor.shape), np.uint8)
+    found = []
+    for row, array in zip(rows, arrays, strict=True):
+        known = {name: value for name, value in row.items() if name != "data"}
+        if row.get("fault") or row["sha256"] is None:
+            found.append(known | {"error": row.get("fault") or "the file cannot be read."})
+            continue
+        payload = payload_of(row)
+        try:
+            facts, array[:] = extractor.probe(payload)
+        except DataError as error:
+            facts = {"error": error.what}
+        found.append(known | facts)
+    return found, arrays

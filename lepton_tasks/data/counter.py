@@ -1,0 +1,125 @@
+"""Counts of the different values of a column that parts make by themselves and that merge."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+SMALLEST = 16_384
+"""Hashes kept to estimate how many different values there are: a standard error of 1 / sqrt(16382), 0.8 %."""
+_BUCKETS = 1 << 16
+
+
+class CategoryCounter:
+    """How often each value occurs: exact up to `bound` different values, a bounded undercount beyond.
+
+    While there are at most `bound` different values, all counts are exact and `undercount` is 0. Beyond, the most
+    frequent ones are kept: the true count of a value lies between its count here and that plus `undercount`, which is
+    at most ``2 * rows / bound``; and the number of different values is estimated from the smallest of their hashes.
+
+    Args:
+        bound: Different values that are counted one by one.
+
+    Attributes:
+        count: Values.
+        nulls: Nulls.
+        undercount: By how much a count may be too small.
+
+    Source: J. Misra, D. Gries (1982), Finding repeated elements; P. Agarwal et al. (2012), Mergeable summaries;
+    Z. Bar-Yossef et al. (2002), Counting distinct elements in a data stream (k smallest hashes).
+    """
+
+    def __init__(self, bound: int = 10_000) -> None:
+        self.bound = bound
+        self.count = self.nulls = self.undercount = 0
+        self._counts: pl.DataFrame | None = None  # value, count
+        self._hashes = np.empty(0, np.uint64)  # the smallest different ones, ascending
+
+    def update(self, values: pl.Series) -> None:
+        """Add values of any type that can be hashed; categories count as text."""
+        if isinstance(values.dtype, pl.Categorical | pl.Enum):
+            values = values.cast(pl.String)
+        self.nulls += values.null_count()
+        values = values.drop_nulls().rename("value")
+        self.count += len(values)
+        if self._estimate() > 2 * self.bound:
+            # Counting what is rare would cost 10 times the rest, and be thrown away.
+            hashes = values.hash(seed=0).to_numpy()
+            self._keep_smallest(hashes)
+            rare = len(values) // self.bound
+            buckets = (hashes & np.uint64(_BUCKETS - 1)).astype(np.int64)
+            values = values.filter(pl.Series((np.bincount(buckets, minlength=_BUCKETS) > rare)[buckets]))
+            self.undercount += rare
+            self._add(_counted(values))
+        else:
+            counts = _counted(values)
+            self._keep_smallest(counts["value"].hash(seed=0).to_numpy())
+            self._add(counts)
+
+    def merge(self, other: CategoryCounter) -> None:
+        """Add what another counter has seen."""
+        self.count += other.count
+        self.nulls += other.nulls
+        self.undercount += other.undercount
+        self._keep_smallest(other._hashes)
+        if other._counts is not None:
+            self._add(other._counts)
+
+    @property
+    def exact(self) -> bool:
+        """Whether every value is counted, and none too little."""
+        return self.undercount == 0
+
+    @property
+    def distinct(self) -> int:
+        """Different values; an estimate if they are not all counted."""
+        counted = 0 if self._counts is None else len(self._counts)
+        return counted if self.exact else max(counted, self._estimate())
+
+    def top(self, n: int | None = None) -> list[tuple[Any, int]]:
+        """The `n` most frequent values with their counts, by count, then value; all that are kept if `n` is None."""
+        if self._counts is None:
+            return []
+        order = self._counts.sort(["count", "value"], descending=[True, False])
+        return list((order if n is None else order.head(n)).iter_rows())
+
+    def to_dict(self, n: int | None = None) -> dict[str, Any]:
+        """Counts, and the `n` most frequent values, as JSON values (times as text)."""
+        plain = (str, int, float, bool)
+        return {
+            "count": self.count,
+            "nulls": self.nulls,
+            "distinct": self.distinct,
+            "exact": self.exact,
+            "undercount": self.undercount,
+            "top": [[value if isinstance(value, plain) else str(value), count] for value, count in self.top(n)],
+        }
+
+    def _add(self, counts: pl.DataFrame) -> None:
+        if self._counts is not None:
+            both = pl.concat([self._counts, counts])
+            counts = both.group_by("value").agg(pl.col("count").sum())
+        if len(counts) > self.bound:
+            cut = int(counts["count"].top_k(self.bound + 1).to_numpy()[-1])
+            self.undercount += cut
+            counts = counts.with_columns(pl.col("count") - cut).filter(pl.col("count") > 0)
+        self._counts = counts
+
+    def _keep_smallest(self, hashes: np.ndarray) -> None:
+        if len(self._hashes) == SMALLEST:
+            hashes = hashes[hashes < self._hashes[-1]]
+        elif len(hashes) > 4 * SMALLEST:  # most of them are soon found too large: sort few
+            few = np.unique(hashes[: 4 * SMALLEST])[:SMALLEST]
+            hashes = np.concatenate([few, hashes[hashes < few[-1]]]) if len(few) == SMALLEST else hashes
+        self._hashes = np.unique(np.concatenate([self._hashes, hashes]))[:SMALLEST]
+
+    def _estimate(self) -> int:
+        if len(self._hashes) < SMALLEST:
+            return len(self._hashes)
+        return round((SMALLEST - 1) * 2.0**64 / float(self._hashes[-1]))
+
+
+def _counted(values: pl.Series) -> pl.DataFrame:
+    return values.value_counts().cast({"count": pl.Int64})

@@ -1,0 +1,45 @@
+"""Rules about the rows and arrays of text, pairs, series and events; a use case adds its own in `quality`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from lepton_tasks.core.use_case import Expectation
+from lepton_tasks.data.expectations import rule
+from lepton_tasks.data.split import SPLITS
+
+Rules = Mapping[Literal["raw", "features"], Sequence[Expectation]]
+
+_ROWS = (rule("expect_table_row_count_to_be_between", min_value=len(SPLITS)),)
+_SPLITS = (rule("expect_column_distinct_values_to_equal_set", column="split", value_set=list(SPLITS)),)
+_LEAST = 1e-9  # the mean of a row's tokens, or of a user and an item: 0 if none is known
+
+SPARSE: Rules = {"raw": _ROWS, "features": _SPLITS}
+
+TOKENS: Rules = {
+    "raw": _ROWS,
+    "features": (
+        *_SPLITS,
+        # A text without a token says nothing; equal ones may lie in two splits, and flatter the test figures.
+        rule("expect_column_values_to_be_between", "warning", column="mean", min_value=_LEAST),
+        rule("expect_column_values_to_be_between", column="mean", min_value=_LEAST, mostly=0.9),
+        rule("expect_column_values_to_be_unique", "warning", column="input_sha256", mostly=0.99),
+    ),
+}
+
+WINDOWS: Rules = {
+    "raw": _ROWS,
+    "features": (
+        *_SPLITS,
+        rule("expect_column_values_to_not_be_null", column="mean"),
+        # Scaled by the training split: a window far outside it is of another world than what was learned.
+        rule("expect_column_values_to_be_between", "warning", column="mean", min_value=-5, max_value=5),
+    ),
+}
+
+PAIRS: Rules = {
+    "raw": _ROWS,
+    "features": (*_SPLITS, rule("expect_column_values_to_be_between", column="mean", min_value=_LEAST, mostly=0.5)),
+}
+"""A user and an item both unknown to training: nothing can be said of them."""

@@ -1,0 +1,196 @@
+"""What users did with items -> pairs of numbers, with items they did not touch to compare with."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import polars as pl
+import pydantic
+
+from lepton_tasks.codecs.interactions import UNKNOWN
+from lepton_tasks.core.context import RunContext
+from lepton_tasks.core.errors import ConfigError
+from lepton_tasks.core.use_case import Expectation
+from lepton_tasks.data.extractors.expectations import PAIRS
+from lepton_tasks.data.tables.arrays import ArrayFile
+from lepton_tasks.data.tables.rows import TableRows
+from lepton_tasks.data.tables.steps.columns import check_columns
+
+_DRAWS = 20  # after so many, a user who has seen nine of ten items lacks a negative in one case of eight
+
+
+@dataclasses.dataclass(frozen=True)
+class Interactions:
+    """Users and items by number, as the training split knows them; later ones are 0.
+
+    Args:
+        user: Column of users: text or whole numbers.
+        item: Column of items: text or whole numbers.
+        rating: Column of ratings or weights; null if an interaction says only that it happened.
+        time: Column of times, kept beside the pairs.
+        negatives: Items drawn for each row that its user has not touched; 0 for none.
+    """
+
+    user: str
+    item: str
+    rating: str | None = None
+    time: str | None = None
+    negatives: Annotated[int, pydantic.Field(ge=0, le=1_000)] = 0
+
+    @staticmethod
+    def expectations(stage: Literal["raw", "features"]) -> Sequence[Expectation]:
+        """Rules that every use case with these features shares."""
+        return PAIRS[stage]
+
+    def check(self, schema: Mapping[str, pl.DataType], label: str | None) -> None:
+        """The columns are there and of the right types; the interaction is what is learned, so there is no label."""
+        check_columns(
+            [self.user, self.item],
+            schema,
+            where="user, item",
+            suits=lambda dtype: dtype == pl.String or dtype.is_integer(),
+            wanted="text or whole numbers",
+        )
+        if self.rating is not None:
+            check_columns(
+                [self.rating], schema, where="rating", suits=lambda dtype: dtype.is_numeric(), wanted="numbers"
+            )
+        if self.time is not None:
+            check_columns([self.time], schema, where="time", suits=lambda dtype: dtype.is_temporal(), wanted="times")
+        if label is not None:
+            raise ConfigError(
+                f"the features `interactions` learn {self.rating or 'which item comes'!r}, not a label.",
+                where="data.label",
+                fix="Set `label: null`.",
+            )
+
+    def fit(self, rows: TableRows, ctx: RunContext) -> dict[str, Any]:
+        """The users, the items by popularity, how popular each is, the mean rating, and what each user has touched."""
+        chosen = rows.select(self._columns)
+        parts = chosen.map(functools.partial(_counted, self.user, self.item, self.rating), ctx, unit="interactions")
+        pairs = pl.concat(parts).group_by("user", "item").agg(pl.col("count", "sum").sum()).sort("user", "item")
+        users = pairs["user"].unique().sort()
+        popularity = pairs.group_by("item").agg(pl.col("count").sum()).sort("count", "item", descending=[True, False])
+        items = popularity["item"]
+        total = int(pairs["count"].sum())
+        fitted = {
+            "users": users.to_list(),
+            "items": items.to_list(),
+            "popularity": popularity["count"].to_list(),
+            "mean_rating": float(pairs["sum"].sum()) / total if self.rating else None,
+        }
+        touched = pairs.select(_number("user", users), _number("item", items)).sort("user", "item")
+        return fitted | {"seen": _stored_pairs(touched["user"].to_numpy(), touched["item"].to_numpy())}
+
+    def transform(self, rows: TableRows, fitted: Mapping[str, Any], folder: Path, ctx: RunContext) -> dict[str, Any]:
+        """Write one split, a row an interaction.
+
+        ``inputs.npy``, int32 [N, 2], numbers of user and item from 1, 0 for what training has not seen;
+        ``targets.npy``, float32 [N], the rating, or 1; ``times.npy``, int64 [N], seconds since 1970, if asked for;
+        ``negatives.npy``, int32 [N, negatives], items that the user has touched neither in training nor in this split,
+        drawn evenly with the seed of the run, and 0 where none was found in 20 draws.
+        """
+        task = functools.partial(
+            _numbered, self, pl.Series(fitted["users"], dtype=pl.String), pl.Series(fitted["items"], dtype=pl.String)
+        )
+        found = pl.concat(rows.select(self._columns).map(task, ctx, unit="interactions"))
+        arrays = {"inputs": found.select("user", "item").to_numpy(), "targets": found["target"].to_numpy()}
+        if self.time is not None:
+            arrays["times"] = found["time"].to_numpy()
+        if self.negatives:
+            items = len(fitted["items"])
+            pairs = np.concatenate([arrays["inputs"], np.stack(seen_pairs(fitted), axis=1)])
+            seen = np.unique(_codes(pairs[:, 0], pairs[:, 1], items))
+            users = arrays["inputs"][:, 0]
+            arrays["negatives"] = draw_negatives(users, seen, items=items, count=self.negatives, seed=ctx.seed)
+        for name, values in arrays.items():
+            with ArrayFile(folder / f"{name}.npy", values.dtype, values.shape[1:]) as file:
+                file.append(values)
+        return {"rows": found.height, "bytes": sum(values.nbytes for values in arrays.values())}
+
+    def codec(self, fitted: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """`InteractionCodec` with the fitted users and items."""
+        names = {"users": fitted["users"], "items": fitted["items"]}
+        return "interaction", {"user": self.user, "item": self.item, **names}
+
+    @property
+    def _columns(self) -> list[str]:
+        return list(dict.fromkeys(n for n in (self.user, self.item, self.rating, self.time) if n is not None))
+
+
+def seen_pairs(fitted: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the users and of the items they have touched in training, int32, in the order of both."""
+    users, items = (np.frombuffer(base64.b64decode(fitted["seen"][name]), "<i4") for name in ("users", "items"))
+    return users, items
+
+
+def draw_negatives(users: np.ndarray, seen: np.ndarray, *, items: int, count: int, seed: int) -> np.ndarray:
+    """Items for each row that its user has not touched, int32 [N, count]; 0 where none was found.
+
+    Args:
+        users: Number of each row's user.
+        seen: Sorted codes ``user * (items + 1) + item`` of what must not be drawn.
+        items: Number of items; they count from 1.
+        count: How many to draw for a row.
+        seed: The same seed gives the same items.
+    """
+    random = np.random.Generator(np.random.PCG64(seed))
+    drawn = np.zeros((len(users), count), np.int32)
+    if not items or not len(seen):
+        return drawn
+    missing = np.flatnonzero(drawn.ravel() == 0)
+    for _ in range(_DRAWS):
+        candidates = random.integers(1, items + 1, len(missing), dtype=np.int32)
+        codes = _codes(users[missing // count], candidates, items)
+        free = seen[np.minimum(np.searchsorted(seen, codes), len(seen) - 1)] != codes
+        drawn.ravel()[missing[free]] = candidates[free]
+        missing = missing[~free]
+        if not len(missing):
+            break
+    return drawn
+
+
+def _codes(users: np.ndarray, items: np.ndarray, count: int) -> np.ndarray:
+    codes: np.ndarray = users.astype(np.int64) * (count + 1) + items
+    return codes
+
+
+def _stored_pairs(users: np.ndarray, items: np.ndarray) -> dict[str, str]:
+    pairs = {"users": users, "items": items}
+    return {name: base64.b64encode(values.astype("<i4").tobytes()).decode() for name, values in pairs.items()}
+
+
+def _counted(user: str, item: str, rating: str | None, rows: pl.DataFrame) -> pl.DataFrame:
+    """How often each user and item of a part met, and the sum of the ratings."""
+    value = pl.col(rating).cast(pl.Float64) if rating else pl.lit(1.0)
+    named = rows.select(
+        pl.col(user).cast(pl.String).alias("user"), pl.col(item).cast(pl.String).alias("item"), sum=value
+    )
+    named = named.drop_nulls(["user", "item"])
+    return named.group_by("user", "item", maintain_order=True).agg(
+        pl.len().cast(pl.Int64).alias("count"), pl.col("sum").sum()
+    )
+
+
+def _number(column: str, known: pl.Series) -> pl.Expr:
+    """The number of a name, from 1; `UNKNOWN` for another."""
+    numbers = pl.int_range(1, len(known) + 1, dtype=pl.Int32, eager=True)
+    name = pl.col(column).cast(pl.String)
+    return name.replace_strict(known, numbers, default=UNKNOWN, return_dtype=pl.Int32).alias(column)
+
+
+def _numbered(features: Interactions, users: pl.Series, items: pl.Series, rows: pl.DataFrame) -> pl.DataFrame:
+    columns = {
+        "user": _number(features.user, users),
+        "item": _number(features.item, items),
+        "target": pl.col(features.rating).cast(pl.Float32) if features.rating else pl.lit(1.0, pl.Float32),
+    }
+    if features.time is not None:
+        columns["time"] = pl.col(features.time).cast(pl.Datetime("us")).dt.epoch("s")
+    return rows.select(**columns)

@@ -1,0 +1,182 @@
+"""Time series -> windows of the past beside the values that follow."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import polars as pl
+import pydantic
+
+from lepton_tasks.codecs.series import Calendar, SeriesCodec
+from lepton_tasks.core.context import RunContext
+from lepton_tasks.core.errors import ConfigError, DataError
+from lepton_tasks.core.use_case import Expectation
+from lepton_tasks.data.extractors.expectations import WINDOWS
+from lepton_tasks.data.tables.arrays import ArrayFile
+from lepton_tasks.data.tables.rows import ROW, TableRows
+from lepton_tasks.data.tables.steps.columns import check_columns
+from lepton_tasks.data.tables.steps.series import check_time
+
+_CHUNK = 4_096  # windows made at once
+
+Count = Annotated[int, pydantic.Field(ge=1)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Windows:
+    """Windows of consecutive rows, scaled, and what came next.
+
+    No window crosses a gap in time, a row with a missing value, two series, or two splits: the rows of a split are seen
+    by themselves, so the first window of a later split begins after the line. A split's rows are held in memory.
+
+    Args:
+        time: Column of times.
+        columns: Columns of numbers to learn from.
+        target: The column to foretell; among `columns` if its past is to be seen.
+        window: Rows that are seen.
+        horizon: Rows that are foretold.
+        stride: Rows between the starts of two windows.
+        group: Columns that tell series apart.
+        categories: Columns of text to learn from, as one number for each value of the training split.
+        lags: Further back than the window: values of the target so many rows before each.
+        calendar: What of the time is seen, as sine and cosine: ``hour``, ``weekday``, ``month``.
+    """
+
+    time: str
+    columns: Annotated[tuple[str, ...], pydantic.Field(min_length=1)]
+    target: str
+    window: Count = 24
+    horizon: Count = 1
+    stride: Count = 1
+    group: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    lags: tuple[Count, ...] = ()
+    calendar: tuple[Calendar, ...] = ()
+
+    @staticmethod
+    def expectations(stage: Literal["raw", "features"]) -> Sequence[Expectation]:
+        """Rules that every use case with these features shares."""
+        return WINDOWS[stage]
+
+    def check(self, schema: Mapping[str, pl.DataType], label: str | None) -> None:
+        """The columns are there and of the right types; the target is what is learned, so there is no label."""
+        check_time(schema, self.time)
+        numbers = [*self.columns, self.target]
+        check_columns(numbers, schema, where="columns", suits=lambda dtype: dtype.is_numeric(), wanted="numbers")
+        texts = [*self.categories]
+        check_columns(texts, schema, where="categories", suits=lambda dtype: dtype == pl.String, wanted="text")
+        check_columns(self.group, schema, where="group")
+        if self.lags and self.target not in self.columns:
+            raise ConfigError(
+                f"lags of {self.target!r}, which is not among `columns`.", where="lags", fix="Add it there."
+            )
+        if label is not None:
+            raise ConfigError(
+                f"the features `windows` learn the column {self.target!r}, not a label.",
+                where="data.label",
+                fix="Set `label: null`.",
+            )
+
+    def fit(self, rows: TableRows, ctx: RunContext) -> dict[str, Any]:
+        """The usual step of time, and of each column mean and standard deviation, or its values."""
+        series = self._series(rows)
+        steps = series.select(pl.col(self.time).diff().over(self.group or pl.lit(0))).to_series().drop_nulls()
+        if not len(steps):
+            raise DataError("the training split has no two rows of one series.", where="features.params.group")
+        numbers = series.select(self.columns).cast(pl.Float64)
+        spreads = [spread or 1.0 for spread in numbers.select(pl.all().std(ddof=0)).row(0)]
+        known = {name: series[name].drop_nulls().unique().sort().to_list() for name in self.categories}
+        target = series[self.target].cast(pl.Float64)
+        return {
+            "step_seconds": int(steps.mode().sort()[0]),
+            "columns": list(self.columns),
+            "mean": list(numbers.select(pl.all().mean()).row(0)),
+            "std": spreads,
+            "categories": known,
+            "target_mean": target.mean(),
+            "target_std": target.std(ddof=0) or 1.0,
+        }
+
+    def transform(self, rows: TableRows, fitted: Mapping[str, Any], folder: Path, ctx: RunContext) -> dict[str, Any]:
+        """Write one split as arrays.
+
+        ``inputs.npy``, float32 [N, window, D], scaled: the columns, the categories, the lags, the calendar;
+        ``targets.npy``, float32 [N, horizon], in the target's own unit; ``ids.parquet``, the row of each first target.
+
+        Raises:
+            DataError: not one window fits.
+        """
+        series, codec = self._series(rows), SeriesCodec(**self.codec(fitted)[1])
+        features = codec.features(
+            series[self.time].to_numpy(),
+            series.select(self.columns).cast(pl.Float64).fill_null(np.nan).to_numpy(),
+            {name: series[name].fill_null("").to_list() for name in self.categories},
+        )
+        targets = series[self.target].cast(pl.Float32).fill_null(np.nan).to_numpy()
+        starts = self._starts(series, fitted["step_seconds"], codec.history)
+        if not len(starts):
+            length = codec.history + self.window + self.horizon
+            raise DataError(
+                f"no {length} rows of the split {folder.name!r} follow each other without a gap.",
+                where="features.params",
+                fix="Split by time (`data.split.method: time`), or take a shorter window.",
+            )
+        seen, foretold = np.arange(self.window), self.window + np.arange(self.horizon)
+        with (
+            ArrayFile(folder / "inputs.npy", np.float32, (self.window, codec.width)) as inputs,
+            ArrayFile(folder / "targets.npy", np.float32, (self.horizon,)) as outcomes,
+        ):
+            for chunk in np.array_split(starts, -(-len(starts) // _CHUNK)):
+                inputs.append(features[chunk[:, np.newaxis] + seen])
+                outcomes.append(targets[chunk[:, np.newaxis] + foretold])
+        series.select(pl.col(ROW).gather(starts + self.window).alias("row")).write_parquet(folder / "ids.parquet")
+        return {"rows": len(starts), "bytes": 4 * len(starts) * (self.window * codec.width + self.horizon)}
+
+    def codec(self, fitted: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """`SeriesCodec` with the fitted scales."""
+        return "series", {
+            "time": self.time,
+            "step": fitted["step_seconds"],
+            "columns": list(self.columns),
+            "mean": fitted["mean"],
+            "std": fitted["std"],
+            "categories": fitted["categories"],
+            "window": self.window,
+            "lags": list(self.lags),
+            "lagged": self.target if self.lags else "",
+            "calendar": list(self.calendar),
+        }
+
+    def _series(self, rows: TableRows) -> pl.DataFrame:
+        """All rows in the order of series and time, with the time in seconds since 1970."""
+        names = dict.fromkeys([*self.group, self.time, *self.columns, self.target, *self.categories])
+        series = pl.concat(rows.select(list(names)).frames())
+        seconds = pl.col(self.time).cast(pl.Datetime("us")).dt.epoch("s")
+        return series.with_columns(seconds).sort(*self.group, self.time, ROW)
+
+    def _starts(self, series: pl.DataFrame, step: int, history: int) -> np.ndarray:
+        """The first row of each window, int64."""
+        used = dict.fromkeys([*self.columns, self.target])
+        whole = [pl.col(name).is_not_null() & pl.col(name).cast(pl.Float64).is_finite() for name in used]
+        whole += [pl.col(name).is_not_null() for name in self.categories]
+        follows = pl.col(self.time).diff() == step
+        if self.group:
+            follows &= functools.reduce(
+                lambda a, b: a & b, (pl.col(n).eq_missing(pl.col(n).shift()) for n in self.group)
+            )
+        marks = series.select(whole=pl.all_horizontal(whole), follows=follows.fill_null(value=False))
+        usable = marks["whole"].to_numpy()
+        linked = usable & marks["follows"].to_numpy()
+        linked[1:] &= usable[:-1]
+        run = np.cumsum(~linked)  # rows of one number follow each other without a gap
+        length = history + self.window + self.horizon
+        begins = np.arange(max(0, len(run) - length + 1))
+        fits = (run[begins] == run[begins + length - 1]) & usable[begins]
+        place = begins - np.searchsorted(run, run[begins])
+        starts: np.ndarray = begins[fits & (place % self.stride == 0)] + history
+        return starts

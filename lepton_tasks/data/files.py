@@ -1,0 +1,188 @@
+"""Files of a data set, wherever they lie: in a local folder, in an archive, or behind an address such as s3://."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import fsspec
+
+from lepton_tasks.core.errors import DataError, LeptonError, UnavailableError
+
+_BATCH = 64  # files fetched at once from a remote place
+
+
+class Files(Protocol):
+    """Files below one folder. Hidden files and folders are passed over."""
+
+    address: str
+    """For people and messages."""
+    local: bool
+    """Whether `uri` is a path that every worker can open by itself."""
+
+    def state(self) -> Any:
+        """JSON values that change when any file does."""
+
+    def folders(self) -> list[str]:
+        """Names of the folders at the top, sorted, empty ones included where the place knows of them."""
+
+    def names(self) -> Sequence[str]:
+        """Names of all files, in the order `read` gives them."""
+
+    def uri(self, name: str) -> str:
+        """Where one file lies."""
+
+    def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes | None]]:
+        """The named files; None for one that cannot be read."""
+
+
+def open_files(path: str, data_root: Path) -> Files:
+    """The files at a path.
+
+    Args:
+        path: A folder, ``data.zip`` or ``data.tar.gz`` or a folder in one (``data.zip/photos``), or an fsspec address
+            of either (``s3://bucket/photos``, ``https://host/data.zip``).
+        data_root: What a relative path starts from.
+
+    Raises:
+        DataError: an archive is damaged, unpacks to too much, or holds names that lead out of it.
+    """
+    from lepton_tasks.data.archives import Archive, split_archive
+
+    place = path if "://" in path else str(Path(data_root, path).expanduser())
+    if "://" not in place and Path(place).is_dir():
+        return LocalFiles(Path(place))
+    archive, inside = split_archive(place)
+    if archive is not None:
+        return Archive(archive, inside)
+    return RemoteFiles(place) if "://" in place else LocalFiles(Path(place))
+
+
+class LocalFiles:
+    """A folder of this machine, or one that it shares with the workers."""
+
+    local = True
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.address = folder, str(folder)
+
+    def state(self) -> Any:
+        """Folders, and the files' names, sizes and times of change."""
+        return {"folders": self.folders(), "files": [(name, *_stamp(self.folder / name)) for name in self.names()]}
+
+    def folders(self) -> list[str]:
+        """Links to folders count too."""
+        try:
+            with os.scandir(self.folder) as entries:
+                return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        except OSError as error:
+            raise DataError(f"no folder of pictures here ({error.strerror}).", where=self.address) from error
+
+    def names(self) -> list[str]:
+        """Folder by folder; links to folders are followed at the top only, so that a loop ends."""
+        self.folders()  # a missing folder is an error, not an empty one
+        found = []
+        for top in ["", *self.folders()]:
+            for folder, folders, names in os.walk(self.folder / top):
+                folders[:] = [] if not top else sorted(name for name in folders if not name.startswith("."))
+                inner = Path(folder).relative_to(self.folder)
+                found += [(inner / name).as_posix() for name in sorted(names) if not name.startswith(".")]
+        return found
+
+    def uri(self, name: str) -> str:
+        """The file's path."""
+        return str(self.folder / name)
+
+    def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes | None]]:
+        """In the order of `names`."""
+        for name in names:
+            try:
+                yield name, (self.folder / name).read_bytes()
+            except OSError:
+                yield name, None
+
+
+class RemoteFiles:
+    """A folder behind an fsspec address. Keys and endpoints come from the environment (``AWS_*``), never from here."""
+
+    local = False
+
+    def __init__(self, address: str) -> None:
+        self.address = address.rstrip("/")
+        try:
+            self._system, self._root = fsspec.core.url_to_fs(self.address)
+        except (ImportError, ValueError) as error:
+            raise DataError(f"no way to read this kind of address: {error}.", where=address) from error
+        self._found: dict[str, Any] | None = None
+
+    def state(self) -> Any:
+        """Names and sizes, and the tags or times that the place keeps."""
+        marks = ("size", "ETag", "LastModified", "mtime")
+        return [(name, *(str(info.get(mark)) for mark in marks)) for name, info in self._listing().items()]
+
+    def folders(self) -> list[str]:
+        """Of the files there are: such places know no empty folders."""
+        return sorted({name.split("/")[0] for name in self._listing() if "/" in name})
+
+    def names(self) -> list[str]:
+        """Sorted."""
+        return list(self._listing())
+
+    def uri(self, name: str) -> str:
+        """The file's address."""
+        return f"{self.address}/{name}"
+
+    def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes | None]]:
+        """Many at once, in the order of `names`."""
+        paths = {name: f"{self._root.rstrip('/')}/{name}" for name in names}
+        wanted = list(paths)
+        for start in range(0, len(wanted), _BATCH):
+            batch = wanted[start : start + _BATCH]
+            with reported(self.address):
+                found = self._system.cat([paths[name] for name in batch], on_error="return")
+            for name in batch:
+                data = found.get(paths[name])
+                yield name, data if isinstance(data, bytes) else None
+
+    def _listing(self) -> dict[str, Any]:
+        if self._found is None:
+            with reported(self.address):
+                found = self._system.find(self._root, detail=True)
+            start = len(self._root.rstrip("/")) + 1
+            names = {path[start:]: info for path, info in found.items()}
+            self._found = {name: names[name] for name in sorted(names) if not _hidden(name)}
+        return self._found
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:  # a link to nothing is a row too: `clean` refuses it by name
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
+
+
+@contextlib.contextmanager
+def reported(address: str) -> Iterator[None]:
+    """Turn what goes wrong on the way to a remote place into our own errors."""
+    try:
+        yield
+    except LeptonError:
+        raise
+    except Exception as error:  # every protocol has exceptions of its own
+        # fsspec says "not found" of a host that does not answer, too.
+        silent = isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError)
+        if isinstance(error, FileNotFoundError | PermissionError) and not silent:
+            raise DataError(f"cannot be read: {type(error).__name__}: {error}.", where=address) from error
+        raise UnavailableError(
+            f"cannot be reached ({type(error).__name__}: {error}).",
+            where=address,
+            fix="Check the address and the network, or download the data and give the folder.",
+        ) from error

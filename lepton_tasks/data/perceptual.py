@@ -1,0 +1,67 @@
+"""Hashes by which pictures that look alike are found."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import Image
+
+_SIDE, _LOW = 32, 8  # pixels looked at, and frequencies kept, on a side
+_BITS = _LOW * _LOW
+_PAIRS = 1 << 20  # candidates compared at once: 16 MB
+
+
+_FREQUENCY, _PIXEL = np.mgrid[0:_LOW, 0:_SIDE]
+# The first rows of the DCT-II matrix; row 0 gives the mean.
+_COSINES = np.cos(np.pi * _FREQUENCY * (2 * _PIXEL + 1) / (2 * _SIDE)).astype(np.float32)
+
+
+def perceptual_hash(picture: Image.Image) -> int:
+    """64 bits that say which low frequencies of the grey picture are above their median.
+
+    Scaling, compression, brightness and contrast change few of them; turning and mirroring change most.
+
+    Source: Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010, section 3.2.1 (DCT).
+    """
+    grey = picture.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX)
+    waves = (_COSINES @ np.asarray(grey, np.float32) @ _COSINES.T).ravel()
+    # The first is the mean brightness, far above the rest, of which there are 63: the 32nd is their median.
+    bits = waves > np.sort(waves[1:])[_BITS // 2 - 1]
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def near_pairs(hashes: np.ndarray, distance: int) -> Iterator[np.ndarray]:
+    """All pairs of different hashes that differ in at most `distance` bits.
+
+    Hashes are cut into ``distance + 1`` pieces: two that differ in `distance` bits have one piece in common, so only
+    those are compared. For 64 random bits that is n² / 2 ** (64 / (distance + 1)) comparisons for each piece.
+
+    Args:
+        hashes: uint64 [N], each once.
+        distance: Bits, 0 to 63.
+
+    Yields:
+        int64 [M, 2], positions in `hashes`; a pair may come more than once.
+
+    Source: Norouzi, Punjani, Fleet, "Fast Search in Hamming Space with Multi-Index Hashing", CVPR 2012.
+    """
+    edges = np.linspace(0, _BITS, distance + 2).astype(np.uint64)
+    for low, high in itertools.pairwise(edges):
+        piece = (hashes >> low) & np.uint64((1 << int(high - low)) - 1)
+        order = np.argsort(piece, kind="stable")
+        starts = np.flatnonzero(np.r_[True, np.diff(piece[order]) != 0])
+        for members in np.split(order, starts[1:]):
+            yield from _close(hashes, members, distance)
+
+
+def _close(hashes: np.ndarray, members: np.ndarray, distance: int) -> Iterator[np.ndarray]:
+    """The close pairs among some hashes; every row of a block is compared with all that come after it."""
+    rows = max(1, _PAIRS // max(1, len(members)))
+    for start in range(0, len(members) - 1, rows):
+        block = members[start : start + rows]
+        apart = np.bitwise_count(hashes[block, None] ^ hashes[None, members[start:]])
+        first, second = np.nonzero(apart <= distance)
+        later = second > first
+        yield np.stack([block[first[later]], members[start:][second[later]]], axis=1)

@@ -1,0 +1,102 @@
+"""Pictures with boxes in one JSON file of the COCO format."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from lepton_tasks.core.errors import DataError
+from lepton_tasks.core.store import digest_of
+from lepton_tasks.data.files import open_files
+from lepton_tasks.data.rows import in_batches, located, source_schema
+
+
+class Coco:
+    """One row a picture that the JSON file lists, with its boxes; rows have no label of their own.
+
+    A listed picture that is missing is a row that `clean` refuses. Boxes around crowds (``iscrowd``) are left out and
+    counted. The JSON file is held in memory.
+
+    Args:
+        path: The folder, archive or address that holds both; a relative path starts from `data_root`.
+        data_root: Given by the environment.
+        annotations: The JSON file in it.
+        images: The folder of the pictures in it; "" for the folder itself.
+
+    Source: https://cocodataset.org/#format-data: ``bbox`` is x, y, width, height in pixels from the left top corner.
+    """
+
+    def __init__(self, path: str, data_root: Path, annotations: str, images: str = "") -> None:
+        self._files = open_files(path, data_root)
+        self._annotations, self._images = annotations.strip("/"), images.strip("/")
+
+    def state(self) -> dict[str, Any]:
+        """Changes with any file's name, size or time of change."""
+        return {"folder": self._files.address, "files": digest_of(self._files.state())}
+
+    def read(self) -> Iterator[pa.Table]:
+        """Rows in the order of the files.
+
+        Raises:
+            DataError: the JSON file is missing or not of this format, or a box belongs to no picture.
+        """
+        boxes = self._listed[0]
+        there = set(self._files.names())
+        gone = [name for name in boxes if name not in there]
+        found = (row | {"boxes": boxes[row["sample_id"]]} for row in located(self._files, self._present(there)))
+        schema = source_schema("boxes")
+        yield from in_batches(found, schema)
+        missing = (
+            {"sample_id": name, "uri": self._files.uri(name), "data": None, "label": None, "boxes": boxes[name]}
+            for name in gone
+        )
+        yield from in_batches(missing, schema)
+
+    def describe(self) -> dict[str, Any]:
+        """The folder, and how many pictures, boxes and crowds are listed."""
+        boxes, crowds = self._listed
+        return {
+            "folder": self._files.address,
+            "pictures": len(boxes),
+            "boxes": sum(map(len, boxes.values())),
+            "crowds_left_out": crowds,
+        }
+
+    def _present(self, there: set[str]) -> list[str]:
+        return [name for name in self._files.names() if name in self._listed[0] and name in there]
+
+    @functools.cached_property
+    def _listed(self) -> tuple[dict[str, list[dict[str, Any]]], int]:
+        """Boxes of each picture by its name, and the number of crowds."""
+        where = f"{self._files.address}/{self._annotations}"
+        data = dict(self._files.read([self._annotations])).get(self._annotations)
+        if data is None:
+            raise DataError("no such file.", where=where, fix="Name it in `data.source.params.annotations`.")
+        try:
+            return _boxes_of(json.loads(data), self._images)
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            raise DataError(
+                f"not a COCO file of objects: {type(error).__name__}: {error}.",
+                where=where,
+                fix="It holds `images`, `annotations` with `bbox`, and `categories`.",
+            ) from error
+
+
+def _boxes_of(content: Any, folder: str) -> tuple[dict[str, list[dict[str, Any]]], int]:
+    start = f"{folder}/" if folder else ""
+    names = {image["id"]: start + image["file_name"] for image in content["images"]}
+    labels = {category["id"]: category["name"] for category in content.get("categories", ())}
+    boxes: dict[str, list[dict[str, Any]]] = {name: [] for name in names.values()}
+    kinds = collections.Counter(bool(mark.get("iscrowd")) for mark in content["annotations"])
+    for mark in content["annotations"]:
+        if not mark.get("iscrowd"):
+            x, y, width, height = map(float, mark["bbox"])
+            box = {"xmin": x, "ymin": y, "xmax": x + width, "ymax": y + height}
+            boxes[names[mark["image_id"]]].append({"label": labels.get(mark.get("category_id")), **box})
+    return boxes, kinds[True]

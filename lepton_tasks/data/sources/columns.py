@@ -1,0 +1,195 @@
+"""One schema for all files of a table: types told by samples or declared, and texts made into values of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import polars as pl
+
+from lepton_tasks.core.errors import ConfigError, DataError
+from lepton_tasks.core.registry import did_you_mean
+
+TypeName = Literal["int", "float", "bool", "text", "date", "datetime"]
+
+TYPES: dict[str, pl.DataType] = {
+    "int": pl.Int64(),
+    "float": pl.Float64(),
+    "bool": pl.Boolean(),
+    "text": pl.String(),
+    "date": pl.Date(),
+    "datetime": pl.Datetime("us"),
+}
+Schema = dict[str, pl.DataType]
+
+REFUSED: Schema = {"line": pl.Int64(), "text": pl.String(), "reason": pl.String()}
+"""What a piece gives for that which is no row."""
+
+_TRUE, _FALSE = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")
+_WHOLE = r"^[+-]?\d+$"
+_ZERO_FIRST = r"^[+-]?0\d"
+_TIMES = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M", "%Y-%m-%d")
+
+
+def type_name(dtype: pl.DataType) -> str:
+    """The name that is declared in YAML, or Polars' own."""
+    return next((name for name, known in TYPES.items() if known == dtype), str(dtype))
+
+
+def parsed(column: str, dtype: pl.DataType) -> pl.Expr:
+    """Texts as values of a type of `TYPES`; null for those that are none."""
+    text = pl.col(column)
+    if dtype == pl.String:
+        return text
+    text = text.str.strip_chars()
+    if dtype == pl.Boolean:
+        low = text.str.to_lowercase()
+        return pl.when(low.is_in(_TRUE)).then(pl.lit(value=True)).when(low.is_in(_FALSE)).then(pl.lit(value=False))
+    if dtype == pl.Date:
+        return text.str.to_date("%Y-%m-%d", strict=False)
+    if dtype == pl.Datetime("us"):
+        return pl.coalesce(text.str.to_datetime(form, strict=False, time_unit="us") for form in _TIMES)
+    return text.cast(dtype, strict=False)
+
+
+def inferred(texts: pl.Series) -> pl.DataType:
+    """The narrowest type that holds all the texts without loss; `pl.Null` if there is none.
+
+    Whole numbers that begin with 0 or do not fit 64 bits stay text: they are codes, and would lose digits.
+    """
+    values = texts.drop_nulls().unique().str.strip_chars().to_frame("value")
+    text = values["value"]
+    if not len(text):
+        return pl.Null()
+    if text.str.contains(_WHOLE).all():
+        fits = not text.str.contains(_ZERO_FIRST).any() and not text.cast(pl.Int64, strict=False).has_nulls()
+        return pl.Int64() if fits else pl.String()
+    if text.str.contains(_ZERO_FIRST + r"*$").any():
+        return pl.String()
+    if text.str.to_lowercase().is_in(["true", "false"]).all():
+        return pl.Boolean()
+    for dtype in (pl.Float64(), pl.Date(), pl.Datetime("us")):
+        if not values.select(parsed("value", dtype)).to_series().has_nulls():
+            return dtype
+    return pl.String()
+
+
+def widened(one: pl.DataType, other: pl.DataType) -> pl.DataType | None:
+    """The type that holds both without asking anybody; None if there is none."""
+    if one == other or other == pl.Null:
+        return one
+    if one == pl.Null:
+        return other
+    if one.is_numeric() and other.is_numeric() and not (one.is_decimal() or other.is_decimal()):
+        return pl.Int64() if one.is_integer() and other.is_integer() else pl.Float64()
+    return None
+
+
+def common_schema(
+    samples: Iterable[tuple[str, Mapping[str, pl.DataType]]],
+    declared: Mapping[str, TypeName],
+    *,
+    optional: bool = False,
+    fix: str = "Declare it: `types: {{{column}: {name}}}` in `data.source.params`.",
+) -> Schema:
+    """The columns and types that suit all files, in the order of the first.
+
+    Args:
+        samples: Address and schema of each file.
+        declared: Types that the user has given; they win.
+        optional: Whether a column may be missing in a file.
+        fix: The way out where files disagree.
+
+    Raises:
+        DataError: a column is missing in a file, or two files disagree on its type.
+        ConfigError: a declared column is in no file.
+    """
+    found: dict[str, tuple[str, pl.DataType]] = {}
+    first: tuple[str, Mapping[str, pl.DataType]] | None = None
+    for address, schema in samples:
+        if first is not None and not optional:
+            _check_names(first, (address, schema))
+        first = first or (address, schema)
+        for column, dtype in schema.items():
+            if column in declared:
+                found[column] = (address, TYPES[declared[column]])
+                continue
+            seen_in, seen = found.get(column, (address, dtype))
+            wide = widened(seen, dtype)
+            if wide is None:
+                raise DataError(
+                    f"column {column!r} holds {type_name(dtype)} here, but {type_name(seen)} in {seen_in}.",
+                    where=address,
+                    fix=fix.format(column=column, name="text"),
+                )
+            # The file that first showed the type it has now is the one to name.
+            found[column] = (seen_in if wide == seen else address, wide)
+    for column in declared:
+        if column not in found:
+            raise ConfigError(
+                f"no column {column!r}.", where=f"data.source.params.types.{column}", fix=did_you_mean(column, found)
+            )
+    schema = {column: pl.String() if dtype == pl.Null else dtype for column, (_, dtype) in found.items()}
+    _check_reserved(schema, first[0] if first else "")
+    return schema
+
+
+def _check_names(one: tuple[str, Mapping[str, Any]], other: tuple[str, Mapping[str, Any]]) -> None:
+    for (has, names), (lacks, others) in ((one, other), (other, one)):
+        if lost := [name for name in names if name not in others]:
+            raise DataError(
+                f"no column {lost[0]!r}, which {has} has.",
+                where=lacks,
+                fix="All files of a table have the same columns: take the odd one out, or read it by itself.",
+            )
+
+
+def _check_reserved(schema: Mapping[str, Any], address: str) -> None:
+    for name in schema:
+        if name == "_row" or name.startswith("__") or not name.strip():
+            raise DataError(
+                f"a column is called {name!r}: such names are kept for the stages' own columns.",
+                where=address,
+                fix="Rename it in the file.",
+            )
+
+
+def typed(texts: pl.DataFrame, schema: Schema) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Rows of texts as rows of the schema, and ``index: uint32, reason: str`` of those with a value that is none."""
+    wrong = {name: f"__wrong_{i}" for i, name in enumerate(schema) if schema[name] != pl.String}
+    values = texts.with_columns(
+        *(parsed(name, schema[name]).alias(f"__new_{i}") for i, name in enumerate(schema) if name in wrong)
+    )
+    values = values.with_columns(
+        *(
+            (pl.col(name).is_not_null() & pl.col(f"__new_{i}").is_null()).alias(f"__wrong_{i}")
+            for i, name in enumerate(schema)
+            if name in wrong
+        )
+    )
+    rows = values.select(
+        pl.col(f"__new_{i}").alias(name) if name in wrong else pl.col(name) for i, name in enumerate(schema)
+    )
+    bad = [flag for flag in wrong.values() if values[flag].any()]
+    if not bad:
+        return rows, pl.DataFrame(schema={"index": pl.UInt32, "reason": pl.String})
+    reasons = [
+        pl.when(flag).then(pl.format(f"column {name!r}: {{}} is not {type_name(schema[name])}", _quoted(name)))
+        for name, flag in wrong.items()
+        if flag in bad
+    ]
+    refused = (
+        values.with_row_index("index")
+        .filter(pl.any_horizontal(bad))
+        .select("index", pl.coalesce(reasons).alias("reason"))
+    )
+    return rows.filter(~values.select(pl.any_horizontal(bad)).to_series()), refused
+
+
+def _quoted(column: str) -> pl.Expr:
+    return pl.format("'{}'", pl.col(column).str.slice(0, 80))
+
+
+def refusals(lines: Sequence[tuple[int | None, str, str]]) -> pl.DataFrame:
+    """`REFUSED` rows."""
+    return pl.DataFrame(lines, schema=REFUSED, orient="row")

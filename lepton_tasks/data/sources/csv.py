@@ -1,0 +1,257 @@
+"""CSV files as the rows of a table."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import functools
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.csv as arrow_csv
+import pydantic
+
+from lepton_tasks.core.errors import DataError
+from lepton_tasks.data.sources.columns import Schema, TypeName, common_schema, inferred, refusals, typed
+from lepton_tasks.data.sources.files import FileSource, TableFile
+from lepton_tasks.data.sources.lines import (
+    Block,
+    Range,
+    Refusal,
+    check_encoding,
+    cut,
+    decoded,
+    head,
+    read_blocks,
+    records,
+    without_first,
+    without_mark,
+)
+
+_SAMPLE = 1 << 20  # bytes of each file by which its types are told
+_SNIFFED = 50  # records by which the delimiter is told
+_DELIMITERS = ",;\t|"
+
+Sign = Annotated[str, pydantic.Field(min_length=1, max_length=1)]
+_RECORD = "__record"  # column: number of the record in its block
+
+
+@dataclasses.dataclass(frozen=True)
+class Dialect:
+    """How a file is written.
+
+    Attributes:
+        delimiter: What parts the fields.
+        quote: What encloses a field that holds delimiters or ends of line; None for nothing.
+        encoding: Of the file.
+        names: The columns, in the order of the file.
+        header: Whether its first line names them.
+        missing: Texts that stand for no value.
+    """
+
+    delimiter: str
+    quote: str | None
+    encoding: str
+    names: tuple[str, ...]
+    header: bool
+    missing: tuple[str, ...]
+
+
+class Csv(FileSource):
+    """One row a record. What does not have the fields of the header, or a value of another type, is refused by line.
+
+    Args:
+        path: A file, a folder of ``.csv`` and ``.tsv``, a pattern, an archive or an address: see `find_files`.
+        data_root: Given by the environment.
+        delimiter: What parts the fields; null to tell it by the first records of each file.
+        columns: Names of the columns, for files without a header line.
+        types: ``int``, ``float``, ``bool``, ``text``, ``date`` or ``datetime`` of a column. Others are told by the
+            first megabyte of every file; whole numbers in one and fractions in another file are fractions.
+        missing: Texts that stand for no value, beside the empty one.
+        encoding: Of all files.
+        quote: What encloses fields that hold delimiters; null for nothing.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        data_root: Path,
+        delimiter: Sign | None = None,
+        columns: tuple[str, ...] | None = None,
+        types: dict[str, TypeName] | None = None,
+        missing: tuple[str, ...] = (),
+        encoding: str = "utf-8",
+        quote: Sign | None = '"',
+    ) -> None:
+        super().__init__(path, data_root, (".csv", ".tsv"))
+        check_encoding(encoding)
+        self._delimiter, self._columns, self._types = delimiter, columns, types or {}
+        self._missing, self._encoding, self._quote = ("", *missing), encoding, quote
+
+    def schema(self) -> Schema:
+        """The columns of all files, and the types that suit every sample."""
+        return self._schema
+
+    def pieces(self) -> list[CsvPiece]:
+        """One a file; several for a large local one."""
+        return [
+            CsvPiece(file, span, dialect, self._schema, file.address)
+            for file, (dialect, _) in zip(self.files, self._heads, strict=True)
+            for span in cut(file, quote=self._quote)
+        ]
+
+    @functools.cached_property
+    def _schema(self) -> Schema:
+        samples = [(file.address, schema) for file, (_, schema) in zip(self.files, self._heads, strict=True)]
+        return common_schema(samples, self._types)
+
+    @functools.cached_property
+    def _heads(self) -> list[tuple[Dialect, Schema]]:
+        return [self._head(file) for file in self.files]
+
+    def _head(self, file: TableFile) -> tuple[Dialect, Schema]:
+        """How a file is written, and the types in its first part."""
+        block = without_mark(head(file, _SAMPLE, quote=self._quote))
+        first, rest = without_first(block, self._quote)
+        few = itertools.islice(records(block, self._quote), _SNIFFED)
+        sniffed = [record.decode(self._encoding, "replace") for _, record in few]
+        delimiter = self._delimiter or _sniffed(sniffed, self._quote)
+        names = _fields([first.decode(self._encoding, "replace")], delimiter, self._quote)[0]
+        if self._columns is not None:
+            rest = block
+            _check_width(len(names), self._columns, file.address)
+            names = list(self._columns)
+        else:
+            names = [name.strip() for name in names]
+            self._check_header(names, delimiter, sniffed, file.address)
+        dialect = Dialect(delimiter, self._quote, self._encoding, tuple(names), self._columns is None, self._missing)
+        rest, refused = decoded(rest, self._encoding, self._quote)
+        texts, reasons = _texts(rest, dialect)
+        refused += _located(rest, self._quote, reasons, len(texts) + len(reasons))
+        if len(refused) > len(texts):
+            raise DataError(
+                f"{len(refused):,} of the first {len(refused) + len(texts):,} records are none, "
+                f"line {refused[0][0]} for one: {refused[0][2]}.",
+                where=file.address,
+                fix="Declare how the file is written: `delimiter`, `encoding` (e.g. latin-1), `quote` in "
+                "`data.source.params`.",
+            )
+        return dialect, {name: inferred(texts[name]) for name in names}
+
+    def _check_header(self, names: list[str], delimiter: str, sniffed: list[str], address: str) -> None:
+        if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+            raise DataError(
+                f"the header names {twice[0]!r} {names.count(twice[0])} times.",
+                where=address,
+                fix="Rename the columns in the file.",
+            )
+        better = _sniffed(sniffed, self._quote)
+        if len(names) == 1 and better != delimiter and (fields := _fields(sniffed[:1], better, self._quote)[0])[1:]:
+            raise DataError(
+                f"parted at {delimiter!r}, there is one column, {names[0]!r}; at {better!r} there are {len(fields)}.",
+                where=address,
+                fix=f"Write `delimiter: {better!r}` in `data.source.params`, or leave it out.",
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class CsvPiece:
+    """A file, or a part of it."""
+
+    file: TableFile
+    span: Range
+    dialect: Dialect
+    types: Schema
+    origin: str
+    parquet: str | None = None
+
+    def read(self) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+        """Some 4 MB at a time."""
+        given = False
+        for block in read_blocks(self.file, self.span, quote=self.dialect.quote):
+            if block.line == 1:
+                block = without_mark(block)
+                if self.dialect.header:
+                    block = without_first(block, self.dialect.quote)[1]
+            given = True
+            block, unreadable = decoded(block, self.dialect.encoding, self.dialect.quote)
+            texts, reasons = _texts(block, self.dialect)
+            total = len(texts) + len(reasons)
+            rows, wrong = typed(texts, {name: self.types[name] for name in self.dialect.names})
+            reasons |= dict(zip(texts[_RECORD].gather(wrong["index"]), wrong["reason"], strict=True))
+            refused = unreadable + _located(block, self.dialect.quote, reasons, total)
+            yield rows.select(list(self.types)), refusals(sorted(refused, key=lambda refusal: refusal[0] or 0))
+        if not given:
+            yield pl.DataFrame(schema=self.types), refusals([])
+
+
+def _texts(block: Block, dialect: Dialect) -> tuple[pl.DataFrame, dict[int, str]]:
+    """The fields as texts beside the number of their record, and why other records are none."""
+    if not block.data.strip():
+        return pl.DataFrame(schema={_RECORD: pl.Int64} | dict.fromkeys(dialect.names, pl.String)), {}
+    ragged: dict[int, str] = {}
+
+    def skip(row: Any) -> str:
+        ragged[row.number - 1] = f"{row.actual_columns} fields, not {row.expected_columns}"
+        return "skip"
+
+    table = arrow_csv.read_csv(
+        pa.BufferReader(block.data),
+        arrow_csv.ReadOptions(column_names=dialect.names, use_threads=False, block_size=len(block.data) + 1),
+        arrow_csv.ParseOptions(
+            delimiter=dialect.delimiter,
+            quote_char=dialect.quote or False,
+            newlines_in_values=dialect.quote is not None,
+            invalid_row_handler=skip,
+        ),
+        arrow_csv.ConvertOptions(
+            column_types=dict.fromkeys(dialect.names, pa.string()),
+            null_values=dialect.missing,
+            strings_can_be_null=True,
+            check_utf8=False,  # `decoded` did
+        ),
+    )
+    numbers = pl.int_range(table.num_rows + len(ragged), eager=True)
+    kept = numbers.filter(~numbers.is_in(list(ragged))) if ragged else numbers
+    texts = pl.DataFrame(pl.from_arrow(table))
+    return texts.insert_column(0, kept.alias(_RECORD)), ragged
+
+
+def _located(block: Block, quote: str | None, reasons: Mapping[int, str], total: int) -> list[Refusal]:
+    """Line and text of records that are refused, by their number in the block."""
+    if not reasons:
+        return []
+    found = list(records(block, quote))
+    if len(found) != total:  # a quote inside a field that is not quoted: the parser and `records` see other ends
+        last = block.line + block.data.count(b"\n")
+        lines = f"in lines {block.line:,} to {last:,}"
+        return [(None, "", f"{reason} ({lines})") for reason in reasons.values()]
+    return [(found[i][0], found[i][1].decode(), reason) for i, reason in reasons.items()]
+
+
+def _fields(texts: Sequence[str], delimiter: str, quote: str | None) -> list[list[str]]:
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE
+    return [next(csv.reader([text], delimiter=delimiter, quotechar=quote, quoting=quoting), []) for text in texts]
+
+
+def _sniffed(texts: Sequence[str], quote: str | None) -> str:
+    """The delimiter that gives most records as many fields as the first, and more than one."""
+
+    def score(delimiter: str) -> tuple[int, int]:
+        widths = [len(fields) for fields in _fields(texts, delimiter, quote)]
+        return (widths.count(widths[0]), widths[0]) if widths and widths[0] > 1 else (0, 0)
+
+    return max(_DELIMITERS, key=score)
+
+
+def _check_width(width: int, columns: Sequence[str], address: str) -> None:
+    if width != len(columns):
+        raise DataError(
+            f"the first record has {width} fields, but {len(columns)} columns are named.",
+            where=address,
+            fix="Correct `columns` or `delimiter` in `data.source.params`; leave `columns` out if there is a header.",
+        )

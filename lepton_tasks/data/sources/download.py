@@ -1,0 +1,162 @@
+"""Files of public data sets, fetched once: resumed where it broke off, checked, and placed whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from lepton_tasks.core.errors import DataError, UnavailableError
+
+if TYPE_CHECKING:
+    import httpx
+
+_ATTEMPTS = 5  # in a row that bring nothing new
+_TIMEOUT = 30.0  # seconds without a byte
+
+Meter = Callable[[int, str], Callable[[int], None]]
+
+
+@dataclasses.dataclass(frozen=True)
+class PublicFile:
+    """One file of a public data set.
+
+    Attributes:
+        address: Where its publisher keeps it.
+        sha256: Digest of the file; None if the publisher may change it.
+    """
+
+    address: str
+    sha256: str | None
+
+    @property
+    def name(self) -> str:
+        """Of the file."""
+        return urlsplit(self.address).path.rpartition("/")[2]
+
+    def from_mirror(self, mirror: str | None, folder: str) -> str:
+        """The address to fetch it from: ``<mirror>/<folder>/<name>``, if there is a mirror (or ``LEPTON_MIRROR``)."""
+        mirror = mirror or os.environ.get("LEPTON_MIRROR")
+        return f"{mirror.rstrip('/')}/{folder}/{self.name}" if mirror else self.address
+
+
+def fetched(file: PublicFile, folder: Path, *, mirror: str | None = None, meter: Meter | None = None) -> Path:
+    """The file in a folder; fetched first if it is not there.
+
+    Args:
+        file: What is wanted.
+        folder: Where it is kept.
+        mirror: See `PublicFile.from_mirror`.
+        meter: `RunContext.meter`, to tell the progress to.
+
+    Raises:
+        UnavailableError: it cannot be fetched now; the message names the folder where it may be put by hand.
+        DataError: what is there, or was fetched, is not the file.
+    """
+    target = folder / file.name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(folder / f".{file.name}.lock"):
+            if not target.is_file():
+                _fetch(file, target, file.from_mirror(mirror, folder.name), meter)
+            elif not _is(target, file.sha256):
+                raise DataError(
+                    f"is not the file of {file.address}: its sha256 is another.",
+                    where=str(target),
+                    fix="Take it away, and it is fetched again.",
+                )
+    except PermissionError as error:
+        raise DataError(f"cannot be written ({error.strerror}).", where=str(folder), fix=_by_hand(target)) from error
+    return target
+
+
+def _fetch(file: PublicFile, target: Path, address: str, meter: Meter | None) -> None:
+    part = target.with_name(f".{target.name}.part")
+    failures = 0
+    while True:
+        before = _size(part)
+        try:
+            _receive(address, part, meter)
+            break
+        except UnavailableError as error:
+            failures = failures + 1 if _size(part) <= before else 0
+            if failures == _ATTEMPTS:
+                raise UnavailableError(error.what, where=error.where, fix=_by_hand(target)) from error
+            time.sleep(min(2**failures, 8) / 4)
+    if not _is(part, file.sha256):
+        part.unlink()
+        raise DataError(
+            f"sent another file than {file.sha256} (sha256), so it was not kept.", where=address, fix=_by_hand(target)
+        )
+    os.replace(part, target)
+    _tag(part).unlink(missing_ok=True)
+
+
+def _receive(address: str, part: Path, meter: Meter | None) -> None:
+    """Append to `part` what it lacks."""
+    import httpx
+
+    have, tag = _size(part), _tag(part)
+    headers = {"Accept-Encoding": "identity"}
+    if have and tag.is_file():
+        headers |= {"Range": f"bytes={have}-", "If-Range": tag.read_text()}
+    try:
+        with httpx.stream("GET", address, headers=headers, timeout=_TIMEOUT, follow_redirects=True) as answer:
+            if answer.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+                part.unlink()
+                raise UnavailableError("the file became shorter.", where=address)
+            if answer.is_error:
+                raise UnavailableError(f"answers {answer.status_code} {answer.reason_phrase}.", where=address)
+            resumed = answer.status_code == httpx.codes.PARTIAL_CONTENT
+            # Without a strong tag nobody can tell whether the rest belongs to the same file: it starts anew then.
+            etag = answer.headers.get("ETag", "")
+            mark = etag if etag.startswith('"') else answer.headers.get("Last-Modified", "")
+            tag.write_text(mark) if mark else tag.unlink(missing_ok=True)
+            with part.open("ab" if resumed else "wb") as stream:
+                _write(answer, stream, have if resumed else 0, meter)
+    except (httpx.TransportError, httpx.InvalidURL) as error:
+        raise UnavailableError(f"cannot be fetched ({type(error).__name__}: {error}).", where=address) from error
+
+
+def _write(answer: httpx.Response, stream: IO[bytes], done: int, meter: Meter | None) -> None:
+    total = done + int(answer.headers.get("Content-Length", 0))
+    tick = meter(max(1, total >> 20), "MB") if meter is not None else None
+    for data in answer.iter_bytes(1 << 20):
+        stream.write(data)
+        done += len(data)
+        if tick is not None:
+            tick(done >> 20)
+
+
+def _by_hand(target: Path) -> str:
+    return f"Put {target.name} into {target.parent} by hand, or set LEPTON_MIRROR to a server that has it."
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """No other process fetches the same file meanwhile."""
+    with lock.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _is(path: Path, sha256: str | None) -> bool:
+    if sha256 is None:
+        return True
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest() == sha256
+
+
+def _tag(part: Path) -> Path:
+    return part.with_suffix(".tag")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0

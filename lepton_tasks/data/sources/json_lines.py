@@ -1,0 +1,143 @@
+"""Files with one JSON object a line as the rows of a table."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.json as arrow_json
+
+from lepton_tasks.core.errors import DataError
+from lepton_tasks.data.sources.columns import Schema, TypeName, common_schema, refusals
+from lepton_tasks.data.sources.files import FileSource, TableFile
+from lepton_tasks.data.sources.lines import (
+    Range,
+    Refusal,
+    check_encoding,
+    cut,
+    decoded,
+    head,
+    read_blocks,
+    records,
+    without_mark,
+)
+
+_SAMPLE = 1 << 20  # bytes of each file by which its types are told
+
+Record = tuple[int, bytes]
+
+
+class JsonLines(FileSource):
+    """One row a line. A line that is no object, or holds another type or an unknown key, is refused by its number.
+
+    A key that a line lacks is missing there. Objects and lists in a column stay what they are.
+
+    Args:
+        path: A file, a folder of ``.jsonl`` and ``.ndjson``, a pattern, an archive or an address: see `find_files`.
+        data_root: Given by the environment.
+        types: ``int``, ``float``, ``bool``, ``text``, ``date`` or ``datetime`` of a column. Others are told by the
+            first megabyte of every file: texts that are all ISO 8601 times are times.
+        encoding: Of all files.
+    """
+
+    def __init__(
+        self, path: str, data_root: Path, types: dict[str, TypeName] | None = None, encoding: str = "utf-8"
+    ) -> None:
+        super().__init__(path, data_root, (".jsonl", ".ndjson"))
+        check_encoding(encoding)
+        self._types, self._encoding = types or {}, encoding
+
+    def schema(self) -> Schema:
+        """The keys of all samples, in the order they come in."""
+        return self._schema
+
+    def pieces(self) -> list[JsonPiece]:
+        """One a file; several for a large local one."""
+        return [
+            JsonPiece(file, span, self._encoding, self._schema, file.address)
+            for file in self.files
+            for span in cut(file)
+        ]
+
+    @functools.cached_property
+    def _schema(self) -> Schema:
+        return common_schema(((file.address, self._sample(file)) for file in self.files), self._types, optional=True)
+
+    def _sample(self, file: TableFile) -> Schema:
+        """The types in the first part of a file."""
+        block, _ = decoded(without_mark(head(file, _SAMPLE)), self._encoding)
+        found = list(records(block, None))
+        if found and found[0][1].lstrip().startswith(b"["):
+            raise DataError(
+                "is one JSON array, not an object a line.", where=file.address, fix="Convert it first: jq -c '.[]'."
+            )
+        tables, refused = _parsed(found, None)
+        if len(refused) > len(found) // 2:
+            line, _, reason = refused[0]
+            raise DataError(
+                f"{len(refused):,} of the first {len(found):,} lines are no JSON objects, as line {line}: {reason}.",
+                where=file.address,
+                fix="The file must hold one object a line.",
+            )
+        schemas = [(file.address, _polars_types(table.schema)) for table in tables]
+        return common_schema(schemas, {}, optional=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class JsonPiece:
+    """A file, or a part of it."""
+
+    file: TableFile
+    span: Range
+    encoding: str
+    types: Schema
+    origin: str
+    parquet: str | None = None
+
+    def read(self) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+        """Some 4 MB at a time."""
+        empty = pl.DataFrame(schema=self.types)
+        schema = empty.to_arrow(compat_level=pl.CompatLevel.oldest()).schema
+        given = False
+        for block in read_blocks(self.file, self.span):
+            block, unreadable = decoded(without_mark(block), self.encoding)
+            tables, refused = _parsed(list(records(block, None)), schema)
+            rows = [pl.DataFrame(pl.from_arrow(table)) for table in tables]
+            given = True
+            lines = sorted(unreadable + refused, key=lambda refusal: refusal[0] or 0)
+            yield pl.concat([empty, *rows]), refusals(lines)
+        if not given:
+            yield empty, refusals([])
+
+
+def _parsed(lines: Sequence[Record], schema: pa.Schema | None) -> tuple[list[pa.Table], list[Refusal]]:
+    """The lines as rows, and those that are none: found by halving, so that a few of them cost little."""
+    if not lines:
+        return [], []
+    data = b"\n".join(line for _, line in lines)
+    try:
+        table = arrow_json.read_json(
+            pa.BufferReader(data),
+            arrow_json.ReadOptions(use_threads=False, block_size=len(data) + 1),
+            arrow_json.ParseOptions(
+                explicit_schema=schema, unexpected_field_behavior="infer" if schema is None else "error"
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        if len(lines) == 1:
+            reason = str(error).removeprefix("JSON parse error: ").removesuffix(" in row 0")
+            return [], [(lines[0][0], data.decode(), reason)]
+        middle = len(lines) // 2
+        (first, refused), (last, more) = _parsed(lines[:middle], schema), _parsed(lines[middle:], schema)
+        return first + last, refused + more
+    return [table], []
+
+
+def _polars_types(schema: pa.Schema) -> Schema:
+    """Times to the microsecond: those that come later may have fractions of a second."""
+    types = dict(pl.DataFrame(pl.from_arrow(schema.empty_table())).schema)
+    return {name: pl.Datetime("us") if dtype == pl.Datetime else dtype for name, dtype in types.items()}

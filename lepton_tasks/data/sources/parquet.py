@@ -1,0 +1,105 @@
+"""Parquet files as the rows of a table."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lepton_tasks.core.errors import DataError
+from lepton_tasks.data.sources.columns import Schema, common_schema, inferred, parsed, refusals
+from lepton_tasks.data.sources.files import FileSource, TableFile
+
+_BATCH_ROWS = 65_536
+
+
+class Parquet(FileSource):
+    """The rows of the files, which are used where they lie if they are local and alike.
+
+    Columns named in folders (``date=2026-01-01/part-0.parquet``) are columns too. Whole numbers in one file and
+    fractions in another are fractions.
+
+    Args:
+        path: A file, a folder of ``.parquet``, a pattern, an archive or an address: see `find_files`.
+        data_root: Given by the environment.
+    """
+
+    def __init__(self, path: str, data_root: Path) -> None:
+        super().__init__(path, data_root, (".parquet",))
+
+    def schema(self) -> Schema:
+        """The columns of all files."""
+        return self._schema
+
+    def pieces(self) -> list[ParquetPiece]:
+        """One a file."""
+        return [
+            ParquetPiece(file, self._schema, named, file.address, self._as_it_lies(file, found))
+            for file, found, named in zip(self.files, self._found, self._named, strict=True)
+        ]
+
+    def _as_it_lies(self, file: TableFile, found: Schema) -> str | None:
+        same = list(found.items()) == list(self._schema.items())
+        return str(file.path) if same and file.path is not None and not file.packed else None
+
+    @functools.cached_property
+    def _schema(self) -> Schema:
+        texts = {name: pl.Series([named.get(name) for named in self._named]) for name in self._named[0]}
+        folders = {name: inferred(values) for name, values in texts.items()}
+        samples = [(file.address, found | folders) for file, found in zip(self.files, self._found, strict=True)]
+        return common_schema(samples, {}, fix="Write the files alike: {column} as {name}, for one.")
+
+    @functools.cached_property
+    def _found(self) -> list[Schema]:
+        return [_schema_of(file) for file in self.files]
+
+    @functools.cached_property
+    def _named(self) -> list[dict[str, str]]:
+        """What the folders of each file say."""
+        return [dict(part.split("=", 1) for part in file.address.split("/")[:-1] if "=" in part) for file in self.files]
+
+
+@dataclasses.dataclass(frozen=True)
+class ParquetPiece:
+    """A file."""
+
+    file: TableFile
+    types: Schema
+    named: dict[str, str]
+    origin: str
+    parquet: str | None
+
+    def read(self) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+        """Some 65,000 rows at a time, in the common types."""
+        folders = [parsed(name, self.types[name]) for name in self.named]
+        yield pl.DataFrame(schema=self.types), refusals([])
+        with _opened(self.file) as content:
+            for batch in content.iter_batches(_BATCH_ROWS):
+                rows = pl.DataFrame(pl.from_arrow(batch)).with_columns(
+                    pl.lit(v).alias(k) for k, v in self.named.items()
+                )
+                yield rows.with_columns(folders).select(pl.col(k).cast(t) for k, t in self.types.items()), refusals([])
+
+
+def _schema_of(file: TableFile) -> Schema:
+    with _opened(file) as content:
+        return dict(pl.DataFrame(pl.from_arrow(content.schema_arrow.empty_table())).schema)
+
+
+@contextlib.contextmanager
+def _opened(file: TableFile) -> Iterator[pq.ParquetFile]:
+    with file.seekable() as stream:
+        try:
+            yield pq.ParquetFile(stream)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise DataError(
+                f"is no whole Parquet file: {error}.",
+                where=file.address,
+                fix="It is cut short or of another kind: fetch or write it again, or take it out.",
+            ) from error

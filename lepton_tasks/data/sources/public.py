@@ -1,0 +1,171 @@
+"""Public data sets that are fetched when they are first read."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+
+from lepton_tasks.core.context import RunContext
+from lepton_tasks.core.protocols import Piece
+from lepton_tasks.data.sources.csv import Csv
+from lepton_tasks.data.sources.download import PublicFile, fetched
+from lepton_tasks.data.sources.files import TableFile, find_files
+from lepton_tasks.data.sources.image_folder import ImageFolder
+
+_AG_NEWS = "https://raw.githubusercontent.com/mhjabreel/CharCnn_Keras/555590db4219b1243abb1918effd6a7425a2d75f/data/ag_news_csv"
+_MICROSOFT = "https://download.microsoft.com/download/3/E/1/3E1C3F21-ECDB-4869-8368-6DEBA77B919F"
+_GROUPLENS = "https://files.grouplens.org/datasets/movielens"
+
+
+class AgNews(Csv):
+    """127,600 pieces of news of 2004: ``label`` (World, Sports, Business, Sci/Tech), ``title`` and ``text``.
+
+    They are kept in ``<data_root>/ag-news``: ``train.csv`` and ``test.csv``, 31 MB.
+
+    Args:
+        data_root: Given by the environment.
+        mirror: A server that has ``ag-news/train.csv``; else ``LEPTON_MIRROR``; else the publisher.
+
+    Source: Zhang, Zhao and LeCun, "Character-level Convolutional Networks for Text Classification", 2015.
+    """
+
+    public = (
+        PublicFile(f"{_AG_NEWS}/train.csv", "76a0a2d2f92b286371fe4d4044640910a04a803fdd2538e0f3f29a5c6f6b672e"),
+        PublicFile(f"{_AG_NEWS}/test.csv", "521465c2428ed7f02f8d6db6ffdd4b5447c1c701962353eb2c40d548c3c85699"),
+    )
+    labels = {"1": "World", "2": "Sports", "3": "Business", "4": "Sci/Tech"}
+
+    def __init__(self, data_root: Path, mirror: str | None = None) -> None:
+        super().__init__("ag-news", data_root, columns=("label", "title", "text"), types={"label": "text"})
+        self._folder, self._mirror = Path(data_root, "ag-news"), mirror
+
+    def state(self) -> dict[str, Any]:
+        """The digests: nothing else can be read."""
+        return {"files": [dataclasses.asdict(file) for file in self.public]}
+
+    def fetch(self, ctx: RunContext) -> None:
+        """Both files."""
+        for file in self.public:
+            fetched(file, self._folder, mirror=self._mirror, meter=ctx.meter)
+
+    @functools.cached_property
+    def files(self) -> list[TableFile]:
+        """Both files."""
+        paths = [self._folder / file.name for file in self.public]
+        return [file for path in paths for file in find_files(str(path), self._folder, ())]
+
+    def pieces(self) -> list[Any]:
+        """One a file."""
+        return [_Labelled(piece, piece.origin) for piece in super().pieces()]
+
+    def describe(self) -> dict[str, Any]:
+        """Addresses and licence."""
+        licence = "AG's corpus of news articles: for research, not for business"
+        return super().describe() | {"addresses": [file.address for file in self.public], "licence": licence}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Labelled:
+    piece: Piece
+    origin: str
+    parquet: str | None = None
+
+    def read(self) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+        for rows, refused in self.piece.read():
+            yield rows.with_columns(pl.col("label").replace_strict(AgNews.labels)), refused
+
+
+class MovieLens(Csv):
+    """Ratings of films: ``userId``, ``movieId``, ``rating`` (0.5 to 5) and ``timestamp`` (seconds since 1970).
+
+    They are kept in ``<data_root>/movielens-<edition>``: the archive that is fetched, or ``ratings.csv`` put there.
+
+    Args:
+        data_root: Given by the environment.
+        edition: ``latest-small`` (100,836 ratings, 1 MB; GroupLens may change it, so it has no digest) or ``25m``
+            (25,000,095 ratings, 262 MB).
+        mirror: A server that has ``movielens-latest-small/ml-latest-small.zip``; else ``LEPTON_MIRROR``; else the
+            publisher.
+
+    Source: Harper and Konstan, "The MovieLens Datasets: History and Context", 2015.
+    """
+
+    digests: dict[str, str | None] = {
+        "latest-small": None,
+        "25m": "8b21cfb7eb1706b4ec0aac894368d90acf26ebdfb6aced3ebd4ad5bd1eb9c6aa",
+    }
+
+    def __init__(
+        self, data_root: Path, edition: Literal["latest-small", "25m"] = "latest-small", mirror: str | None = None
+    ) -> None:
+        super().__init__(f"movielens-{edition}/ratings.csv", data_root)
+        self._folder, self._mirror = Path(data_root, f"movielens-{edition}"), mirror
+        self.public = PublicFile(f"{_GROUPLENS}/ml-{edition}.zip", self.digests[edition])
+
+    def state(self) -> dict[str, Any]:
+        """The archive's address and digest, or name, size and time of the file that was put there."""
+        return super().state() if self._by_hand else dataclasses.asdict(self.public)
+
+    def fetch(self, ctx: RunContext) -> None:
+        """The archive, unless ``ratings.csv`` was put there."""
+        if not self._by_hand:
+            fetched(self.public, self._folder, mirror=self._mirror, meter=ctx.meter)
+
+    @functools.cached_property
+    def files(self) -> list[TableFile]:
+        """The ratings, in the archive or put there by hand."""
+        if self._by_hand:
+            return super().files
+        archive = self._folder / self.public.name
+        return find_files(f"{archive}/{archive.stem}/ratings.csv", self._folder, ())
+
+    def describe(self) -> dict[str, Any]:
+        """Address and licence."""
+        licence = "GroupLens: for research, not for business"
+        return super().describe() | {"address": self.public.address, "licence": licence}
+
+    @property
+    def _by_hand(self) -> bool:
+        return (self._folder / "ratings.csv").is_file()
+
+
+class DogsAndCats(ImageFolder):
+    """25,000 photos of cats and dogs: Kaggle's "Dogs vs. Cats", from Microsoft's Asirra set; some are damaged.
+
+    They are kept in ``<data_root>/dogs-and-cats``: the archive that is fetched (825 MB), or its folder ``PetImages`` if
+    it was put there.
+
+    Args:
+        data_root: Given by the environment.
+        mirror: A server that has ``dogs-and-cats/kagglecatsanddogs_5340.zip``; else ``LEPTON_MIRROR``; else the
+            publisher.
+    """
+
+    public = PublicFile(
+        f"{_MICROSOFT}/kagglecatsanddogs_5340.zip", "b7974bd00a84a99921f36ee4403f089853777b5ae8d151c76a86e64900334af9"
+    )
+
+    def __init__(self, data_root: Path, mirror: str | None = None) -> None:
+        self._folder, self._mirror = Path(data_root, "dogs-and-cats"), mirror
+        self._by_hand = (self._folder / "PetImages").is_dir()
+        path = "PetImages" if self._by_hand else f"{self.public.name}/PetImages"
+        super().__init__(f"dogs-and-cats/{path}", data_root)
+
+    def state(self) -> dict[str, Any]:
+        """The archive's digest, or the files that were put there."""
+        return super().state() if self._by_hand else dataclasses.asdict(self.public)
+
+    def fetch(self, ctx: RunContext) -> None:
+        """The archive, unless its folder was put there."""
+        if not self._by_hand:
+            fetched(self.public, self._folder, mirror=self._mirror, meter=ctx.meter)
+
+    def describe(self) -> dict[str, Any]:
+        """Folder, classes, address and licence."""
+        licence = "Microsoft Research: for research; Kaggle's rules of the competition"
+        return super().describe() | {"address": self.public.address, "licence": licence}

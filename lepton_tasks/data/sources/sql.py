@@ -1,0 +1,340 @@
+"""A table or a query of a database as the rows of a table, read in ranges of a key."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime as dt
+import decimal
+import functools
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import polars as pl
+import pydantic
+
+from lepton_tasks.core.errors import ConfigError, DataError, UnavailableError
+from lepton_tasks.data.sources.columns import TYPES, Schema, TypeName, common_schema, refusals, type_name, widened
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+_SAMPLE_ROWS = 10_000
+_BATCH_ROWS = 20_000
+
+# Decimals become float64: arithmetic on features is in floats anyway.
+_KINDS: dict[type, pl.DataType] = {
+    bool: pl.Boolean(),
+    int: pl.Int64(),
+    float: pl.Float64(),
+    decimal.Decimal: pl.Float64(),
+    str: pl.String(),
+    uuid.UUID: pl.String(),
+    dict: pl.String(),  # JSON
+    list: pl.String(),
+    dt.datetime: pl.Datetime("us"),
+    dt.date: pl.Date(),
+}
+
+
+class Sql:
+    """The rows of a table or a query in the order of a key. A value of another type than its column's is refused.
+
+    Ranges of the key are read by different workers, each with a connection of its own; what is written in the meantime
+    may or may not be seen.
+
+    Args:
+        key: A column that puts the rows in an order, best a unique one with an index.
+        data_root: Given by the environment; a relative path of SQLite starts there.
+        table: The table, possibly with its schema (``sales.orders``).
+        query: Instead of a table: a SELECT.
+        url: SQLAlchemy's address of the database, without a password: it is kept with the data.
+        url_variable: Environment variable that holds the address if it is secret or differs from place to place.
+        rows_per_piece: Rows that one worker reads at once.
+        changed: A column that grows when a row is changed, such as a time: its maximum tells whether to read again,
+            beside the number of rows and the smallest and largest key.
+        types: ``int``, ``float``, ``bool``, ``text``, ``date`` or ``datetime`` of a column; others are told by the
+            first 10,000 rows.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        data_root: Path,
+        table: str | None = None,
+        query: str | None = None,
+        url: str | None = None,
+        url_variable: str = "LEPTON_SQL_URL",
+        rows_per_piece: Annotated[int, pydantic.Field(ge=1)] = 500_000,
+        changed: str | None = None,
+        types: dict[str, TypeName] | None = None,
+    ) -> None:
+        if (table is None) == (query is None):
+            raise ConfigError("give either `table` or `query`.", where="data.source.params")
+        self._database = Database(url, url_variable, str(data_root))
+        self._table, self._query = table, query
+        self._key, self._changed, self._rows, self._types = key, changed, rows_per_piece, types or {}
+
+    def state(self) -> dict[str, Any]:
+        """Changes with the number of rows, the ends of the key and the maximum of `changed`."""
+        import sqlalchemy as sa
+
+        key: sa.ColumnClause[Any] = sa.column(self._key)
+        rows = self._selectable()
+        facts = [sa.func.count(), sa.func.min(key), sa.func.max(key)]
+        facts += [sa.func.max(sa.column(self._changed))] if self._changed else []
+        with self._database.connect() as connection:
+            found = connection.execute(sa.select(*facts).select_from(rows)).one()
+        return {"database": self._database.shown, "of": self._table or self._query, "facts": [*map(str, found)]}
+
+    def schema(self) -> Schema:
+        """The columns, and the types of the first rows."""
+        return self._schema
+
+    def pieces(self) -> list[SqlPiece]:
+        """Ranges of the key with about as many rows each; one more for rows without a key, if there are any."""
+        import sqlalchemy as sa
+
+        key: sa.ColumnClause[Any] = sa.column(self._key)
+        rows = self._selectable()
+        number = (sa.func.row_number().over(order_by=key) - 1).label("number")
+        numbered = sa.select(key, number).select_from(rows).where(key.is_not(None)).subquery()
+        starts = sa.select(numbered.c[self._key]).where(numbered.c.number % self._rows == 0).order_by(numbered.c.number)
+        with self._database.connect() as connection:
+            bounds = list(dict.fromkeys(connection.execute(starts).scalars()))
+            orphans = connection.execute(sa.select(key).select_from(rows).where(key.is_(None)).limit(1)).first()
+        of = self._table or "the query"
+        ranges: list[tuple[Any, Any]] = list(zip(bounds, [*bounds[1:], None], strict=True))
+        origins = [f"{self._database.shown} {of}, {self._key} from {start}" for start, _ in ranges]
+        if orphans is not None:
+            ranges.append((None, None))
+            origins.append(f"{self._database.shown} {of}, no {self._key}")
+        return [SqlPiece(self, *bounds, self._schema, origin) for bounds, origin in zip(ranges, origins, strict=True)]
+
+    def describe(self) -> dict[str, Any]:
+        """Database and table, without anything secret."""
+        return {"database": self._database.shown, "table": self._table, "query": self._query, "key": self._key}
+
+    def between(self, start: Any, stop: Any) -> Iterator[Sequence[sa.RowMapping]]:
+        """The rows with a key from `start` up to before `stop`; those without a key if both are None."""
+        import sqlalchemy as sa
+
+        key: sa.ColumnClause[Any] = sa.column(self._key)
+        if start is None:
+            return self.rows(key.is_(None))
+        return self.rows(key >= start, *(() if stop is None else (key < stop,)))
+
+    def rows(self, *conditions: sa.ColumnElement[bool], limit: int | None = None) -> Iterator[Sequence[sa.RowMapping]]:
+        """The rows under some conditions, in the order of the key, in batches."""
+        import sqlalchemy as sa
+
+        select = sa.select(sa.text("*")).select_from(self._selectable()).where(*conditions)
+        select = select.order_by(sa.column(self._key)).limit(limit)
+        with self._database.connect() as connection:
+            result = connection.execution_options(stream_results=True, yield_per=_BATCH_ROWS).execute(select)
+            yield from result.mappings().partitions()
+
+    @functools.cached_property
+    def _schema(self) -> Schema:
+        kinds: dict[str, dict[type, None]] = {}
+        for batch in self.rows(limit=_SAMPLE_ROWS):
+            for row in batch:
+                for name, value in row.items():
+                    kinds.setdefault(name, {})[type(value)] = None
+        if not kinds:
+            raise DataError("there are no rows.", where=f"{self._database.shown} {self._table or 'query'}")
+        samples = [
+            (self._database.shown, {name: _type_of(name, list(found), self._types) for name, found in kinds.items()})
+        ]
+        return common_schema(samples, self._types)
+
+    def _selectable(self) -> sa.FromClause:
+        import sqlalchemy as sa
+
+        if self._query is not None:
+            return sa.text(self._query.strip().rstrip(";")).columns().subquery("rows")
+        *schema, name = str(self._table).split(".", 1)
+        return sa.table(name, schema=schema[0] if schema else None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Database:
+    """Where a database is; picklable without any secret of the environment.
+
+    Attributes:
+        url: Its address, or None if a variable holds it.
+        variable: The environment variable.
+        folder: What a relative path of SQLite starts from.
+    """
+
+    url: str | None
+    variable: str
+    folder: str
+
+    @property
+    def shown(self) -> str:
+        """The address without user, password and options."""
+        return self._address().set(username=None, password=None, query={}).render_as_string()
+
+    @contextlib.contextmanager
+    def connect(self) -> Iterator[sa.Connection]:
+        """A connection of its own.
+
+        Raises:
+            ConfigError: the address is missing, wrong, or needs a driver that is not installed.
+            UnavailableError: the database does not answer.
+            DataError: it refuses what it is asked.
+        """
+        import sqlalchemy as sa
+
+        try:
+            engine = sa.create_engine(self._address(), poolclass=sa.NullPool)
+        except (ImportError, sa.exc.ArgumentError) as error:
+            raise ConfigError(
+                f"no driver for this address: {error}.",
+                where=self.shown,
+                fix="Install it, or name another one: postgresql+psycopg2://host/database.",
+            ) from error
+        try:
+            connection = engine.connect()
+        except sa.exc.OperationalError as error:
+            raise UnavailableError(f"cannot be reached: {_reason(error)}.", where=self.shown) from error
+        try:
+            with connection:
+                yield connection
+        except sa.exc.DBAPIError as error:
+            kind = UnavailableError if error.connection_invalidated else DataError
+            raise kind(
+                f"{_reason(error)}.", where=self.shown, fix="See `table`, `query` and `key` in `data.source.params`."
+            ) from error
+
+    def _address(self) -> sa.URL:
+        import sqlalchemy as sa
+
+        text = self.url or os.environ.get(self.variable)
+        if not text:
+            raise ConfigError(
+                f"no database: neither `url` nor the environment variable {self.variable} is set.",
+                where="data.source.params",
+                fix=f"Set {self.variable} where stages and workers run, e.g. to postgresql+psycopg2://user@host/database.",
+            )
+        try:
+            url = sa.make_url(text)
+        except sa.exc.ArgumentError as error:  # its message would repeat the address, password included
+            where = "data.source.params.url" if self.url else self.variable
+            raise ConfigError("this is no address of a database.", where=where) from error
+        if self.url and (url.password is not None or "password" in url.query):
+            raise ConfigError(
+                "the address holds a password, which would be kept with the data.",
+                where="data.source.params.url",
+                fix=f"Put the address into the environment variable {self.variable}.",
+            )
+        if url.get_backend_name() == "sqlite" and url.database and url.database != ":memory:":
+            path = Path(self.folder, url.database)
+            if not path.is_file():  # SQLite would make an empty one
+                raise DataError("no such file.", where=str(path), fix="A relative path starts in LEPTON_DATA.")
+            url = url.set(database=str(path))
+        return url
+
+
+@dataclasses.dataclass(frozen=True)
+class SqlPiece:
+    """Rows with a key from `start` up to before `stop`; without a key if both are None."""
+
+    source: Sql
+    start: Any
+    stop: Any
+    types: Schema
+    origin: str
+    parquet: str | None = None
+
+    def read(self) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+        """Some 20,000 rows at a time."""
+        yield pl.DataFrame(schema=self.types), refusals([])
+        for batch in self.source.between(self.start, self.stop):
+            columns = {name: [row[name] for row in batch] for name in self.types}
+            series, wrong = [], dict[int, str]()
+            for name, dtype in self.types.items():
+                values, reasons = _converted(name, columns[name], dtype)
+                series.append(values)
+                wrong = reasons | wrong
+            rows = pl.DataFrame(series)
+            if wrong:
+                rows = rows.with_row_index("__i").filter(~pl.col("__i").is_in(list(wrong))).drop("__i")
+            lines = [(None, json.dumps(dict(batch[i]), default=str), reason) for i, reason in sorted(wrong.items())]
+            yield rows, refusals(lines)
+
+
+def _converted(name: str, values: list[Any], dtype: pl.DataType) -> tuple[pl.Series, dict[int, str]]:
+    """The values in the column's type, and why some are none, by their number; those are null."""
+    if (convert := _CONVERTED.get(dtype)) is not None:
+        values = [convert(value) for value in values]
+    try:
+        return pl.Series(name, values, dtype=dtype, strict=True), {}
+    except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
+        wrong = {i: value for i, value in enumerate(values) if not _fits(value, dtype)}
+        kept = [None if i in wrong else value for i, value in enumerate(values)]
+        reasons = {i: f"column {name!r}: {str(value)[:80]!r} is not {type_name(dtype)}" for i, value in wrong.items()}
+        return pl.Series(name, kept, dtype=dtype, strict=True), reasons
+
+
+def _fits(value: Any, dtype: pl.DataType) -> bool:
+    try:
+        pl.Series([value], dtype=dtype, strict=True)
+    except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
+        return False
+    return True
+
+
+def _type_of(name: str, kinds: Sequence[type], declared: Mapping[str, TypeName]) -> pl.DataType:
+    """The type that holds values of all kinds."""
+    if name in declared:
+        return TYPES[declared[name]]
+    found: pl.DataType = pl.Null()
+    for kind in kinds:
+        dtype = pl.Null() if kind is type(None) else _KINDS.get(kind)
+        if dtype is None:
+            raise DataError(
+                f"column {name!r} holds values of the kind {kind.__name__}.",
+                where="data.source.params",
+                fix=f"Leave it out with a `query`, or declare `types: {{{name}: text}}`.",
+            )
+        wide = widened(found, dtype)
+        if wide is None:
+            raise DataError(
+                f"column {name!r} holds values of several kinds: {', '.join(k.__name__ for k in kinds)}.",
+                where="data.source.params",
+                fix=f"Declare it: `types: {{{name}: text}}`.",
+            )
+        found = wide
+    return found
+
+
+def _text(value: Any) -> Any:
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value, default=str) if isinstance(value, dict | list) else str(value)
+
+
+def _in_utc(value: Any) -> Any:
+    aware = isinstance(value, dt.datetime) and value.tzinfo is not None
+    return value.astimezone(dt.UTC).replace(tzinfo=None) if aware else value
+
+
+def _number(value: Any) -> Any:
+    return float(value) if isinstance(value, decimal.Decimal) else value
+
+
+_CONVERTED: dict[pl.DataType, Callable[[Any], Any]] = {
+    pl.String(): _text,
+    pl.Float64(): _number,
+    pl.Datetime("us"): _in_utc,
+}
+
+
+def _reason(error: sa.exc.DBAPIError) -> str:
+    return " ".join(str(error.orig).split()).rstrip(".")

@@ -1,0 +1,106 @@
+"""Frames of video files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pyarrow as pa
+import pydantic
+
+from lepton_tasks.core.errors import DataError
+from lepton_tasks.core.store import digest_of
+from lepton_tasks.data.files import LocalFiles
+from lepton_tasks.data.rows import in_batches, source_schema
+
+_SUFFIXES = (".avi", ".mp4", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".m4v", ".ts", ".wmv")
+_QUALITY = 95  # of JPEG: the loss is below that of the video's own coding
+
+
+class Video:
+    """One row a frame, in the order of the files and of time; rows have no label.
+
+    A file in which no frame can be decoded is a row with its fault, for `clean` to refuse.
+
+    Args:
+        path: A folder of video files, or one of them; a relative path starts from `data_root`.
+        data_root: Given by the environment.
+        frames_per_second: How many frames are taken from a second; at most all there are.
+        encode: ``jpeg`` (quality 95) or ``png`` (without loss, 5 to 10 times as large).
+    """
+
+    def __init__(
+        self,
+        path: str,
+        data_root: Path,
+        frames_per_second: Annotated[float, pydantic.Field(gt=0)] = 1.0,
+        encode: Literal["jpeg", "png"] = "jpeg",
+    ) -> None:
+        place = Path(data_root, path).expanduser()
+        self._files = LocalFiles(place.parent if place.is_file() else place)
+        self._only = place.name if place.is_file() else None
+        self._rate, self._encode = frames_per_second, encode
+
+    def state(self) -> dict[str, Any]:
+        """Changes with any video's name, size or time of change."""
+        names = set(self._names())
+        stamps = [stamp for stamp in self._files.state()["files"] if stamp[0] in names]
+        return {"folder": self._files.address, "files": digest_of(stamps)}
+
+    def read(self) -> Iterator[pa.Table]:
+        """Rows with ``video``, ``frame`` (counted from 0), ``time_s`` and ``fault``.
+
+        Raises:
+            DataError: no such folder, or no video in it.
+        """
+        if not (names := self._names()):
+            raise DataError(
+                f"no video here ({', '.join(_SUFFIXES)}).",
+                where=self._files.address,
+                fix="Give a folder of video files, or one of them, in `data.source.params.path`.",
+            )
+        rows = (row for name in names for row in self._frames(name))
+        yield from in_batches(rows, source_schema("video", "frame", "time_s", "fault"))
+
+    def describe(self) -> dict[str, Any]:
+        """The folder and its videos."""
+        return {"folder": self._files.address, "videos": self._names(), "frames_per_second": self._rate}
+
+    def _names(self) -> list[str]:
+        names = [name for name in self._files.names() if name.lower().endswith(_SUFFIXES)]
+        return names if self._only is None else [name for name in names if name == self._only]
+
+    def _frames(self, name: str) -> Iterator[dict[str, Any]]:
+        import cv2
+
+        path = self._files.uri(name)
+        row = {"sample_id": name, "uri": path, "data": None, "label": None, "video": name}
+        capture = cv2.VideoCapture(path)
+        taken = -1
+        try:
+            fps = capture.get(cv2.CAP_PROP_FPS) or 25.0  # a file without a rate plays at some rate too
+            frame = 0
+            while capture.grab():
+                # The frame is taken when it is the first of its slot of 1 / rate seconds.
+                if (slot := int(frame * self._rate / fps + 1e-9)) > taken:
+                    taken = slot
+                    data = self._encoded(capture.retrieve())
+                    fault = None if data else "the frame cannot be decoded"
+                    mark = {"sample_id": f"{name}#{frame:07d}", "uri": f"{path}#frame={frame}", "fault": fault}
+                    yield row | mark | {"data": data, "frame": frame, "time_s": frame / fps}
+                frame += 1
+        finally:
+            capture.release()
+        if taken < 0:
+            yield row | {"fault": "no frame of the video can be decoded"}
+
+    def _encoded(self, retrieved: tuple[bool, Any]) -> bytes | None:
+        import cv2
+
+        whole, pixels = retrieved
+        if not whole:
+            return None
+        options = [cv2.IMWRITE_JPEG_QUALITY, _QUALITY] if self._encode == "jpeg" else []
+        done, data = cv2.imencode(f".{self._encode}", pixels, options)
+        return data.tobytes() if done else None

@@ -1,0 +1,62 @@
+"""Cleaning steps over the parts of a table: what they refuse is marked, what they change is changed when it is read."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from lepton_tasks.core.artifacts import DatasetRef
+from lepton_tasks.core.context import RunContext
+from lepton_tasks.core.errors import DataError
+from lepton_tasks.core.store import write_json
+from lepton_tasks.core.use_case import UseCase
+from lepton_tasks.data.tables.artifact import open_raw, parts_entry, write_table
+from lepton_tasks.data.tables.cleaning import Cleaning
+from lepton_tasks.data.tables.order import check_steps, steps_of
+from lepton_tasks.data.tables.rejected import RejectedFile
+
+
+def clean_table(use_case: UseCase, ctx: RunContext, *, raw: DatasetRef) -> DatasetRef:
+    """Write which rows are refused, ``rejected.parquet`` and ``report.json``.
+
+    The rows stay where they are, unless a step needs to see all of them at once: it writes new parts.
+
+    Raises:
+        ConfigError: a step names a column that is not there.
+        DataError: every row was refused.
+    """
+    rows = open_raw(ctx, raw)
+    steps = steps_of(use_case)
+    check_steps(steps, rows.schema, where=f"{use_case.name}.yaml")
+    draft = ctx.draft()
+    names = {step.code: step.spec.name for step in steps}
+    with RejectedFile(draft.path / "rejected.parquet", names, rows.parts, ctx) as rejected:
+        cleaning = Cleaning(rows, draft.path, rejected, ctx)
+        for kind, group in itertools.groupby((s for s in steps if s.kind != "fitted"), key=lambda step: step.kind):
+            cleaning.apply(kind, list(group))
+        cleaning.finish()
+    report = _report(cleaning, rejected, rows.height)
+    if not cleaning.kept:
+        raise DataError(
+            f"all {rows.height:,} rows were refused: {_counts(report)}.", where=f"{use_case.name}.yaml: clean"
+        )
+    if report["rows_refused"]:
+        ctx.log.warning("Refused %d of %d rows: %s.", report["rows_refused"], rows.height, _counts(report))
+    write_json(draft.path / "report.json", report)
+    parts = {"parts": parts_entry(cleaning.rows.parts, draft.path)} if cleaning.rewritten else {}
+    specs = {kind: [s.spec.model_dump() for s in steps if s.kind == kind] for kind in ("row", "fitted")}
+    changes = [step.spec.model_dump() for step in cleaning.pending]
+    write_table(draft.path, raw=raw, rows=cleaning.kept, changes=changes, fitted_steps=specs["fitted"], **parts)
+    return ctx.publish(draft, DatasetRef, {"rows": cleaning.kept, "refused": report["rows_refused"]})
+
+
+def _report(cleaning: Cleaning, rejected: RejectedFile, rows_in: int) -> dict[str, Any]:
+    """Counts that add up: rows_in + rows_made == rows_kept + rows_refused."""
+    steps = [entry | {"examples": rejected.examples[entry["code"]]} for entry in cleaning.report]
+    refused = sum(entry["refused"] for entry in steps)
+    made = sum(entry.get("made", 0) for entry in steps)
+    return {"rows_in": rows_in, "rows_made": made, "rows_kept": cleaning.kept, "rows_refused": refused, "steps": steps}
+
+
+def _counts(report: dict[str, Any]) -> str:
+    return ", ".join(f"{entry['step']} {entry['refused']}" for entry in report["steps"] if entry["refused"])

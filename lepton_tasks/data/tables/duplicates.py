@@ -1,0 +1,80 @@
+"""Rows with equal keys, found over all parts in bounded memory: keys are 128-bit hashes, compared bucket by bucket."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from lepton_tasks.core.context import RunContext
+from lepton_tasks.data.cluster import map_chunks
+from lepton_tasks.data.tables.rows import ROW
+
+_BUCKET_ROWS = 1_000_000  # 24 MB of hashes; sorting needs about three times as much
+
+_PREFIXES, _PREFIX_SHIFT = 1 << 16, 48
+
+KEY_COLUMNS = ("__key_high", "__key_low")
+
+
+def key_expressions(keys: Sequence[pl.Expr]) -> list[pl.Expr]:
+    """Two independent 64-bit hashes of the keys, null where all keys are null: such a row equals no other."""
+    known = pl.any_horizontal([key.is_not_null() for key in keys])
+    whole = keys[0] if len(keys) == 1 else pl.struct(list(keys))
+    return [pl.when(known).then(whole.hash(seed)).alias(name) for seed, name in enumerate(KEY_COLUMNS, start=1)]
+
+
+def write_keys(folder: Path, rows: pl.DataFrame) -> None:
+    """Keep the hashes of one part's rows for `find_duplicates`, in the order of their first 16 bits.
+
+    A bucket is then one slice of the file.
+    """
+    rows = rows.drop_nulls(KEY_COLUMNS[0])
+    if not len(rows):
+        return
+    high = rows[KEY_COLUMNS[0]].to_numpy()
+    order = np.argsort((high >> _PREFIX_SHIFT).astype(np.uint16), kind="stable")  # 16 bits: a radix sort, 5 x as fast
+    numbers = rows[ROW].to_numpy()
+    keys = np.stack([high[order], rows[KEY_COLUMNS[1]].to_numpy()[order], numbers.astype(np.uint64)[order]])
+    np.save(folder / f"{int(numbers[0]):015d}.npy", keys)
+
+
+def find_duplicates(folder: Path, ctx: RunContext) -> pl.DataFrame:
+    """``_row`` and ``same_as`` of every row whose key an earlier row, number ``same_as``, has."""
+    files = sorted(str(path) for path in folder.glob("*.npy"))
+    total = sum(np.load(path, mmap_mode="r").shape[1] for path in files)
+    count = min(max(1, -(-total // _BUCKET_ROWS)), _PREFIXES)
+    edges = [step * _PREFIXES // count for step in range(count + 1)]
+    buckets = [_Bucket(edges[i], edges[i + 1], total // count) for i in range(count)]
+    found = map_chunks(functools.partial(_duplicates, files), buckets, ctx, total=total, unit="keys")
+    empty = pl.DataFrame(schema={ROW: pl.Int64, "same_as": pl.Int64})
+    return pl.concat([empty, *found]).sort(ROW)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Bucket:
+    low: int
+    high: int
+    rows: int
+
+    def __len__(self) -> int:
+        return self.rows
+
+
+def _duplicates(files: Sequence[str], bucket: _Bucket) -> pl.DataFrame:
+    keys = np.concatenate([_slice(np.load(path, mmap_mode="r"), bucket) for path in files], axis=1)
+    # Few keys are met twice: only their rows are compared in full.
+    candidates = pl.Series(keys[0]).is_duplicated().to_numpy()
+    high, low, rows = keys[:, candidates]
+    frame = pl.DataFrame({"high": high, "low": low, ROW: rows.astype(np.int64)})
+    first = pl.col(ROW).min().over("high", "low")
+    return frame.with_columns(same_as=first).filter(pl.col(ROW) != pl.col("same_as")).select(ROW, "same_as")
+
+
+def _slice(keys: np.ndarray, bucket: _Bucket) -> np.ndarray:
+    start, stop = np.searchsorted(keys[0] >> _PREFIX_SHIFT, [bucket.low, bucket.high])
+    return keys[:, start:stop]

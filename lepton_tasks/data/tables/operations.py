@@ -1,0 +1,51 @@
+"""What fitted steps do to a value, as data: the same for a part of a table, for one row, and for the ONNX graph."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import polars as pl
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """One thing done to one column. NaN counts as missing.
+
+    Attributes:
+        kind: ``fill`` missing values with `value`; ``clip`` numbers to [`low`, `high`]; ``missing`` and ``outside``
+            write 1.0 or 0.0 into the column `into`.
+        column: The column it is done to.
+    """
+
+    kind: Literal["fill", "clip", "missing", "outside"]
+    column: str
+    value: Any = None
+    low: float | None = None
+    high: float | None = None
+    into: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values, without what is not set."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
+    def expression(self, dtype: pl.DataType) -> pl.Expr:
+        """The column's new values; of the type it has, but for a fill or a limit that needs a float."""
+        column = pl.col(self.column)
+        known = column.is_not_null() & column.is_not_nan() if dtype.is_float() else column.is_not_null()
+        if self.kind == "fill":
+            return pl.when(known).then(column).otherwise(pl.lit(self.value)).alias(self.column)
+        if self.kind == "missing":
+            return (~known).cast(pl.Float64).alias(str(self.into))
+        column = column.cast(pl.Float64)
+        if self.kind == "clip":
+            return pl.when(known).then(column.clip(self.low, self.high)).otherwise(column).alias(self.column)
+        return (known & ~column.is_between(self.low, self.high)).cast(pl.Float64).alias(str(self.into))
+
+
+def apply_operations(frame: pl.LazyFrame, operations: Sequence[Operation]) -> pl.LazyFrame:
+    """The rows after the operations, one after the other."""
+    for operation in operations:
+        frame = frame.with_columns(operation.expression(frame.collect_schema()[operation.column]))
+    return frame

@@ -1,0 +1,65 @@
+"""The cleaning steps of a use case: which there are, of which kind, and that they suit the table."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import polars as pl
+
+from lepton_tasks.core.catalogue import TABLE_STEPS
+from lepton_tasks.core.errors import ConfigError
+from lepton_tasks.core.use_case import ComponentSpec, UseCase
+from lepton_tasks.data.tables.rows import visible
+
+Kind = Literal["row", "key", "whole", "fitted"]
+
+
+@dataclasses.dataclass(frozen=True)
+class NamedStep:
+    """One cleaning step.
+
+    Attributes:
+        code: Its place in the use case, from 1: what ``refused.npy`` holds for the rows it refuses.
+        spec: Name and params.
+        step: The step itself.
+    """
+
+    code: int
+    spec: ComponentSpec
+    step: Any
+
+    @property
+    def kind(self) -> Kind:
+        """Which protocol the step follows."""
+        if hasattr(self.step, "fit"):
+            return "fitted"
+        return "key" if hasattr(self.step, "keys") else "whole" if hasattr(self.step, "apply") else "row"
+
+
+def steps_of(use_case: UseCase) -> list[NamedStep]:
+    """The cleaning steps, built."""
+    return [
+        NamedStep(
+            code, spec, TABLE_STEPS.build(spec.name, spec.params, where=f"{use_case.name}.yaml: clean.{code - 1}")
+        )
+        for code, spec in enumerate(use_case.clean, start=1)
+    ]
+
+
+def check_steps(steps: Sequence[NamedStep], schema: Mapping[str, pl.DataType], *, where: str) -> None:
+    """Check each step against the columns as the steps before it leave them.
+
+    Raises:
+        ConfigError: naming the step and the column.
+    """
+    for step in steps:
+        try:
+            step.step.check(schema)
+        except ConfigError as error:
+            key = f"{where}: clean.{step.code - 1}.{step.spec.name}"
+            raise ConfigError(error.what, where=f"{key}.{error.where}".rstrip("."), fix=error.fix) from error
+        if step.kind == "row":
+            changed = step.step.change(pl.LazyFrame(schema=schema)).collect_schema()
+            schema = visible(changed)

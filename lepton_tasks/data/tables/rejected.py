@@ -1,0 +1,124 @@
+"""``rejected.parquet``: every row that does not go on, with the step, the reason and where it came from."""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lepton_tasks.core.context import RunContext
+from lepton_tasks.data.cluster import map_chunks
+from lepton_tasks.data.tables.rows import RAW_ROW, ROW, Part, TableRows, scan
+
+_EXAMPLES = 5
+
+REJECTED_SCHEMA = pa.schema(
+    [
+        pa.field("step", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("origin", pa.string(), nullable=False),
+        pa.field("row", pa.int64()),  # number in the table as it came; null for what was no row then
+        pa.field("line", pa.int64()),  # of the file, for what could not be read as a row
+        pa.field("text", pa.string()),  # the row's values as JSON, or the text of the line
+    ]
+)
+
+
+class RejectedFile:
+    """Writes ``rejected.parquet``.
+
+    Args:
+        path: The file.
+        names: The step behind each code.
+        parts: The table as it came, by which the origin of a row is told.
+        ctx: Says where to compute.
+
+    Attributes:
+        examples: By code, a few of the rows.
+    """
+
+    def __init__(self, path: Path, names: Mapping[int, str], parts: Sequence[Part], ctx: RunContext) -> None:
+        self.examples: dict[int, list[dict[str, Any]]] = {code: [] for code in names}
+        self._writer = pq.ParquetWriter(path, REJECTED_SCHEMA)
+        self._names, self._ctx = dict(names), ctx
+        self._origins = Origins([part.first for part in parts], [part.origin for part in parts])
+
+    def __enter__(self) -> RejectedFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.close()
+
+    def add(self, rows: TableRows, refusals: pl.DataFrame) -> None:
+        """Write refused rows with their values as they lie on disk.
+
+        Args:
+            rows: The table whose numbers `refusals` speaks of.
+            refusals: `REFUSALS`.
+        """
+        refusals = refusals.sort(ROW)
+        chunks = [_Refused(part, mine) for part in rows.parts if len(mine := _within(refusals, part))]
+        task = functools.partial(_rejected, self._names, self._origins)
+        for frame in map_chunks(task, chunks, self._ctx, total=len(refusals), unit="refused rows"):
+            table = frame.drop("code").to_arrow(compat_level=pl.CompatLevel.oldest())
+            self._writer.write_table(table.cast(REJECTED_SCHEMA))
+            for code, examples in self.examples.items():
+                if len(examples) < _EXAMPLES:
+                    few = frame.filter(pl.col("code") == code).head(_EXAMPLES - len(examples))
+                    examples += few.select("reason", "row", "origin", "text").to_dicts()
+
+
+@dataclasses.dataclass(frozen=True)
+class Origins:
+    """Where the rows of a table came from, by the numbers at which the parts begin."""
+
+    starts: Sequence[int]
+    origins: Sequence[str]
+
+    def of(self, rows: pl.Series) -> pl.Series:
+        """The origin of each row; of one that was made by a step, the word for it."""
+        return pl.Series([self._of(row) for row in rows], dtype=pl.String)
+
+    def _of(self, row: int | None) -> str:
+        return "made while cleaning" if row is None else self.origins[bisect.bisect_right(self.starts, row) - 1]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Refused:
+    part: Part
+    refusals: pl.DataFrame
+
+    def __len__(self) -> int:
+        return len(self.refusals)
+
+
+def _within(refusals: pl.DataFrame, part: Part) -> pl.DataFrame:
+    start, stop = (int(refusals[ROW].search_sorted(row)) for row in (part.first, part.first + part.rows))
+    return refusals.slice(start, stop - start)
+
+
+def _rejected(names: Mapping[int, str], origins: Origins, chunk: _Refused) -> pl.DataFrame:
+    wanted = (chunk.refusals[ROW] - chunk.part.first).to_numpy()
+    values = scan(chunk.part).drop(ROW).collect()[wanted]
+    rows = values[RAW_ROW] if RAW_ROW in values.columns else chunk.refusals[ROW]
+    texts = values.drop(RAW_ROW, strict=False).select(pl.struct(pl.all()).struct.json_encode()).to_series()
+    reason = pl.col("reason").cast(pl.String)
+    return chunk.refusals.select(
+        pl.col("code").replace_strict(names, return_dtype=pl.String).alias("step"),
+        pl.when(pl.col("same_as").is_null()).then(reason).otherwise(pl.format("{}: {}", reason, "same_as")),
+        origins.of(rows).alias("origin"),
+        rows.alias("row"),
+        pl.lit(None, pl.Int64).alias("line"),
+        texts.alias("text"),
+        "code",
+    )

@@ -1,0 +1,146 @@
+"""Texts that are nearly alike, by MinHash and locality-sensitive hashing."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Annotated
+
+import numpy as np
+import polars as pl
+import pydantic
+
+from lepton_tasks.data.tables.rows import ROW
+from lepton_tasks.data.tables.steps.text import Columns, check_text, joined_text
+
+_BANDS, _BAND_ROWS = 20, 6  # two texts of similarity 0.8 share a band with probability 0.998, of 0.3 with 0.014
+_CHUNK_BYTES = 4 << 20
+_BASE = np.uint64(0x100000001B3)  # the prime of FNV-1a, 64 bits
+_SEED = 20_250_101
+
+
+@dataclasses.dataclass(frozen=True)
+class NearDuplicateText:
+    """Refuse a text that is nearly that of an earlier row, so that the same news is not learned from and tested on.
+
+    Texts are compared without capitals, as sets of `shingle` consecutive bytes; candidates are found by MinHash
+    signatures, and their Jaccard similarity is then computed. No random numbers but fixed ones: the same rows give the
+    same answer. A signature takes 480 bytes a row; a row is compared with at most 40 others.
+
+    Args:
+        columns: Columns of text, joined by spaces.
+        threshold: Jaccard similarity from which on two texts count as the same.
+        shingle: Bytes; shorter texts must be equal.
+
+    Source: Broder, On the resemblance and containment of documents, 1997; Leskovec, Rajaraman, Ullman, Mining of
+    Massive Datasets, chapter 3 (bands of signatures; shingles of 5 to 9 characters).
+    """
+
+    columns: Columns
+    threshold: Annotated[float, pydantic.Field(ge=0.6, le=1)] = 0.8
+    shingle: Annotated[int, pydantic.Field(ge=2, le=64)] = 8
+
+    def check(self, schema: Mapping[str, pl.DataType]) -> None:
+        """The columns are text."""
+        check_text(schema, self.columns)
+
+    def apply(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """The first of each group of near-equal texts, and the others with the earlier row they are like."""
+        texts = frame.select(joined_text(self.columns).str.to_lowercase()).to_series()
+        shingles = Shingles(texts, self.shingle)
+        first, second = _candidates(_signatures(shingles))
+        similarity = np.fromiter(
+            (shingles.similarity(a, b) for a, b in zip(first, second, strict=True)), np.float64, count=len(first)
+        )
+        alike = pl.DataFrame({"first": first, "second": second, "similarity": similarity})
+        alike = alike.filter((pl.col("similarity") >= self.threshold) & (texts.gather(second) != ""))
+        alike = alike.sort("second", "first").unique("second", keep="first", maintain_order=True)
+        rows = frame[ROW]
+        refused = alike.select(
+            rows.gather(alike["second"]).alias(ROW),
+            pl.format("{} alike to row {}", pl.col("similarity").round(2), rows.gather(alike["first"])).alias("reason"),
+        )
+        return frame.filter(~pl.int_range(pl.len()).is_in(alike["second"].implode())), refused
+
+
+class Shingles:
+    """Hashes of all runs of `width` bytes in each text; a shorter text is one shingle.
+
+    Attributes:
+        hashes: uint64, those of all texts one after the other.
+        offsets: int64 [N + 1], where each text's begin and end; never none.
+    """
+
+    def __init__(self, texts: pl.Series, width: int) -> None:
+        sizes = texts.str.len_bytes().to_numpy().astype(np.int64)
+        counts = np.maximum(sizes - width + 1, 1)
+        self.offsets = np.concatenate([[0], np.cumsum(counts)])
+        starts = np.concatenate([[0], np.cumsum(sizes + width)])
+        # Zeros after each text keep a run within it; a short text runs into them, always the same way.
+        padded = b"".join(text.encode() + bytes(width) for text in texts.to_list())
+        content = np.frombuffer(padded, np.uint8)
+        rolling = np.zeros(max(0, len(content) - width + 1), np.uint64)
+        for position in range(width):
+            rolling = rolling * _BASE + content[position : position + len(rolling)]
+        place = np.arange(self.offsets[-1]) + np.repeat(starts[:-1] - self.offsets[:-1], counts)
+        self.hashes = _mixed(rolling[place])
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def similarity(self, first: int, second: int) -> float:
+        """Jaccard similarity of two texts: shared shingles / all shingles."""
+        a, b = (np.unique(self.hashes[self.offsets[i] : self.offsets[i + 1]]) for i in (first, second))
+        shared = len(np.intersect1d(a, b, assume_unique=True))
+        return shared / (len(a) + len(b) - shared)
+
+
+def _mixed(values: np.ndarray) -> np.ndarray:
+    """A bijection of uint64 in which every bit of the input reaches all others.
+
+    Source: the finaliser of SplitMix64; Steele, Lea, Flood, Fast splittable pseudorandom number generators, 2014.
+    """
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: np.ndarray = values ^ (values >> np.uint64(31))
+    return mixed
+
+
+def _signatures(shingles: Shingles) -> np.ndarray:
+    """uint32 [N, bands * rows]: for each hash function the least hash among a text's shingles."""
+    random = np.random.Generator(np.random.PCG64(_SEED))  # a stream that NumPy promises to keep
+    multipliers = random.integers(2**64, size=_BANDS * _BAND_ROWS, dtype=np.uint64) | np.uint64(1)
+    signatures = np.empty((len(shingles), len(multipliers)), np.uint32)
+    begin = 0
+    while begin < len(shingles):
+        limit = shingles.offsets[begin] + _CHUNK_BYTES
+        end = max(begin + 1, int(np.searchsorted(shingles.offsets, limit, side="right")) - 1)
+        hashes = shingles.hashes[shingles.offsets[begin] : shingles.offsets[end]]
+        starts = shingles.offsets[begin:end] - shingles.offsets[begin]
+        for column, multiplier in enumerate(multipliers):
+            high = ((hashes * multiplier) >> np.uint64(32)).astype(np.uint32)
+            signatures[begin:end, column] = np.minimum.reduceat(high, starts)
+        begin = end
+    return signatures
+
+
+def _candidates(signatures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of rows, the earlier first, that share a band: each row with the first of its group and the one before."""
+    pairs = []
+    for band in range(_BANDS):
+        keys = _mixed(_folded(signatures[:, band * _BAND_ROWS : (band + 1) * _BAND_ROWS]))
+        order = np.argsort(keys, kind="stable")
+        same = keys[order][1:] == keys[order][:-1]
+        group = np.concatenate([[0], np.cumsum(~same)]) if len(order) else np.empty(0, np.int64)
+        heads = np.searchsorted(group, group[1:])
+        later = order[1:][same]
+        pairs += [np.stack([order[:-1][same], later]), np.stack([order[heads[same]], later])]
+    first, second = np.unique(np.concatenate(pairs, axis=1), axis=1)
+    return first, second
+
+
+def _folded(part: np.ndarray) -> np.ndarray:
+    keys: np.ndarray = np.zeros(len(part), np.uint64)
+    for column in part.T:
+        keys = _mixed(keys * _BASE + column)
+    return keys

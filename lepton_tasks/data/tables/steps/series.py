@@ -1,0 +1,237 @@
+"""Cleaning steps of time series: one time column, equal steps, short gaps filled."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
+
+import polars as pl
+import pydantic
+
+from lepton_tasks.core.errors import ConfigError, DataError
+from lepton_tasks.data.tables.rows import ROW
+from lepton_tasks.data.tables.steps.columns import check_columns
+from lepton_tasks.data.tables.steps.text import Columns
+
+Every = Annotated[str, pydantic.Field(pattern=r"^[1-9]\d*(s|m|h|d|w|mo|q|y)$")]
+"""A step of time: a number and s, m (minutes), h, d, w, mo (months), q or y."""
+
+_MOST_NEW = 20  # new rows per old one: beyond it, one wrong time among the rows is likelier than such a gap
+
+
+def check_time(schema: Mapping[str, pl.DataType], column: str) -> None:
+    """Raise `ConfigError` unless the column holds times."""
+    check_columns(
+        [column],
+        schema,
+        where="time",
+        suits=lambda dtype: dtype.is_temporal(),
+        wanted="times (see `timestamp`)",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Timestamp:
+    """One column of times (UTC), made of a text, of Unix seconds, or of year, month, day, hour and minute.
+
+    Args:
+        into: Name of the column that is made.
+        text: Column of text.
+        format: How it is written, in the codes of strftime, e.g. ``%d-%b-%Y %H:%M:%S``.
+        exact: Whether the text holds nothing else.
+        seconds: Column of seconds since 1970.
+        year: Column of years.
+        month: Column of months, 1 to 12.
+        day: Column of days, 1 to 31.
+        hour: Column of hours, 0 to 23; midnight if there is none.
+        minute: Column of minutes.
+    """
+
+    into: str = "time"
+    text: str | None = None
+    format: str | None = None
+    exact: bool = True
+    seconds: str | None = None
+    year: str | None = None
+    month: str | None = None
+    day: str | None = None
+    hour: str | None = None
+    minute: str | None = None
+
+    def __post_init__(self) -> None:
+        ways = [self.text and self.format, self.seconds, self.year and self.month and self.day]
+        if sum(bool(way) for way in ways) != 1:
+            raise ConfigError(
+                "a time is made of `text` and `format`, or of `seconds`, or of `year`, `month` and `day`.",
+                fix="Name the columns of one of the three.",
+            )
+
+    def _columns(self) -> list[str]:
+        names = (self.text, self.seconds, self.year, self.month, self.day, self.hour, self.minute)
+        return [name for name in names if name is not None]
+
+    def check(self, schema: Mapping[str, pl.DataType]) -> None:
+        """The columns are there; a text is text, all others are numbers."""
+        wanted = "text" if self.text else "numbers"
+        check_columns(
+            self._columns(),
+            schema,
+            where="",
+            suits=lambda dtype: dtype == pl.String if self.text else dtype.is_numeric(),
+            wanted=wanted,
+        )
+
+    def rewrites(self, schema: Mapping[str, pl.DataType]) -> Sequence[str]:
+        """The column of times, if there was one."""
+        return [self.into] if self.into in schema else []
+
+    def change(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        """The rows with the column of times; null where there is no such time."""
+        if self.text is not None:
+            text = pl.col(self.text).str.strip_chars()
+            time = text.str.to_datetime(self.format, time_unit="us", strict=False, exact=self.exact)
+        elif self.seconds is not None:
+            time = pl.from_epoch((pl.col(self.seconds).cast(pl.Float64) * 1e6).cast(pl.Int64, strict=False), "us")
+        else:
+            time = self._from_parts()
+        return frame.with_columns(time.alias(self.into))
+
+    def _from_parts(self) -> pl.Expr:
+        # Through text, since pl.datetime raises on the first day that does not exist.
+        numbers = [self.year, self.month, self.day, self.hour, self.minute]
+        parts = [
+            pl.lit("00") if name is None else pl.col(name).cast(pl.Int64, strict=False).cast(pl.String).str.zfill(2)
+            for name in numbers
+        ]
+        return pl.format("{}-{}-{} {}:{}", *parts).str.to_datetime("%Y-%m-%d %H:%M", time_unit="us", strict=False)
+
+    def refuse(self) -> pl.Expr | None:
+        """One reason for all."""
+        return pl.when(pl.col(self.into).is_null()).then(pl.lit("no such time"))
+
+
+@dataclasses.dataclass(frozen=True)
+class RegularSeries:
+    """A row for each step of time, in order: repeated times refused, missing ones added with nulls for `fill_gaps`.
+
+    Args:
+        time: Column of times. Rows without one must be refused before: see `timestamp` and `missing`.
+        every: The step.
+        group: Columns that tell series apart.
+        resample: Whether rows between two steps are averaged (the first value of what is no number); otherwise they
+            are refused.
+    """
+
+    time: str
+    every: Every
+    group: tuple[str, ...] = ()
+    resample: bool = False
+
+    def check(self, schema: Mapping[str, pl.DataType]) -> None:
+        """The columns are there, and the time is one."""
+        check_time(schema, self.time)
+        check_columns(self.group, schema, where="group")
+
+    def apply(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """The rows on the grid, and why others are not."""
+        keys = [*self.group, self.time]
+        order = frame.columns
+        frame = frame.with_columns(pl.col(self.time).cast(pl.Datetime("us"))).sort(*keys, ROW)
+        grid = pl.col(self.time).dt.truncate(self.every)
+        if self.resample:
+            bucket = frame.with_columns(grid)
+            first = pl.col(ROW).first().over(keys)
+            merged = pl.format("averaged into row {}", first)
+            averages = [
+                pl.col(name).mean() if dtype.is_numeric() else pl.col(name).first()
+                for name, dtype in frame.schema.items()
+                if name not in (*keys, ROW)
+            ]
+            refused = _reasons(bucket, pl.when(pl.col(ROW) != first).then(merged))
+            kept = bucket.group_by(keys, maintain_order=True).agg(pl.col(ROW).first(), *averages)
+        else:
+            off = pl.format(f"{{}} is no step of {self.every}", pl.col(self.time))
+            again = pl.lit("same time as an earlier row")
+            reason = (
+                pl.when(grid != pl.col(self.time)).then(off).when(pl.int_range(pl.len()).over(keys) > 0).then(again)
+            )
+            refused = _reasons(frame, reason)
+            kept = frame.filter(reason.is_null())
+        return self._with_missing(kept).select(order), refused
+
+    def _with_missing(self, rows: pl.DataFrame) -> pl.DataFrame:
+        group = list(self.group)
+        ends = rows.group_by(group or pl.lit(0).alias("_all"), maintain_order=True).agg(
+            first=pl.col(self.time).min(), last=pl.col(self.time).max()
+        )
+        grid = ends.with_columns(pl.datetime_ranges("first", "last", self.every, time_unit="us").alias(self.time))
+        steps = int(grid[self.time].list.len().sum())
+        if steps > _MOST_NEW * max(rows.height, 100):
+            raise DataError(
+                f"{rows.height:,} rows lie between {ends['first'].min()!s} and {ends['last'].max()!s}:"
+                f" {steps:,} steps of {self.every}.",
+                where="regular",
+                fix="Take a longer step, or refuse the rows with a wrong time.",
+            )
+        grid = grid.select(*group, pl.col(self.time)).explode(self.time)
+        return grid.join(rows, on=[*group, self.time], how="left", nulls_equal=True, maintain_order="left")
+
+
+@dataclasses.dataclass(frozen=True)
+class FillGaps:
+    """Fill runs of missing values up to a length, and refuse the rows of longer ones.
+
+    Args:
+        columns: Columns to fill.
+        time: Column of times.
+        limit: Longest run that is filled, in rows.
+        method: ``forward`` repeats the last value, and so knows nothing of later ones; ``interpolate`` draws a line to
+            the next value, which a forecast does not know yet.
+        group: Columns that tell series apart.
+    """
+
+    columns: Columns
+    time: str
+    limit: Annotated[int, pydantic.Field(ge=1)] = 3
+    method: Literal["forward", "interpolate"] = "forward"
+    group: tuple[str, ...] = ()
+
+    def check(self, schema: Mapping[str, pl.DataType]) -> None:
+        """The columns are there, and can be interpolated if they shall be."""
+        check_time(schema, self.time)
+        check_columns(self.group, schema, where="group")
+        lines = self.method == "interpolate"
+        check_columns(
+            self.columns, schema, suits=lambda dtype: dtype.is_numeric() or not lines, wanted="numbers to interpolate"
+        )
+
+    def apply(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """The rows in the order of time, filled; and those in longer gaps."""
+        group = list(self.group)
+        frame = frame.sort(*group, self.time).with_columns(pl.lit(0).alias("_all"))
+        over = group or ["_all"]
+        runs = {name: pl.len().over([*over, pl.col(name).is_null().rle_id()]) for name in self.columns}
+        filled = {
+            name: (pl.col(name).forward_fill() if self.method == "forward" else pl.col(name).interpolate()).over(over)
+            for name in self.columns
+        }
+        within = [
+            pl.when(pl.col(name).is_not_null() | (runs[name] <= self.limit)).then(filled[name]).alias(name)
+            for name in self.columns
+        ]
+        lengths = [runs[name].alias(f"_run_{i}") for i, name in enumerate(self.columns)]
+        frame = frame.with_columns(*within, *lengths)
+        reason = pl.coalesce(
+            pl.when(pl.col(name).is_null()).then(
+                pl.format(f"in a run of {{}} rows without {name}: over {self.limit}, or none before", f"_run_{i}")
+            )
+            for i, name in enumerate(self.columns)
+        )
+        refused = _reasons(frame.filter(pl.col(ROW).is_not_null()), reason)
+        kept = frame.filter(pl.all_horizontal(pl.col(self.columns).is_not_null()))
+        return kept.drop("_all", *(f"_run_{i}" for i in range(len(self.columns)))), refused
+
+
+def _reasons(frame: pl.DataFrame, reason: pl.Expr) -> pl.DataFrame:
+    return frame.select(ROW, reason.alias("reason")).filter(pl.col("reason").is_not_null())

@@ -1,0 +1,98 @@
+"""Columns of another type than the one they came with."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import polars as pl
+
+from lepton_tasks.data.tables.steps.columns import check_columns
+
+TypeName = Literal["int", "float", "bool", "text", "category", "date", "datetime"]
+
+_TYPES: dict[str, pl.DataType] = {
+    "int": pl.Int64(),
+    "float": pl.Float64(),
+    "text": pl.String(),
+    "category": pl.String(),
+    "date": pl.Date(),
+    "datetime": pl.Datetime("us"),
+}
+_TRUE, _FALSE = ("true", "t", "yes", "y", "1", "1.0"), ("false", "f", "no", "n", "0", "0.0")
+
+
+@dataclasses.dataclass(frozen=True)
+class Types:
+    """Convert columns; what cannot be converted is refused, or becomes missing.
+
+    Args:
+        columns: A type for each column: ``int``, ``float``, ``bool``, ``text`` (or ``category``), ``date``,
+            ``datetime``.
+        otherwise: ``refuse`` the row, or leave the value ``null``, for `impute` to fill.
+        format: How dates are written, as in ``strftime``; without it, ISO 8601.
+    """
+
+    columns: Mapping[str, TypeName]
+    otherwise: Literal["refuse", "null"] = "refuse"
+    format: str | None = None
+
+    def check(self, schema: Mapping[str, pl.DataType]) -> None:
+        """Raise `ConfigError` for a column that is missing."""
+        check_columns(list(self.columns), schema)
+
+    def rewrites(self, schema: Mapping[str, pl.DataType]) -> Sequence[str]:
+        """The columns whose type is another one now."""
+        return [name for name, kind in self.columns.items() if schema[name] != _TYPES.get(kind, pl.Boolean())]
+
+    def change(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        """The columns in their types, null where a value cannot be converted."""
+        schema = frame.collect_schema()
+        names = self.rewrites(schema)
+        came = [pl.col(name).is_not_null().alias(f"__came_{name}") for name in names]
+        frame = frame.with_columns(*came, *(self._converted(name, schema[name]).alias(name) for name in names))
+        lost = [(pl.col(f"__came_{name}") & pl.col(name).is_null()).alias(f"__lost_{name}") for name in names]
+        kept = [pl.lit(value=False).alias(f"__lost_{name}") for name in self.columns if name not in names]
+        return frame.with_columns(*lost, *kept)
+
+    def refuse(self) -> pl.Expr | None:
+        """The first column whose value cannot be converted."""
+        if self.otherwise == "null":
+            return None
+        return pl.coalesce(
+            pl.when(pl.col(f"__lost_{name}")).then(pl.lit(f"{name}: not {kind}")) for name, kind in self.columns.items()
+        )
+
+    def _converted(self, name: str, dtype: pl.DataType) -> pl.Expr:
+        kind, column = self.columns[name], pl.col(name)
+        if kind == "bool":
+            text = column.cast(pl.String).str.strip_chars().str.to_lowercase()
+            return (
+                pl.when(text.is_in(_TRUE)).then(pl.lit(value=True)).when(text.is_in(_FALSE)).then(pl.lit(value=False))
+            )
+        if dtype == pl.String and kind in ("int", "float"):
+            numbers = functools.partial(_numbers, _TYPES[kind])
+            column = column.map_batches(numbers, return_dtype=_TYPES[kind], is_elementwise=True)
+        elif dtype == pl.String and kind == "date":
+            column = column.str.strip_chars().str.to_date(self.format, strict=False)
+        elif dtype == pl.String and kind == "datetime":
+            column = column.str.strip_chars().str.to_datetime(self.format, strict=False, time_unit="us")
+        elif dtype.is_float() and kind == "int":
+            column = pl.when(column == column.floor()).then(column.cast(pl.Int64, strict=False))
+        else:
+            column = column.cast(_TYPES[kind], strict=False)
+        return pl.when(column.is_finite()).then(column) if kind == "float" else column
+
+
+def _numbers(dtype: pl.DataType, texts: pl.Series) -> pl.Series:
+    """Numbers written as text; only what cannot be read at once is looked at again: stripped, and as a float."""
+    numbers = texts.cast(dtype, strict=False)
+    failed = (numbers.is_null() & texts.is_not_null()).arg_true()
+    if not len(failed):
+        return numbers
+    again = texts.gather(failed).str.strip_chars().cast(pl.Float64, strict=False)
+    if dtype == pl.Int64():
+        again = again.set(again != again.floor(), None).cast(pl.Int64, strict=False)
+    return numbers.scatter(failed, again)

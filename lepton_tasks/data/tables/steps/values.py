@@ -1,0 +1,124 @@
+"""Values that a column may hold: ranges of numbers and times, and lists."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import polars as pl
+
+from lepton_tasks.core.errors import ConfigError
+from lepton_tasks.data.tables.steps.columns import check_columns
+
+Limit = float | dt.datetime | dt.date
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranges:
+    """Refuse rows with a value out of range, move it to the limit, or take it away. Missing values pass; NaN does not.
+
+    Args:
+        columns: For each column its smallest and its largest value; null for no limit.
+        otherwise: ``refuse`` the row, ``clip`` the value, or leave it ``null``.
+    """
+
+    columns: Mapping[str, tuple[Limit | None, Limit | None]]
+    otherwise: Literal["refuse", "clip", "null"] = "refuse"
+
+    def check(self, schema: Mapping[str, pl.DataType]) -> None:
+        """Raise `ConfigError` for a column that is missing or has no order, or a range that holds nothing."""
+        check_columns(
+            list(self.columns), schema, suits=lambda d: d.is_numeric() or d.is_temporal(), wanted="numbers or times"
+        )
+        for name, (low, high) in self.columns.items():
+            if low is not None and high is not None and low > high:  # type: ignore[operator]  # both of one kind
+                raise ConfigError(f"no value lies between {low} and {high}.", where=f"columns.{name}")
+
+    def rewrites(self, schema: Mapping[str, pl.DataType]) -> Sequence[str]:
+        """All columns, unless rows are refused."""
+        return () if self.otherwise == "refuse" else tuple(self.columns)
+
+    def change(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        """Values clipped or taken away."""
+        if self.otherwise == "refuse":
+            return frame
+        if self.otherwise == "clip":
+            clipped = [pl.col(name).clip(low, high) for name, (low, high) in self.columns.items()]
+            return frame.with_columns(clipped)
+        return frame.with_columns(
+            pl.when(~_outside(n, limits)).then(pl.col(n)).alias(n) for n, limits in self.columns.items()
+        )
+
+    def refuse(self) -> pl.Expr | None:
+        """The first column out of range, and the range."""
+        if self.otherwise != "refuse":
+            return None
+        return pl.coalesce(
+            pl.when(_outside(name, limits)).then(pl.lit(f"{name}: {_words(limits)}"))
+            for name, limits in self.columns.items()
+        )
+
+
+def _outside(name: str, limits: tuple[Limit | None, Limit | None]) -> pl.Expr:
+    low, high = limits
+    column = pl.col(name)
+    tests = [column < low] if low is not None else []
+    tests += [column > high] if high is not None else []  # NaN is above every number in Polars
+    return pl.any_horizontal(pl.lit(value=False), *tests)
+
+
+def _words(limits: tuple[Limit | None, Limit | None]) -> str:
+    low, high = limits
+    if low is None:
+        return f"above {high}"
+    return f"below {low}" if high is None else f"not between {low} and {high}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Allowed:
+    """Refuse rows with a value that is not in a list, or take the value away. Missing values pass.
+
+    Args:
+        columns: For each column the values it may hold.
+        otherwise: ``refuse`` the row, or leave the value ``null``.
+    """
+
+    columns: Mapping[str, tuple[str | int | float | bool, ...]]
+    otherwise: Literal["refuse", "null"] = "refuse"
+
+    def check(self, schema: Mapping[str, pl.DataType]) -> None:
+        """Raise `ConfigError` for a column that is missing, or values of another type than the column's."""
+        check_columns(list(self.columns), schema)
+        for name, values in self.columns.items():
+            try:
+                pl.Series(list(values), dtype=schema[name], strict=True)
+            except (TypeError, pl.exceptions.PolarsError) as error:
+                raise ConfigError(
+                    f"the column holds {schema[name]}, not all of {', '.join(map(repr, values))}.",
+                    where=f"columns.{name}",
+                    fix="Write them in the column's type, or convert it first with the step `types`.",
+                ) from error
+
+    def rewrites(self, schema: Mapping[str, pl.DataType]) -> Sequence[str]:
+        """All columns, unless rows are refused."""
+        return () if self.otherwise == "refuse" else tuple(self.columns)
+
+    def change(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        """Values taken away."""
+        if self.otherwise == "refuse":
+            return frame
+        return frame.with_columns(
+            pl.when(pl.col(name).is_in(list(values))).then(pl.col(name)).alias(name)
+            for name, values in self.columns.items()
+        )
+
+    def refuse(self) -> pl.Expr | None:
+        """The first column whose value is not allowed."""
+        if self.otherwise != "refuse":
+            return None
+        return pl.coalesce(
+            pl.when(~pl.col(name).is_in(list(values))).then(pl.lit(f"{name}: not an allowed value"))
+            for name, values in self.columns.items()
+        )

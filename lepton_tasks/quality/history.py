@@ -1,0 +1,72 @@
+"""How the expectations of a use case came out from run to run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+SHOWN_RUNS = 20
+_GOOD, _WARNED, _BAD, _ABSENT = "#2e9e5b", "#e8a33d", "#c8403a", "#e9ecef"
+
+
+def reports_about(use_case: str, stage: str, root: Path) -> list[dict[str, Any]]:
+    """What a stage reported about a use case, oldest first; ``folder`` tells where each report lies.
+
+    Args:
+        use_case: Its name.
+        stage: The stage.
+        root: The state folder. Reports of runs that were stopped lie in the stage's work folder.
+    """
+    paths = [*(root / "artifacts" / stage).glob("*/report.json"), *(root / "work" / stage).glob("*/report/report.json")]
+    reports = [json.loads(path.read_text()) | {"folder": str(path.parent)} for path in paths]
+    found = [report for report in reports if report.get("use_case") == use_case]
+    return sorted(found, key=lambda report: str(report["time"]))
+
+
+def plot_history(reports: Sequence[dict[str, Any]], path: Path) -> Path:
+    """Draw a square for each expectation and run, with the share of rows against it; the latest runs only."""
+    from matplotlib.figure import Figure
+
+    reports = reports[-SHOWN_RUNS:]
+    names = list(dict.fromkeys(name_of(outcome) for report in reports for outcome in report["outcomes"]))
+    figure = Figure(figsize=(4.5 + 0.55 * len(reports), 1.2 + 0.3 * len(names)), layout="constrained")
+    axes = figure.add_subplot()
+    for x, report in enumerate(reports):
+        found = {name_of(outcome): outcome for outcome in report["outcomes"]}
+        for y, name in enumerate(names):
+            outcome = found.get(name)
+            axes.add_patch(_square(x, y, outcome))
+            if outcome and outcome["share"]:
+                axes.text(x, y, f"{outcome['share']:.1%}", ha="center", va="center", fontsize=6, color="white")
+    axes.set_xlim(-0.5, len(reports) - 0.5)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_yticks(range(len(names)), names, fontsize=7)
+    times = [str(report["time"])[5:16].replace("T", " ") for report in reports]
+    axes.set_xticks(range(len(reports)), times, rotation=60, ha="right", fontsize=7)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    figure.suptitle("green held, amber warned, red failed; share of rows against it", fontsize=8, x=0.01, ha="left")
+    figure.savefig(path, dpi=110)
+    return path
+
+
+def name_of(outcome: dict[str, Any]) -> str:
+    """An expectation in few words: column, rule, and the parameters that tell it from its like."""
+    rule = outcome["type"].removeprefix("expect_").removeprefix("column_").removeprefix("values_to_")
+    params = ", ".join(f"{key} {value}" for key, value in sorted(outcome["params"].items()))
+    text = f"{outcome['column'] or 'table'}: {rule.replace('_', ' ')}" + (f" ({params})" if params else "")
+    return text if len(text) <= 70 else text[:69] + "…"
+
+
+def _square(x: int, y: int, outcome: dict[str, Any] | None) -> Any:
+    from matplotlib.patches import Rectangle
+
+    if outcome is None:
+        colour = _ABSENT
+    elif outcome["success"]:
+        colour = _GOOD
+    else:
+        colour = _BAD if outcome["severity"] == "critical" else _WARNED
+    return Rectangle((x - 0.46, y - 0.42), 0.92, 0.84, color=colour)

@@ -1,0 +1,215 @@
+"""Everything that is asked about a table, answered in one pass: parts answer by themselves, and answers merge."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from lepton_tasks.core.context import RunContext
+from lepton_tasks.data.counter import CategoryCounter
+from lepton_tasks.data.sketch import NumericSketch
+from lepton_tasks.data.tables.rows import ROW
+from lepton_tasks.quality.rows import Rows
+
+EXAMPLES = 1000
+"""Rows against a rule that are kept."""
+SAMPLE = 100_000
+"""Rows that are handed to what needs all of them in memory."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """Values that should rise, or fall, from row to row; equal ones are right unless `strictly`."""
+
+    values: pl.Expr
+    rises: bool
+    strictly: bool
+
+    def broken(self, last: Any, first: Any) -> bool:
+        """Whether the order is broken between two neighbours."""
+        return self.strictly if last == first else (last > first) == self.rises
+
+
+@dataclasses.dataclass
+class Questions:
+    """What to find out, by key; each expression gives one value a row. Picklable.
+
+    Attributes:
+        counts: In how many rows is it true?
+        examples: Of these counts, the columns to keep of the first `EXAMPLES` rows.
+        sums: The sum.
+        ends: Smallest and largest value, in the column's own type.
+        numbers: A `NumericSketch`.
+        values: A `CategoryCounter`.
+        repeated: Hashes; how many rows share theirs with another? Takes 8 bytes a row.
+        orders: Of these counts of breaks in an order, values and order: where parts meet, breaks are counted as well.
+        sample: Every how many rows one is kept with these columns; None for no sample.
+    """
+
+    counts: dict[str, pl.Expr] = dataclasses.field(default_factory=dict)
+    examples: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    sums: dict[str, pl.Expr] = dataclasses.field(default_factory=dict)
+    ends: dict[str, pl.Expr] = dataclasses.field(default_factory=dict)
+    numbers: dict[str, pl.Expr] = dataclasses.field(default_factory=dict)
+    values: dict[str, pl.Expr] = dataclasses.field(default_factory=dict)
+    repeated: dict[str, pl.Expr] = dataclasses.field(default_factory=dict)
+    orders: dict[str, Order] = dataclasses.field(default_factory=dict)
+    sample: tuple[int, tuple[str, ...]] | None = None
+
+    @property
+    def columns(self) -> set[str]:
+        """The columns that must be read."""
+        groups = (self.counts, self.sums, self.ends, self.numbers, self.values, self.repeated)
+        names = {name for group in groups for expr in group.values() for name in expr.meta.root_names()}
+        names |= {name for columns in self.examples.values() for name in columns}
+        return (names | set(self.sample[1] if self.sample else ())) - {ROW}
+
+
+@dataclasses.dataclass
+class Answers:
+    """The answers by the questions' keys."""
+
+    counts: dict[str, int]
+    examples: dict[str, pl.DataFrame]
+    sums: dict[str, Any]
+    ends: dict[str, tuple[Any, Any]]
+    numbers: dict[str, NumericSketch]
+    values: dict[str, CategoryCounter]
+    hashes: dict[str, list[np.ndarray]]
+    borders: dict[str, list[tuple[Any, Any, pl.DataFrame]]]
+    sample: list[pl.DataFrame]
+
+    def merge(self, other: Answers) -> None:
+        """Add the answers of the next part."""
+        for key, count in other.counts.items():
+            self.counts[key] += count
+        for key, frame in other.examples.items():
+            if self.examples[key].height < EXAMPLES:
+                self.examples[key] = pl.concat([self.examples[key], frame]).head(EXAMPLES)
+        for key, value in other.sums.items():
+            self.sums[key] += value
+        for key, pair in other.ends.items():
+            self.ends[key] = _wider(self.ends[key], pair)
+        for key, sketch in other.numbers.items():
+            self.numbers[key].merge(sketch)
+        for key, counter in other.values.items():
+            self.values[key].merge(counter)
+        for key, hashes in other.hashes.items():
+            self.hashes[key] += hashes
+        for key, borders in other.borders.items():
+            self.borders[key] += borders
+        self.sample += other.sample
+
+
+def measure(rows: Rows, questions: Questions, ctx: RunContext) -> Answers:
+    """The answers for all rows; the table is read once, and once more if a value that must be unique is repeated."""
+    answers: Answers | None = None
+    rows = rows.select(sorted(questions.columns))
+    for found in rows.map(functools.partial(_ask, questions), ctx):
+        if answers is None:
+            answers = found
+        else:
+            answers.merge(found)
+    assert answers is not None  # a table has at least one part, which may be empty
+    _count_breaks(questions, answers)
+    _count_repeated(rows, questions, answers, ctx)
+    return answers
+
+
+def _ask(questions: Questions, frame: pl.DataFrame) -> Answers:
+    flags = frame.select(**questions.counts)
+    shown = questions.counts.keys() & questions.examples.keys()
+    columns = frame.select(**_prefixed(n=questions.numbers, v=questions.values, h=questions.repeated))
+    lone = frame.select(
+        **{f"s{key}": expr.sum() for key, expr in questions.sums.items()},
+        **{f"a{key}": expr.min() for key, expr in questions.ends.items()},
+        **{f"z{key}": expr.max() for key, expr in questions.ends.items()},
+    )
+    sums = {key: lone[f"s{key}"][0] or 0 for key in questions.sums}
+    sample = [_sampled(frame, *questions.sample)] if questions.sample else []
+    return Answers(
+        counts={key: int(flags[key].sum()) for key in questions.counts},
+        examples={key: _examples(frame, flags[key], questions.examples[key]) for key in shown},
+        sums=sums,
+        ends={key: (lone[f"a{key}"][0], lone[f"z{key}"][0]) for key in questions.ends},
+        numbers={key: _sketch(columns[f"n{key}"]) for key in questions.numbers},
+        values={key: _counter(columns[f"v{key}"]) for key in questions.values},
+        hashes={key: [columns[f"h{key}"].drop_nulls().to_numpy()] for key in questions.repeated},
+        borders={key: _borders(frame, order, questions.examples[key]) for key, order in questions.orders.items()},
+        sample=sample,
+    )
+
+
+def _prefixed(**groups: dict[str, pl.Expr]) -> dict[str, pl.Expr]:
+    return {prefix + key: expr for prefix, group in groups.items() for key, expr in group.items()}
+
+
+def _examples(frame: pl.DataFrame, flags: pl.Series, names: tuple[str, ...]) -> pl.DataFrame:
+    return frame.select(ROW, *names)[flags.fill_null(False).arg_true().head(EXAMPLES)]
+
+
+def _sampled(frame: pl.DataFrame, step: int, columns: tuple[str, ...]) -> pl.DataFrame:
+    return frame.select(ROW, *columns).filter(pl.col(ROW) % step == 0)
+
+
+def _borders(frame: pl.DataFrame, order: Order, names: tuple[str, ...]) -> list[tuple[Any, Any, pl.DataFrame]]:
+    """The first and the last value of a part, and the row of the first; nothing if there is no value."""
+    values = frame.select(order.values).to_series()
+    there = values.is_not_null().arg_true()
+    if not len(there):
+        return []
+    return [(values[there[0]], values[there[-1]], frame.select(ROW, *names)[there[0]])]
+
+
+def _sketch(values: pl.Series) -> NumericSketch:
+    sketch = NumericSketch()
+    sketch.update(values)
+    return sketch
+
+
+def _counter(values: pl.Series) -> CategoryCounter:
+    counter = CategoryCounter()
+    counter.update(values)
+    return counter
+
+
+def _wider(first: tuple[Any, Any], second: tuple[Any, Any]) -> tuple[Any, Any]:
+    lows = [low for low, _ in (first, second) if low is not None]
+    highs = [high for _, high in (first, second) if high is not None]
+    return min(lows, default=None), max(highs, default=None)
+
+
+def _count_breaks(questions: Questions, answers: Answers) -> None:
+    """Add the breaks of an order where one part ends and the next begins."""
+    for key, order in questions.orders.items():
+        pairs = itertools.pairwise(answers.borders[key])
+        rows = [row for (_, last, _), (first, _, row) in pairs if order.broken(last, first)]
+        answers.counts[key] += len(rows)
+        answers.examples[key] = pl.concat([answers.examples[key], *rows]).sort(ROW).head(EXAMPLES)
+
+
+def _count_repeated(rows: Rows, questions: Questions, answers: Answers, ctx: RunContext) -> None:
+    """Turn the hashes of all rows into a count and examples of those that are not alone."""
+    wanted: dict[str, pl.Series] = {}
+    for key in questions.repeated:
+        hashes = np.concatenate(answers.hashes.pop(key))
+        order = np.sort(hashes)
+        twice = order[1:] == order[:-1]
+        repeated = np.unique(order[1:][twice])
+        first = np.flatnonzero(np.isin(hashes, repeated))
+        answers.counts[key] = len(first)
+        names = questions.examples.get(key, ())
+        answers.examples[key] = pl.DataFrame(schema={ROW: pl.Int64(), **{name: rows.schema[name] for name in names}})
+        if len(first):
+            wanted[key] = pl.Series(np.unique(hashes[first[:EXAMPLES]]))
+    if not wanted:
+        return
+    flags = {key: questions.repeated[key].is_in(some.implode()) for key, some in wanted.items()}
+    second = Questions(counts=flags, examples={key: questions.examples.get(key, ()) for key in wanted})
+    found = measure(rows, second, ctx)
+    answers.examples |= found.examples

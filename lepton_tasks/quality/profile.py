@@ -1,0 +1,122 @@
+"""A profile of a table as JSON: what its columns hold, for people, for suites, and to compare two of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from lepton_tasks.core.context import RunContext
+from lepton_tasks.core.use_case import Expectation
+from lepton_tasks.data.tables.rows import ROW
+from lepton_tasks.quality.conditions import column
+from lepton_tasks.quality.one_pass import Answers, Questions, measure
+from lepton_tasks.quality.rows import Rows
+
+TOP_VALUES = 50
+_BINS = 40
+_PERCENTILES = [i / 100 for i in range(101)]
+_HELD = 0.95  # share of rows that must keep to a rule made from a profile: of a small split, 1 % is one odd row
+_LONGEST_VALUE = 200  # characters of a value that are kept
+
+
+def profile_of(rows: Rows, ctx: RunContext) -> dict[str, Any]:
+    """Type, nulls, distinct and top values of each column, and of numbers and texts how they are spread; one pass.
+
+    Distinct values are counted exactly up to 10,000, beyond estimated (0.8 % standard error); quantiles are off by at
+    most 0.2 % of their value.
+    """
+    schema = {name: dtype for name, dtype in rows.schema.items() if not dtype.is_nested() and dtype != pl.Binary}
+    answers = measure(rows, _questions(schema), ctx)
+    columns = {name: _column(name, dtype, answers) for name, dtype in schema.items()}
+    return {"rows": answers.counts["rows"], "columns": columns}
+
+
+def rules_from(profile: Mapping[str, Any], *, slack: float = 0.1) -> list[Expectation]:
+    """What other data of the same kind should be like, as warnings; a column that is gone is critical.
+
+    Args:
+        profile: Of the training rows.
+        slack: By how much of their range numbers may leave it, and how many more rows may have no value.
+    """
+    rules = []
+    for name, about in profile["columns"].items():
+        rules.append(Expectation(type="expect_column_to_exist", params={"column": name}))
+        if not about["rows"] or about["nulls"] == about["rows"]:
+            continue
+        share = about["nulls"] / about["rows"]
+        rules.append(_warn("expect_column_values_to_not_be_null", name, mostly=max(0.0, 1 - share - slack)))
+        if "mean" in about:
+            room = slack * (about["max"] - about["min"])
+            bounds = {"min_value": about["min"] - room, "max_value": about["max"] + room}
+            rules.append(_warn("expect_column_values_to_be_between", name, mostly=_HELD, **bounds))
+        elif about["distinct"] <= TOP_VALUES and about["distinct_exact"] and about["type"] == "String":
+            known = [value for value, _ in about["top"]]
+            rules.append(_warn("expect_column_values_to_be_in_set", name, mostly=_HELD, value_set=known))
+    return rules
+
+
+def _warn(kind: str, name: str, **params: Any) -> Expectation:
+    return Expectation(type=kind, params={"column": name, **params}, severity="warning")
+
+
+def _questions(schema: Mapping[str, pl.DataType]) -> Questions:
+    asked = Questions(counts={"rows": pl.col(ROW).is_not_null()})
+    for name, dtype in schema.items():
+        cells = column(name, schema)
+        asked.values[name] = cells
+        if dtype.is_numeric():
+            asked.numbers[name] = pl.col(name)
+        elif dtype.is_temporal():
+            asked.ends[name] = cells
+        elif dtype == pl.String:
+            asked.numbers[name] = cells.str.len_chars()
+    return asked
+
+
+def _column(name: str, dtype: pl.DataType, answers: Answers) -> dict[str, Any]:
+    counter, rows = answers.values[name], answers.counts["rows"]
+    about: dict[str, Any] = {
+        "type": str(dtype),
+        "rows": rows,
+        "nulls": counter.nulls,
+        "distinct": counter.distinct,
+        "distinct_exact": counter.exact,
+        "top": [[_plain(value), count] for value, count in counter.top(TOP_VALUES)],
+    }
+    if dtype.is_numeric():
+        about |= _spread(answers.numbers[name])
+    elif dtype.is_temporal():
+        about |= {key: _plain(end) for key, end in zip(("first", "last"), answers.ends[name], strict=True)}
+    elif dtype == pl.String:
+        lengths = _spread(answers.numbers[name])
+        about["lengths"] = {key: lengths.get(key) for key in ("min", "max", "mean", "std")}
+    return about
+
+
+def _spread(sketch: Any) -> dict[str, Any]:
+    if not sketch.count:
+        return {}
+    edges = np.linspace(sketch.min, sketch.max, _BINS + 1)
+    below = sketch.count_below(edges)
+    below[-1] = sketch.count
+    std = sketch.std
+    return {
+        "nan": sketch.nan,
+        "infinite": sum(sketch.infinities),
+        "min": sketch.min,
+        "max": sketch.max,
+        "mean": sketch.mean,
+        "std": None if math.isnan(std) else std,
+        "percentiles": sketch.quantile(_PERCENTILES).tolist(),
+        "histogram": {"edges": edges.tolist(), "counts": np.diff(below).tolist()},
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return value[:_LONGEST_VALUE]
+    return value if isinstance(value, int | float | bool | None) else str(value)

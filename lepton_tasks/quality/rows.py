@@ -1,0 +1,97 @@
+"""What is checked: rows in parts, wherever they lie."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol, TypeVar
+
+import polars as pl
+import pyarrow as pa
+
+from lepton_tasks.core.context import RunContext
+from lepton_tasks.core.protocols import TableSource
+from lepton_tasks.data.tables.rows import ROW
+
+R = TypeVar("R")
+
+
+class Rows(Protocol):
+    """A table in parts, each with a column `ROW` that numbers its rows; `TableRows` is one."""
+
+    @property
+    def height(self) -> int:
+        """How many rows there are."""
+
+    @property
+    def schema(self) -> Mapping[str, pl.DataType]:
+        """Columns and types."""
+
+    def select(self, columns: Sequence[str]) -> Rows:
+        """The same rows with these columns only."""
+
+    def map(self, function: Callable[[pl.DataFrame], R], ctx: RunContext) -> Iterator[R]:
+        """The function's result for each part, in order."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameRows:
+    """A table that is in memory: one part."""
+
+    frame: pl.DataFrame
+
+    @classmethod
+    def of(cls, table: pa.Table) -> FrameRows:
+        """The rows of an Arrow table."""
+        frame = pl.from_arrow(table)
+        return cls(frame if isinstance(frame, pl.DataFrame) else frame.to_frame())
+
+    @property
+    def height(self) -> int:
+        """How many rows there are."""
+        return self.frame.height
+
+    @property
+    def schema(self) -> Mapping[str, pl.DataType]:
+        """Columns and types."""
+        return dict(self.frame.schema)
+
+    def select(self, columns: Sequence[str]) -> FrameRows:
+        """The same rows with these columns only."""
+        return FrameRows(self.frame.select(columns))
+
+    def map(self, function: Callable[[pl.DataFrame], R], ctx: RunContext) -> Iterator[R]:
+        """The function's result for the frame."""
+        yield function(self.frame.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(ROW)))
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceRows:
+    """The rows of a source that was not ingested, read once each time they are looked at, batch by batch."""
+
+    source: TableSource
+    columns: tuple[str, ...] | None = None
+
+    @property
+    def height(self) -> int:
+        """How many rows there are; reads them all."""
+        return sum(len(rows) for piece in self.source.pieces() for rows, _ in piece.read())
+
+    @property
+    def schema(self) -> Mapping[str, pl.DataType]:
+        """Columns and types."""
+        schema = self.source.schema()
+        return schema if self.columns is None else {name: schema[name] for name in self.columns}
+
+    def select(self, columns: Sequence[str]) -> SourceRows:
+        """The same rows with these columns only."""
+        return dataclasses.replace(self, columns=tuple(columns))
+
+    def map(self, function: Callable[[pl.DataFrame], R], ctx: RunContext) -> Iterator[R]:
+        """The function's result for each batch of rows."""
+        first = 0
+        for piece in self.source.pieces():
+            for rows, _ in piece.read():
+                number = pl.int_range(first, first + rows.height, dtype=pl.Int64, eager=True).alias(ROW)
+                yield function(rows.select(self.columns or pl.all()).with_columns(number))
+                first += rows.height

@@ -1,0 +1,189 @@
+"""An expectation suite over rows in parts: Great Expectations judges what one pass has found out."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import polars as pl
+
+from lepton_tasks.core.context import RunContext
+from lepton_tasks.core.errors import ConfigError, LeptonError
+from lepton_tasks.core.registry import did_you_mean
+from lepton_tasks.core.use_case import Expectation
+from lepton_tasks.data.tables.rows import ROW
+from lepton_tasks.quality.metrics import SHOWN, MetricQuestions
+from lepton_tasks.quality.one_pass import SAMPLE, Answers, measure
+from lepton_tasks.quality.rows import Rows
+
+
+@dataclasses.dataclass
+class Judged:
+    """One expectation and what came out.
+
+    Attributes:
+        result: Great Expectations' ``ExpectationValidationResult``.
+        rows: Numbers of rows against it, at most `EXAMPLES`.
+        sampled: How many rows it was judged on if not on all.
+    """
+
+    result: Any
+    rows: list[int]
+    sampled: int | None = None
+
+
+@dataclasses.dataclass
+class _Plan:
+    """How an expectation will be judged: from answers, or on rows in memory if there are none.
+
+    Attributes:
+        answers: How to read each metric it needs, by the metric's id.
+        rows_key: Where the rows against it are among the answers.
+        error: Why it cannot be judged.
+    """
+
+    expectation: Any
+    answers: dict[Any, Callable[[Answers], Any]] | None = None
+    rows_key: str | None = None
+    error: LeptonError | None = None
+
+    @property
+    def needs_rows(self) -> bool:
+        return self.answers is None and self.error is None
+
+
+def judge(
+    rows: Rows, rules: Sequence[Expectation], ctx: RunContext, *, where: str, identity: str = ROW
+) -> list[Judged]:
+    """Every rule judged by Great Expectations, in the order of the rules.
+
+    The rules' metrics are computed part by part, in one pass. A rule whose metrics cannot be is judged on the rows
+    themselves: on all if there are at most `SAMPLE`, else on every n-th, which the result then says.
+
+    Args:
+        rows: The table.
+        rules: The suite.
+        ctx: Says where to compute.
+        where: The key of the use case that holds its own rules, for messages.
+        identity: The column that names a row for people.
+
+    Raises:
+        ConfigError: a rule is unknown, has parameters that are not its own, or a row condition that is not understood.
+    """
+    if not rules:
+        return []
+    expectations = [expectation_of(rule, where=where) for rule in rules]
+    asked = MetricQuestions(rows.schema, identity)
+    with quiet():
+        plans = [_plan(expectation, asked, _format(identity), where=where) for expectation in expectations]
+        step = -(-max(1, rows.height) // SAMPLE)
+        if any(plan.needs_rows for plan in plans):
+            asked.questions.sample = (step, tuple(rows.schema))
+        answers = measure(rows, asked.questions, ctx)
+        return [_judged(plan, answers, _format(identity), step) for plan in plans]
+
+
+def expectation_of(rule: Expectation, *, where: str) -> Any:
+    """Great Expectations' own object for a rule; raises `ConfigError` for a wrong name or parameter."""
+    with quiet():
+        from great_expectations.expectations import registry
+
+        known = registry.list_registered_expectation_implementations()
+        if rule.type not in known:
+            raise ConfigError(f"no expectation named {rule.type!r}.", where=where, fix=did_you_mean(rule.type, known))
+        try:
+            expectation: Any = registry.get_expectation_impl(rule.type)
+            return expectation(**rule.params, severity=rule.severity)
+        except (ValueError, TypeError) as error:  # pydantic's error, of either major version, is a ValueError
+            raise ConfigError(
+                f"{rule.type} does not take {rule.params}: {' '.join(str(error).split())}.", where=where
+            ) from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Great Expectations' and its libraries' asides out of the stage's log."""
+    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")  # read when Great Expectations is imported
+    logger = logging.getLogger("great_expectations")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _format(identity: str) -> dict[str, Any]:
+    return {
+        "result_format": "SUMMARY",
+        "unexpected_index_column_names": [identity],
+        "partial_unexpected_count": SHOWN,
+    }
+
+
+def _plan(expectation: Any, asked: MetricQuestions, result_format: dict[str, Any], *, where: str) -> _Plan:
+    needed = expectation.get_validation_dependencies(runtime_configuration={"result_format": dict(result_format)})
+    answers: dict[Any, Callable[[Answers], Any]] = {}
+    rows_key = None
+    try:
+        for metric in needed.get_metric_configurations():
+            answer = asked.ask(metric)
+            if answer is None:
+                return _Plan(expectation)
+            answers[metric.id] = answer.read
+            rows_key = answer.rows_key or rows_key
+    except ConfigError as error:
+        raise ConfigError(f"{expectation.expectation_type}: {error.what}", where=where, fix=error.fix) from error
+    except LeptonError as error:
+        return _Plan(expectation, error=error)
+    return _Plan(expectation, answers, rows_key)
+
+
+def _judged(plan: _Plan, answers: Answers, result_format: dict[str, Any], step: int) -> Judged:
+    if plan.needs_rows:
+        return _on_rows(plan.expectation, pl.concat(answers.sample), result_format, step)
+    try:
+        if plan.error is not None:
+            raise plan.error
+        metrics = {key: read(answers) for key, read in (plan.answers or {}).items()}
+        runtime = {"result_format": dict(result_format)}
+        result = plan.expectation.metrics_validate(metrics=metrics, runtime_configuration=runtime)
+    except (LeptonError, TypeError, ValueError) as error:  # of other types: a bound that cannot be compared with values
+        return Judged(_broken(plan.expectation, error), [])
+    found = answers.examples.get(plan.rows_key or "")
+    return Judged(result, [] if found is None else found[ROW].to_list())
+
+
+def _on_rows(expectation: Any, frame: pl.DataFrame, result_format: dict[str, Any], step: int) -> Judged:
+    """Judge an expectation with Great Expectations' own pandas engine."""
+    from great_expectations.execution_engine.pandas_execution_engine import PandasExecutionEngine
+    from great_expectations.validator.validator import Validator
+
+    if step > 1:
+        expectation.notes = f"Judged on {frame.height:,} rows, 1 of {step}."
+    validator = Validator(execution_engine=PandasExecutionEngine(batch_data_dict={"rows": frame.to_pandas()}))
+    validator.metrics_calculator.show_progress_bars = False
+    names = dict.fromkeys([*result_format["unexpected_index_column_names"], ROW])
+    index = {**result_format, "unexpected_index_column_names": list(names)}
+    (result,) = validator.graph_validate(
+        configurations=[expectation.configuration], runtime_configuration={"result_format": index}
+    )
+    against = result.result.get("partial_unexpected_index_list") or []
+    return Judged(result, [row[ROW] for row in against], frame.height if step > 1 else None)
+
+
+def _broken(expectation: Any, error: Exception) -> Any:
+    """The result of an expectation that cannot be judged: most often its column is not there."""
+    from great_expectations.core import ExpectationValidationResult
+
+    info = {"raised_exception": True, "exception_message": str(error), "exception_traceback": ""}
+    return ExpectationValidationResult(
+        success=False, expectation_config=expectation.configuration, exception_info=info, result={}
+    )

@@ -1,0 +1,42 @@
+import polars as pl
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lepton_tasks.core.context import RunContext
+from lepton_tasks.data.tables import duplicates
+from lepton_tasks.data.tables.rows import ROW
+
+keys = st.lists(st.tuples(st.integers(0, 5) | st.none(), st.sampled_from("ab") | st.none()), min_size=1, max_size=60)
+
+
+def found(values, folder, part=7):
+    frame = pl.DataFrame(values, schema={"a": pl.Int64, "b": pl.String}, orient="row").with_row_index(ROW)
+    frame = frame.with_columns(pl.col(ROW).cast(pl.Int64), *duplicates.key_expressions([pl.col("a"), pl.col("b")]))
+    for start in range(0, len(frame), part):
+        duplicates.write_keys(folder, frame.slice(start, part))
+    return dict(duplicates.find_duplicates(folder, RunContext.local(folder)).iter_rows())
+
+
+@settings(deadline=None, max_examples=20)
+@given(keys)
+def test_equal_rows_are_found_over_all_parts_and_buckets(tmp_path_factory, values):
+    first: dict = {}
+    expected = {}
+    for row, key in enumerate(values):
+        if key == (None, None):
+            continue  # rows without any value equal nothing
+        if key in first:
+            expected[row] = first[key]
+        first.setdefault(key, row)
+    folder = tmp_path_factory.mktemp("keys")
+    assert found(values, folder) == expected
+
+
+def test_buckets_split_the_keys_without_losing_any(tmp_path, monkeypatch):
+    monkeypatch.setattr(duplicates, "_BUCKET_ROWS", 10)
+    values = [(i % 50, "a") for i in range(200)]
+    assert found(values, tmp_path, part=33) == {row: row % 50 for row in range(50, 200)}
+
+
+def test_no_rows_have_no_duplicates(tmp_path):
+    assert found([(None, None)], tmp_path) == {}

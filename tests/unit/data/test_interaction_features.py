@@ -1,0 +1,104 @@
+import datetime as dt
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+from small_tables import table_rows
+
+from lepton_tasks.codecs.interactions import InteractionCodec
+from lepton_tasks.core.context import RunContext
+from lepton_tasks.core.errors import ConfigError
+from lepton_tasks.data.extractors.interactions import Interactions, seen_pairs
+
+
+@pytest.fixture
+def ctx(tmp_path):
+    return RunContext.local(tmp_path)
+
+
+TRAIN = pl.DataFrame(
+    {
+        "user": ["ann", "ann", "bob", "bob", "ann"],
+        "item": [30, 10, 10, 20, 10],
+        "stars": [5.0, 3.0, 4.0, 1.0, 2.0],
+        "time": [dt.datetime(2024, 1, day) for day in range(1, 6)],
+    }
+)
+LATER = pl.DataFrame(
+    {"user": ["bob", "eve"], "item": [40, 20], "stars": [2.0, 5.0], "time": [dt.datetime(2024, 2, 1)] * 2}
+)
+
+
+def test_numbers_come_from_the_training_split(tmp_path, ctx):
+    features = Interactions("user", "item", rating="stars", time="time")
+    learned = json.loads(json.dumps(features.fit(table_rows(tmp_path, TRAIN, parts=2), ctx)))
+    assert learned["users"] == ["ann", "bob"]
+    assert learned["items"] == ["10", "20", "30"]  # the most popular first
+    assert learned["popularity"] == [3, 1, 1]
+    assert learned["mean_rating"] == 3.0
+    assert list(zip(*(array.tolist() for array in seen_pairs(learned)), strict=True)) == [
+        (1, 1),
+        (1, 3),
+        (2, 1),
+        (2, 2),
+    ]
+    assert features.transform(table_rows(tmp_path, LATER), learned, tmp_path, ctx)["rows"] == 2
+    assert np.load(tmp_path / "inputs.npy").tolist() == [[2, 0], [0, 2]]  # neither item 40 nor eve is known
+    assert np.load(tmp_path / "inputs.npy").dtype == np.int32
+    assert np.load(tmp_path / "targets.npy").tolist() == [2, 5]
+    assert np.load(tmp_path / "times.npy").tolist() == [1_706_745_600] * 2
+    assert not (tmp_path / "negatives.npy").exists()
+
+
+def test_serving_gives_the_same_numbers(tmp_path, ctx):
+    features = Interactions("user", "item")
+    rows = table_rows(tmp_path, pl.concat([TRAIN, LATER]), parts=3)
+    learned = features.fit(table_rows(tmp_path, TRAIN), ctx)
+    features.transform(rows, learned, tmp_path, ctx)
+    codec = InteractionCodec(**json.loads(json.dumps(features.codec(learned)[1])))
+    served = [
+        codec.decode(json.dumps({"user": u, "item": i}).encode())
+        for u, i in pl.concat([TRAIN, LATER]).select("user", "item").rows()
+    ]
+    np.testing.assert_array_equal(served, np.load(tmp_path / "inputs.npy"))
+    assert np.load(tmp_path / "targets.npy").tolist() == [1] * 7
+
+
+def test_negatives_are_neither_seen_in_training_nor_in_the_split(tmp_path, ctx):
+    random = np.random.default_rng(1)
+    pairs = np.unique(random.integers(0, [20, 60], (600, 2)), axis=0)
+    frame = pl.DataFrame({"user": pairs[:, 0], "item": pairs[:, 1]}).sample(fraction=1, shuffle=True, seed=2)
+    train, test = frame[:350], frame[350:]
+    features = Interactions("user", "item", negatives=7)
+    learned = features.fit(table_rows(tmp_path, train, parts=3), ctx)
+    features.transform(table_rows(tmp_path, test), learned, tmp_path, ctx)
+    inputs, negatives = np.load(tmp_path / "inputs.npy"), np.load(tmp_path / "negatives.npy")
+    assert negatives.shape == (test.height, 7)
+    assert negatives.dtype == np.int32
+    assert negatives.min() >= 1
+    assert negatives.max() <= len(learned["items"])
+    touched = {*map(tuple, inputs.tolist()), *zip(*(a.tolist() for a in seen_pairs(learned)), strict=True)}
+    assert not touched & {
+        (user, item) for (user, _), row in zip(inputs.tolist(), negatives.tolist(), strict=True) for item in row
+    }
+    assert set(negatives.ravel().tolist()) == set(range(1, len(learned["items"]) + 1))  # none is left out
+    features.transform(table_rows(tmp_path, test, parts=2), learned, tmp_path, ctx)
+    np.testing.assert_array_equal(np.load(tmp_path / "negatives.npy"), negatives)
+
+
+def test_a_user_who_has_touched_everything_has_no_negatives(tmp_path, ctx):
+    rows = table_rows(tmp_path, pl.DataFrame({"user": ["a", "a", "b"], "item": ["x", "y", "x"]}))
+    features = Interactions("user", "item", negatives=3)
+    features.transform(rows, features.fit(rows, ctx), tmp_path, ctx)
+    assert np.load(tmp_path / "negatives.npy").tolist() == [[0] * 3, [0] * 3, [2] * 3]
+
+
+def test_columns_are_checked():
+    schema = {"user": pl.Int64(), "item": pl.Float64(), "stars": pl.String()}
+    with pytest.raises(ConfigError, match="'item' holds Float64, not text or whole numbers"):
+        Interactions("user", "item").check(schema, None)
+    with pytest.raises(ConfigError, match="'stars' holds String, not numbers"):
+        Interactions("user", "user", rating="stars").check(schema, None)
+    with pytest.raises(ConfigError, match="not a label"):
+        Interactions("user", "user").check(schema, "stars")
