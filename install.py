@@ -25,7 +25,6 @@ UV = "uv>=0.9,<1"
 LOCKS = (
     ("requirements.in", "requirements.txt", None),
     ("requirements-serving.in", "requirements-serving.txt", "requirements.txt"),
-    ("requirements-postgres.in", "requirements-postgres.txt", "requirements.txt"),
 )
 
 

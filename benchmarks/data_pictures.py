@@ -6,7 +6,7 @@ Synthetic photos of 640 x 480 pixels (JPEG, quality 88). Rates are of processor 
 least.
 
     decode_vs_same_full    our decode + resize to 128 px : a full decode alone, by the same decoder (limit: 1.1)
-    decode_vs_best_full    ... : a full decode alone, by the fastest decoder at hand, OpenCV's (limit: 1.1 at 96 px)
+    decode_vs_best_full    ... : a full decode alone, by the fastest decoder at hand, OpenCV's (wished for: 1.1)
     loader_vs_tar          our loader : a tar of JPEGs resized to 128 px before, read in a row (limit: 2)
     threads_scaling        our decode + resize by wall time on all cores : on one
 """

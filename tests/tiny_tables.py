@@ -29,8 +29,6 @@ def split_on_disk(rows: TableRows, codes: list[int], folder: Path) -> dict[str, 
     }
 
 
-
-
 class Frames:
     """A source of tables that are in memory: `frames` by name, one piece each."""
 

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import polars as pl
 
 from benchmarks.tables.rows import CLIPPED, NUMBERS
 from lepton_tasks.core.artifacts import ArtifactRef
-from lepton_tasks.core.catalogue import TABLE_SOURCES
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.use_case import UseCase, parse_use_case
 from lepton_tasks.stages.runner import run_stage
@@ -26,42 +21,12 @@ STAGES = {
 }
 
 
-class File:
-    """A Parquet file, used as it lies."""
-
-    def __init__(self, path: Path) -> None:
-        self.origin = self.parquet = str(path)
-
-
-class Files:
-    """A folder of Parquet files."""
-
-    def __init__(self, path: str, data_root: Path) -> None:
-        self.paths = sorted(Path(data_root, path).glob("*.parquet"))
-
-    def state(self) -> Any:
-        """Names and sizes."""
-        return [(path.name, path.stat().st_size) for path in self.paths]
-
-    def schema(self) -> Mapping[str, pl.DataType]:
-        """Of the first file."""
-        return pl.read_parquet_schema(self.paths[0])
-
-    def pieces(self) -> Sequence[File]:
-        """The files."""
-        return [File(path) for path in self.paths]
-
-    def describe(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
-
 def use_case(folder: Path) -> UseCase:
     """What every subject does, as a use case."""
     return parse_use_case(
         {
             "name": "rows",
-            "data": {"source": {"name": "files", "params": {"path": str(folder)}}},
+            "data": {"source": {"name": "parquet", "params": {"path": str(folder)}}},
             "clean": [
                 {"name": "types", "params": {"columns": {"amount": "float"}}},
                 {"name": "missing", "params": {"columns": ["f0"]}},
@@ -82,7 +47,6 @@ def use_case(folder: Path) -> UseCase:
 
 def main(folder: Path, out: Path) -> None:
     """Run the stages; their times go to standard error."""
-    TABLE_SOURCES.entries["files"] = f"{__name__}:Files"
     case, ctx = use_case(folder), RunContext.local(out)
     refs: dict[str, ArtifactRef] = {}
     for stage, produces in STAGES.items():

@@ -172,7 +172,7 @@ def dask_dataframe(folder: Path, out: Path) -> None:
     import numpy as np
 
     rows = dd.read_parquet(sorted(map(str, folder.glob("*.parquet"))))
-    rows["amount"] = dd.to_numeric(rows["amount"], errors="coerce")
+    rows["amount"] = dd.to_numeric(rows["amount"], errors="coerce").astype("float64")
     rows = rows.dropna(subset=["amount", "f0"]).drop_duplicates(subset=["id"])
     rows["split"] = (rows["id"] * 2654435761 % 100).map(
         lambda p: 0 if p < 70 else 1 if p < 85 else 2, meta=("split", "i8")
@@ -182,19 +182,23 @@ def dask_dataframe(folder: Path, out: Path) -> None:
     bounds = {c: _bounds(quarters[c].iloc[0], quarters[c].iloc[1]) for c in CLIPPED}
     for c in CLIPPED:
         rows[c] = rows[c].clip(*bounds[c])
+    words = {c: rows[rows["split"] == 0][c].dropna().drop_duplicates().compute() for c in CATEGORIES}
+    codes = {c: {word: code for code, word in enumerate(words[c])} for c in CATEGORIES}
     numbers = rows[NUMBERS].astype("float64")
     train = numbers[rows["split"] == 0]
     mean, std = train.mean().compute(), train.std().compute()
-    made = ((numbers - mean) / std).fillna(0).astype("float32")
-    categories = rows[CATEGORIES].categorize()
-    for c in CATEGORIES:
-        made[c] = categories[c].cat.codes.astype("int32")
     seconds = rows["at"].astype("datetime64[us]").astype("int64") / 1e6
-    for name, period in PERIODS.items():
-        made[f"at_{name}_sin"] = np.sin(seconds * (2 * math.pi / period)).astype("float32")
-        made[f"at_{name}_cos"] = np.cos(seconds * (2 * math.pi / period)).astype("float32")
-    made["label"] = (rows["label"] == "yes").astype("int64")
-    made["split"] = rows["split"]
+    circles = {
+        f"at_{name}_{kind.__name__}": kind(seconds * (2 * math.pi / period)).astype("float32")
+        for name, period in PERIODS.items()
+        for kind in (np.sin, np.cos)
+    }
+    made = rows[["split"]].assign(
+        **{c: ((rows[c].astype("float64") - mean[c]) / std[c]).fillna(0).astype("float32") for c in NUMBERS},
+        **{c: rows[c].map(codes[c], meta=(c, "float64")).fillna(-1).astype("int32") for c in CATEGORIES},
+        **circles,
+        label=(rows["label"] == "yes").astype("int64"),
+    )
     made.to_parquet(out / "features", partition_on="split", compression="lz4")
     _write(out, bounds, mean.to_dict(), {})
 

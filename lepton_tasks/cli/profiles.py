@@ -56,14 +56,14 @@ def profile_table(profile: dict[str, Any]) -> list[Any]:
     """A line for each column."""
     table = Table(title=f"{profile['rows']:,} rows")
     for head in ("column", "type", "missing", "different", "least", "mean", "most", "most frequent"):
-        side = "right" if head in ("missing", "different", "least", "mean", "most") else "left"
-        table.add_column(head, justify=side, no_wrap=head != "most frequent")
+        figure = head not in ("column", "type", "most frequent")
+        table.add_column(head, justify="right" if figure else "left", no_wrap=head != "most frequent")
     for name, about in profile["columns"].items():
         share = about["nulls"] / max(1, about["rows"])
         spread = [about.get(key, about.get(other)) for key, other in (("min", "first"), ("mean", ""), ("max", "last"))]
         top = ", ".join(f"{str(value)[:18]} ({count:,})" for value, count in about["top"][:3])
         about_distinct = f"{'' if about['distinct_exact'] else '~'}{about['distinct']:,}"
-        table.add_row(name, about["type"], f"{share:.1%}", about_distinct, *map(_short, spread), top)
+        table.add_row(name, about["type"].partition("(")[0], f"{share:.1%}", about_distinct, *map(_short, spread), top)
     return [table]
 
 
@@ -74,14 +74,14 @@ def diff_tables(diff: dict[str, Any]) -> list[Any]:
     lines += [f"{kind} columns: {', '.join(diff[kind])}" for kind in ("added", "removed") if diff[kind]]
     lines += [f"type of {change['column']}: {change['old']} -> {change['new']}" for change in diff["retyped"]]
     limits = diff["thresholds"]
-    title = f"PSI: moderate from {limits['moderate']}, large from {limits['large']}; Jensen-Shannon distance in [0, 1]"
+    title = f"PSI above noise: moderate from {limits['moderate']}, large from {limits['large']}; JS: Jensen-Shannon"
     table = Table(title=title)
-    for head in ("column", "shift", "PSI", "Jensen-Shannon", "missing", "mean", "different"):
+    for head in ("column", "shift", "PSI", "noise", "JS", "missing", "mean", "different"):
         table.add_column(head, justify="left" if head in ("column", "shift") else "right", no_wrap=True)
     for shift in diff["shifts"]:
         missing = " -> ".join(f"{share:.1%}" for share in shift["nulls"])
         pairs = (" -> ".join(map(_short, shift[key])) if key in shift else "" for key in ("mean", "distinct"))
-        figures = (f"{shift['psi']:.3f}", f"{shift['jensen_shannon']:.3f}", missing, *pairs)
+        figures = (f"{shift['psi']:.3f}", f"{shift['noise']:.3f}", f"{shift['jensen_shannon']:.3f}", missing, *pairs)
         table.add_row(shift["column"], shift["size"], *figures)
     return [*lines, table]
 

@@ -43,8 +43,8 @@ _ELEMENTS = (
 )
 # Only HTML's own elements, and in capitals only where nothing else is meant: in news, <CHMP> and <NAV> are companies.
 _NAMES = f"(?:{'|'.join(_ELEMENTS.split())})"
-_TAG = re.compile(
-    rf"</?{_NAMES}(?:[ /][^<>]*)?>|(?i:</{_NAMES}>|<{_NAMES} [^<>]*=[^<>]*>)|<BR>|<!--.*?-->|<![A-Za-z][^<>]*>"
+_TAG = re.compile(  # "<" is outside all choices: so Python looks for it, and tries nothing elsewhere
+    rf"<(?:/?{_NAMES}(?:[ /][^<>]*)?>|(?i:/{_NAMES}>|{_NAMES} [^<>]*=[^<>]*>)|BR>|!--.*?-->|![A-Za-z][^<>]*>)"
 )
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _PASSES = 8  # markup inside markup; a bound, since each pass reads the whole text

@@ -17,16 +17,14 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from lepton_tasks.core.environment import state_root
-
 SOCKET_FILE = "run/stages.sock"
 """Where the host listens, in the state folder."""
 
 NUMBER = struct.Struct("!i")
 """What the host answers: the pid, then `subprocess.Popen.returncode`. It refuses by closing the connection."""
 
-# The longest that the host is busy is the import of one library.
-_PATIENCE_SECONDS = 5.0
+# A fork takes 0.05 s. A host that is not done with its imports may need longer than a process of one's own.
+_PATIENCE_SECONDS = 2.0
 
 
 class HostedProcess:
@@ -88,6 +86,8 @@ def start(
     Returns:
         The process, or None if no host answers, or if it does not fit: another interpreter, folder or environment.
     """
+    from lepton_tasks.core.environment import state_root  # not for the host, whose forks are to read it anew
+
     if list(command[:2]) != [sys.executable, "-m"]:
         return None
     request = {"arguments": command[2:], "folder": str(Path.cwd()), "environment": dict(environment), "grace": grace}
@@ -137,7 +137,7 @@ def _file(text: str) -> Iterator[int]:
     """A nameless file in memory: a message could be split, and an environment is longer than one may be."""
     file = os.memfd_create("request")
     try:
-        with open(file, "w", closefd=False) as stream:  # noqa: PTH123 - it has no path
+        with open(file, "w", closefd=False) as stream:
             stream.write(text)
         os.lseek(file, 0, os.SEEK_SET)
         yield file

@@ -197,7 +197,10 @@ class FittedStep(Protocol):
         """What is done to every row, in this order, here and in serving; none if rows are only refused."""
 
     def refuse(self, fitted: Mapping[str, Any]) -> pl.Expr | None:
-        """The reason (str) for which a row of the *training* split is refused, else null. Evaluated before `operations`."""
+        """The reason (str) for which a row of the *training* split is refused, else null.
+
+        Evaluated before `operations`.
+        """
 
 
 @runtime_checkable

@@ -12,6 +12,49 @@ SMALLEST = 16_384
 _BUCKETS = 1 << 16
 
 
+class DistinctCounter:
+    """How many different values there are, estimated from the smallest of their hashes; exact up to `SMALLEST`.
+
+    Source: Z. Bar-Yossef et al. (2002), Counting distinct elements in a data stream (k smallest hashes).
+    """
+
+    def __init__(self) -> None:
+        self._hashes = np.empty(0, np.uint64)  # the smallest different ones, ascending
+
+    def update(self, values: pl.Series) -> np.ndarray:
+        """Add values, nulls not among them; returns their hashes."""
+        hashes = values.hash(seed=0).to_numpy()
+        self._keep_smallest(hashes)
+        return hashes
+
+    def merge(self, other: DistinctCounter) -> None:
+        """Add what another counter has seen."""
+        self._keep_smallest(other._hashes)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the count is no estimate."""
+        return len(self._hashes) < SMALLEST
+
+    @property
+    def count(self) -> int:
+        """Different values."""
+        if self.exact:
+            return len(self._hashes)
+        return round((SMALLEST - 1) * 2.0**64 / float(self._hashes[-1]))
+
+    def _keep_smallest(self, hashes: np.ndarray) -> None:
+        likely = 1.25 * SMALLEST / max(1, len(hashes))
+        if likely < 0.5:  # sort few: if enough are below the limit, none above it can be among the smallest
+            low = _different(hashes[hashes < np.uint64(likely * 2.0**64)])
+            hashes = low if len(low) >= SMALLEST else hashes
+        self._hashes = _different(np.concatenate([self._hashes, hashes]))[:SMALLEST]
+
+
+def _different(hashes: np.ndarray) -> np.ndarray:
+    return pl.Series(hashes).unique().sort().to_numpy()
+
+
 class CategoryCounter:
     """How often each value occurs: exact up to `bound` different values, a bounded undercount beyond.
 
@@ -27,15 +70,14 @@ class CategoryCounter:
         nulls: Nulls.
         undercount: By how much a count may be too small.
 
-    Source: J. Misra, D. Gries (1982), Finding repeated elements; P. Agarwal et al. (2012), Mergeable summaries;
-    Z. Bar-Yossef et al. (2002), Counting distinct elements in a data stream (k smallest hashes).
+    Source: J. Misra, D. Gries (1982), Finding repeated elements; P. Agarwal et al. (2012), Mergeable summaries.
     """
 
     def __init__(self, bound: int = 10_000) -> None:
         self.bound = bound
         self.count = self.nulls = self.undercount = 0
         self._counts: pl.DataFrame | None = None  # value, count
-        self._hashes = np.empty(0, np.uint64)  # the smallest different ones, ascending
+        self._distinct = DistinctCounter()
 
     def update(self, values: pl.Series) -> None:
         """Add values of any type that can be hashed; categories count as text."""
@@ -44,26 +86,21 @@ class CategoryCounter:
         self.nulls += values.null_count()
         values = values.drop_nulls().rename("value")
         self.count += len(values)
-        if self._estimate() > 2 * self.bound:
+        hashes = self._distinct.update(values)
+        if self._distinct.count > 2 * self.bound:
             # Counting what is rare would cost 10 times the rest, and be thrown away.
-            hashes = values.hash(seed=0).to_numpy()
-            self._keep_smallest(hashes)
             rare = len(values) // self.bound
             buckets = (hashes & np.uint64(_BUCKETS - 1)).astype(np.int64)
             values = values.filter(pl.Series((np.bincount(buckets, minlength=_BUCKETS) > rare)[buckets]))
             self.undercount += rare
-            self._add(_counted(values))
-        else:
-            counts = _counted(values)
-            self._keep_smallest(counts["value"].hash(seed=0).to_numpy())
-            self._add(counts)
+        self._add(values.value_counts().cast({"count": pl.Int64}))
 
     def merge(self, other: CategoryCounter) -> None:
         """Add what another counter has seen."""
         self.count += other.count
         self.nulls += other.nulls
         self.undercount += other.undercount
-        self._keep_smallest(other._hashes)
+        self._distinct.merge(other._distinct)
         if other._counts is not None:
             self._add(other._counts)
 
@@ -76,7 +113,7 @@ class CategoryCounter:
     def distinct(self) -> int:
         """Different values; an estimate if they are not all counted."""
         counted = 0 if self._counts is None else len(self._counts)
-        return counted if self.exact else max(counted, self._estimate())
+        return counted if self.exact else min(self.count, max(counted, self._distinct.count))
 
     def top(self, n: int | None = None) -> list[tuple[Any, int]]:
         """The `n` most frequent values with their counts, by count, then value; all that are kept if `n` is None."""
@@ -106,20 +143,3 @@ class CategoryCounter:
             self.undercount += cut
             counts = counts.with_columns(pl.col("count") - cut).filter(pl.col("count") > 0)
         self._counts = counts
-
-    def _keep_smallest(self, hashes: np.ndarray) -> None:
-        if len(self._hashes) == SMALLEST:
-            hashes = hashes[hashes < self._hashes[-1]]
-        elif len(hashes) > 4 * SMALLEST:  # most of them are soon found too large: sort few
-            few = np.unique(hashes[: 4 * SMALLEST])[:SMALLEST]
-            hashes = np.concatenate([few, hashes[hashes < few[-1]]]) if len(few) == SMALLEST else hashes
-        self._hashes = np.unique(np.concatenate([self._hashes, hashes]))[:SMALLEST]
-
-    def _estimate(self) -> int:
-        if len(self._hashes) < SMALLEST:
-            return len(self._hashes)
-        return round((SMALLEST - 1) * 2.0**64 / float(self._hashes[-1]))
-
-
-def _counted(values: pl.Series) -> pl.DataFrame:
-    return values.value_counts().cast({"count": pl.Int64})

@@ -150,6 +150,7 @@ class RemoteFiles:
     def _listing(self) -> dict[str, Any]:
         if self._found is None:
             with reported(self.address):
+                self._system.invalidate_cache()  # what this process saw before may have changed
                 found = self._system.find(self._root, detail=True)
             start = len(self._root.rstrip("/")) + 1
             names = {path[start:]: info for path, info in found.items()}

@@ -30,11 +30,11 @@ def plot_history(reports: Sequence[dict[str, Any]], path: Path) -> Path:
     from matplotlib.figure import Figure
 
     reports = reports[-SHOWN_RUNS:]
-    names = list(dict.fromkeys(name_of(outcome) for report in reports for outcome in report["outcomes"]))
+    runs = [_named(report["outcomes"]) for report in reports]
+    names = list(dict.fromkeys(name for run in runs for name in run))
     figure = Figure(figsize=(4.5 + 0.55 * len(reports), 1.2 + 0.3 * len(names)), layout="constrained")
     axes = figure.add_subplot()
-    for x, report in enumerate(reports):
-        found = {name_of(outcome): outcome for outcome in report["outcomes"]}
+    for x, found in enumerate(runs):
         for y, name in enumerate(names):
             outcome = found.get(name)
             axes.add_patch(_square(x, y, outcome))
@@ -53,11 +53,25 @@ def plot_history(reports: Sequence[dict[str, Any]], path: Path) -> Path:
 
 
 def name_of(outcome: dict[str, Any]) -> str:
-    """An expectation in few words: column, rule, and the parameters that tell it from its like."""
-    rule = outcome["type"].removeprefix("expect_").removeprefix("column_").removeprefix("values_to_")
+    """An expectation in few words: column, rule and parameters."""
     params = ", ".join(f"{key} {value}" for key, value in sorted(outcome["params"].items()))
-    text = f"{outcome['column'] or 'table'}: {rule.replace('_', ' ')}" + (f" ({params})" if params else "")
+    text = _rule_of(outcome) + (f" ({params})" if params else "")
     return text if len(text) <= 70 else text[:69] + "…"
+
+
+def _rule_of(outcome: dict[str, Any]) -> str:
+    rule = outcome["type"].removeprefix("expect_").removeprefix("column_").removeprefix("values_to_")
+    return f"{outcome['column'] or 'table'}: {rule.replace('_', ' ')}"
+
+
+def _named(outcomes: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Outcomes by column and rule, which stay the same from run to run where bounds follow the data."""
+    named: dict[str, dict[str, Any]] = {}
+    for outcome in outcomes:
+        name = _rule_of(outcome)
+        same = sum(other == name or other.startswith(f"{name} #") for other in named)
+        named[f"{name} #{same + 1}" if same else name] = outcome
+    return named
 
 
 def _square(x: int, y: int, outcome: dict[str, Any] | None) -> Any:

@@ -74,7 +74,7 @@ class MetricQuestions:
             if suffix in (*_SUFFIXES, _FILTERED):
                 return self._rows_against(base, suffix, domain, values, where)
             if base == "table":
-                return self._of_table(suffix, where)
+                return self._of_table(suffix, domain, where)
             return self._of_column(metric.metric_name, domain, values, where)
         except LeptonError:
             raise
@@ -95,13 +95,14 @@ class MetricQuestions:
             group[key] = expr
         return key
 
-    def _count_rows(self, where: pl.Expr | None) -> str:
-        return self._put(self.questions.counts, pl.col(ROW).is_not_null() if where is None else where, "rows", where)
+    def _count_rows(self, domain: Values, where: pl.Expr | None) -> str:
+        looked_at = pl.col(ROW).is_not_null() if where is None else where
+        return self._put(self.questions.counts, looked_at, "rows", domain.get("row_condition"))
 
-    def _of_table(self, name: str, where: pl.Expr | None) -> Answer | None:
+    def _of_table(self, name: str, domain: Values, where: pl.Expr | None) -> Answer | None:
         names = list(self._schema)
         if name == "row_count":
-            key = self._count_rows(where)
+            key = self._count_rows(domain, where)
             return Answer(lambda answers: answers.counts[key])
         known = {"columns": Answer(lambda _: names), "column_count": Answer(lambda _: len(names))}
         return known.get(name)
@@ -160,7 +161,7 @@ class MetricQuestions:
     def _of_column(self, name: str, domain: Values, values: Values, where: pl.Expr | None) -> Answer | None:
         cell, dtype = column(domain["column"], self._schema), self._schema[domain["column"]]
         cell = cell if where is None else pl.when(where).then(cell)
-        about = (domain["column"], where)
+        about = (domain["column"], domain.get("row_condition"))
         if name in ("column.min", "column.max"):
             key, end = self._put(self.questions.ends, cell, *about), int(name == "column.max")
             return Answer(lambda answers: answers.ends[key][end])
@@ -171,7 +172,7 @@ class MetricQuestions:
             key, read = self._put(self.questions.numbers, cell, *about), _NUMERIC[name]
             return Answer(lambda answers: read(answers.numbers[key], values))
         if name == "column.non_null_proportion":
-            rows = self._count_rows(where)
+            rows = self._count_rows(domain, where)
             there = self._put(self.questions.counts, cell.is_not_null(), "there", *about)
             return Answer(lambda a: a.counts[there] / a.counts[rows] if a.counts[rows] else 0.0)
         if name in _DISTINCT:

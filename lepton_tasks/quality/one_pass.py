@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from lepton_tasks.core.context import RunContext
-from lepton_tasks.data.counter import CategoryCounter
+from lepton_tasks.data.counter import CategoryCounter, DistinctCounter
 from lepton_tasks.data.sketch import NumericSketch
 from lepton_tasks.data.tables.rows import ROW
 from lepton_tasks.quality.rows import Rows
@@ -46,6 +46,7 @@ class Questions:
         ends: Smallest and largest value, in the column's own type.
         numbers: A `NumericSketch`.
         values: A `CategoryCounter`.
+        distinct: A `DistinctCounter`.
         repeated: Hashes; how many rows share theirs with another? Takes 8 bytes a row.
         orders: Of these counts of breaks in an order, values and order: where parts meet, breaks are counted as well.
         sample: Every how many rows one is kept with these columns; None for no sample.
@@ -57,6 +58,7 @@ class Questions:
     ends: dict[str, pl.Expr] = dataclasses.field(default_factory=dict)
     numbers: dict[str, pl.Expr] = dataclasses.field(default_factory=dict)
     values: dict[str, pl.Expr] = dataclasses.field(default_factory=dict)
+    distinct: dict[str, pl.Expr] = dataclasses.field(default_factory=dict)
     repeated: dict[str, pl.Expr] = dataclasses.field(default_factory=dict)
     orders: dict[str, Order] = dataclasses.field(default_factory=dict)
     sample: tuple[int, tuple[str, ...]] | None = None
@@ -64,7 +66,7 @@ class Questions:
     @property
     def columns(self) -> set[str]:
         """The columns that must be read."""
-        groups = (self.counts, self.sums, self.ends, self.numbers, self.values, self.repeated)
+        groups = (self.counts, self.sums, self.ends, self.numbers, self.values, self.distinct, self.repeated)
         names = {name for group in groups for expr in group.values() for name in expr.meta.root_names()}
         names |= {name for columns in self.examples.values() for name in columns}
         return (names | set(self.sample[1] if self.sample else ())) - {ROW}
@@ -80,6 +82,7 @@ class Answers:
     ends: dict[str, tuple[Any, Any]]
     numbers: dict[str, NumericSketch]
     values: dict[str, CategoryCounter]
+    distinct: dict[str, DistinctCounter]
     hashes: dict[str, list[np.ndarray]]
     borders: dict[str, list[tuple[Any, Any, pl.DataFrame]]]
     sample: list[pl.DataFrame]
@@ -99,6 +102,8 @@ class Answers:
             self.numbers[key].merge(sketch)
         for key, counter in other.values.items():
             self.values[key].merge(counter)
+        for key, different in other.distinct.items():
+            self.distinct[key].merge(different)
         for key, hashes in other.hashes.items():
             self.hashes[key] += hashes
         for key, borders in other.borders.items():
@@ -124,7 +129,9 @@ def measure(rows: Rows, questions: Questions, ctx: RunContext) -> Answers:
 def _ask(questions: Questions, frame: pl.DataFrame) -> Answers:
     flags = frame.select(**questions.counts)
     shown = questions.counts.keys() & questions.examples.keys()
-    columns = frame.select(**_prefixed(n=questions.numbers, v=questions.values, h=questions.repeated))
+    columns = frame.select(
+        **_prefixed(n=questions.numbers, v=questions.values, d=questions.distinct, h=questions.repeated)
+    )
     lone = frame.select(
         **{f"s{key}": expr.sum() for key, expr in questions.sums.items()},
         **{f"a{key}": expr.min() for key, expr in questions.ends.items()},
@@ -139,6 +146,7 @@ def _ask(questions: Questions, frame: pl.DataFrame) -> Answers:
         ends={key: (lone[f"a{key}"][0], lone[f"z{key}"][0]) for key in questions.ends},
         numbers={key: _sketch(columns[f"n{key}"]) for key in questions.numbers},
         values={key: _counter(columns[f"v{key}"]) for key in questions.values},
+        distinct={key: _distinct(columns[f"d{key}"]) for key in questions.distinct},
         hashes={key: [columns[f"h{key}"].drop_nulls().to_numpy()] for key in questions.repeated},
         borders={key: _borders(frame, order, questions.examples[key]) for key, order in questions.orders.items()},
         sample=sample,
@@ -175,6 +183,12 @@ def _sketch(values: pl.Series) -> NumericSketch:
 def _counter(values: pl.Series) -> CategoryCounter:
     counter = CategoryCounter()
     counter.update(values)
+    return counter
+
+
+def _distinct(values: pl.Series) -> DistinctCounter:
+    counter = DistinctCounter()
+    counter.update(values.drop_nulls())
     return counter
 
 

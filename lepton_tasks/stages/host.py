@@ -253,9 +253,9 @@ def _reply(connection: socket.socket, number: int) -> None:
 
 def _installed() -> dict[str, int]:
     """When what a fork inherits was last changed: the interpreter, the installed packages, and our modules here."""
-    ours = {module.__file__ for name, module in sys.modules.items() if name.startswith("lepton_tasks")}
-    paths = {sys.executable, sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), __file__, *filter(None, ours)}
-    return {path: Path(path).stat().st_mtime_ns for path in sorted(paths) if Path(path).exists()}
+    ours = [module.__file__ for name, module in sys.modules.items() if name.startswith("lepton_tasks")]
+    paths = [sys.executable, sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), __file__, *ours]
+    return {path: Path(path).stat().st_mtime_ns for path in paths if path and Path(path).exists()}
 
 
 def _import(name: str) -> None:

@@ -54,6 +54,7 @@ _QUALITY_CODE = (
     "lepton_tasks.quality",
     "lepton_tasks.data.counter",
     "lepton_tasks.data.expectations",
+    "lepton_tasks.data.extractors.expectations",
     "lepton_tasks.data.features",
     "lepton_tasks.data.sketch",
 )

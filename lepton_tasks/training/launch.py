@@ -78,7 +78,7 @@ def wait(job: Job, process: Process, on_epoch: Callable[[dict[str, Any]], None])
         return outcome
     if job.failure.exists():
         raise error_from_dict(json.loads(job.failure.read_text()))
-    status = process.returncode
+    status = process.wait()
     how = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
     raise StageError(
         f"the training process ended with {how}.",

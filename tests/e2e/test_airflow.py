@@ -199,12 +199,18 @@ def test_a_demo_that_cannot_run_says_at_which_step(platform):
 
 
 def stage_processes(root, module="lepton_tasks."):
-    """Processes of a stage or of what it starts, under the services of this state folder."""
+    """Processes of a stage or of what it starts, under the services of this state folder.
+
+    A fork of the stage host has the host's command line; its name tells what it is.
+    """
+    services = {record.pid for record in embedded_processes.recorded(root).values()}
     found = []
     for process in embedded_processes.family(root):
         with contextlib.suppress(psutil.NoSuchProcess):
             words = process.cmdline()
-            if any(word.startswith(module) for word in words) and "lepton_tasks.serving" not in words:
+            if "lepton_tasks.stages.host" in words:
+                words = [f"lepton_tasks.{process.name()}"]
+            if process.pid not in services and any(word.startswith(module) for word in words):
                 found.append(process)
     return found
 
@@ -250,7 +256,7 @@ def test_a_component_that_dies_is_started_again(platform):
 def test_nothing_is_left_in_the_home_directory_nor_after_down(platform, first_run):
     family = embedded_processes.family(platform.root)
     assert len(family) >= 7
-    assert embedded.down(platform.root) == ["airflow", "mlflow", "serving"]
+    assert embedded.down(platform.root) == ["airflow", "mlflow", "serving", "stages"]
     assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family)
     assert embedded_processes.family(platform.root) == set()
     assert list(platform.home.iterdir()) == []

@@ -1,65 +1,31 @@
 """Pictures in a real S3 store (SeaweedFS); skipped where its program `weed` is not installed."""
 
 import io
-import json
-import shutil
-import subprocess
-import time
 import zipfile
 
 import fsspec
 import numpy as np
 import pytest
-from free_ports import free_ports
 from PIL import Image
+from s3_store import MISSING, s3_store
 
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.use_case import parse_use_case
 from lepton_tasks.stages.runner import run_stage
 
-pytestmark = pytest.mark.skipif(shutil.which("weed") is None, reason="the program `weed` is not installed")
-
-_PATIENCE = 60  # seconds
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
 
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory):
-    """The environment of a client of a store with two buckets' worth of pictures."""
-    folder = tmp_path_factory.mktemp("s3")
-    keys = {"accessKey": "reader", "secretKey": "of-pictures"}
-    identity = {"name": "tests", "credentials": [keys], "actions": ["Admin", "Read", "Write", "List"]}
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
-    names = ("master", "volume", "filer", "s3")
-    ports = dict(zip([*names, *(f"{name}.port.grpc" for name in names)], free_ports(8), strict=True))
-    options = [f"-{name}={port}" if "." in name else f"-{name}.port={port}" for name, port in ports.items()]
-    command = ["weed", "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"]
-    with (folder / "log").open("w") as log:
-        server = subprocess.Popen(
-            [*command, f"-s3.config={folder / 's3.json'}", "-volume.max=5", *options], stdout=log, stderr=log
-        )
-    try:
-        with pytest.MonkeyPatch.context() as environment:
-            environment.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{ports['s3']}")
-            environment.setenv("AWS_ACCESS_KEY_ID", keys["accessKey"])
-            environment.setenv("AWS_SECRET_ACCESS_KEY", keys["secretKey"])
-            environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
-            _fill(fsspec.filesystem("s3"), folder / "log")
-            yield
-    finally:
-        server.kill()  # it would wait half a minute for its clients
-        server.wait(30)
+    """A store with the same pictures twice."""
+    with s3_store(tmp_path_factory.mktemp("s3"), "shop") as system:
+        _fill(system)
+        yield
 
 
-def _fill(system, log):
-    deadline = time.monotonic() + _PATIENCE
-    while True:
-        try:
-            system.mkdir("shop")
-            break
-        except OSError:
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.5)
+def _fill(system):
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as writer:
         for i in range(150):  # more than are fetched at once

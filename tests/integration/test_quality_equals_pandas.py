@@ -147,7 +147,6 @@ RULES = [
         "threshold": 0.1,
     }),
 ]  # fmt: skip
-IN_MEMORY = {"expect_column_values_to_be_of_type", "expect_column_value_z_scores_to_be_less_than"}
 
 
 def on_pandas(rules, frame):

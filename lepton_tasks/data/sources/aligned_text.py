@@ -102,7 +102,7 @@ class AlignedPiece:
                     self._uneven(counts, sides)
                 rows = [self._decoded(row) for _, row in batch]
                 refused = [
-                    (line, str(row)[:2_000], reason)
+                    (line, b" | ".join(row).decode(self.encoding, "backslashreplace"), reason)
                     for (line, row), reason in zip(batch, rows, strict=True)
                     if isinstance(reason, str)
                 ]

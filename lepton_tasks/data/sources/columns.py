@@ -130,7 +130,7 @@ def common_schema(
                 f"no column {column!r}.", where=f"data.source.params.types.{column}", fix=did_you_mean(column, found)
             )
     schema = {column: pl.String() if dtype == pl.Null else dtype for column, (_, dtype) in found.items()}
-    _check_reserved(schema, first[0] if first else "")
+    check_reserved(schema, first[0] if first else "")
     return schema
 
 
@@ -144,8 +144,9 @@ def _check_names(one: tuple[str, Mapping[str, Any]], other: tuple[str, Mapping[s
             )
 
 
-def _check_reserved(schema: Mapping[str, Any], address: str) -> None:
-    for name in schema:
+def check_reserved(names: Iterable[str], address: str) -> None:
+    """Raise `DataError` for a name that is empty or kept for the stages."""
+    for name in names:
         if name == "_row" or name.startswith("__") or not name.strip():
             raise DataError(
                 f"a column is called {name!r}: such names are kept for the stages' own columns.",
@@ -174,7 +175,13 @@ def typed(texts: pl.DataFrame, schema: Schema) -> tuple[pl.DataFrame, pl.DataFra
     if not bad:
         return rows, pl.DataFrame(schema={"index": pl.UInt32, "reason": pl.String})
     reasons = [
-        pl.when(flag).then(pl.format(f"column {name!r}: {{}} is not {type_name(schema[name])}", _quoted(name)))
+        pl.when(flag).then(
+            pl.concat_str(
+                pl.lit(f"column {name!r}: '"),
+                pl.col(name).str.slice(0, 80),
+                pl.lit(f"' is not {type_name(schema[name])}"),
+            )
+        )
         for name, flag in wrong.items()
         if flag in bad
     ]
@@ -184,10 +191,6 @@ def typed(texts: pl.DataFrame, schema: Schema) -> tuple[pl.DataFrame, pl.DataFra
         .select("index", pl.coalesce(reasons).alias("reason"))
     )
     return rows.filter(~values.select(pl.any_horizontal(bad)).to_series()), refused
-
-
-def _quoted(column: str) -> pl.Expr:
-    return pl.format("'{}'", pl.col(column).str.slice(0, 80))
 
 
 def refusals(lines: Sequence[tuple[int | None, str, str]]) -> pl.DataFrame:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import polars as pl
 import pyarrow as pa
@@ -16,7 +15,7 @@ import pyarrow.csv as arrow_csv
 import pydantic
 
 from lepton_tasks.core.errors import DataError
-from lepton_tasks.data.sources.columns import Schema, TypeName, common_schema, inferred, refusals, typed
+from lepton_tasks.data.sources.columns import Schema, TypeName, check_reserved, common_schema, inferred, refusals, typed
 from lepton_tasks.data.sources.files import FileSource, TableFile
 from lepton_tasks.data.sources.lines import (
     Block,
@@ -120,7 +119,7 @@ class Csv(FileSource):
         few = itertools.islice(records(block, self._quote), _SNIFFED)
         sniffed = [record.decode(self._encoding, "replace") for _, record in few]
         delimiter = self._delimiter or _sniffed(sniffed, self._quote)
-        names = _fields([first.decode(self._encoding, "replace")], delimiter, self._quote)[0]
+        names = _fields(first.decode(self._encoding, "replace"), delimiter, self._quote)
         if self._columns is not None:
             rest = block
             _check_width(len(names), self._columns, file.address)
@@ -134,8 +133,8 @@ class Csv(FileSource):
         refused += _located(rest, self._quote, reasons, len(texts) + len(reasons))
         if len(refused) > len(texts):
             raise DataError(
-                f"{len(refused):,} of the first {len(refused) + len(texts):,} records are none, "
-                f"line {refused[0][0]} for one: {refused[0][2]}.",
+                f"{len(refused):,} of the first {len(refused) + len(texts):,} records are none, as "
+                f"line {refused[0][0]}: {refused[0][2]}.",
                 where=file.address,
                 fix="Declare how the file is written: `delimiter`, `encoding` (e.g. latin-1), `quote` in "
                 "`data.source.params`.",
@@ -149,8 +148,10 @@ class Csv(FileSource):
                 where=address,
                 fix="Rename the columns in the file.",
             )
+        check_reserved(names, address)
         better = _sniffed(sniffed, self._quote)
-        if len(names) == 1 and better != delimiter and (fields := _fields(sniffed[:1], better, self._quote)[0])[1:]:
+        fields = _fields(sniffed[0], better, self._quote)
+        if len(names) == 1 < len(fields):
             raise DataError(
                 f"parted at {delimiter!r}, there is one column, {names[0]!r}; at {better!r} there are {len(fields)}.",
                 where=address,
@@ -233,16 +234,27 @@ def _located(block: Block, quote: str | None, reasons: Mapping[int, str], total:
     return [(found[i][0], found[i][1].decode(), reason) for i, reason in reasons.items()]
 
 
-def _fields(texts: Sequence[str], delimiter: str, quote: str | None) -> list[list[str]]:
-    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE
-    return [next(csv.reader([text], delimiter=delimiter, quotechar=quote, quoting=quoting), []) for text in texts]
+def _fields(record: str, delimiter: str, quote: str | None) -> list[str]:
+    """The fields of one record, as far as it takes to know its delimiter and its names."""
+    parts: list[str] = []
+    for part in record.split(delimiter):
+        if quote and parts and parts[-1].count(quote) % 2:
+            parts[-1] += delimiter + part
+        else:
+            parts.append(part)
+    if quote is None:
+        return parts
+    return [
+        part[1:-1].replace(2 * quote, quote) if part.startswith(quote) and part.endswith(quote) else part
+        for part in parts
+    ]
 
 
 def _sniffed(texts: Sequence[str], quote: str | None) -> str:
     """The delimiter that gives most records as many fields as the first, and more than one."""
 
     def score(delimiter: str) -> tuple[int, int]:
-        widths = [len(fields) for fields in _fields(texts, delimiter, quote)]
+        widths = [len(_fields(text, delimiter, quote)) for text in texts]
         return (widths.count(widths[0]), widths[0]) if widths and widths[0] > 1 else (0, 0)
 
     return max(_DELIMITERS, key=score)

@@ -128,7 +128,7 @@ def _receive(address: str, part: Path, meter: Meter | None) -> None:
 def _write(answer: httpx.Response, stream: IO[bytes], done: int, meter: Meter | None) -> None:
     total = done + int(answer.headers.get("Content-Length", 0))
     tick = meter(max(1, total >> 20), "MB") if meter is not None else None
-    for data in answer.iter_bytes(1 << 20):
+    for data in answer.iter_bytes():
         stream.write(data)
         done += len(data)
         if tick is not None:

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import fsspec
 
-from lepton_tasks.core.errors import ConfigError, DataError
+from lepton_tasks.core.errors import ConfigError, DataError, LeptonError
 from lepton_tasks.core.store import digest_of
 from lepton_tasks.data.archives import Archive, most_unpacked, split_archive
 from lepton_tasks.data.files import reported
@@ -106,6 +106,8 @@ class Stream:
         try:
             with reported(self._address) if "://" in self._address else contextlib.nullcontext():
                 data = self._raw.read(size)
+        except LeptonError:
+            raise
         except _BROKEN as error:
             raise DataError(
                 f"cannot be read to its end: {error or type(error).__name__}.",
@@ -185,7 +187,9 @@ def find_files(path: str, data_root: Path, suffixes: Sequence[str]) -> list[Tabl
 def _by_themselves(place: str, suffixes: Sequence[str]) -> list[TableFile]:
     with reported(shown(place)):
         system, root = fsspec.core.url_to_fs(place)
-        if fixed := _MAGIC.search(root if "://" not in place else urlsplit(place).path):
+        system.invalidate_cache()  # what this process saw before may have changed
+        pattern = urlsplit(place).path if "://" in place else "" if Path(place).exists() else root
+        if fixed := _MAGIC.search(pattern):
             infos = system.glob(root, detail=True)
             start, suffixes = root[: fixed.start() + len(root) - len(fixed.string)].count("/"), ("",)
         elif not system.exists(root):

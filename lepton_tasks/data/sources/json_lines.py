@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.json as arrow_json
 
 from lepton_tasks.core.errors import DataError
-from lepton_tasks.data.sources.columns import Schema, TypeName, common_schema, refusals
+from lepton_tasks.data.sources.columns import TYPES, Schema, TypeName, common_schema, refusals
 from lepton_tasks.data.sources.files import FileSource, TableFile
 from lepton_tasks.data.sources.lines import (
     Range,
@@ -75,7 +75,8 @@ class JsonLines(FileSource):
             raise DataError(
                 "is one JSON array, not an object a line.", where=file.address, fix="Convert it first: jq -c '.[]'."
             )
-        tables, refused = _parsed(found, None)
+        declared = pa.schema([(name, _arrow_type(TYPES[kind])) for name, kind in self._types.items()])
+        tables, refused = _parsed(found, declared, others=True)
         if len(refused) > len(found) // 2:
             line, _, reason = refused[0]
             raise DataError(
@@ -83,8 +84,10 @@ class JsonLines(FileSource):
                 where=file.address,
                 fix="The file must hold one object a line.",
             )
-        schemas = [(file.address, _polars_types(table.schema)) for table in tables]
-        return common_schema(schemas, {}, optional=True)
+        # Lines that only by themselves can be parsed have types of their own: the same key holds two.
+        schemas = [_polars_types(table.schema) for table in tables]
+        named = zip([file.address, *[f"{file.address} (other lines)"] * len(schemas)], schemas, strict=False)
+        return common_schema(named, {}, optional=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +104,7 @@ class JsonPiece:
     def read(self) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
         """Some 4 MB at a time."""
         empty = pl.DataFrame(schema=self.types)
-        schema = empty.to_arrow(compat_level=pl.CompatLevel.oldest()).schema
+        schema = pa.schema([(name, _arrow_type(dtype)) for name, dtype in self.types.items()])
         given = False
         for block in read_blocks(self.file, self.span):
             block, unreadable = decoded(without_mark(block), self.encoding)
@@ -114,8 +117,16 @@ class JsonPiece:
             yield empty, refusals([])
 
 
-def _parsed(lines: Sequence[Record], schema: pa.Schema | None) -> tuple[list[pa.Table], list[Refusal]]:
-    """The lines as rows, and those that are none: found by halving, so that a few of them cost little."""
+def _parsed(
+    lines: Sequence[Record], schema: pa.Schema, *, others: bool = False
+) -> tuple[list[pa.Table], list[Refusal]]:
+    """The lines as rows, and those that are none: found by halving, so that a few of them cost little.
+
+    Args:
+        lines: Not empty each.
+        schema: Columns that must have their types.
+        others: Whether there may be others, of any type.
+    """
     if not lines:
         return [], []
     data = b"\n".join(line for _, line in lines)
@@ -123,16 +134,16 @@ def _parsed(lines: Sequence[Record], schema: pa.Schema | None) -> tuple[list[pa.
         table = arrow_json.read_json(
             pa.BufferReader(data),
             arrow_json.ReadOptions(use_threads=False, block_size=len(data) + 1),
-            arrow_json.ParseOptions(
-                explicit_schema=schema, unexpected_field_behavior="infer" if schema is None else "error"
-            ),
+            arrow_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="infer" if others else "error"),
         )
     except pa.ArrowInvalid as error:
         if len(lines) == 1:
             reason = str(error).removeprefix("JSON parse error: ").removesuffix(" in row 0")
             return [], [(lines[0][0], data.decode(), reason)]
         middle = len(lines) // 2
-        (first, refused), (last, more) = _parsed(lines[:middle], schema), _parsed(lines[middle:], schema)
+        (first, refused), (last, more) = (
+            _parsed(half, schema, others=others) for half in (lines[:middle], lines[middle:])
+        )
         return first + last, refused + more
     return [table], []
 
@@ -141,3 +152,14 @@ def _polars_types(schema: pa.Schema) -> Schema:
     """Times to the microsecond: those that come later may have fractions of a second."""
     types = dict(pl.DataFrame(pl.from_arrow(schema.empty_table())).schema)
     return {name: pl.Datetime("us") if dtype == pl.Datetime else dtype for name, dtype in types.items()}
+
+
+def _arrow_type(dtype: pl.DataType) -> pa.DataType:
+    """Arrow's type, of the kinds that its JSON reader knows."""
+    if isinstance(dtype, pl.List):
+        return pa.list_(_arrow_type(dtype.inner))  # type: ignore[arg-type]  # Polars allows a class for an instance
+    if isinstance(dtype, pl.Struct):
+        return pa.struct([(field.name, _arrow_type(field.dtype)) for field in dtype.fields])  # type: ignore[arg-type]
+    if dtype == pl.String:
+        return pa.string()
+    return pl.Series(dtype=dtype).to_arrow().type

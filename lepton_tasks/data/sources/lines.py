@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import dataclasses
 from collections.abc import Iterator
-from pathlib import Path
 
 from lepton_tasks.core.errors import ConfigError, DataError
 from lepton_tasks.data.sources.files import Stream, TableFile

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime as dt
 import decimal
 import functools
 import json
-import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,8 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import polars as pl
 import pydantic
 
-from lepton_tasks.core.errors import ConfigError, DataError, UnavailableError
+from lepton_tasks.core.errors import ConfigError, DataError
 from lepton_tasks.data.sources.columns import TYPES, Schema, TypeName, common_schema, refusals, type_name, widened
+from lepton_tasks.data.sources.database import Database
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -83,13 +82,20 @@ class Sql:
         """Changes with the number of rows, the ends of the key and the maximum of `changed`."""
         import sqlalchemy as sa
 
-        key: sa.ColumnClause[Any] = sa.column(self._key)
-        rows = self._selectable()
-        facts = [sa.func.count(), sa.func.min(key), sa.func.max(key)]
-        facts += [sa.func.max(sa.column(self._changed))] if self._changed else []
+        rows, ends = self._selectable(), [(self._key, False), (self._key, True)]
+        ends += [(self._changed, True)] if self._changed else []
+        facts = []
         with self._database.connect() as connection:
-            found = connection.execute(sa.select(*facts).select_from(rows)).one()
-        return {"database": self._database.shown, "of": self._table or self._query, "facts": [*map(str, found)]}
+            facts.append(connection.execute(sa.select(sa.func.count()).select_from(rows)).scalar())
+            for (
+                name,
+                last,
+            ) in ends:  # by their order, since not every type that has one has min and max (PostgreSQL's uuid)
+                column: sa.ColumnClause[Any] = sa.column(name)
+                ordered = sa.select(column).select_from(rows).where(column.is_not(None))
+                end = ordered.order_by(column.desc() if last else column).limit(1)
+                facts.append(connection.execute(end).scalar())
+        return {"database": self._database.shown, "of": self._table or self._query, "facts": [*map(str, facts)]}
 
     def schema(self) -> Schema:
         """The columns, and the types of the first rows."""
@@ -159,86 +165,6 @@ class Sql:
             return sa.text(self._query.strip().rstrip(";")).columns().subquery("rows")
         *schema, name = str(self._table).split(".", 1)
         return sa.table(name, schema=schema[0] if schema else None)
-
-
-@dataclasses.dataclass(frozen=True)
-class Database:
-    """Where a database is; picklable without any secret of the environment.
-
-    Attributes:
-        url: Its address, or None if a variable holds it.
-        variable: The environment variable.
-        folder: What a relative path of SQLite starts from.
-    """
-
-    url: str | None
-    variable: str
-    folder: str
-
-    @property
-    def shown(self) -> str:
-        """The address without user, password and options."""
-        return self._address().set(username=None, password=None, query={}).render_as_string()
-
-    @contextlib.contextmanager
-    def connect(self) -> Iterator[sa.Connection]:
-        """A connection of its own.
-
-        Raises:
-            ConfigError: the address is missing, wrong, or needs a driver that is not installed.
-            UnavailableError: the database does not answer.
-            DataError: it refuses what it is asked.
-        """
-        import sqlalchemy as sa
-
-        try:
-            engine = sa.create_engine(self._address(), poolclass=sa.NullPool)
-        except (ImportError, sa.exc.ArgumentError) as error:
-            raise ConfigError(
-                f"no driver for this address: {error}.",
-                where=self.shown,
-                fix="Install it, or name another one: postgresql+psycopg2://host/database.",
-            ) from error
-        try:
-            connection = engine.connect()
-        except sa.exc.OperationalError as error:
-            raise UnavailableError(f"cannot be reached: {_reason(error)}.", where=self.shown) from error
-        try:
-            with connection:
-                yield connection
-        except sa.exc.DBAPIError as error:
-            kind = UnavailableError if error.connection_invalidated else DataError
-            raise kind(
-                f"{_reason(error)}.", where=self.shown, fix="See `table`, `query` and `key` in `data.source.params`."
-            ) from error
-
-    def _address(self) -> sa.URL:
-        import sqlalchemy as sa
-
-        text = self.url or os.environ.get(self.variable)
-        if not text:
-            raise ConfigError(
-                f"no database: neither `url` nor the environment variable {self.variable} is set.",
-                where="data.source.params",
-                fix=f"Set {self.variable} where stages and workers run, e.g. to postgresql+psycopg2://user@host/database.",
-            )
-        try:
-            url = sa.make_url(text)
-        except sa.exc.ArgumentError as error:  # its message would repeat the address, password included
-            where = "data.source.params.url" if self.url else self.variable
-            raise ConfigError("this is no address of a database.", where=where) from error
-        if self.url and (url.password is not None or "password" in url.query):
-            raise ConfigError(
-                "the address holds a password, which would be kept with the data.",
-                where="data.source.params.url",
-                fix=f"Put the address into the environment variable {self.variable}.",
-            )
-        if url.get_backend_name() == "sqlite" and url.database and url.database != ":memory:":
-            path = Path(self.folder, url.database)
-            if not path.is_file():  # SQLite would make an empty one
-                raise DataError("no such file.", where=str(path), fix="A relative path starts in LEPTON_DATA.")
-            url = url.set(database=str(path))
-        return url
 
 
 @dataclasses.dataclass(frozen=True)
@@ -334,7 +260,3 @@ _CONVERTED: dict[pl.DataType, Callable[[Any], Any]] = {
     pl.Float64(): _number,
     pl.Datetime("us"): _in_utc,
 }
-
-
-def _reason(error: sa.exc.DBAPIError) -> str:
-    return " ".join(str(error.orig).split()).rstrip(".")

@@ -1,11 +1,21 @@
-"""An ``.npy`` file that grows: its length is known only when the last row is written."""
+"""Files written whole: an ``.npy`` that grows, and a file that a task may write twice."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+
+
+@contextlib.contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """A name to write to that becomes `path` at the end: a task whose worker is lost is computed again."""
+    aside = path.with_name(f".{path.name}")
+    yield aside
+    aside.replace(path)
 
 
 class ArrayFile:

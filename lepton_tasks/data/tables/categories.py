@@ -55,7 +55,8 @@ def code_expression(feature: Mapping[str, Any]) -> pl.Expr:
 def cross_expression(feature: Mapping[str, Any], of: Sequence[Mapping[str, Any]]) -> pl.Expr:
     """The code of a pair of categories, int32."""
     first, second = (code_expression(one).cast(pl.Int64) for one in of)
-    return ((first * of[1]["size"] + second) % feature["size"]).cast(pl.Int32)
+    pair: pl.Expr = (first * of[1]["size"] + second) % feature["size"]
+    return pair.cast(pl.Int32)
 
 
 def _buckets(count: int, texts: pl.Series) -> pl.Series:

@@ -12,6 +12,7 @@ import polars as pl
 
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.data.cluster import map_chunks
+from lepton_tasks.data.tables.arrays import written_aside
 from lepton_tasks.data.tables.rows import ROW
 
 _BUCKET_ROWS = 1_000_000  # 24 MB of hashes; sorting needs about three times as much
@@ -40,18 +41,21 @@ def write_keys(folder: Path, rows: pl.DataFrame) -> None:
     order = np.argsort((high >> _PREFIX_SHIFT).astype(np.uint16), kind="stable")  # 16 bits: a radix sort, 5 x as fast
     numbers = rows[ROW].to_numpy()
     keys = np.stack([high[order], rows[KEY_COLUMNS[1]].to_numpy()[order], numbers.astype(np.uint64)[order]])
-    np.save(folder / f"{int(numbers[0]):015d}.npy", keys)
+    with written_aside(folder / f"{int(numbers[0]):015d}.npy") as path, path.open("wb") as stream:
+        np.save(stream, keys)
 
 
 def find_duplicates(folder: Path, ctx: RunContext) -> pl.DataFrame:
     """``_row`` and ``same_as`` of every row whose key an earlier row, number ``same_as``, has."""
     files = sorted(str(path) for path in folder.glob("*.npy"))
+    empty = pl.DataFrame(schema={ROW: pl.Int64, "same_as": pl.Int64})
+    if not files:
+        return empty
     total = sum(np.load(path, mmap_mode="r").shape[1] for path in files)
     count = min(max(1, -(-total // _BUCKET_ROWS)), _PREFIXES)
     edges = [step * _PREFIXES // count for step in range(count + 1)]
     buckets = [_Bucket(edges[i], edges[i + 1], total // count) for i in range(count)]
     found = map_chunks(functools.partial(_duplicates, files), buckets, ctx, total=total, unit="keys")
-    empty = pl.DataFrame(schema={ROW: pl.Int64, "same_as": pl.Int64})
     return pl.concat([empty, *found]).sort(ROW)
 
 
@@ -76,5 +80,8 @@ def _duplicates(files: Sequence[str], bucket: _Bucket) -> pl.DataFrame:
 
 
 def _slice(keys: np.ndarray, bucket: _Bucket) -> np.ndarray:
-    start, stop = np.searchsorted(keys[0] >> _PREFIX_SHIFT, [bucket.low, bucket.high])
+    """The keys of a bucket: its edges fall between two prefixes, which are in order."""
+    start = np.searchsorted(keys[0], np.uint64(bucket.low << _PREFIX_SHIFT))
+    last = bucket.high == _PREFIXES
+    stop = keys.shape[1] if last else np.searchsorted(keys[0], np.uint64(bucket.high << _PREFIX_SHIFT))
     return keys[:, start:stop]

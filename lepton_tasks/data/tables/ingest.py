@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import polars as pl
@@ -18,9 +19,10 @@ from lepton_tasks.core.protocols import Piece, TableSource
 from lepton_tasks.core.store import write_json
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.data.cluster import map_chunks
+from lepton_tasks.data.tables.arrays import written_aside
 from lepton_tasks.data.tables.artifact import parts_entry, write_table
 from lepton_tasks.data.tables.rejected import REJECTED_SCHEMA
-from lepton_tasks.data.tables.rows import Part
+from lepton_tasks.data.tables.rows import ROW, Part
 
 PART_ROWS = 500_000
 """Rows in a part at least, if the file has as many: a task of about a second and 100 MB."""
@@ -33,6 +35,7 @@ def ingest_table(use_case: UseCase, ctx: RunContext, *, source: TableSource) -> 
         DataError: there is nothing to read.
     """
     schema = dict(source.schema())
+    _check_names(schema, where=f"{use_case.name}.yaml: data.source")
     draft = ctx.draft()
     parts: list[Part] = []
     refused = 0
@@ -58,6 +61,14 @@ def ingest_table(use_case: UseCase, ctx: RunContext, *, source: TableSource) -> 
     size = sum(Path(path).stat().st_size for path in {part.path for part in parts})
     facts = {"rows": rows, "columns": len(columns), "bytes": size, "refused": refused}
     return ctx.publish(draft, DatasetRef, facts)
+
+
+def _check_names(schema: Mapping[str, pl.DataType], where: str) -> None:
+    for name in schema:
+        if name == ROW or name.startswith("__"):
+            raise DataError(
+                f"the name of the column {name!r} is kept for our own use.", where=where, fix="Give it another name."
+            )
 
 
 def parts_of(path: str, origin: str, first: int) -> Iterator[Part]:
@@ -98,15 +109,17 @@ def _ingest(folder: Path, numbered: _Numbered) -> tuple[str, pl.DataFrame]:
     if piece.parquet is not None:
         return piece.parquet, _rejected(piece, [])
     path = folder / f"part-{numbered.number:05d}.parquet"
-    writer, rejects = None, []
-    for rows, refused in piece.read():
-        table = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
-        writer = writer or pq.ParquetWriter(path, table.schema)
-        writer.write_table(table)
-        rejects.append(refused)
-    if writer is None:
-        raise DataError("gave not even an empty batch of rows.", where=piece.origin)
-    writer.close()
+    rejects = []
+    with written_aside(path) as aside, contextlib.ExitStack() as stack:
+        writer = None
+        for rows, refused in piece.read():
+            table = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
+            writer = writer or stack.enter_context(pq.ParquetWriter(aside, table.schema))
+            writer.write_table(table)
+            rejects.append(refused)
+        if writer is None:
+            raise DataError("gave not even an empty batch of rows.", where=piece.origin)
+        writer.close()
     return str(path), _rejected(piece, rejects)
 
 

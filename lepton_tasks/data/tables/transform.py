@@ -22,7 +22,7 @@ from lepton_tasks.core.protocols import RowFeatures, TableFeatures
 from lepton_tasks.core.store import write_json
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.data.split import SPLITS
-from lepton_tasks.data.tables.arrays import ArrayFile
+from lepton_tasks.data.tables.arrays import ArrayFile, written_aside
 from lepton_tasks.data.tables.artifact import open_splits
 from lepton_tasks.data.tables.marks import MARKS, SPLIT, TARGET, Marking
 from lepton_tasks.data.tables.refusals import CODE, REFUSALS, refusals_in
@@ -126,7 +126,8 @@ def _write_part(folder: Path, columns: Sequence[str], frame: pl.DataFrame) -> _W
         if columns:
             path = folder / name / f"part-{mine[ROW][0]:012d}.parquet"
             # Scaled floats do not compress: lz4 saves 10 % of the bytes for 40 % more time (docs/decisions/015).
-            mine.select(columns).write_parquet(path, compression="uncompressed", statistics=False)
+            with written_aside(path) as aside:
+                mine.select(columns).write_parquet(aside, compression="uncompressed", statistics=False)
             size = path.stat().st_size
         targets = None if mine[TARGET].dtype == pl.Null else mine[TARGET].to_numpy()
         splits[name] = (size, mine[ROW].to_numpy(), targets)

@@ -7,6 +7,7 @@ import sys
 import psutil
 import pytest
 from free_ports import free_port
+from stage_hosts import wait_for
 
 from lepton_tasks.core.environment import load_environment
 from lepton_tasks.core.errors import ConfigError, UnavailableError
@@ -97,6 +98,42 @@ def test_later_commands_find_the_addresses_until_down(root, ports):
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("127.0.0.1", ports["SERVING"]))
+
+
+def test_the_stage_host_goes_with_airflow(root, ports, monkeypatch):
+    server = [sys.executable, "-S", "-c", SERVER, str(ports["AIRFLOW"])]
+    host = [sys.executable, "-m", "lepton_tasks.stages.host", str(root), "json"]
+    monkeypatch.setattr(services, "commands", lambda root, ports: {"airflow": server, "stages": host})
+    monkeypatch.setattr(services, "probe", lambda name, url, since: True)
+
+    def running():
+        return embedded.status(root)["stages"]["state"] == "running"
+
+    addresses, events = up(root, services=["airflow"])
+    assert addresses["airflow_url"] == f"http://127.0.0.1:{ports['AIRFLOW']}"
+    assert set(events) == {("airflow", "starting"), ("airflow", "ready"), ("stages", "starting")}
+    wait_for(running)
+    assert embedded.status(root)["stages"]["url"] == f"unix:{root}/run/stages.sock"
+    before = processes.recorded(root)["stages"]
+    psutil.Process(before.pid).kill()
+    psutil.Process(before.pid).wait()
+    assert embedded.status(root)["stages"]["state"] == "stopped"
+    _, events = up(root, services=["airflow"])
+    assert events == [("airflow", "running"), ("stages", "starting")]
+    wait_for(running)
+    assert embedded.down(root) == ["airflow", "stages"]
+    assert processes.family(root) == set()
+
+
+def test_a_stage_host_that_does_not_start_stops_nothing(root, ports, monkeypatch):
+    server = [sys.executable, "-S", "-c", SERVER, str(ports["AIRFLOW"])]
+    broken = [sys.executable, "-S", "-c", "raise SystemExit('no sockets here')"]
+    monkeypatch.setattr(services, "commands", lambda root, ports: {"airflow": server, "stages": broken})
+    monkeypatch.setattr(services, "probe", lambda name, url, since: True)
+    up(root, services=["airflow"])
+    wait_for(lambda: "no sockets here" in processes.tail(processes.log_path(root, "stages")))
+    wait_for(lambda: embedded.status(root)["stages"]["state"] == "stopped")
+    assert embedded.status(root)["airflow"]["state"] == "running"
 
 
 def test_a_taken_port_is_named_before_anything_starts(root, ports):

@@ -48,4 +48,3 @@ def test_the_locks_agree():
     assert serving == {name: whole[name] for name in serving}
     assert not {"torch", "mlflow", "mlflow-skinny", "dask", "pandas", "great-expectations"} & set(serving)
     assert names("requirements-serving.in") <= set(serving)
-    assert names("requirements-postgres.in") == set(pins("requirements-postgres.txt"))

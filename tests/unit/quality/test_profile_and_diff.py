@@ -72,6 +72,20 @@ def test_alike_data_differ_little_and_moved_data_much(profile):
     assert worst["psi"] == pytest.approx(0.95, abs=0.15)  # of two normal distributions a standard deviation apart: 1
 
 
+def test_two_small_samples_of_the_same_data_are_not_called_different(profile):
+    sizes = {
+        rows: [
+            shift["size"]
+            for seed in range(5)
+            for shift in diff_profiles(*(profile(frame(seed + part, rows)) for part in (0, 1000)))["shifts"]
+        ]
+        for rows in (120, 400)
+    }
+    assert set(sizes[400]) == {"small"}
+    assert "large" not in sizes[120]
+    assert sizes[120].count("moderate") <= 2  # 4 in 240 on average
+
+
 def test_columns_that_came_went_or_changed_are_named(profile):
     new = frame().drop("when").with_columns(pl.col("n").cast(pl.String), extra=pl.lit(1))
     found = diff_profiles(profile(frame()), profile(new))

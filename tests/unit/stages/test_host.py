@@ -19,7 +19,7 @@ print(json.dumps({
     "arguments": sys.argv, "main": __name__, "folder": os.getcwd(), "home": os.environ["LEPTON_X"],
     "leads": os.getsid(0) == os.getpgid(0) == os.getpid(), "input": os.readlink("/proc/self/fd/0"),
     "files": sorted(int(name) for name in os.listdir("/proc/self/fd"))[:-1], "threads": threading.active_count(),
-    "has_decimal": "decimal" in sys.modules, "nice": os.nice(0), "modules": [m for m in sys.modules if "host" in m],
+    "has_light": "light" in sys.modules, "nice": os.nice(0), "modules": [m for m in sys.modules if "host" in m],
 }))
 """
 END = """
@@ -44,7 +44,7 @@ SLOW = "import time; time.sleep(0.4)"
 def modules(tmp_path_factory):
     folder = tmp_path_factory.mktemp("modules")
     slow = {f"slow{number}": SLOW for number in range(4)}
-    for name, text in {"tell_self": SELF, "end": END, "family": FAMILY, **slow}.items():
+    for name, text in {"light": "", "tell_self": SELF, "end": END, "family": FAMILY, **slow}.items():
         (folder / f"{name}.py").write_text(text)
     return folder
 
@@ -52,8 +52,8 @@ def modules(tmp_path_factory):
 @pytest.fixture(scope="module")
 def host(tmp_path_factory, modules):
     deep = tmp_path_factory.mktemp("host") / ("deep" * 30)  # a socket's own path may have 107 bytes
-    with stage_host(deep, "decimal", modules=modules) as running:
-        wait_for(lambda: "decimal" in told(running)["has"])
+    with stage_host(deep, "light", modules=modules) as running:
+        wait_for(lambda: "light" in told(running)["has"])
         yield running
 
 
@@ -61,7 +61,7 @@ def told(host, *arguments, **variables):
     text, status = host.tell("tell_self", *arguments, LEPTON_X="1", **variables)
     assert status == 0, text
     about = json.loads(text)
-    return {**about, "has": ["decimal"] if about["has_decimal"] else []}
+    return {**about, "has": ["light"] if about["has_light"] else []}
 
 
 def family(host, kind, **options):
@@ -76,12 +76,12 @@ def test_a_fork_is_what_the_caller_would_have_started(host):
     about = told(host, "a", "--b=c")
     assert about["arguments"][1:] == ["a", "--b=c"]
     assert about["main"] == "__main__"
-    assert about["folder"] == os.getcwd()
+    assert about["folder"] == str(Path.cwd())
     assert about["leads"]
     assert about["input"] == "/dev/null"
     assert about["files"] == [0, 1, 2]
     assert (about["threads"], about["nice"]) == (1, os.nice(0))
-    assert about["has_decimal"]
+    assert about["has_light"]
 
 
 def test_each_fork_has_its_callers_variables(host):
@@ -165,14 +165,14 @@ def test_when_the_host_is_killed_its_forks_end(modules, tmp_path):
 
 
 def test_a_request_that_comes_early_is_served_with_what_is_there(modules, tmp_path):
-    with stage_host(tmp_path / "state", "slow0", "slow1", "slow2", "decimal", modules=modules) as host:
+    with stage_host(tmp_path / "state", "slow0", "slow1", "slow2", "light", modules=modules) as host:
         assert told(host)["has"] == []
-        wait_for(lambda: told(host)["has"] == ["decimal"])
+        wait_for(lambda: told(host)["has"] == ["light"])
 
 
 def test_a_library_that_cannot_be_imported_stops_nothing(modules, tmp_path):
-    with stage_host(tmp_path / "state", "no_such_library", "decimal", modules=modules) as host:
-        wait_for(lambda: told(host)["has"] == ["decimal"])
+    with stage_host(tmp_path / "state", "no_such_library", "light", modules=modules) as host:
+        wait_for(lambda: told(host)["has"] == ["light"])
         assert "No module named 'no_such_library'" in (host.root / "log").read_text()
 
 
@@ -183,7 +183,7 @@ def test_a_host_whose_code_has_changed_refuses_and_starts_again(modules, tmp_pat
     for name in ("__init__.py", "stages/__init__.py", "stages/host.py"):
         shutil.copy(package / name, tmp_path / "lepton_tasks" / name)
     monkeypatch.chdir(tmp_path)
-    with stage_host(tmp_path / "state", "decimal", modules=modules) as host:
+    with stage_host(tmp_path / "state", "light", modules=modules) as host:
         process, _ = family(host, "plain")
         os.utime(tmp_path / "lepton_tasks" / "stages" / "host.py")
         assert host.start("end") is None

@@ -1,4 +1,4 @@
-"""Rows with missing values: refused, or filled with what the training split tells."""
+"""Rows with missing values."""
 
 from __future__ import annotations
 
@@ -30,8 +30,14 @@ class Missing:
 
     def change(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         """The rows as they are."""
-        return frame
+        schema = frame.collect_schema()
+        return frame.with_columns(_absent(name, schema[name]).alias(f"__absent_{name}") for name in self.columns)
 
     def refuse(self) -> pl.Expr:
         """The first column without a value."""
-        return pl.coalesce(pl.when(pl.col(c).is_null()).then(pl.lit(f"{c}: no value")) for c in self.columns)
+        return pl.coalesce(pl.when(pl.col(f"__absent_{c}")).then(pl.lit(f"{c}: no value")) for c in self.columns)
+
+
+def _absent(name: str, dtype: pl.DataType) -> pl.Expr:
+    column = pl.col(name)
+    return column.is_null() | column.is_nan().fill_null(value=False) if dtype.is_float() else column.is_null()

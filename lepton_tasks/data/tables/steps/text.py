@@ -12,6 +12,9 @@ import pydantic
 from lepton_tasks.codecs.text import HTML, INVISIBLE, WHITE_SPACE, canonical
 from lepton_tasks.data.tables.steps.columns import check_columns
 
+_ROUGH = rf"[^ -~]|  |^ | $|{HTML}"
+"""What a text holds, unless it is plain English with single spaces."""
+
 Columns = Annotated[tuple[str, ...], pydantic.Field(min_length=1)]
 
 
@@ -22,15 +25,21 @@ def check_text(schema: Mapping[str, pl.DataType], columns: Sequence[str], *, whe
 
 def canonical_text(text: pl.Expr) -> pl.Expr:
     """`codecs.text.canonical` of a column: all but the rare row with an entity or a tag is done by Polars."""
-    tidy = (
-        text.str.replace_all(INVISIBLE, "").str.normalize("NFC").str.replace_all(WHITE_SPACE, " ").str.strip_chars(" ")
-    )
-    return tidy.map_batches(_without_html, return_dtype=pl.String, is_elementwise=True)
+    return text.map_batches(_canonical, return_dtype=pl.String, is_elementwise=True)
 
 
-def _without_html(texts: pl.Series) -> pl.Series:
-    rows = texts.str.contains(HTML).fill_null(value=False).arg_true()
-    return texts.clone().scatter(rows, [canonical(text) for text in texts.gather(rows)]) if len(rows) else texts
+def _canonical(texts: pl.Series) -> pl.Series:
+    # One search leaves out what is canonical already: 0.01 s for 4.5 MB of English, where all the rest takes 0.3 s.
+    rows = texts.str.contains(_ROUGH).fill_null(value=False).arg_true()
+    rough = texts.gather(rows).str.replace_all(INVISIBLE, "").str.normalize("NFC").str.replace_all(WHITE_SPACE, " ")
+    rough = rough.str.strip_chars(" ")
+    marked = rough.str.contains(HTML).arg_true()
+    rough = _scattered(rough, marked, pl.Series([canonical(text) for text in rough.gather(marked)], dtype=pl.String))
+    return _scattered(texts, rows, rough)
+
+
+def _scattered(texts: pl.Series, rows: pl.Series, values: pl.Series) -> pl.Series:
+    return texts.clone().scatter(rows, values) if len(rows) else texts
 
 
 def joined_text(columns: Sequence[str]) -> pl.Expr:

@@ -98,7 +98,7 @@ def test_by_file_the_rows_of_one_file_stay_together(tmp_path):
 
 
 def test_a_row_without_label_is_an_error_that_names_the_step(tmp_path):
-    with pytest.raises(DataError, match="1 rows of a part have no label.*`labels`"):
+    with pytest.raises(DataError, match=r"1 rows of a part have no label.*`labels`"):
         splits_of(pl.DataFrame({"label": ["a"] * 9 + [None]}), tmp_path, method="stratified")
 
 
@@ -108,7 +108,7 @@ def test_a_class_too_small_for_three_splits_is_named(tmp_path):
 
 
 def test_a_missing_column_gets_the_closest_name(tmp_path):
-    with pytest.raises(ConfigError, match="no column 'grup'.*Did you mean 'group'"):
+    with pytest.raises(ConfigError, match=r"no column 'grup'.*Did you mean 'group'"):
         splits_of(pl.DataFrame({"label": ["a"], "group": [1]}), tmp_path, method="group", column="grup")
 
 
