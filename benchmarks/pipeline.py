@@ -2,7 +2,8 @@
 
 Subjects, in turn: `plain` (benchmarks/plain_digits.py: the same training and export, nothing else), `dag` (mnist_digits
 by Airflow's scheduler, every stage forced), `stages` (the same stages in one process by `lepton run --force`).
-Then the Dag again with nothing changed, and each stage's process by what its imports cost.
+Then the Dag again with nothing changed, and each stage by what its imports cost where no stage host forks it.
+The figures name the stage host's own cost: its memory, shared with its forks, and the processor time of its imports.
 
 Ratios: `dag_vs_plain`, `dag_vs_stages`, `dag_vs_limit` (the limit is 1.5 x plain + 1 s a stage; at most 1 is the aim),
 `rerun_vs_dag`.
@@ -22,6 +23,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from benchmarks.harness import alternate, arguments, report
 from lepton_tasks.deployment import embedded
@@ -78,8 +81,17 @@ class Line:
         subprocess.run(command, capture_output=True, check=True)
         return time.perf_counter() - began
 
+    def stage_host(self) -> dict[str, float]:
+        """What the stage host takes: memory in MiB, its share of what it shares; processor time in seconds."""
+        host = psutil.Process(embedded.status(self.root)["stages"]["pid"])
+        times = host.cpu_times()
+        return {
+            "stage_host_mib": host.memory_full_info().pss / 2**20,
+            "stage_host_cpu_seconds": times.user + times.system,
+        }
+
     def import_seconds(self) -> dict[str, float]:
-        """Seconds that each stage's process spends in import statements, by the interpreter's own account."""
+        """Seconds that each stage spends in import statements as a process of its own, by the interpreter's account."""
         spent = {}
         refs, result = self.root / "refs.json", self.root / "result.json"
         for stage in STAGES:
@@ -135,6 +147,7 @@ def main() -> None:
         found = alternate({"plain": line.plain, "dag": line.dag, "stages": line.stages}, rounds)
         line.dag(force=False)  # forced runs left other digests behind the last ones
         rerun = statistics.median(line.dag(force=False) for _ in range(rounds))
+        host = line.stage_host()
         imports = line.import_seconds()
     rows = []
     for stage in STAGES:
@@ -150,8 +163,9 @@ def main() -> None:
         },
         figures={f"{name}_seconds": value for name, value in found.items()}
         | {"rerun_seconds": rerun, "epochs": float(epochs)}
+        | host
         | {f"{row[0]}_overhead_seconds": row[3] for row in rows},
-        header=("stage", "own compute, s", "as a task, s", "overhead, s", "imports of its process, s"),
+        header=("stage", "own compute, s", "as a task, s", "overhead, s", "imports without a host, s"),
         rows=[*rows, ("all", found["stages"], found["dag"], found["dag"] - found["stages"], sum(imports.values()))],
         quick=options.quick,
         as_json=options.json,

@@ -60,5 +60,7 @@ def _show(found: dict[str, Any], as_json: bool, pictures: Any) -> None:
         typer.echo(json.dumps(found, default=str))
         return
     console = Console(soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 200  # nobody's window: cut nothing
     for picture in pictures():
         console.print(picture, highlight=False)

@@ -54,7 +54,7 @@ def load_profile(what: str) -> dict[str, Any]:
 
 def profile_table(profile: dict[str, Any]) -> list[Any]:
     """A line for each column."""
-    table = Table(title=f"{profile['rows']:,} rows")
+    table = Table(title=f"{profile['rows']:,} rows", title_justify="left", box=None, padding=(0, 1))
     for head in ("column", "type", "missing", "different", "least", "mean", "most", "most frequent"):
         figure = head not in ("column", "type", "most frequent")
         table.add_column(head, justify="right" if figure else "left", no_wrap=head != "most frequent")
@@ -75,7 +75,7 @@ def diff_tables(diff: dict[str, Any]) -> list[Any]:
     lines += [f"type of {change['column']}: {change['old']} -> {change['new']}" for change in diff["retyped"]]
     limits = diff["thresholds"]
     title = f"PSI above noise: moderate from {limits['moderate']}, large from {limits['large']}; JS: Jensen-Shannon"
-    table = Table(title=title)
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1))
     for head in ("column", "shift", "PSI", "noise", "JS", "missing", "mean", "different"):
         table.add_column(head, justify="left" if head in ("column", "shift") else "right", no_wrap=True)
     for shift in diff["shifts"]:

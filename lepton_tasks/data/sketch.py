@@ -216,6 +216,13 @@ def _bin_counts(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     keys = np.empty(len(values), np.int64)
     for start in range(0, len(values), _BLOCK):
         keys[start : start + _BLOCK] = _bins_of(values[start : start + _BLOCK])
+    below = keys < 0
+    # Side by side: between the smallest bins above and below 0 lie a million that are empty.
+    sides = [_bins_filled(side) for side in (keys[below], keys[~below]) if len(side)]
+    return np.concatenate([bins for bins, _ in sides]), np.concatenate([counts for _, counts in sides])
+
+
+def _bins_filled(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     low = int(keys.min())
     counts = np.bincount(keys - low)
     filled = np.flatnonzero(counts)

@@ -327,7 +327,7 @@ def main() -> int:
     if request is not None:
         _become(request, host, pid)
         _run(request.arguments)
-    if host.outdated():
+    if host.outdated() and Path(root).exists():
         os.execve(sys.executable, sys.orig_argv, host.environment)
     return 0
 

@@ -59,6 +59,7 @@ def table():
     )
 
 
+DAYS = {"min_value": dt.datetime(2024, 1, 2), "max_value": dt.datetime(2024, 1, 10)}
 WHEN = {"row_condition": 'col("whole") > 5', "condition_parser": "great_expectations"}
 NESTED = {
     "row_condition": {
@@ -82,7 +83,7 @@ RULES = [
     ("column_values_to_be_between", {"column": "gaps", "min_value": 5, "max_value": 15, "mostly": 0.9}),
     ("column_values_to_be_between", {"column": "nan", "min_value": 8, "strict_min": True}),
     ("column_values_to_be_between", {"column": "whole", "max_value": 11, "strict_max": True}),
-    ("column_values_to_be_between", {"column": "time", "min_value": dt.datetime(2024, 1, 2), "max_value": dt.datetime(2024, 1, 10)}),
+    ("column_values_to_be_between", {"column": "time", **DAYS}),
     ("column_values_to_be_between", {"column": "float", "min_value": 9, **WHEN}),
     ("column_values_to_be_between", {"column": "gaps", "min_value": 9, **NESTED}),
     ("column_values_to_be_between", {"column": "nothing", "min_value": 9}),

@@ -193,3 +193,5 @@ def test_services_see_our_folders_and_no_airflow_settings_of_the_shell(tmp_path,
     assert "AIRFLOW__CORE__LOAD_EXAMPLES" not in variables
     assert variables["AIRFLOW_HOME"] == str(tmp_path / "airflow")
     assert variables["LEPTON_HOME"] == str(tmp_path)
+    # Otherwise MLflow starts processes of a job queue, `huey_consumer`, that nothing here uses.
+    assert variables["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
