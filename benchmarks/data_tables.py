@@ -127,7 +127,7 @@ def main() -> None:
         f"{name}_{field}": getattr(cost, field) for name, cost in median.items() for field in ("wall", "cpu", "peak_gb")
     }
     report(
-        f"data_tables_{count // 1_000_000}m",
+        "data_tables",
         ratios=ratios(median),
         figures=figures | {"rows": float(count)},
         header=["subject", "wall s", "CPU s", "peak GB", "CPU us/row"],

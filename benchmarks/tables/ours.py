@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.tables.rows import CLIPPED, NUMBERS
+from benchmarks.tables.columns import CLIPPED, NUMBERS
 from lepton_tasks.core.artifacts import ArtifactRef
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.use_case import UseCase, parse_use_case

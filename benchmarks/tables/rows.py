@@ -7,10 +7,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-FLOATS = [f"f{i}" for i in range(7)]
-NUMBERS = [*FLOATS, "i0", "i1", "i2", "amount"]
-CLIPPED = [*FLOATS, "amount"]
-CATEGORIES = {"c0": 5, "c1": 50, "c2": 500, "c3": 5_000}
+from benchmarks.tables.columns import CATEGORIES, FLOATS
+
 _FILE_ROWS = 1_000_000
 
 

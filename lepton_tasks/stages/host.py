@@ -321,7 +321,7 @@ def _run(arguments: list[str]) -> NoReturn:
 def main() -> int:
     """Serve the state folder named first, with the modules named after it, or `LIBRARIES`."""
     root, *libraries = sys.argv[1:]
-    gc.disable()  # imports leave nothing to collect, and take a quarter longer while it is looked for
+    gc.disable()  # imports leave nothing to collect, and the collector would look for it all the while
     host, pid = Host(Path(root), libraries or list(LIBRARIES)), os.getpid()
     request = host.serve()
     if request is not None:
