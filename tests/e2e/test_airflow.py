@@ -228,12 +228,14 @@ def test_a_killed_train_task_leaves_no_process(platform, first_run):
 
 
 def test_everything_listens_on_this_machine_only(platform):
-    listening = {
-        connection.laddr.ip
-        for process in embedded_processes.family(platform.root)
-        for connection in process.net_connections("inet")
-        if connection.status in (psutil.CONN_LISTEN, psutil.CONN_NONE) and not connection.raddr
-    }
+    listening = set()
+    for process in embedded_processes.family(platform.root):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended while we looked
+            listening |= {
+                connection.laddr.ip
+                for connection in process.net_connections("inet")
+                if connection.status in (psutil.CONN_LISTEN, psutil.CONN_NONE) and not connection.raddr
+            }
     assert listening == {"127.0.0.1"}
 
 

@@ -63,19 +63,21 @@ def refs(ctx):
     write_features(features.path)
     preprocessor = ctx.store.draft("fit_features", "p" * 32)
     write_json(preprocessor.path / "preprocessor.json", PREPROCESSOR)
-    quality = ctx.store.draft("validate_raw", "q" * 32)
-    (quality.path / "docs").mkdir()
-    (quality.path / "docs" / "index.html").write_text("<html>")
+    quality = {}
+    for what in ("raw", "cleaned", "features"):
+        draft = ctx.store.draft(f"validate_{what}", "q" * 32)
+        (draft.path / "docs").mkdir()
+        (draft.path / "docs" / "index.html").write_text("<html>")
+        quality[f"{what}_quality"] = draft.publish(QualityReportRef)
     cleaned = ctx.store.draft("clean", "c" * 32)
     write_json(cleaned.path / "report.json", {})
-    quality, cleaned = quality.publish(QualityReportRef), cleaned.publish(DatasetRef)
+    cleaned = cleaned.publish(DatasetRef)
     return {
         "features": features.publish(DatasetRef),
         "preprocessor": preprocessor.publish(PreprocessorRef),
         "raw": cleaned,
-        "raw_quality": quality,
         "cleaned": cleaned,
-        "features_quality": quality,
+        **quality,
     }
 
 
@@ -95,7 +97,8 @@ def test_a_training_outlives_mlflow_and_is_not_repeated_when_it_is_back(ctx, ref
     assert (folder / "model.pt").read_bytes() == trained
     assert Tracker.epochs_sent == [0, 1]
     assert Tracker.ended == ["FINISHED"]
-    sent = {"use_case.yaml", "quality/raw/docs", "quality/features/docs", "cleaning/report.json"}
+    docs = {f"quality/{what}/docs" for what in ("raw", "cleaned", "features")}
+    sent = {"use_case.yaml", *docs, "cleaning/report.json"}
     assert sent | {"plots/curves.png", "plots/history.csv"} == set(Tracker.files_sent)
     assert not workdir.exists()
 

@@ -4,6 +4,7 @@ import re
 import subprocess
 
 import pytest
+import typer
 import yaml
 
 from lepton_tasks.cli.app import app
@@ -30,8 +31,12 @@ def test_make_targets_exist(command):
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "bin/lepton" in c])
 def test_lepton_commands_exist(command):
-    names = {c.name or c.callback.__name__ for c in app.registered_commands}
-    assert command.split()[1] in names
+    group = typer.main.get_command(app)
+    for word in command.split()[1:]:
+        if not hasattr(group, "commands"):
+            break  # the rest are its arguments
+        assert word in group.commands
+        group = group.commands[word]
 
 
 @pytest.mark.parametrize(
