@@ -10,15 +10,10 @@ from benchmarks.tables.columns import CLIPPED, NUMBERS
 from lepton_tasks.core.artifacts import ArtifactRef
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.use_case import UseCase, parse_use_case
+from lepton_tasks.stages import pipeline
 from lepton_tasks.stages.runner import run_stage
 
-STAGES = {
-    "ingest": "raw",
-    "clean": "cleaned",
-    "split": "splits",
-    "fit_features": "preprocessor",
-    "transform": "features",
-}
+STAGES = {s.name: s.produces for s in pipeline.STAGES if s.group == "data" and not s.name.startswith("validate")}
 
 
 def use_case(folder: Path) -> UseCase:

@@ -12,7 +12,7 @@ from lepton_tasks.core.catalogue import TABLE_SOURCES
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.environment import project_root, state_root
 from lepton_tasks.core.errors import ConfigError, DataError
-from lepton_tasks.core.protocols import TableSource
+from lepton_tasks.core.table_protocols import TableSource
 from lepton_tasks.quality.history import reports_about
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lepton_tasks.core import protocols
+from lepton_tasks.core import protocols, table_protocols
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.registry import Registry
 from lepton_tasks.core.use_case import ComponentSpec, UseCase
@@ -46,9 +46,9 @@ FEATURES: Registry[protocols.FeatureExtractor] = Registry(
     {"image": "lepton_tasks.data.features:ImageFeatures"},
 )
 
-TABLE_SOURCES: Registry[protocols.TableSource] = Registry(
+TABLE_SOURCES: Registry[table_protocols.TableSource] = Registry(
     "table source",
-    protocols.TableSource,
+    table_protocols.TableSource,
     {
         "ag_news": "lepton_tasks.data.sources.public:AgNews",
         "aligned_text": "lepton_tasks.data.sources.aligned_text:AlignedText",
@@ -64,7 +64,7 @@ TABLE_SOURCES: Registry[protocols.TableSource] = Registry(
     },
 )
 
-TABLE_STEPS: Registry[protocols.RowStep | protocols.KeyStep | protocols.WholeStep | protocols.FittedStep] = Registry(
+TABLE_STEPS: Registry[table_protocols.TableStep] = Registry(
     "cleaning step of tables",
     None,
     {

@@ -11,7 +11,7 @@ from typing import Any
 import pydantic
 
 from lepton_tasks.core.errors import ConfigError
-from lepton_tasks.core.use_case import read_yaml
+from lepton_tasks.core.settings import read_yaml
 
 
 class Tls(pydantic.BaseModel):

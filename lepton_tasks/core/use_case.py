@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pydantic
-import yaml
 
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.registry import did_you_mean
+from lepton_tasks.core.settings import apply_overrides, read_yaml
 
 _NAME = r"^[a-z][a-z0-9_]{1,62}$"
 
@@ -268,37 +268,6 @@ def _at(tree: Any, key: str) -> Any:
     return tree
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML that refuses a key given twice, where PyYAML silently takes the last."""
-
-
-def _mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node)
-        if key in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", key_node.start_mark)
-        seen.add(key)
-    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
-
-
-_UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; raises `ConfigError` with file and line if it holds none."""
-    try:
-        with path.open(encoding="utf-8") as stream:
-            raw = yaml.load(stream, _UniqueKeys)
-    except FileNotFoundError as error:
-        raise ConfigError("no such file.", where=str(path)) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"not readable as YAML: {' '.join(str(error).split())}.", where=path.name) from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"holds {type(raw).__name__}, not a mapping of keys.", where=path.name)
-    return raw
-
-
 def load_use_case(path: Path, overrides: Mapping[str, Any] | None = None) -> UseCase:
     """The use case in a YAML file, with dotted `overrides` applied, every catalogue name checked.
 
@@ -348,35 +317,3 @@ def _fields_at(loc: tuple[Any, ...]) -> list[str]:
         candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
         model = next((c for c in candidates if isinstance(c, type) and issubclass(c, pydantic.BaseModel)), None)
     return list(getattr(model, "model_fields", {}))
-
-
-def apply_overrides(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of `raw` with dotted keys set, e.g. ``{"train.epochs": 3}``; intermediate mappings are made."""
-    result: dict[str, Any] = _copy(raw)
-    for dotted, value in overrides.items():
-        node = result
-        *parents, last = dotted.split(".")
-        for name in parents:
-            child = node.get(name)
-            if isinstance(child, str):  # the short form of a component: a bare name
-                child = {"name": child}
-            if child is not None and not isinstance(child, dict):
-                raise ConfigError(f"{name!r} holds a {type(child).__name__}, so it has no {last!r}.", where=dotted)
-            node[name] = child or {}
-            node = node[name]
-        node[last] = value
-    return result
-
-
-def parse_override(text: str) -> tuple[str, Any]:
-    """``"train.epochs=3"`` -> ``("train.epochs", 3)``; the value is read as YAML."""
-    key, sign, value = text.partition("=")
-    if not sign or not key.strip():
-        raise ConfigError(f"{text!r} is not of the form KEY=VALUE.", where="--set", fix="Example: train.epochs=3")
-    return key.strip(), yaml.safe_load(value)
-
-
-def _copy(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _copy(item) for key, item in value.items()}
-    return [_copy(item) for item in value] if isinstance(value, list) else value

@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 
 from lepton_tasks.core.context import RunContext
-from lepton_tasks.core.protocols import TableSource
+from lepton_tasks.core.table_protocols import TableSource
 from lepton_tasks.data.tables.rows import ROW
 
 R = TypeVar("R")

@@ -47,14 +47,16 @@ class Coco:
             DataError: the JSON file is missing or not of this format, or a box belongs to no picture.
         """
         boxes = self._listed[0]
-        there = set(self._files.names())
-        gone = [name for name in boxes if name not in there]
-        found = (row | {"boxes": boxes[row["sample_id"]]} for row in located(self._files, self._present(there)))
+        names = self._files.names()
+        gone = boxes.keys() - set(names)
+        listed = [name for name in names if name in boxes]
+        found = (row | {"boxes": boxes[row["sample_id"]]} for row in located(self._files, listed))
         schema = source_schema("boxes")
         yield from in_batches(found, schema)
         missing = (
             {"sample_id": name, "uri": self._files.uri(name), "data": None, "label": None, "boxes": boxes[name]}
-            for name in gone
+            for name in boxes
+            if name in gone
         )
         yield from in_batches(missing, schema)
 
@@ -67,9 +69,6 @@ class Coco:
             "boxes": sum(map(len, boxes.values())),
             "crowds_left_out": crowds,
         }
-
-    def _present(self, there: set[str]) -> list[str]:
-        return [name for name in self._files.names() if name in self._listed[0] and name in there]
 
     @functools.cached_property
     def _listed(self) -> tuple[dict[str, list[dict[str, Any]]], int]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import polars as pl
 
 from lepton_tasks.core.context import RunContext
-from lepton_tasks.core.protocols import Piece
+from lepton_tasks.core.table_protocols import Piece
 from lepton_tasks.data.sources.csv import Csv
 from lepton_tasks.data.sources.download import PublicFile, fetched
 from lepton_tasks.data.sources.files import TableFile, find_files

@@ -7,8 +7,8 @@ from typing import Any
 from lepton_tasks.core.artifacts import DatasetRef, PreprocessorRef
 from lepton_tasks.core.catalogue import TABLE_FEATURES
 from lepton_tasks.core.context import RunContext
-from lepton_tasks.core.protocols import RowFeatures
 from lepton_tasks.core.store import write_json
+from lepton_tasks.core.table_protocols import RowFeatures
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.data.tables.artifact import open_splits
 from lepton_tasks.data.tables.labels import classes_of

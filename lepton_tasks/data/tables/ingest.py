@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from lepton_tasks.core.artifacts import DatasetRef
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import DataError
-from lepton_tasks.core.protocols import Piece, TableSource
 from lepton_tasks.core.store import write_json
+from lepton_tasks.core.table_protocols import Piece, TableSource
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.data.cluster import map_chunks
 from lepton_tasks.data.tables.arrays import written_aside

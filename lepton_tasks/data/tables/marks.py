@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from lepton_tasks.core.catalogue import TABLE_STEPS
-from lepton_tasks.core.protocols import FittedStep
+from lepton_tasks.core.table_protocols import FittedStep
 from lepton_tasks.data.split import SPLITS
 from lepton_tasks.data.tables.artifact import NOWHERE
 from lepton_tasks.data.tables.operations import apply_operations

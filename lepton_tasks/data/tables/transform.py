@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from lepton_tasks.core.artifacts import DatasetRef, Fact, PreprocessorRef
 from lepton_tasks.core.catalogue import TABLE_FEATURES
 from lepton_tasks.core.context import RunContext
-from lepton_tasks.core.protocols import RowFeatures, TableFeatures
 from lepton_tasks.core.store import write_json
+from lepton_tasks.core.table_protocols import RowFeatures, TableFeatures
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.data.split import SPLITS
 from lepton_tasks.data.tables.arrays import ArrayFile, written_aside

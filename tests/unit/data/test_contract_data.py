@@ -3,17 +3,17 @@ from pathlib import Path
 
 import pytest
 
-from lepton_tasks.core import catalogue, protocols
+from lepton_tasks.core import catalogue, table_protocols
 from lepton_tasks.core.environment import project_root
 from lepton_tasks.core.use_case import load_use_case
 from lepton_tasks.data.tables.order import NamedStep, steps_of
 
 USE_CASES = sorted((project_root(Path(__file__)) / "configs" / "use_cases").glob("*.yaml"))
 STEPS = {
-    "row": protocols.RowStep,
-    "key": protocols.KeyStep,
-    "whole": protocols.WholeStep,
-    "fitted": protocols.FittedStep,
+    "row": table_protocols.RowStep,
+    "key": table_protocols.KeyStep,
+    "whole": table_protocols.WholeStep,
+    "fitted": table_protocols.FittedStep,
 }
 SAMPLES = (catalogue.SOURCES, catalogue.CLEANING_STEPS, catalogue.FEATURES)
 
@@ -37,7 +37,7 @@ def test_a_table_step_keeps_the_protocol_of_its_kind(name):
 @pytest.mark.parametrize("name", catalogue.TABLE_FEATURES.names())
 def test_table_features_keep_one_of_two_protocols(name):
     cls = catalogue.TABLE_FEATURES.load(name)
-    kinds = [p for p in (protocols.TableFeatures, protocols.RowFeatures) if not lacking(cls, p)]
+    kinds = [p for p in (table_protocols.TableFeatures, table_protocols.RowFeatures) if not lacking(cls, p)]
     assert len(kinds) == 1
     for stage in ("raw", "features"):
         assert all(rule.type.startswith("expect_") for rule in cls.expectations(stage))

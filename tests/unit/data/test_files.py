@@ -1,39 +1,18 @@
 import functools
 import http.server
-import io
 import os
 import struct
 import tarfile
 import threading
-import zipfile
 
 import fsspec
 import pytest
+from packing import packed, zipped
 
 from lepton_tasks.core.errors import DataError, UnavailableError
 from lepton_tasks.data.files import open_files
 
 NAMES = ["cat/1.jpg", "cat/old/2.jpg", "dog/1.jpg"]
-
-
-def zipped(path, contents, method=zipfile.ZIP_DEFLATED):
-    with zipfile.ZipFile(path, "w", method) as archive:
-        for name, data in contents.items():
-            archive.writestr(name, data)
-    return path
-
-
-def tarred(path, contents):
-    with tarfile.open(path, "w:gz" if path.suffix in (".gz", ".tgz") else "w") as archive:
-        for name, data in contents.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return path
-
-
-def packed(path, contents):
-    return (zipped if path.suffix == ".zip" else tarred)(path, contents)
 
 
 CONTENTS = {"photos/SOURCE.txt": b"x", "photos/.hidden": b"h", "__MACOSX/photos/cat/._1.jpg": b"m"} | {

@@ -3,13 +3,12 @@ import gzip
 import http.server
 import io
 import pickle
-import tarfile
 import threading
-import zipfile
 
 import fsspec
 import polars as pl
 import pytest
+from packing import packed
 
 from lepton_tasks.core.errors import ConfigError, DataError, UnavailableError
 from lepton_tasks.data.sources.csv import Csv
@@ -17,20 +16,6 @@ from lepton_tasks.data.sources.files import find_files
 from lepton_tasks.data.sources.parquet import Parquet
 
 CSV = {"days/a.csv": b"n\n1\n2\n", "days/more/b.csv": b"n\n3\n", "days/notes.txt": b"-", "days/_tmp.csv": b"x\n"}
-
-
-def packed(path, contents):
-    if path.suffix == ".zip":
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, data in contents.items():
-                archive.writestr(name, data)
-        return path
-    with tarfile.open(path, "w" if path.suffix == ".tar" else "w:gz") as archive:
-        for name, data in contents.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return path
 
 
 def numbers(path, folder):

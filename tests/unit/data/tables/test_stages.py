@@ -13,15 +13,10 @@ from lepton_tasks.core import catalogue
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ConfigError, DataError
 from lepton_tasks.core.use_case import parse_use_case
+from lepton_tasks.stages import pipeline
 from lepton_tasks.stages.runner import run_stage
 
-STAGES = {
-    "ingest": "raw",
-    "clean": "cleaned",
-    "split": "splits",
-    "fit_features": "preprocessor",
-    "transform": "features",
-}
+STAGES = {s.name: s.produces for s in pipeline.STAGES if s.group == "data" and not s.name.startswith("validate")}
 
 
 class EveryOther:
