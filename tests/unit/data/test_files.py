@@ -138,7 +138,7 @@ def web(tmp_path):
     zipped(tmp_path / "www" / "photos.zip", CONTENTS)
     handler = functools.partial(QuietHandler, directory=str(tmp_path / "www"))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()

@@ -56,7 +56,7 @@ def publisher(monkeypatch):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Publisher) as server:
         server.files, server.cuts, server.asked, server.ranges = {"/set/a.bin": DATA}, [], [], True
         server.address = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server
         server.shutdown()

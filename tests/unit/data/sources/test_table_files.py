@@ -103,7 +103,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 def web(places):
     handler = functools.partial(Handler, directory=str(places))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
