@@ -29,10 +29,10 @@ check: install ## ruff, mypy, import-linter, unit tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q tests/unit
+	$(BIN)/pytest -q tests/unit -n 2 --dist worksteal
 
 test: check ## Every check and test of the project
-	$(BIN)/pytest -q tests --ignore tests/unit --durations 10
+	$(BIN)/pytest -q tests --ignore tests/unit -n 2 --dist loadfile --no-loadscope-reorder --durations 10
 
 bench: install ## Every benchmark; results in benchmarks/results
 	$(BIN)/python -m benchmarks

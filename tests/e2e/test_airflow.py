@@ -29,7 +29,7 @@ CONF = {"epochs": 3}
 START_SECONDS = 240
 RUN_SECONDS = 600
 
-pytestmark = pytest.mark.timeout(1500)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 class Platform:

@@ -15,6 +15,8 @@ from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ConfigError, UnavailableError
 from lepton_tasks.data.cluster import map_chunks
 
+pytestmark = pytest.mark.slow
+
 CHUNKS = [list(range(start, start + 5)) for start in range(0, 300, 5)]
 SUMS = [sum(chunk) for chunk in CHUNKS]
 

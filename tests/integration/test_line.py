@@ -15,6 +15,8 @@ from lepton_tasks.serving.client import Client
 from lepton_tasks.stages.pipeline import STAGES
 from lepton_tasks.tracking import registry
 
+pytestmark = pytest.mark.slow
+
 USE_CASE = "configs/use_cases/mnist_digits.yaml"
 QUICK = ["--set", "train.epochs=2", "--set", "model.params.width=8", "--set", "gate.thresholds.accuracy=0.5"]
 

@@ -16,6 +16,8 @@ from tiny_training import job
 from lepton_tasks.core.errors import LeptonError, StageError
 from lepton_tasks.training.launch import training, wait
 
+pytestmark = pytest.mark.slow
+
 # Six steps an epoch, the state written every two.
 STEPS = 6
 
