@@ -7,7 +7,6 @@ Needs about 200 bytes of disk a row beside the rows.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import importlib.util
 import os
@@ -22,7 +21,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.harness import report
+from benchmarks.harness import parser, report
 from benchmarks.tables.rows import write_rows
 
 PEERS = Path(__file__).parent / "tables" / "peers.py"
@@ -44,8 +43,11 @@ def measure(command: list[str]) -> Cost:
     started, before = time.monotonic(), os.times()
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=Path(__file__).parents[1])
-        peak = _Peak(process.pid)
-        code = process.wait()
+        try:
+            peak = _Peak(process.pid)
+            code = process.wait()
+        finally:
+            process.kill()
         wall, after = time.monotonic() - started, os.times()
         if code:
             log.seek(0)
@@ -97,15 +99,13 @@ def subjects(rows: Path, out: Path, count: int, duckdb: str | None) -> dict[str,
 
 def main() -> None:
     """Measure, print and keep the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=20_000_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="one round over a million rows; figures are rougher")
-    parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
-    parser.add_argument("--duckdb", metavar="PYTHON", help="an interpreter that has DuckDB")
-    parser.add_argument("--folder", type=Path, help="where rows are kept for the next time")
-    parser.add_argument("--only", help="names of subjects, by commas")
-    options = parser.parse_args()
+    known = parser(__doc__ or "")
+    known.add_argument("--rows", type=int, default=20_000_000, help="with --quick, a million")
+    known.add_argument("--rounds", type=int, default=3)
+    known.add_argument("--duckdb", metavar="PYTHON", help="an interpreter that has DuckDB")
+    known.add_argument("--folder", type=Path, help="where rows are kept for the next time")
+    known.add_argument("--only", help="names of subjects, by commas")
+    options = known.parse_args()
     count, rounds = (1_000_000, 1) if options.quick else (options.rows, options.rounds)
     with tempfile.TemporaryDirectory() as scratch:
         rows, out = (options.folder or Path(scratch)) / f"rows-{count}", Path(scratch) / "out"

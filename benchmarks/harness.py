@@ -6,7 +6,9 @@ import argparse
 import json
 import os
 import platform
+import signal
 import statistics
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -14,23 +16,51 @@ from rich.console import Console
 from rich.table import Table
 
 RESULTS = Path(__file__).parent / "results"
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """The options of every benchmark: ``--quick`` and ``--json``. From here on a signal ends it in an orderly way."""
+    options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--quick", action="store_true", help="fewer rounds and smaller work; figures are rougher")
+    options.add_argument("--json", action="store_true", help="one JSON object as the last line")
+    leave_on_signals()
+    return options
 
 
 def arguments(description: str) -> argparse.Namespace:
-    """The options of every benchmark: ``--quick`` and ``--json``."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller work; figures are rougher")
-    parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
-    return parser.parse_args()
+    """The options given, of those that every benchmark has."""
+    return parser(description).parse_args()
+
+
+def leave_on_signals() -> None:
+    """Let SIGTERM, SIGINT and SIGHUP leave every ``with`` and ``finally`` once, whatever signals follow."""
+
+    def leave(number: int, frame: object) -> None:
+        for other in _SIGNALS:
+            signal.signal(other, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    for number in _SIGNALS:
+        signal.signal(number, leave)
 
 
 def alternate(subjects: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, float]:
-    """Measure A B ... A B ... and give each subject's median, so that a machine's mood meets all alike."""
+    """Measure A B ... A B ... and give each subject's median, so that a machine's mood meets all alike.
+
+    Each value is shown as it comes, so that a benchmark that is cut has told something.
+    """
     seen: dict[str, list[float]] = {name: [] for name in subjects}
-    for _ in range(rounds):
+    for number in range(rounds):
         for name, measure in subjects.items():
             seen[name].append(measure())
+            tell(f"{name}, {number + 1} of {rounds}", seen[name][-1])
     return {name: statistics.median(values) for name, values in seen.items()}
+
+
+def tell(what: str, value: float) -> None:
+    """Show a single measurement on standard error."""
+    print(f"{what}: {value:,.4g}", file=sys.stderr, flush=True)
 
 
 def machine() -> dict[str, object]:

@@ -1,0 +1,41 @@
+"""Benchmarks take the same options, and one that is told to end takes along what it started."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+from stage_hosts import runs, wait_for
+
+from benchmarks.__main__ import names
+from lepton_tasks.core.environment import project_root
+from lepton_tasks.deployment.embedded import SERVICES
+from lepton_tasks.deployment.embedded_processes import family, recorded
+
+AMONG_OTHERS = "from benchmarks.__main__ import *; leave_on_signals(); run('pipeline')"
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_benchmark_takes_the_same_options(name):
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--help"]
+    told = subprocess.run(command, cwd=project_root(), capture_output=True, text=True, check=True, timeout=120).stdout
+    assert {"--quick", "--json"} <= set(re.findall(r"--\w+", told))
+
+
+@pytest.mark.parametrize("way", [["-m", "benchmarks.pipeline"], ["-c", AMONG_OTHERS]], ids=["alone", "among others"])
+def test_a_benchmark_told_to_end_takes_its_platform_along(tmp_path, way):
+    variables = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, *way, "--quick"], cwd=project_root(), env=variables) as process:
+        try:
+            root = wait_for(lambda: next((p.parent for p in tmp_path.glob("*/run")), None), 60)
+            wait_for(lambda: set(SERVICES) <= set(recorded(root)), 60)
+            started = family(root)
+            assert len(started) >= len(SERVICES)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 128 + signal.SIGTERM
+        finally:
+            process.kill()
+    assert not any(runs(one) for one in started)
+    assert list(tmp_path.iterdir()) == []
