@@ -30,7 +30,8 @@ from PIL import Image
 
 from benchmarks.harness import alternate, arguments, report
 from lepton_tasks.codecs.image import ImageCodec, open_picture
-from lepton_tasks.training.batches import Batches, open_split
+from lepton_tasks.data.stored import open_split
+from lepton_tasks.training.batches import Batches
 
 _SIZE = (640, 480)
 _SIDES = (96, 128)
@@ -161,7 +162,7 @@ def _loaders(photos: Sequence[bytes], folder: Path, copies: int) -> dict[str, Ca
         (folder / f"{i:06d}.jpg").write_bytes(photo)
 
     def memory_map() -> int:
-        batches = Batches(*open_split(folder, "train"), size=_BATCH, seed=0)
+        batches = Batches(open_split(folder, "train"), size=_BATCH, seed=0)
         return sum(len(inputs) for inputs, _ in batches)
 
     def tar() -> int:

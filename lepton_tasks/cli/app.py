@@ -121,6 +121,7 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Ask the deployed model."""
+    from lepton_tasks.cli.display import in_short
     from lepton_tasks.core.environment import load_environment
     from lepton_tasks.serving.client import Client
 
@@ -132,10 +133,7 @@ def predict(
             answer = client.predict(name, file.read_bytes())
             answers.append({"file": str(file), **answer})
             if not as_json:
-                best = answer["predictions"][0]
-                typer.echo(
-                    f"{file}: {best['label']}  probability {best['probability']:.4f}  version {answer['version']}"
-                )
+                typer.echo(f"{file}: {in_short(answer['predictions'][0])}  version {answer['version']}")
     if as_json:
         _print_json({"answers": answers})
 

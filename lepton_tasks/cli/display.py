@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,8 +23,8 @@ _HEADLINES = {
     "transform": "{bytes:,} bytes of training shards",
     "validate_cleaned": "{expectations} expectations, {failed} failed, {warnings} warnings",
     "validate_features": "{expectations} expectations, {failed} failed, {warnings} warnings",
-    "train": "validation accuracy {validation_accuracy:.4f}, kept epoch {best_epoch} of {epochs}",
-    "evaluate": "test accuracy {test_accuracy:.4f} (majority class {baseline_accuracy:.4f})",
+    "train": "validation {metric} {validation:.4f}, kept epoch {best_epoch} of {epochs}",
+    "evaluate": "test {metric} {test:.4f} (trivial predictor {baseline:.4f})",
     "gate": "passed; champion until now: {champion}",
     "export": "{onnx_bytes:,} bytes of ONNX",
     "verify_package": "largest difference {max_difference:.1e}",
@@ -36,8 +37,9 @@ _STYLES = {"success": "green", "reused": "cyan", "failed": "bold red", "running"
 
 def headline(stage: str, facts: Mapping[str, Fact]) -> str:
     """The one fact worth showing about a stage's outcome."""
+    measured = {part: facts.get(f"{part}_{facts.get('metric')}") for part in ("validation", "test", "baseline")}
     try:
-        return _HEADLINES[stage].format_map(facts)
+        return _HEADLINES[stage].format_map({**facts, **measured})
     except (KeyError, ValueError, TypeError):
         return ", ".join(f"{key.replace('_', ' ')} {_short(value)}" for key, value in list(facts.items())[:3])
 
@@ -125,3 +127,10 @@ def summary(run_id: str, stages: Mapping[str, Mapping[str, Any]], refs: Mapping[
         "model_version": version.facts.get("version") if version else None,
         "endpoint": endpoint.facts.get("url") if endpoint else None,
     }
+
+
+def in_short(answer: Mapping[str, Any]) -> str:
+    """A model's answer to one sample on one line: the label and its probability, or all of it."""
+    if "label" in answer and "probability" in answer:
+        return f"{answer['label']}  probability {answer['probability']:.4f}"
+    return json.dumps(answer, ensure_ascii=False)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import dataclasses
 import io
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import pydantic
@@ -63,6 +65,9 @@ class ImageCodec:
     resize: Resize = "stretch"
     max_pixels: Annotated[int, pydantic.Field(ge=1)] = MAX_PIXELS
 
+    media_type: ClassVar[str] = "image/png"
+    suffix: ClassVar[str] = ".png"
+
     def decode(self, payload: bytes) -> np.ndarray:
         """One encoded picture as uint8 [height, width, channels].
 
@@ -70,6 +75,16 @@ class ImageCodec:
             DataError: the bytes are no whole picture, or one that is too large.
         """
         return self.resized(self.open(payload))
+
+    def payload(self, instance: Any) -> bytes:
+        """The encoded picture in ``{"image": "<base64>"}``; raises `DataError` if there is none."""
+        text = instance.get("image") if isinstance(instance, dict) else None
+        if not isinstance(text, str):
+            raise DataError("a base64 string is missing.", where="image", fix='Send {"image": "<base64>"}.')
+        try:
+            return base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise DataError(f"not base64: {error}.", where="image") from error
 
     def open(self, payload: bytes) -> Opened:
         """The picture in the codec's channels, a JPEG at the smallest scale that is not much below the codec's size.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 
 import numpy as np
 
+from lepton_tasks.codecs.json_rows import JsonRequests, json_object
 from lepton_tasks.core.errors import DataError
 
 UNKNOWN = 0
@@ -15,7 +15,7 @@ UNKNOWN = 0
 
 
 @dataclasses.dataclass(frozen=True)
-class InteractionCodec:
+class InteractionCodec(JsonRequests):
     """The input codec of a user and an item: ``{"<user>": 7, "<item>": "b-12"}``; numbers count from 1.
 
     Args:
@@ -32,12 +32,7 @@ class InteractionCodec:
 
     def decode(self, payload: bytes) -> np.ndarray:
         """The numbers of user and item, int32 [2], 0 for an unknown one; raises `DataError` if one is missing."""
-        try:
-            request = json.loads(payload)
-        except ValueError as error:
-            raise DataError(f"not JSON: {error}.") from error
-        if not isinstance(request, dict):
-            raise DataError(f"a JSON {type(request).__name__}, not an object.")
+        request = json_object(payload)
         for name in (self.user, self.item):
             if isinstance(request.get(name), bool) or not isinstance(request.get(name), str | int):
                 raise DataError(f"{name!r} is missing, or neither text nor a whole number.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -12,6 +11,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pydantic
 
+from lepton_tasks.codecs.json_rows import JsonRequests, json_object
 from lepton_tasks.core.errors import DataError
 
 Calendar = Literal["hour", "weekday", "month"]
@@ -20,7 +20,7 @@ _PERIODS: dict[Calendar, int] = {"hour": 24, "weekday": 7, "month": 12}
 
 
 @dataclasses.dataclass(frozen=True)
-class SeriesCodec:
+class SeriesCodec(JsonRequests):
     """The input codec of windows: the last rows of a series.
 
     A request is ``{"rows": [{"<time>": "2024-01-01T00:00", "<column>": 1.5, ...}, ...]}`` in the order of time: at
@@ -109,11 +109,7 @@ def _since_start(part: Calendar, times: np.ndarray) -> np.ndarray:
 
 
 def _rows_of(payload: bytes) -> list[dict[str, Any]]:
-    try:
-        request = json.loads(payload)
-    except ValueError as error:
-        raise DataError(f"not JSON: {error}.") from error
-    rows = request.get("rows") if isinstance(request, dict) else None
+    rows = json_object(payload).get("rows")
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DataError("there is no list of objects named 'rows'.", fix='Send {"rows": [{...}, ...]}.')
     return rows

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import functools
-import json
 import math
 import zlib
 from typing import Any, Literal
 
 import numpy as np
 
+from lepton_tasks.codecs.json_rows import JsonRequests, json_object
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.registry import did_you_mean
 
@@ -101,7 +101,7 @@ class TabularColumn:
 
 
 @dataclasses.dataclass(frozen=True)
-class TabularCodec:
+class TabularCodec(JsonRequests):
     """The input codec of tables: a request is one row, ``{"<column>": value, ...}``.
 
     Args:
@@ -118,12 +118,7 @@ class TabularCodec:
         Raises:
             DataError: it is no JSON object, a column is unknown or must be there, or a value is of another type.
         """
-        try:
-            row = json.loads(payload)
-        except ValueError as error:
-            raise DataError(f"the request is not JSON: {error}.", fix="Send one row as an object.") from error
-        if not isinstance(row, dict):
-            raise DataError(f"the request holds {type(row).__name__}, not one row.", fix="Send one row as an object.")
+        row = json_object(payload)
         known = {column.name for column in self.columns}.union(self.ignored)
         for name in row:
             if name not in known:

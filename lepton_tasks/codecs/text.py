@@ -10,7 +10,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pydantic
@@ -139,8 +139,31 @@ def _fields(text: str, columns: Sequence[str]) -> list[str]:
     return values
 
 
+class TextRequests:
+    """The part of a codec whose samples are plain text, or JSON objects of several texts."""
+
+    columns: tuple[str, ...]
+    media_type: ClassVar[str] = "text/plain"
+    suffix: ClassVar[str] = ".txt"
+
+    def payload(self, instance: Any) -> bytes:
+        """The bytes of ``"..."`` or ``{"text": "..."}``, or of an object with all columns.
+
+        Raises:
+            DataError: it holds no text.
+        """
+        if len(self.columns) > 1:
+            return json.dumps(instance, ensure_ascii=False).encode()
+        text = instance.get(self.columns[0], instance.get("text")) if isinstance(instance, dict) else instance
+        if not isinstance(text, str):
+            raise DataError("there is no text.", where=self.columns[0], fix='Send {"text": "..."}.')
+        if _SURROGATE.search(text):
+            raise DataError("the text holds half a character (a lone surrogate).", fix="Send valid Unicode.")
+        return text.encode()
+
+
 @dataclasses.dataclass(frozen=True)
-class TextCodec:
+class TextCodec(TextRequests):
     """The input codec of text: one row of tokens.
 
     Args:
@@ -165,7 +188,7 @@ class TextCodec:
 
 
 @dataclasses.dataclass(frozen=True)
-class TfidfCodec:
+class TfidfCodec(TextRequests):
     """The input codec of weighted words.
 
     Args:

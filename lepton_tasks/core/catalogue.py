@@ -5,6 +5,8 @@ Nothing is imported until it is used. Each line is covered by the contract tests
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lepton_tasks.core import protocols, table_protocols
@@ -233,10 +235,44 @@ def check_names(use_case: UseCase, *, where: str) -> None:
 _GIVEN: dict[str, tuple[str, ...]] = {
     "source": ("data_root",),
     "table source": ("data_root",),
-    "model": ("input_shape", "num_classes"),
+    "learning task": ("fitted", "labels"),
     "optimizer": ("parameters", "learning_rate", "weight_decay"),
     "schedule": ("optimizer", "steps", "learning_rate"),
 }
+
+
+def check_network(name: str, arguments: Sequence[str], *, where: str = "") -> None:
+    """Raise `ConfigError` if a network does not take the arguments that the learning task gives it."""
+
+    def suits(name: str) -> bool:
+        return set(arguments) <= set(inspect.signature(MODELS.load(name)).parameters)
+
+    if not suits(name):
+        raise ConfigError(
+            f"the model {name!r} does not take {', '.join(arguments)}, which the learning task gives.",
+            where=where,
+            fix=f"Suitable: {', '.join(known for known in MODELS.names() if suits(known)) or 'none'}.",
+        )
+
+
+def learning_task_of(use_case: UseCase, fitted: Mapping[str, Any], labels: Sequence[str]) -> protocols.LearningTask:
+    """The learning task of a use case, told what was fitted and the names of the classes."""
+    spec, where = use_case.learning_task, f"{use_case.name}.yaml: task"
+    return LEARNING_TASKS.build(spec.name, spec.params, where=where, fitted=fitted, labels=labels)
+
+
+def codec_spec_of(use_case: UseCase, fitted: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Name and params of the input codec of a use case; imports its feature extractor."""
+    spec = use_case.features
+    named: tuple[str, dict[str, Any]] = _ALL_FEATURES.build(
+        spec.name, spec.params, where=f"{use_case.name}.yaml: features"
+    ).codec(fitted)
+    return named
+
+
+def codec_of(use_case: UseCase, fitted: Mapping[str, Any]) -> protocols.Codec:
+    """The input codec of a use case."""
+    return CODECS.build(*codec_spec_of(use_case, fitted))
 
 
 def check_params_of(use_case: UseCase, *, where: str) -> None:
@@ -247,9 +283,21 @@ def check_params_of(use_case: UseCase, *, where: str) -> None:
     """
     from lepton_tasks.core.registry import check_params
 
+    arguments: tuple[str, ...] = ()
+    if use_case.learns:
+        task = LEARNING_TASKS.load(use_case.learning_task.name)
+        arguments = task.network_parameters
+        if use_case.features.name not in task.features:
+            raise ConfigError(
+                f"the task {use_case.learning_task.name!r} does not learn from {use_case.features.name!r}.",
+                where=f"{where}: features.name",
+                fix=f"Suitable: {', '.join(task.features)}.",
+            )
     for key, registry, spec in named_components(use_case):
-        given = dict.fromkeys(_GIVEN.get(registry.kind, ()))
+        given = dict.fromkeys(arguments if registry is MODELS else _GIVEN.get(registry.kind, ()))
         try:
+            if registry is MODELS:
+                check_network(spec.name, arguments, where=f"{where}: {key}")
             check_params(registry.load(spec.name), spec.params, where=f"{where}: {key}", given=given)
         except ImportError as error:
             raise ConfigError(

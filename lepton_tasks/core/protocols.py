@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from lepton_tasks.core.context import RunContext
     from lepton_tasks.core.use_case import Expectation, UseCase
     from lepton_tasks.data.samples import Samples
+
+Outputs: TypeAlias = "Mapping[str, np.ndarray]"
+"""Arrays [N, ...] by the names of a network's outputs."""
 
 
 @runtime_checkable
@@ -87,6 +90,9 @@ class FeatureExtractor(Protocol):
     def codec(self, fitted: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """Name and params of the input codec that serving uses to compute the same arrays."""
 
+    def requests(self, arrays: np.ndarray) -> list[bytes]:
+        """Samples, as arrays [N, *shape], in the form that a client sends them; the codec decodes them to the same."""
+
 
 @runtime_checkable
 class Fetching(Protocol):
@@ -100,74 +106,112 @@ class Fetching(Protocol):
 class Codec(Protocol):
     """Bytes or JSON <-> arrays, with NumPy only; shared by training and serving."""
 
+    media_type: ClassVar[str]
+    """Of one sample's bytes, e.g. ``image/png``."""
+    suffix: ClassVar[str]
+    """Of a file that holds one sample, with its dot."""
+
     def decode(self, payload: bytes) -> np.ndarray:
         """One sample from a request's bytes; raises `DataError` with the reason."""
+
+    def payload(self, instance: Any) -> bytes:
+        """The bytes of a sample that came as a JSON value; raises `DataError` saying what to send."""
 
 
 @runtime_checkable
 class OutputCodec(Protocol):
     """Model outputs -> what a caller reads."""
 
-    def encode(self, outputs: Mapping[str, np.ndarray], row: int) -> dict[str, Any]:
+    def encode(self, outputs: Outputs, row: int) -> dict[str, Any]:
         """The answer for one row of a batch, as JSON values."""
+
+
+class Rows(NamedTuple):
+    """Rows of a split: what goes into a network and what should come out."""
+
+    inputs: np.ndarray
+    """[N, ...]; may be a memory map."""
+    targets: np.ndarray
+    """[N, ...]"""
+    lengths: np.ndarray | None = None
+    """int [N], how long each input is before its padding; batches are then made of rows of like length."""
 
 
 @runtime_checkable
 class LearningTask(Protocol):
     """What is learned: targets, loss, metrics, plots, output. Free of Lightning; torch only where it is needed.
 
-    *Stored* rows are those of the features artifact; *outputs* are what the deployable network answers, [N, ...].
+    Built with the YAML's params, ``fitted`` (what the feature extractor learned) and ``labels`` (names of the classes).
+    *Stored* rows are those of the features artifact. `lepton_tasks.learning.task.Task` has what most tasks share.
     """
 
-    def network_arguments(self, fitted: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
+    metric: ClassVar[str]
+    """The metric that a model is chosen and gated by, unless the use case names another."""
+    features: ClassVar[tuple[str, ...]]
+    """Names of the feature extractors whose rows it can learn from."""
+    outputs: ClassVar[tuple[str, ...]]
+    """Names of what the networks of `evaluable` and `deployable` answer, in order."""
+    network_parameters: ClassVar[tuple[str, ...]]
+    """Names of `network_arguments`: a network that takes other ones does not suit the task."""
+    replayable: ClassVar[bool]
+    """Whether the answer to a request is what `metrics` takes: true if `evaluable` and `deployable` answer alike."""
+
+    def network_arguments(self) -> dict[str, Any]:
         """Arguments of the network that follow from the data (``input_shape``, ``num_classes``), as JSON values."""
+
+    def initialise(self, network: torch.nn.Module) -> None:
+        """Put what was fitted (word vectors, a mean) into a new network."""
+
+    def training_rows(self, features: Path) -> Rows:
+        """What is learned from; raises `DataError` if there is nothing."""
+
+    def evaluation_rows(self, features: Path, split: str) -> Rows:
+        """What `evaluable` answers and `metrics` judges, of the validation or the test split."""
 
     def inputs(self, stored: torch.Tensor) -> torch.Tensor:
         """Stored inputs in the form that augmentations work on and `trainable` takes."""
 
-    def targets(self, stored: torch.Tensor, labels: Sequence[str], label_smoothing: float) -> torch.Tensor:
+    def targets(self, stored: torch.Tensor, label_smoothing: float) -> torch.Tensor:
         """Stored targets in the form that augmentations work on and `loss` takes."""
 
-    def trainable(self, network: torch.nn.Module, fitted: Mapping[str, Any]) -> torch.nn.Module:
+    def trainable(self, network: torch.nn.Module) -> torch.nn.Module:
         """The network with what must come before it in training: `inputs` -> what `loss` takes."""
 
-    def deployable(self, network: torch.nn.Module, fitted: Mapping[str, Any]) -> torch.nn.Module:
+    def evaluable(self, network: torch.nn.Module) -> torch.nn.Module:
+        """The network as it is judged: inputs of `evaluation_rows` -> `outputs`."""
+
+    def deployable(self, network: torch.nn.Module) -> torch.nn.Module:
         """The network with numeric preprocessing before and post-processing after it, ready for ONNX.
 
-        The name of the argument of its `forward` is the name of the graph's input.
+        What the input codec decodes -> `outputs`, a tensor or a tuple of them. The name of the argument of its
+        `forward` is the name of the graph's input.
         """
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The scalar to minimise, from what `trainable` gives and `targets`."""
 
-    def metrics(self, outputs: np.ndarray, targets: np.ndarray, labels: Sequence[str]) -> dict[str, float]:
-        """Figures on a split, by name; higher is better unless the name ends in ``loss``."""
+    def metrics(self, outputs: Outputs, targets: np.ndarray) -> dict[str, float]:
+        """Figures on a split, by name; `lepton_tasks.core.metrics` tells by the name which way is better."""
 
     def score(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
         """What the best epoch is chosen by, from the metrics of the validation split; the larger tuple is better."""
 
-    def details(self, outputs: np.ndarray, targets: np.ndarray, labels: Sequence[str]) -> dict[str, dict[str, float]]:
-        """Figures of each label, for the model card."""
+    def details(self, outputs: Outputs, targets: np.ndarray) -> dict[str, dict[str, float]]:
+        """Figures of each label, or of other parts of the split, for the model card; may be empty."""
 
-    def right(self, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """Which rows are answered rightly, bool [N], to compare two models row by row."""
+    def right(self, outputs: Outputs, targets: np.ndarray) -> np.ndarray | None:
+        """Which rows are answered rightly, bool [N], to compare two models row by row; None if that is no question."""
 
-    def baseline(self, targets: np.ndarray, labels: Sequence[str]) -> dict[str, float]:
+    def confidence(self, outputs: Outputs) -> np.ndarray:
+        """How sure each answer is, float [N] in [0, 1]; ones if that is no question."""
+
+    def baseline(self, rows: Rows) -> dict[str, float]:
         """The same metrics of a trivial predictor, to compare every run with."""
 
-    def plots(
-        self,
-        folder: Path,
-        inputs: np.ndarray,
-        outputs: np.ndarray,
-        targets: np.ndarray,
-        labels: Sequence[str],
-        *,
-        worst: int,
-    ) -> list[Path]:
+    def plots(self, folder: Path, rows: Rows, outputs: Outputs, *, worst: int) -> list[Path]:
         """Pictures a person looks at, as PNG files in `folder`; `worst` is how many mistakes are drawn."""
 
-    def output_codec(self, labels: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    def output_codec(self) -> tuple[str, dict[str, Any]]:
         """Name and params of the output codec."""
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    import numpy as np
     import polars as pl
 
     from lepton_tasks.core.context import RunContext
@@ -146,6 +147,15 @@ class TableFeatures(Protocol):
     def codec(self, fitted: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """Name and params of the input codec that serving uses to compute the same values."""
 
+    def requests(self, rows: TableRows, numbers: np.ndarray, fitted: Mapping[str, Any]) -> list[bytes]:
+        """Stored rows in the form that a client sends them.
+
+        Args:
+            rows: Of one split, before the fitted steps, which serving does by itself.
+            numbers: int64 [N], which: their lines of ``ids.parquet``.
+            fitted: What `fit` learned.
+        """
+
 
 @runtime_checkable
 class RowFeatures(Protocol):
@@ -168,3 +178,12 @@ class RowFeatures(Protocol):
 
     def codec(self, fitted: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """Name and params of the input codec that serving uses to compute the same values."""
+
+    def requests(self, rows: TableRows, numbers: np.ndarray, fitted: Mapping[str, Any]) -> list[bytes]:
+        """Stored rows in the form that a client sends them.
+
+        Args:
+            rows: Of one split, before the fitted steps, which serving does by itself.
+            numbers: int64 [N], which: their lines of ``ids.parquet``.
+            fitted: What `fit` learned.
+        """

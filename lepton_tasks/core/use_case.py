@@ -136,12 +136,12 @@ class Evaluate(_Model):
 class Gate(_Model):
     """What a candidate must reach to be promoted."""
 
-    metric: str = "accuracy"
-    """The metric that is compared with the champion's; higher is better."""
+    metric: str | None = None
+    """The metric that is compared with the champion's; null for the learning task's own."""
     thresholds: dict[str, float] = {}
-    """Smallest allowed value of each named test metric."""
+    """Worst allowed value of each named test metric: the smallest, or of an error (loss, rmse, ...) the largest."""
     max_drop: float = pydantic.Field(0.005, ge=0)
-    """How far below the champion, on the same test split, the candidate may be."""
+    """How much worse than the champion, on the same test split, the candidate may be."""
 
 
 class Export(_Model):
@@ -150,7 +150,9 @@ class Export(_Model):
     opset: int = pydantic.Field(20, ge=17, le=25)
     """ONNX operator set."""
     max_difference: float = pydantic.Field(1e-4, gt=0)
-    """Largest allowed absolute difference of an output from torch's."""
+    """Largest allowed difference of an output from torch's; relative where the output is larger than 1."""
+    max_mismatch: float = pydantic.Field(0.001, ge=0, le=1)
+    """Largest allowed share of whole numbers (tokens, items) that differ from torch's."""
     max_metric_drop: float = pydantic.Field(0.0, ge=0)
     """Largest allowed loss of the gate's metric on the test split."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -135,6 +136,10 @@ class ImageFeatures:
         """`ImageCodec` with the same sizes."""
         return "image", dataclasses.asdict(self)
 
+    def requests(self, arrays: np.ndarray) -> list[bytes]:
+        """PNG files of pictures uint8 [N, height, width, channels], which the codec decodes to the same pixels."""
+        return [_png(pixels) for pixels in arrays]
+
     @functools.cached_property
     def _codec(self) -> ImageCodec:
         return ImageCodec(**dataclasses.asdict(self))
@@ -151,3 +156,11 @@ class ImageFeatures:
         columns = list(zip(*lines, strict=True)) or [()] * len(_BOXES_SCHEMA)
         arrays = [pa.array(column, field.type) for column, field in zip(columns, _BOXES_SCHEMA, strict=True)]
         return pa.table(arrays, schema=_BOXES_SCHEMA)
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(stream, "PNG", compress_level=1)
+    return stream.getvalue()

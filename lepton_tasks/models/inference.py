@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import nn
@@ -10,12 +12,13 @@ from torch import nn
 _BATCH_BYTES = 64 << 20
 
 
-def predict(module: nn.Module, inputs: np.ndarray) -> np.ndarray:
-    """Outputs [N, ...] of `module` in evaluation mode; it is left in the mode it was found in.
+def predict(module: nn.Module, inputs: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Outputs [N, ...] of `module` by name, in evaluation mode; it is left in the mode it was found in.
 
     Args:
         module: Takes a batch of stored rows, on whichever device its parameters are.
         inputs: Stored rows [N, ...], uint8 or another dtype the module takes; may be a memory map.
+        names: Of the outputs, in order; floats become float32.
     """
     device = next(module.parameters()).device
     size = max(1, min(512, _BATCH_BYTES // (4 * max(1, int(np.prod(inputs.shape[1:]))))))
@@ -24,9 +27,15 @@ def predict(module: nn.Module, inputs: np.ndarray) -> np.ndarray:
     try:
         with torch.inference_mode():
             parts = [
-                module(torch.from_numpy(np.array(inputs[start : start + size])).to(device)).float().cpu()
+                _on_cpu(module(torch.from_numpy(np.array(inputs[start : start + size])).to(device)))
                 for start in range(0, len(inputs), size)
             ]
     finally:
         module.train(training)
-    return torch.cat(parts).numpy()
+    columns = zip(*parts, strict=True)
+    return {name: torch.cat(column).numpy() for name, column in zip(names, columns, strict=True)}
+
+
+def _on_cpu(outputs: torch.Tensor | tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
+    several = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
+    return [(output.float() if output.is_floating_point() else output).cpu() for output in several]

@@ -22,8 +22,8 @@ ONNX_FILE = "model.onnx"
 SPEC_FILE = "package.json"
 PREPROCESSOR_FILE = "preprocessor.json"
 CARD_FILE = "card.md"
-EXAMPLE_FILE = "example.png"
-EXPECTED_FILE = "example.json"
+EXAMPLE_STEM = "example"  # its suffix is the codec's
+EXPECTED_FILE = "expected.json"  # the answer to the example
 MANIFEST_FILE = "manifest.json"
 
 _FIX = "Export the model again, or copy the package again."
@@ -90,8 +90,7 @@ class Package:
 
     def example(self) -> tuple[bytes, dict[str, Any]] | None:
         """The sample shipped with the package and the answer expected to it, if there is one."""
-        path = self.folder / EXAMPLE_FILE
-        return (path.read_bytes(), json.loads((self.folder / EXPECTED_FILE).read_text())) if path.exists() else None
+        return read_example(self.folder) if (self.folder / EXPECTED_FILE).exists() else None
 
 
 def write_package(
@@ -112,7 +111,7 @@ def write_package(
         preprocessor: Contents of ``preprocessor.json``.
         card: The model card, Markdown.
         example: One encoded sample (PNG for pictures) and the answer expected to it, in the form that the output
-            codec gives (``label``, ``probability``, ``probabilities``). The smoke test sends it.
+            codec gives. The smoke test sends it.
     """
     graph = onnx.read_bytes() if isinstance(onnx, Path) else onnx
     (folder / ONNX_FILE).write_bytes(graph)
@@ -121,7 +120,8 @@ def write_package(
     (folder / CARD_FILE).write_text(card, encoding="utf-8")
     if example is not None:
         payload, expected = example
-        (folder / EXAMPLE_FILE).write_bytes(payload)
+        suffix = CODECS.load(spec.input_codec.name).suffix
+        (folder / EXAMPLE_STEM).with_suffix(suffix).write_bytes(payload)
         write_json(folder / EXPECTED_FILE, dict(expected))
     write_json(folder / MANIFEST_FILE, _digests(folder))
 
@@ -149,6 +149,13 @@ def load_package(folder: Path, *, threads: int = 1) -> Package:
     except ConfigError as error:
         raise ArtifactError(str(error), where=str(folder), fix=_FIX) from error
     return package
+
+
+def read_example(folder: Path) -> tuple[bytes, dict[str, Any]]:
+    """The encoded sample in a package's folder, and the answer expected to it."""
+    codec = json.loads((folder / SPEC_FILE).read_text())["input_codec"]["name"]
+    payload = (folder / EXAMPLE_STEM).with_suffix(CODECS.load(codec).suffix).read_bytes()
+    return payload, json.loads((folder / EXPECTED_FILE).read_text())
 
 
 def _digests(folder: Path) -> dict[str, str]:

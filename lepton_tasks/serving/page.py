@@ -24,7 +24,8 @@ PAGE = """<!doctype html>
 <h2>Try a model</h2>
 <form id="try">
   <label>Model <select id="model"></select></label>
-  <label>Picture <input id="file" type="file" accept="image/*" required></label>
+  <label>File <input id="file" type="file"></label>
+  <label>or text, or JSON <textarea id="text" rows="3" cols="60"></textarea></label>
   <button>Predict</button>
 </form>
 <pre id="answer">No answer yet.</pre>
@@ -57,10 +58,10 @@ PAGE = """<!doctype html>
   });
   at("try").addEventListener("submit", async event => {
     event.preventDefault();
-    const form = new FormData();
-    form.append("file", at("file").files[0]);
+    const file = at("file").files[0];
+    const body = file || at("text").value;
     const url = "v1/models/" + encodeURIComponent(at("model").value) + "/predict";
-    const reply = await fetch(url, {method: "POST", body: form});
+    const reply = await fetch(url, {method: "POST", body, headers: {"content-type": "application/octet-stream"}});
     at("answer").textContent = reply.status + " " + JSON.stringify(await reply.json(), null, 2);
   });
 </script>

@@ -1,13 +1,10 @@
-"""Request bodies -> samples: a file field, a raw picture, or base64 in JSON."""
+"""Request bodies -> samples: a file field, one raw sample, or JSON as the model's codec reads it."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import dataclasses
 from collections.abc import AsyncGenerator
-from typing import Any
 
 import orjson
 from starlette.datastructures import UploadFile
@@ -15,9 +12,9 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from lepton_tasks.core.errors import DataError
+from lepton_tasks.core.protocols import Codec
 from lepton_tasks.serving.errors import MediaTypeError, TooLargeError
 
-_SHAPES = 'Send {"image": "<base64>"} or {"instances": [{"image": "<base64>"}, ...]}.'
 _BIG_JSON_BYTES = 256 * 1024  # about a millisecond of parsing: beyond it, not in the event loop
 
 
@@ -31,7 +28,7 @@ class Limits:
 
 async def read_body(request: Request, limits: Limits) -> bytes:
     """The whole body; raises `TooLargeError` as soon as it is longer than allowed."""
-    too_large = TooLargeError(f"the body is larger than {limits.body_bytes:,} bytes.", fix="Send a smaller picture.")
+    too_large = TooLargeError(f"the body is larger than {limits.body_bytes:,} bytes.", fix="Send less at a time.")
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limits.body_bytes:
         raise too_large
@@ -45,7 +42,7 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     return b"".join(parts)
 
 
-async def read_samples(request: Request, limits: Limits) -> list[bytes]:
+async def read_samples(request: Request, limits: Limits, codec: Codec) -> list[bytes]:
     """The encoded samples of a predict request, in order.
 
     Raises:
@@ -56,13 +53,14 @@ async def read_samples(request: Request, limits: Limits) -> list[bytes]:
         samples = await _files(request, await read_body(request, limits), limits)
     elif kind == "application/json":
         body = await read_body(request, limits)
-        samples = await asyncio.to_thread(_instances, body) if len(body) > _BIG_JSON_BYTES else _instances(body)
-    elif kind.startswith("image/") or kind == "application/octet-stream":
+        big = len(body) > _BIG_JSON_BYTES
+        samples = await asyncio.to_thread(_instances, body, codec) if big else _instances(body, codec)
+    elif kind == "application/octet-stream" or kind.partition("/")[0] == codec.media_type.partition("/")[0]:
         samples = [await read_body(request, limits)]
     else:
         raise MediaTypeError(
             f"the content type {kind!r} is not read here.",
-            fix="Send a form with the field 'file', a picture as image/png or image/jpeg, or application/json.",
+            fix=f"Send {codec.media_type}, a form with the field 'file', or application/json.",
         )
     if len(samples) > limits.samples:
         raise TooLargeError(f"{len(samples)} samples in one request; at most {limits.samples} are taken.")
@@ -86,26 +84,20 @@ async def _files(request: Request, body: bytes, limits: Limits) -> list[bytes]:
     return files
 
 
-def _instances(body: bytes) -> list[bytes]:
+def _instances(body: bytes, codec: Codec) -> list[bytes]:
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise DataError(f"the body is not JSON: {error}.") from error
-    if not isinstance(value, dict):
-        raise DataError(f"the body is a JSON {type(value).__name__}, not an object.", fix=_SHAPES)
-    if "instances" not in value:
-        return [_image(value, "image")]
+    if not isinstance(value, dict) or "instances" not in value:
+        return [codec.payload(value)]
     instances = value["instances"]
     if not isinstance(instances, list) or not instances:
-        raise DataError("'instances' is not a list with at least one object.", fix=_SHAPES)
-    return [_image(instance, f"instances[{i}].image") for i, instance in enumerate(instances)]
-
-
-def _image(instance: Any, where: str) -> bytes:
-    text = instance.get("image") if isinstance(instance, dict) else None
-    if not isinstance(text, str):
-        raise DataError("a base64 string is missing.", where=where, fix=_SHAPES)
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise DataError(f"not base64: {error}.", where=where) from error
+        raise DataError("'instances' is not a list with at least one sample.", fix='Send {"instances": [...]}.')
+    samples = []
+    for i, instance in enumerate(instances):
+        try:
+            samples.append(codec.payload(instance))
+        except DataError as error:
+            raise DataError(error.what, where=f"instances[{i}].{error.where}", fix=error.fix) from error
+    return samples

@@ -1,4 +1,4 @@
-"""``/v1``: pictures in, labels out."""
+"""``/v1``: samples in, answers out, in the form that the model's learning task gives them."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def predict_router(table: ModelTable, telemetry: Telemetry, limits: Limits) -> A
 
     @router.get("/models/{name}", responses=ERRORS)
     async def model(name: str) -> Response:
-        """One model: version, digest, labels, test metrics."""
+        """One model: version, digest, what it takes, labels, test metrics."""
         return json_reply(table.get(name).to_dict())
 
     @router.post("/models/{name}/predict", response_model=PredictReply, responses=ERRORS, openapi_extra=predict_body())
     async def predict(name: str, request: Request) -> Response:
-        """Label one picture (a file field, or the raw body), or several (JSON with base64)."""
+        """Answer one sample (a file field, the raw body, or JSON), or several (``{"instances": [...]}``)."""
         with telemetry.watch(name, "v1", probe=request.headers.get("lepton-probe", "")[:32]) as call:
             call.live = table.get(name)
-            jobs = [SampleJob(payload) for payload in await read_samples(request, limits)]
+            jobs = [SampleJob(payload) for payload in await read_samples(request, limits, call.live.package.codec)]
             # Read again: while the body came in, another version may have taken over, and the old one takes no more.
             live = call.live = table.get(name)
             answers = await asyncio.gather(*(live.batcher.submit(job) for job in jobs), return_exceptions=True)

@@ -60,6 +60,7 @@ class Live:
             "deployed_at": self.release.deployed_at,
             "previous": self.previous.version if self.previous else None,
             "task": self.package.spec.task,
+            "accepts": self.package.codec.media_type,
             "labels": list(self.package.spec.labels),
             "metrics": self.package.spec.metrics,
             "max_batch": self.batcher.max_batch,

@@ -13,20 +13,12 @@ class ErrorReply(pydantic.BaseModel):
     error: str
 
 
-class PredictionReply(pydantic.BaseModel):
-    """The answer to one sample."""
-
-    label: str
-    probability: float
-    probabilities: dict[str, float]
-
-
 class PredictReply(pydantic.BaseModel):
     """The answers to one request, in its order."""
 
     model: str
     version: str
-    predictions: list[PredictionReply]
+    predictions: list[dict[str, Any]]
 
 
 class ModelReply(pydantic.BaseModel):
@@ -78,17 +70,18 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 def predict_body() -> dict[str, Any]:
     """The request body of predict, which is read by hand, as OpenAPI describes it."""
     binary = {"type": "string", "format": "binary"}
-    image = {"type": "object", "required": ["image"], "properties": {"image": {"type": "string", "format": "byte"}}}
+    one = {"description": 'One sample: {"image": "<base64>"}, {"text": "..."}, or the columns of a row.'}
     several = {
         "type": "object",
         "required": ["instances"],
-        "properties": {"instances": {"type": "array", "items": image, "minItems": 1}},
+        "properties": {"instances": {"type": "array", "items": one, "minItems": 1}},
     }
     form = {"type": "object", "required": ["file"], "properties": {"file": binary}}
     content = {
         "multipart/form-data": {"schema": form},
         "image/*": {"schema": binary},
-        "application/json": {"schema": {"oneOf": [image, several]}},
+        "text/plain": {"schema": {"type": "string"}},
+        "application/json": {"schema": {"anyOf": [{"type": "object", **one}, several]}},
     }
     return {"requestBody": {"required": True, "content": content}}
 

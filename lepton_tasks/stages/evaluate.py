@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import numpy as np
-
 from lepton_tasks.core.artifacts import CheckpointRef, DatasetRef, EvaluationRef, PreprocessorRef
+from lepton_tasks.core.catalogue import codec_of
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.store import write_json
 from lepton_tasks.core.use_case import UseCase
+from lepton_tasks.stages import replay
 
 
 def evaluate(
@@ -20,26 +20,35 @@ def evaluate(
     checkpoint: CheckpointRef,
     features: DatasetRef,
     preprocessor: PreprocessorRef,
+    splits: DatasetRef,
 ) -> EvaluationRef:
-    """Metrics of the test and the validation split beside those of a trivial predictor, outputs, and plots."""
+    """Metrics of the test and the validation split beside those of a trivial predictor, outputs, and plots.
+
+    The test split is also answered as it would be served: rows as requests, decoded by the codec.
+    """
+    from lepton_tasks.data.requests import requests_of
     from lepton_tasks.models.inference import predict
     from lepton_tasks.tracking.mlflow import Tracker
-    from lepton_tasks.training.batches import open_split
     from lepton_tasks.training.checkpoint import read_checkpoint
 
     trained = read_checkpoint(ctx.open(checkpoint))
-    data = ctx.open(features)
+    task, data = trained.task, ctx.open(features)
     metrics: dict[str, Any] = {}
     for split in ("validation", "test"):  # test last: its arrays are drawn below
-        inputs, targets = open_split(data, split)
-        outputs = predict(trained.deployable, inputs)
-        metrics[split] = trained.task.metrics(outputs, targets, trained.labels)
-    metrics["baseline"] = trained.task.baseline(targets, trained.labels)
-    metrics["by_label"] = trained.task.details(outputs, targets, trained.labels)
+        rows = task.evaluation_rows(data, split)
+        outputs = predict(trained.evaluable, rows.inputs, task.outputs)
+        metrics[split] = task.metrics(outputs, rows.targets)
+    metrics["baseline"] = task.baseline(rows)
+    metrics["details"] = task.details(outputs, rows.targets)
+    fitted = json.loads((ctx.open(preprocessor) / "preprocessor.json").read_text())["fitted"]
+    payloads = requests_of(use_case, ctx, splits=splits, features=data, fitted=fitted, limit=replay.MOST)
+    samples = replay.decoded(codec_of(use_case, fitted), payloads)
     draft = ctx.draft()
     write_json(draft.path / "metrics.json", metrics)
-    np.save(draft.path / "outputs.npy", outputs)
-    plots = trained.task.plots(draft.path, inputs, outputs, targets, trained.labels, worst=use_case.evaluate.worst)
+    replay.write_outputs(draft.path / replay.OUTPUTS_FILE, outputs)
+    replay.write_outputs(draft.path / replay.SERVED_FILE, predict(trained.deployable, samples, task.outputs))
+    replay.write_requests(draft.path, payloads)
+    plots = task.plots(draft.path, rows, outputs, worst=use_case.evaluate.worst)
     flat = {f"{split}_{name}": metrics[split][name] for split in ("test", "baseline") for name in metrics[split]}
     run_id = str(checkpoint.facts["mlflow_run_id"])
     tracker = Tracker(ctx.environment.tracking_url)
@@ -48,4 +57,4 @@ def evaluate(
     for path in plots:
         tracker.files(run_id, path, at="plots")
     ctx.log.info("test: %s", json.dumps({name: round(value, 4) for name, value in flat.items()}))
-    return ctx.publish(draft, EvaluationRef, {**flat, "mlflow_run_id": run_id})
+    return ctx.publish(draft, EvaluationRef, {**flat, "metric": task.metric, "mlflow_run_id": run_id})

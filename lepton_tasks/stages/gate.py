@@ -6,13 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lepton_tasks.core.artifacts import ArtifactRef, DatasetRef, EvaluationRef, ModelPackageRef
-from lepton_tasks.core.catalogue import LEARNING_TASKS
+from lepton_tasks.core.artifacts import ArtifactRef, DatasetRef, EvaluationRef, ModelPackageRef, PreprocessorRef
+from lepton_tasks.core.catalogue import learning_task_of
 from lepton_tasks.core.context import RunContext
-from lepton_tasks.core.errors import ArtifactError, ConfigError, GateError
+from lepton_tasks.core.errors import ArtifactError, ConfigError, DataError, GateError
+from lepton_tasks.core.metrics import higher_is_better, is_worse
+from lepton_tasks.core.protocols import LearningTask
 from lepton_tasks.core.registry import did_you_mean
 from lepton_tasks.core.store import write_json
 from lepton_tasks.core.use_case import UseCase
+from lepton_tasks.stages import replay
 from lepton_tasks.tracking import registry
 
 _CHAMPION = "champion"
@@ -26,7 +29,14 @@ def champion_state(use_case: UseCase, ctx: RunContext, **refs: ArtifactRef) -> d
     return {"version": found["version"], "package_digest": found["tags"].get("lepton.package_digest")}
 
 
-def gate(use_case: UseCase, ctx: RunContext, *, evaluation: EvaluationRef, features: DatasetRef) -> EvaluationRef:
+def gate(
+    use_case: UseCase,
+    ctx: RunContext,
+    *,
+    evaluation: EvaluationRef,
+    features: DatasetRef,
+    preprocessor: PreprocessorRef,
+) -> EvaluationRef:
     """The verdict, also logged to the MLflow run.
 
     Raises:
@@ -34,7 +44,10 @@ def gate(use_case: UseCase, ctx: RunContext, *, evaluation: EvaluationRef, featu
         ConfigError: a metric is named that the learning task does not compute.
     """
     metrics = json.loads((ctx.open(evaluation) / "metrics.json").read_text())["test"]
-    for name in (use_case.gate.metric, *use_case.gate.thresholds):
+    fitted = json.loads((ctx.open(preprocessor) / "preprocessor.json").read_text())
+    task = learning_task_of(use_case, fitted["fitted"], fitted["labels"])
+    metric = use_case.gate.metric or task.metric
+    for name in (metric, *use_case.gate.thresholds):
         if name not in metrics:
             raise ConfigError(
                 f"no metric named {name!r}.", where=f"{use_case.name}.yaml: gate", fix=did_you_mean(name, metrics)
@@ -43,10 +56,10 @@ def gate(use_case: UseCase, ctx: RunContext, *, evaluation: EvaluationRef, featu
         _check(f"gate.thresholds.{name}", name, metrics[name], limit)
         for name, limit in use_case.gate.thresholds.items()
     ]
-    champion = _compare(use_case, ctx, evaluation, features)
+    champion = _compare(use_case, ctx, task, metric, evaluation, features)
     if champion is not None and champion["compared"]:
-        name = use_case.gate.metric
-        checks.append(_check("gate.max_drop", name, metrics[name], champion[name] - use_case.gate.max_drop))
+        drop = use_case.gate.max_drop * (1 if higher_is_better(metric) else -1)
+        checks.append(_check("gate.max_drop", metric, champion["candidate"], champion[metric] - drop))
     passed = all(check["passed"] for check in checks)
     verdict = {"passed": passed, "metrics": metrics, "checks": checks, "champion": champion}
     draft = ctx.draft()
@@ -62,11 +75,17 @@ def gate(use_case: UseCase, ctx: RunContext, *, evaluation: EvaluationRef, featu
 
 
 def _check(name: str, metric: str, value: float, limit: float) -> dict[str, Any]:
-    return {"name": name, "metric": metric, "value": value, "limit": limit, "passed": value >= limit}
+    passed = not is_worse(metric, value, limit)
+    return {"name": name, "metric": metric, "value": value, "limit": limit, "passed": passed}
 
 
 def _compare(
-    use_case: UseCase, ctx: RunContext, evaluation: EvaluationRef, features: DatasetRef
+    use_case: UseCase,
+    ctx: RunContext,
+    task: LearningTask,
+    metric: str,
+    evaluation: EvaluationRef,
+    features: DatasetRef,
 ) -> dict[str, Any] | None:
     """The champion's figures on the candidate's test split, or why there are none; None without a champion."""
     found = registry.alias(ctx.environment.tracking_url, use_case.name, _CHAMPION)
@@ -77,51 +96,64 @@ def _compare(
     if found["run_id"] == evaluation.facts["mlflow_run_id"]:
         return {**result, "reason": "it is this very model"}
     tags = found["tags"]
-    package = ModelPackageRef(
-        uri=tags.get("lepton.package_uri", ""), digest=tags.get("lepton.package_digest", ""), stage="export"
-    )
-    try:
-        folder = ctx.open(package)
-        result |= _contest(use_case, folder, ctx.open(evaluation), ctx.open(features))
-    except ArtifactError as error:
-        result["reason"] = str(error)
+    if task.replayable:
+        package = ModelPackageRef(
+            uri=tags.get("lepton.package_uri", ""), digest=tags.get("lepton.package_digest", ""), stage="export"
+        )
+        try:
+            folder = ctx.open(package)
+            result |= _contest(use_case, task, metric, folder, ctx.open(evaluation), ctx.open(features))
+        except ArtifactError as error:
+            result["reason"] = str(error)
+    elif tags.get("lepton.features_digest") != features.digest or f"lepton.test_{metric}" not in tags:
+        result["reason"] = "it was tested on other data, and its answers to requests cannot be judged"
+    else:
+        known = {metric: float(tags[f"lepton.test_{metric}"]), "candidate": evaluation.facts[f"test_{metric}"]}
+        result |= {"compared": True, "p_value": None, **known}
     if not result["compared"]:
         ctx.log.warning("not compared with the champion, version %s: %s", found["version"], result["reason"])
     return result
 
 
-def _contest(use_case: UseCase, champion: Path, evaluation: Path, features: Path) -> dict[str, Any]:
-    """Run the champion on the candidate's test split and compare the answers row by row."""
-    import numpy as np
-
+def _contest(
+    use_case: UseCase, task: LearningTask, metric: str, champion: Path, evaluation: Path, features: Path
+) -> dict[str, Any]:
+    """Ask the champion what the candidate was asked, and compare the answers row by row."""
     from lepton_tasks.learning.significance import mcnemar
     from lepton_tasks.serving.package import load_package
-    from lepton_tasks.stages.verify_package import outputs_of
 
     package = load_package(champion, threads=0)
-    dataset = json.loads((features / "dataset.json").read_text())
-    inputs = np.load(features / "test" / "inputs.npy", mmap_mode="r")
     spec = package.spec
     preprocessor = json.loads((champion / "preprocessor.json").read_text())
     for what, theirs, ours in (
         ("task", spec.task, use_case.learning_task.name),
-        ("labels", list(spec.labels), dataset["labels"]),
-        ("input", spec.inputs[0].shape[1:], inputs.shape[1:]),
+        ("labels", list(spec.labels), json.loads((features / "dataset.json").read_text())["labels"]),
         ("feature extractor", preprocessor.get("extractor"), use_case.features.model_dump()),
     ):
         if theirs != ours:
             return {"compared": False, "reason": f"its {what} is {theirs}, the candidate's {ours}"}
-    targets = np.load(features / "test" / "targets.npy")
-    task = LEARNING_TASKS.build(use_case.learning_task.name, use_case.learning_task.params, where="task")
-    outputs = outputs_of(package, inputs)
-    pairs = mcnemar(task.right(np.load(evaluation / "outputs.npy"), targets), task.right(outputs, targets))
-    return {
+    payloads = replay.read_requests(evaluation)
+    targets = task.evaluation_rows(features, "test").targets[: len(payloads)]
+    candidate = replay.first_rows(replay.read_outputs(evaluation / replay.OUTPUTS_FILE), len(payloads))
+    try:
+        outputs = replay.outputs_of(package, payloads)
+    except DataError as error:  # what is asked now has another form than what it was made for
+        return {"compared": False, "reason": f"it cannot read a request of today: {error}"}
+    result: dict[str, Any] = {
         "compared": True,
-        **task.metrics(outputs, targets, dataset["labels"]),
-        "only_candidate_right": pairs["only_first"],
-        "only_champion_right": pairs["only_second"],
-        "p_value": pairs["p_value"],
+        **task.metrics(outputs, targets),
+        "candidate": task.metrics(candidate, targets)[metric],
+        "p_value": None,
     }
+    ours_right, theirs_right = task.right(candidate, targets), task.right(outputs, targets)
+    if ours_right is not None and theirs_right is not None:
+        pairs = mcnemar(ours_right, theirs_right)
+        result |= {
+            "only_candidate_right": pairs["only_first"],
+            "only_champion_right": pairs["only_second"],
+            "p_value": pairs["p_value"],
+        }
+    return result
 
 
 def _log(ctx: RunContext, run_id: str, verdict: Path, *, passed: bool) -> None:
@@ -136,11 +168,14 @@ def _refusal(use_case: UseCase, checks: list[dict[str, Any]], champion: dict[str
     parts = []
     for check in checks:
         if not check["passed"]:
-            text = f"{check['metric']} {check['value']:.4f} on the test split is below {check['limit']:.4f}"
+            side = "below" if higher_is_better(check["metric"]) else "above"
+            text = f"{check['metric']} {check['value']:.4f} on the test split is {side} {check['limit']:.4f}"
             if check["name"] == "gate.max_drop" and champion is not None:
+                p_value = champion["p_value"]
+                chance = "" if p_value is None else f" (p = {p_value:.2g} if both are as good)"
                 text += (
                     f": the champion (version {champion['version']}) has {champion[check['metric']]:.4f}, and"
-                    f" {use_case.gate.max_drop:g} less is allowed (p = {champion['p_value']:.2g} if both are as good)"
+                    f" {use_case.gate.max_drop:g} worse is allowed{chance}"
                 )
             parts.append(text)
     stays = f"Version {champion['version']} stays champion. " if champion is not None else ""

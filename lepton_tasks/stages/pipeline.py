@@ -59,6 +59,7 @@ _QUALITY_CODE = (
     "lepton_tasks.data.sketch",
 )
 _MODEL_CODE = ("lepton_tasks.models", "lepton_tasks.learning")
+_REPLAY_CODE = ("lepton_tasks.codecs", "lepton_tasks.data.requests", "lepton_tasks.stages.replay")
 
 STAGES: tuple[Stage, ...] = (
     Stage(
@@ -156,20 +157,20 @@ STAGES: tuple[Stage, ...] = (
         "evaluate",
         "lepton_tasks.stages.evaluate:evaluate",
         "training",
-        needs=("checkpoint", "features", "preprocessor"),
+        needs=("checkpoint", "features", "preprocessor", "splits"),
         produces="evaluation",
-        sections=("task", "model", "evaluate"),
-        code=(*_MODEL_CODE, "lepton_tasks.training.checkpoint"),
+        sections=("task", "model", "features", "evaluate"),
+        code=(*_MODEL_CODE, *_REPLAY_CODE, "lepton_tasks.training.checkpoint"),
         retries=2,
     ),
     Stage(
         "gate",
         "lepton_tasks.stages.gate:gate",
         "training",
-        needs=("evaluation", "features"),
+        needs=("evaluation", "features", "preprocessor"),
         produces="verdict",
-        sections=("name", "task", "gate"),
-        code=("lepton_tasks.learning", "lepton_tasks.serving.package"),
+        sections=("name", "task", "features", "gate"),
+        code=("lepton_tasks.learning", "lepton_tasks.core.metrics", *_REPLAY_CODE, "lepton_tasks.serving.package"),
         retries=2,
         state="lepton_tasks.stages.gate:champion_state",
     ),
@@ -182,7 +183,7 @@ STAGES: tuple[Stage, ...] = (
         sections=("name", "title", "description", "task", "model", "features", "export.opset"),
         code=(
             *_MODEL_CODE,
-            "lepton_tasks.codecs",
+            *_REPLAY_CODE,
             "lepton_tasks.serving.package",
             "lepton_tasks.training.card",
             "lepton_tasks.training.checkpoint",
@@ -193,17 +194,17 @@ STAGES: tuple[Stage, ...] = (
         "verify_package",
         "lepton_tasks.stages.verify_package:verify_package",
         "release",
-        needs=("package", "evaluation", "features"),
+        needs=("package", "evaluation", "features", "preprocessor"),
         produces="parity",
         sections=("task", "gate.metric", "export"),
-        code=("lepton_tasks.learning", "lepton_tasks.serving.package"),
+        code=("lepton_tasks.learning", *_REPLAY_CODE, "lepton_tasks.serving.answers", "lepton_tasks.serving.package"),
     ),
     Stage(
         "register",
         "lepton_tasks.stages.register:register",
         "release",
         needs=("checkpoint", "evaluation", "package", "parity"),
-        reads=("raw",),
+        reads=("raw", "features"),
         produces="model_version",
         sections=("name",),
         retries=3,

@@ -33,6 +33,7 @@ def register(
     package: ModelPackageRef,
     parity: EvaluationRef,
     raw: DatasetRef,
+    features: DatasetRef,
 ) -> ModelVersionRef:
     """A version in the MLflow registry with signature, input example, card and tags; the package lies beside it."""
     from lepton_tasks.tracking.mlflow import CHALLENGER, Tracker
@@ -40,13 +41,14 @@ def register(
     folder = ctx.open(package)
     spec = json.loads((folder / "package.json").read_text())
     codec = CODECS.build(spec["input_codec"]["name"], spec["input_codec"]["params"])
-    picture = codec.decode((folder / "example.png").read_bytes())
+    sample = codec.decode((folder / f"example{codec.suffix}").read_bytes())
     run_id = str(checkpoint.facts["mlflow_run_id"])
     tags = {
         "lepton.package_digest": package.digest,
         "lepton.package_uri": package.uri,
         "lepton.checkpoint_digest": checkpoint.digest,
         "lepton.data_digest": raw.digest,
+        "lepton.features_digest": features.digest,
         "lepton.git_commit": git_commit(project_root()),
         "lepton.run_id": ctx.run_id,
         **{f"lepton.{key}": str(value) for key, value in evaluation.facts.items() if key.startswith("test_")},
@@ -59,7 +61,7 @@ def register(
         use_case.name,
         run_id,
         folder / "model.onnx",
-        example={spec["inputs"][0]["name"]: picture[np.newaxis]},
+        example={spec["inputs"][0]["name"]: sample[np.newaxis]},
         card=(folder / "card.md").read_text(),
         title=use_case.title,
         tags=tags,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from lepton_tasks.core import catalogue
 from lepton_tasks.core.artifacts import CheckpointRef, DatasetRef, PreprocessorRef, QualityReportRef
 from lepton_tasks.core.context import Progress, RunContext
 from lepton_tasks.core.environment import project_root
@@ -79,6 +80,7 @@ def train(
         "parameters": outcome["parameters"],
         "seconds": round(outcome["seconds"], 3),
         **{name: value for name, value in history[outcome["best_epoch"]].items() if name.startswith("validation_")},
+        "metric": catalogue.LEARNING_TASKS.load(job.task.name).metric,
         "mlflow_run_id": record.run_id,
         "mlflow_experiment_id": record.experiment_id,
     }

@@ -34,7 +34,6 @@ def model_card(
     """
     train, model = checkpoint["train"], checkpoint["model"]
     rows = data["rows"]
-    weakest = min(metrics["by_label"], key=lambda label: metrics["by_label"][label]["f1"])
     parts = [
         f"# {use_case.title or use_case.name}",
         "## Intended use",
@@ -44,7 +43,7 @@ def model_card(
         f"Prepared by `{use_case.features.name}` {_inline(use_case.features.params)}. "
         f"Digest of the arrays: `{data['digest']}`.",
         "## Metrics",
-        f"{_KEPT[train['keep']]} The baseline answers with the shares of the labels.",
+        f"{_KEPT[train['keep']]} The baseline is a trivial predictor.",
         _table(
             ("metric", "test", "validation", "baseline"),
             [
@@ -52,39 +51,47 @@ def model_card(
                 for name in metrics["test"]
             ],
         ),
-        "## By label (test)",
-        _table(
-            ("label", *metrics["by_label"][weakest]),
-            [(label, *(_figure(v) for v in row.values())) for label, row in metrics["by_label"].items()],
-        ),
+        *_details(metrics["details"]),
         "## Training",
         f"`{model['name']}` {_inline(model['params'])} with {checkpoint['parameters']:,} parameters; "
         f"the {train['keep']} of {checkpoint['epochs']} epochs (epoch {checkpoint['best_epoch']}, counted from 0); "
         f"{checkpoint['seconds']:.0f} s; seed {checkpoint['seed']}.",
         _table(("setting", "value"), [(f"`{key}`", f"`{_plain(value)}`") for key, value in train.items()]),
         "## Limits",
-        "\n".join(f"- {line}" for line in _limits(rows, metrics, weakest, checkpoint["labels"], interval)),
+        "\n".join(f"- {line}" for line in _limits(rows, metrics["details"], checkpoint["labels"], interval)),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def _limits(
     rows: Mapping[str, int],
-    metrics: Mapping[str, Any],
-    weakest: str,
+    details: Mapping[str, Mapping[str, float]],
     labels: Sequence[str],
     interval: tuple[float, float] | None,
 ) -> list[str]:
-    lines = [f"It always answers one of the {len(labels)} labels it was trained on, whatever it is shown."]
+    lines = []
+    if labels:
+        lines.append(f"It knows the {len(labels)} labels it was trained on and no other, whatever it is shown.")
     if interval is not None:
         lines.append(
             f"With {rows['test']:,} test rows, accuracy on data of the same kind is between {interval[0]:.1%} and"
             f" {interval[1]:.1%} (95 % interval)."
         )
-    figures = metrics["by_label"][weakest]
-    lines.append(f"It is weakest on {weakest!r}: F1 {figures['f1']:.3f} on {figures['rows']} rows.")
+    scored = {name: figures for name, figures in details.items() if "f1" in figures}
+    if scored:
+        weakest = min(scored, key=lambda name: scored[name]["f1"])
+        figures = scored[weakest]
+        lines.append(f"It is weakest on {weakest!r}: F1 {figures['f1']:.3f} on {figures['rows']} rows.")
     lines.append("Data of another origin than the training data was not tested.")
     return lines
+
+
+def _details(details: Mapping[str, Mapping[str, float]]) -> list[str]:
+    if not details:
+        return []
+    head = list(next(iter(details.values())))
+    rows = [(name, *(_figure(figures[key]) for key in head)) for name, figures in details.items()]
+    return ["## Parts of the test split", _table(("part", *head), rows)]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -29,19 +29,21 @@ class Checkpoint:
 
     network: nn.Module
     task: LearningTask
-    fitted: dict[str, Any]
-    labels: list[str]
     spec: dict[str, Any]
 
     @property
     def deployable(self) -> nn.Module:
-        """The network as it is served: stored rows in, outputs out."""
-        return self.task.deployable(self.network, self.fitted).eval()
+        """The network as it is served: what the input codec decodes in, outputs out."""
+        return self.task.deployable(self.network).eval()
+
+    @property
+    def evaluable(self) -> nn.Module:
+        """The network as it is judged: inputs of `LearningTask.evaluation_rows` in, outputs out."""
+        return self.task.evaluable(self.network).eval()
 
 
 def write_checkpoint(folder: Path, job: Job, outcome: dict[str, Any]) -> None:
     """Write the best weights of a finished training, how to build their network, and the history."""
-    task = catalogue.LEARNING_TASKS.build(job.task.name, job.task.params, where="task")
     shutil.copyfile(job.best, folder / WEIGHTS_FILE)
     write_json(
         folder / SPEC_FILE,
@@ -49,7 +51,7 @@ def write_checkpoint(folder: Path, job: Job, outcome: dict[str, Any]) -> None:
             "schema_version": SCHEMA_VERSION,
             "task": job.task.model_dump(),
             "model": job.model.model_dump(),
-            "network_arguments": task.network_arguments(job.fitted, job.labels),
+            "network_arguments": job.learning_task().network_arguments(),
             "labels": job.labels,
             "fitted": job.fitted,
             "train": job.train.model_dump(mode="json"),
@@ -74,7 +76,9 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     import torch
 
     spec = json.loads((folder / SPEC_FILE).read_text())
-    task = catalogue.LEARNING_TASKS.build(spec["task"]["name"], spec["task"]["params"], where=SPEC_FILE)
+    task = catalogue.LEARNING_TASKS.build(
+        spec["task"]["name"], spec["task"]["params"], where=SPEC_FILE, fitted=spec["fitted"], labels=spec["labels"]
+    )
     model = spec["model"]
     network: nn.Module = catalogue.MODELS.build(
         model["name"], model["params"], where=SPEC_FILE, **spec["network_arguments"]
@@ -88,4 +92,4 @@ def read_checkpoint(folder: Path) -> Checkpoint:
             where=str(folder),
             fix="The model's code has changed: train again.",
         ) from error
-    return Checkpoint(network.eval(), task, spec["fitted"], spec["labels"], spec)
+    return Checkpoint(network.eval(), task, spec)

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from lepton_tasks.core.errors import LeptonError, StageError
+from lepton_tasks.core.protocols import Rows
 from lepton_tasks.core.store import write_json
 from lepton_tasks.models.inference import predict
 from lepton_tasks.training.batches import Batches
@@ -32,8 +33,7 @@ class Course(pl.Callback):
         job: The training.
         module: What is trained.
         batches: Its training batches.
-        inputs: Of the validation split, [N, ...].
-        targets: Of the validation split, [N, ...].
+        rows: Of the validation split.
         state: What `job.resume` holds, if an earlier attempt got somewhere.
     """
 
@@ -42,13 +42,12 @@ class Course(pl.Callback):
         job: Job,
         module: TrainingModule,
         batches: Batches,
-        inputs: np.ndarray,
-        targets: np.ndarray,
+        rows: Rows,
         *,
         state: dict[str, Any] | None,
     ) -> None:
         self.job, self.module, self.batches = job, module, batches
-        self._inputs, self._targets = inputs, targets
+        self._rows = rows
         self._state = state
         self.history: list[dict[str, Any]] = state["history"] if state else []
         self.best_epoch: int = state["best_epoch"] if state else -1
@@ -135,14 +134,16 @@ class Course(pl.Callback):
     def _validate(self, trainer: pl.Trainer) -> dict[str, float]:
         """Metrics of what would be served, on the whole validation split: each rank does its share."""
         rank, ranks = trainer.global_rank, trainer.world_size
-        outputs = predict(self.module.deployable, self._inputs[rank::ranks])
+        task, inputs = self.module.task, self._rows.inputs
+        outputs = predict(self.module.evaluable, inputs[rank::ranks], task.outputs)
         if ranks > 1:
             shares: list[Any] = [None] * ranks
             dist.all_gather_object(shares, outputs)
-            outputs = np.empty((len(self._inputs), *outputs.shape[1:]), outputs.dtype)
-            for index, share in enumerate(shares):
-                outputs[index::ranks] = share
-        return self.module.task.metrics(outputs, self._targets, self.job.labels)
+            for name, own in outputs.items():
+                outputs[name] = np.empty((len(inputs), *own.shape[1:]), own.dtype)
+                for index, share in enumerate(shares):
+                    outputs[name][index::ranks] = share[name]
+        return task.metrics(outputs, self._rows.targets)
 
     def _score(self, epoch: int) -> tuple[float, ...]:
         prefix = "validation_"

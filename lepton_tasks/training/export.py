@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,21 @@ import torch
 from torch import nn
 
 
-def export_onnx(module: nn.Module, example: np.ndarray, path: Path, *, output: str, opset: int) -> dict[str, Any]:
-    """Write `module` to `path` with an open batch size; returns the names, dtypes and shapes of input and output.
+def export_onnx(
+    module: nn.Module, example: np.ndarray, path: Path, *, outputs: Sequence[str], opset: int
+) -> dict[str, Any]:
+    """Write `module` to `path` with an open batch size; returns the names, dtypes and shapes of inputs and outputs.
 
     The graph's input is called as the argument of the module's `forward`.
 
     Args:
-        module: One input, one output, both with the batch as first axis.
-        example: Rows as they are stored, [N, ...]; at least two, since a batch of one would be taken for a constant.
+        module: One input, one or several outputs, all with the batch as first axis.
+        example: Rows as the module takes them, [N, ...].
         path: The file.
-        output: Name of the graph's output.
+        outputs: Names of the graph's outputs, in order.
         opset: ONNX operator set.
     """
-    rows = torch.from_numpy(np.array(example[:2]))
+    rows = torch.from_numpy(np.resize(example, (2, *example.shape[1:])))  # a batch of one is taken for a constant
     with warnings.catch_warnings(), _quiet("torch.onnx", "onnx_ir", "onnxscript"), contextlib.redirect_stdout(None):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -34,7 +36,7 @@ def export_onnx(module: nn.Module, example: np.ndarray, path: Path, *, output: s
             (rows,),
             dynamo=True,
             dynamic_shapes=({0: torch.export.Dim("rows")},),
-            output_names=[output],
+            output_names=list(outputs),
             opset_version=opset,
             verbose=False,
         )
@@ -42,7 +44,7 @@ def export_onnx(module: nn.Module, example: np.ndarray, path: Path, *, output: s
         raise RuntimeError("torch.onnx.export gave no program")  # it does so only without dynamo
     program.save(str(path), external_data=False)
     graph = program.model.graph
-    return {"inputs": [_spec(graph.inputs[0])], "outputs": [_spec(graph.outputs[0])]}
+    return {"inputs": [_spec(graph.inputs[0])], "outputs": [_spec(output) for output in graph.outputs]}
 
 
 def _spec(value: Any) -> dict[str, Any]:

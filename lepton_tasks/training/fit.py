@@ -12,7 +12,7 @@ import torch
 
 from lepton_tasks.core.errors import ConfigError, StageError
 from lepton_tasks.core.store import write_json
-from lepton_tasks.training.batches import Batches, open_split
+from lepton_tasks.training.batches import Batches
 from lepton_tasks.training.course import Course
 from lepton_tasks.training.job import Job
 from lepton_tasks.training.module import TrainingModule
@@ -37,8 +37,9 @@ def fit(job: Job) -> None:
     _quiet()
     rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     state = torch.load(job.resume, map_location="cpu", weights_only=True) if job.resume.exists() else None
+    task = job.learning_task()
     batches = Batches(
-        *open_split(job.features, "train"),
+        task.training_rows(job.features),
         size=job.train.batch_size,
         seed=job.seed,
         rank=rank,
@@ -46,7 +47,7 @@ def fit(job: Job) -> None:
         step=state["step"] if state else 0,
     )
     module = TrainingModule(job, steps=batches.steps * job.train.epochs, rank=rank)
-    course = Course(job, module, batches, *open_split(job.features, "validation"), state=state)
+    course = Course(job, module, batches, task.evaluation_rows(job.features, "validation"), state=state)
     if not course.done:
         try:
             _trainer(job, course, ranks).fit(module, batches)

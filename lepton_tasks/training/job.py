@@ -8,6 +8,8 @@ from typing import Any
 
 import pydantic
 
+from lepton_tasks.core import catalogue
+from lepton_tasks.core.protocols import LearningTask
 from lepton_tasks.core.use_case import ComponentSpec, Train
 
 JOB_FILE = "job.json"
@@ -66,6 +68,12 @@ class Job(pydantic.BaseModel):
     def failure(self) -> Path:
         """The error of a training that ended badly, as `LeptonError.to_dict` gives it."""
         return self.workdir / "failure.json"
+
+    def learning_task(self) -> LearningTask:
+        """The learning task, told what was fitted."""
+        return catalogue.LEARNING_TASKS.build(
+            self.task.name, self.task.params, where="task", fitted=self.fitted, labels=self.labels
+        )
 
     def rows(self) -> list[dict[str, Any]]:
         """The history so far."""

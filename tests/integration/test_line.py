@@ -79,7 +79,7 @@ def test_a_run_ends_with_a_served_model(line, first, tmp_path):
     picture = tmp_path / "digit.png"
     picture.write_bytes(example.read_bytes())
     code, reply = line.lepton("predict", "mnist_digits", str(picture))
-    expected = json.loads(example.with_name("example.json").read_text())
+    expected = json.loads(example.with_name("expected.json").read_text())
     answer = reply["answers"][0]["predictions"][0]
     assert code == 0
     assert answer["label"] == expected["label"]

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from tiny_features import PAIRS, build_network, build_task, tiny
 from tiny_packages import make_package
 from tiny_training import FITTED, LABELS, PREPROCESSOR, SIDE, job, use_case, write_features
 
@@ -15,8 +16,10 @@ from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ArtifactError, ConfigError, GateError
 from lepton_tasks.core.store import write_json
 from lepton_tasks.learning.image_classification import ImageClassification
+from lepton_tasks.models.inference import predict
 from lepton_tasks.serving.package import load_package, write_package
 from lepton_tasks.stages import gate as gate_stage
+from lepton_tasks.stages.replay import read_outputs, write_outputs
 from lepton_tasks.stages.runner import run_stage
 from lepton_tasks.training.checkpoint import read_checkpoint, write_checkpoint
 from lepton_tasks.training.export import export_onnx
@@ -48,10 +51,10 @@ def registry(monkeypatch):
 
 def learned(network, features, steps=60):
     """`network` after a few steps on the tiny features."""
-    task = ImageClassification()
-    trainable = task.trainable(network, FITTED)
+    task = ImageClassification(FITTED, LABELS)
+    trainable = task.trainable(network)
     inputs = task.inputs(torch.from_numpy(np.load(features / "train" / "inputs.npy")))
-    targets = task.targets(torch.from_numpy(np.load(features / "train" / "targets.npy")), LABELS, 0.0)
+    targets = task.targets(torch.from_numpy(np.load(features / "train" / "targets.npy")), 0.0)
     optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
     for _ in range(steps):
         loss = task.loss(trainable(inputs), targets)
@@ -72,9 +75,7 @@ def home(tmp_path_factory):
     write_json(preprocessor.path / "preprocessor.json", PREPROCESSOR)
     torch.manual_seed(0)
     of = job(tmp_path_factory.mktemp("job"))
-    network = MODELS.build(
-        of.model.name, of.model.params, **ImageClassification().network_arguments(of.fitted, of.labels)
-    )
+    network = MODELS.build(of.model.name, of.model.params, **of.learning_task().network_arguments())
     torch.save(learned(network, features.path).state_dict(), of.best)
     write_json(of.history, [{"epoch": 0, "train_loss": 0.5, "validation_loss": 0.4, "validation_accuracy": 0.9}])
     checkpoint = ctx.store.draft("train", "c" * 32)
@@ -83,6 +84,7 @@ def home(tmp_path_factory):
         "features": features.publish(DatasetRef),
         "preprocessor": preprocessor.publish(PreprocessorRef),
         "checkpoint": checkpoint.publish(CheckpointRef, {"mlflow_run_id": RUN}),
+        "splits": DatasetRef(uri="store://split/" + "0" * 32, digest="0" * 64, stage="split"),  # pictures need none
     }
     return root, refs
 
@@ -119,13 +121,13 @@ def as_champion(ref, run_id="an-older-run", version="4"):
 def test_evaluation_tells_how_good_the_network_is_and_shows_it(evaluated):
     ctx, refs = evaluated
     folder, facts = ctx.open(refs["evaluation"]), refs["evaluation"].facts
-    outputs = np.load(folder / "outputs.npy")
+    outputs = read_outputs(folder / "outputs.npz")["probabilities"]
     targets = np.load(ctx.open(refs["features"]) / "test" / "targets.npy")
     assert facts["test_accuracy"] == (outputs.argmax(1) == targets).mean() > 0.7
     assert facts["baseline_accuracy"] == pytest.approx(max(np.bincount(targets)) / len(targets))
     np.testing.assert_allclose(outputs.sum(1), 1, atol=1e-5)
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert sum(row["rows"] for row in metrics["by_label"].values()) == len(targets)
+    assert sum(row["rows"] for row in metrics["details"].values()) == len(targets)
     assert {path.name for path in folder.glob("*.png")} == {"confusion_matrix.png", "worst.png"}
 
 
@@ -144,9 +146,9 @@ def test_a_package_answers_as_the_network_does(packaged):
 
 
 def noise(folder):
-    outputs = np.load(folder / "outputs.npy")
-    outputs[3] += 0.01
-    np.save(folder / "outputs.npy", outputs)
+    outputs = read_outputs(folder / "served.npz")
+    outputs["probabilities"][3] += 0.01
+    write_outputs(folder / "served.npz", outputs)
 
 
 def test_a_package_that_answers_otherwise_is_refused(packaged):
@@ -160,7 +162,7 @@ def test_a_package_whose_example_is_answered_otherwise_is_refused(packaged):
     ctx, refs = packaged
 
     def mislabel(folder):
-        example = json.loads((folder / "example.json").read_text())
+        example = json.loads((folder / "expected.json").read_text())
         example["label"] = next(label for label in LABELS if label != example["label"])
         package = load_package(folder)
         write_package(
@@ -217,9 +219,9 @@ def test_a_metric_that_does_not_exist_is_named(evaluated):
 
 def guess(folder):
     """The candidate answers every row with the same label."""
-    outputs = np.load(folder / "outputs.npy")
+    outputs = read_outputs(folder / "outputs.npz")["probabilities"]
     outputs[:] = [0.4, 0.6]
-    np.save(folder / "outputs.npy", outputs)
+    write_outputs(folder / "outputs.npz", {"probabilities": outputs})
     metrics = json.loads((folder / "metrics.json").read_text())
     targets = np.arange(len(outputs)) % 2
     write_json(folder / "metrics.json", {**metrics, "test": {**metrics["test"], "accuracy": float(targets.mean())}})
@@ -249,8 +251,9 @@ def test_the_champion_is_not_compared_with_itself(packaged, registry):
     ctx, refs = packaged
     registry["champion"] = as_champion(refs["package"], run_id=RUN)
     assert gate_stage.champion_state(use_case(), ctx, evaluation=refs["evaluation"]) is None
-    verdict = gate_stage._compare(use_case(), ctx, refs["evaluation"], refs["features"])
-    assert verdict == {"version": "4", "compared": False, "reason": "it is this very model"}
+    verdict = run_stage("gate", use_case(), ctx, refs).ref
+    champion = json.loads((ctx.open(verdict) / "verdict.json").read_text())["champion"]
+    assert champion == {"version": "4", "compared": False, "reason": "it is this very model"}
 
 
 def test_a_champion_for_other_inputs_is_not_compared_and_the_reason_is_kept(evaluated, registry, tmp_path):
@@ -285,21 +288,19 @@ def test_weights_of_another_network_are_refused(home):
         read_checkpoint(ctx.open(altered(ctx, refs["checkpoint"], widen, "train", CheckpointRef)))
 
 
-@pytest.mark.parametrize("name", MODELS.names())
-def test_every_model_of_the_catalogue_becomes_the_same_graph(name, tmp_path):
+@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+def test_every_model_of_the_catalogue_becomes_the_same_graph(pair, tmp_path):
     import onnxruntime
 
-    fitted = {"height": 33, "width": 28, "channels": 3, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2]}
-    task = ImageClassification()
+    task, rows = build_task(*pair[:2]), tiny(pair[1]).served(7)
     torch.manual_seed(0)
-    network = MODELS.build(name, {}, **task.network_arguments(fitted, LABELS))
-    served = task.deployable(network, fitted).eval()
-    rows = np.random.default_rng(0).integers(0, 256, (7, 33, 28, 3), dtype=np.uint8)
+    served = task.deployable(build_network(*pair)).eval()
     path = tmp_path / "model.onnx"
-    export_onnx(served, rows, path, output="probabilities", opset=20)
+    tensors = export_onnx(served, rows, path, outputs=task.outputs, opset=20)
     session = onnxruntime.InferenceSession(path)
     for batch in (rows[:1], rows):
-        with torch.no_grad():
-            expected = served(torch.from_numpy(batch)).numpy()
-        np.testing.assert_allclose(session.run(None, {"image": batch})[0], expected, atol=1e-5)
+        expected = predict(served, batch, task.outputs)
+        answers = session.run(list(task.outputs), {tensors["inputs"][0]["name"]: batch})
+        for name, answer in zip(task.outputs, answers, strict=True):
+            np.testing.assert_allclose(answer, expected[name], atol=1e-5)
     assert len(list(tmp_path.iterdir())) == 1  # no weights beside the graph

@@ -18,6 +18,7 @@ from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.use_case import Expectation
 from lepton_tasks.data.extractors.expectations import PAIRS
+from lepton_tasks.data.requests import json_request, numbered
 from lepton_tasks.data.tables.arrays import ArrayFile
 from lepton_tasks.data.tables.rows import TableRows
 from lepton_tasks.data.tables.steps.columns import check_columns
@@ -118,6 +119,11 @@ class Interactions:
         """`InteractionCodec` with the fitted users and items."""
         names = {"users": fitted["users"], "items": fitted["items"]}
         return "interaction", {"user": self.user, "item": self.item, **names}
+
+    def requests(self, rows: TableRows, numbers: np.ndarray, fitted: Mapping[str, Any]) -> list[bytes]:
+        """The user and the item of each row."""
+        names = [self.user, self.item]
+        return [json_request(row, names) for row in numbered(rows.select(names), numbers).iter_rows(named=True)]
 
     @property
     def _columns(self) -> list[str]:

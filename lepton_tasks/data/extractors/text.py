@@ -19,6 +19,7 @@ from lepton_tasks.core.use_case import Expectation
 from lepton_tasks.data.extractors.expectations import TOKENS
 from lepton_tasks.data.extractors.vectors import train_vectors
 from lepton_tasks.data.extractors.vocabulary import Kind, framed, train_vocabulary
+from lepton_tasks.data.requests import json_request, numbered
 from lepton_tasks.data.tables.arrays import ArrayFile
 from lepton_tasks.data.tables.rows import TableRows
 from lepton_tasks.data.tables.steps.text import Columns, check_text, joined_text
@@ -69,6 +70,13 @@ def texts_of(columns: Sequence[str], rows: pl.DataFrame) -> list[str]:
     """The canonical text of each row."""
     texts: list[str] = rows.select(joined_text(columns)).to_series().to_list()
     return texts
+
+
+def text_requests(rows: pl.DataFrame, columns: Sequence[str]) -> list[bytes]:
+    """Rows as a client sends them: one column as plain text, several as a JSON object."""
+    if len(columns) == 1:
+        return [str(text).encode() for text in rows[columns[0]]]
+    return [json_request(row, columns) for row in rows.iter_rows(named=True)]
 
 
 def _tokens(columns: Sequence[str], tokenizer: str, rows: pl.DataFrame) -> Tokens:
@@ -131,3 +139,7 @@ class TextFeatures:
         """`TextCodec` with the fitted tokenizer."""
         params = {"tokenizer": fitted["tokenizer"], "max_length": self.max_length, "columns": list(self.columns)}
         return "text", params
+
+    def requests(self, rows: TableRows, numbers: np.ndarray, fitted: Mapping[str, Any]) -> list[bytes]:
+        """The texts as they are, or as JSON objects if there are several columns."""
+        return text_requests(numbered(rows.select(self.columns), numbers), self.columns)

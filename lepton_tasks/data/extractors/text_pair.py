@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import polars as pl
 import pydantic
 
@@ -15,8 +16,9 @@ from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.use_case import Expectation
 from lepton_tasks.data.extractors.expectations import TOKENS
-from lepton_tasks.data.extractors.text import Count, Texts, tokens_of, write_tokens
+from lepton_tasks.data.extractors.text import Count, Texts, text_requests, tokens_of, write_tokens
 from lepton_tasks.data.extractors.vocabulary import Kind, framed, train_vocabulary
+from lepton_tasks.data.requests import numbered
 from lepton_tasks.data.tables.rows import TableRows
 from lepton_tasks.data.tables.steps.text import check_text
 
@@ -100,3 +102,7 @@ class TextPairFeatures:
         """`TextCodec` of the source text."""
         params = {"tokenizer": fitted["tokenizer"], "max_length": self.max_length, "columns": [self.source]}
         return "text", params
+
+    def requests(self, rows: TableRows, numbers: np.ndarray, fitted: Mapping[str, Any]) -> list[bytes]:
+        """The source texts as they are."""
+        return text_requests(numbered(rows.select([self.source]), numbers), [self.source])

@@ -17,8 +17,9 @@ from lepton_tasks.codecs.text import SPECIAL, TfidfCodec, load_tokenizer
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.use_case import Expectation
 from lepton_tasks.data.extractors.expectations import SPARSE
-from lepton_tasks.data.extractors.text import Count, Texts, check_inputs, texts_of, tokens_of
+from lepton_tasks.data.extractors.text import Count, Texts, check_inputs, text_requests, texts_of, tokens_of
 from lepton_tasks.data.extractors.vocabulary import Kind, train_vocabulary
+from lepton_tasks.data.requests import numbered
 from lepton_tasks.data.tables.arrays import ArrayFile
 from lepton_tasks.data.tables.rows import TableRows
 from lepton_tasks.data.tables.steps.text import Columns
@@ -98,6 +99,10 @@ class TfidfFeatures:
     def codec(self, fitted: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """`TfidfCodec` with the fitted weights."""
         return "tfidf", {"tokenizer": fitted["tokenizer"], "idf": fitted["idf"], "columns": list(self.columns)}
+
+    def requests(self, rows: TableRows, numbers: np.ndarray, fitted: Mapping[str, Any]) -> list[bytes]:
+        """The texts as they are, or as JSON objects if there are several columns."""
+        return text_requests(numbered(rows.select(self.columns), numbers), self.columns)
 
 
 def _weights(codec: TfidfCodec, columns: Sequence[str], rows: pl.DataFrame) -> tuple[np.ndarray, ...]:

@@ -17,6 +17,7 @@ from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ConfigError, DataError
 from lepton_tasks.core.use_case import Expectation
 from lepton_tasks.data.extractors.expectations import WINDOWS
+from lepton_tasks.data.requests import json_request
 from lepton_tasks.data.tables.arrays import ArrayFile
 from lepton_tasks.data.tables.rows import ROW, TableRows
 from lepton_tasks.data.tables.steps.columns import check_columns
@@ -151,6 +152,20 @@ class Windows:
             "lagged": self.target if self.lags else "",
             "calendar": list(self.calendar),
         }
+
+    def requests(self, rows: TableRows, numbers: np.ndarray, fitted: Mapping[str, Any]) -> list[bytes]:
+        """The rows of each window, and those before it that its lags reach back to."""
+        series, names = self._series(rows), [self.time, *self.columns, *self.categories]
+        length = self.window + SeriesCodec(**self.codec(fitted)[1]).history
+        order = {number: position for position, number in enumerate(series[ROW])}
+        timed = series.with_columns(pl.from_epoch(self.time, time_unit="s")).select(names)
+        found = []
+        for number in numbers.tolist():
+            window = timed.slice(order[number] - length, length)
+            found.append(
+                b'{"rows": [' + b", ".join(json_request(r, names) for r in window.iter_rows(named=True)) + b"]}"
+            )
+        return found
 
     def _series(self, rows: TableRows) -> pl.DataFrame:
         """All rows in the order of series and time, with the time in seconds since 1970."""

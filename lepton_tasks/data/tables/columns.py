@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args
 
+import numpy as np
 import polars as pl
 import pydantic
 
@@ -13,6 +14,7 @@ from lepton_tasks.codecs.tabular import FIRST_CODE
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.use_case import Expectation
+from lepton_tasks.data.requests import json_request, numbered
 from lepton_tasks.data.tables.categories import (
     code_expression,
     cross_expression,
@@ -199,6 +201,11 @@ class TableColumns:
     def codec(self, fitted: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """`TabularCodec` of the request's columns."""
         return "tabular", {"columns": fitted["request"], "ignored": fitted["ignored"]}
+
+    def requests(self, rows: TableRows, numbers: np.ndarray, fitted: Mapping[str, Any]) -> list[bytes]:
+        """The columns that features are made of."""
+        names = [column["name"] for column in fitted["request"]]
+        return [json_request(row, names) for row in numbered(rows.select(names), numbers).iter_rows(named=True)]
 
 
 def _default(dtype: pl.DataType) -> Transform:

@@ -26,7 +26,7 @@ def test_decode(payload, pair):
     ("payload", "message"),
     [
         (b"x", "not JSON"),
-        (b"7", "a JSON int"),
+        (b"7", "holds int"),
         (b'{"user": 7}', "'item' is missing"),
         (b'{"user": true, "item": 1}', "'user'"),
     ],

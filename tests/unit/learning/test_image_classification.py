@@ -2,16 +2,18 @@ import numpy as np
 import pytest
 import torch
 
-from lepton_tasks.learning.image_classification import ImageClassification, confusion
+from lepton_tasks.core.protocols import Rows
+from lepton_tasks.learning.classification import confusion
+from lepton_tasks.learning.image_classification import ImageClassification
 
 LABELS = ["a", "b", "c"]
-OUTPUTS = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.5, 0.3, 0.2], [0.0, 1.0, 0.0]], np.float32)
+OUTPUTS = {"probabilities": np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.5, 0.3, 0.2], [0.0, 1.0, 0.0]], np.float32)}
 TARGETS = np.array([0, 1, 1, 2])
-TASK = ImageClassification()
+TASK = ImageClassification({}, LABELS)
 
 
 def test_metrics_are_those_computed_by_hand():
-    found = TASK.metrics(OUTPUTS, TARGETS, LABELS)
+    found = TASK.metrics(OUTPUTS, TARGETS)
     # a: precision 1/2, recall 1 -> 2/3; b: 1/2, 1/2 -> 1/2; c: nothing right -> 0
     assert found["macro_f1"] == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)
     assert found["accuracy"] == 0.5
@@ -19,17 +21,17 @@ def test_metrics_are_those_computed_by_hand():
 
 
 def test_rows_of_the_confusion_matrix_are_true_labels():
-    np.testing.assert_array_equal(confusion(OUTPUTS, TARGETS, 3), [[1, 0, 0], [1, 1, 0], [0, 1, 0]])
+    np.testing.assert_array_equal(confusion(OUTPUTS["probabilities"], TARGETS, 3), [[1, 0, 0], [1, 1, 0], [0, 1, 0]])
 
 
 def test_the_baseline_answers_with_the_most_frequent_label():
-    found = TASK.baseline(TARGETS, LABELS)
+    found = TASK.baseline(Rows(TARGETS, TARGETS))
     assert found["accuracy"] == 0.5
     assert found["loss"] == pytest.approx(1.5 * np.log(2))  # entropy of 1/4, 1/2, 1/4
 
 
 def test_smoothed_targets_keep_their_sum():
-    targets = TASK.targets(torch.tensor([2]), LABELS, 0.3)
+    targets = TASK.targets(torch.tensor([2]), 0.3)
     torch.testing.assert_close(targets, torch.tensor([[0.1, 0.1, 0.8]]))
 
 
@@ -40,9 +42,10 @@ def test_the_served_network_normalises_as_training_does():
 
     fitted = {"mean": [0.5, 0.0, 0.0], "std": [0.25, 1.0, 1.0]}
     stored = torch.full((1, 2, 2, 3), 255, dtype=torch.uint8)
-    logits = TASK.trainable(Channels(), fitted)(TASK.inputs(stored))
+    task = ImageClassification(fitted, LABELS)
+    logits = task.trainable(Channels())(task.inputs(stored))
     torch.testing.assert_close(logits, torch.tensor([[2.0, 1.0, 1.0]]))
-    torch.testing.assert_close(TASK.deployable(Channels(), fitted)(stored), torch.softmax(logits, 1))
+    torch.testing.assert_close(task.deployable(Channels())(stored), torch.softmax(logits, 1))
 
 
 def test_with_mirror_a_picture_and_its_mirror_image_get_the_same_answer():
@@ -52,8 +55,8 @@ def test_with_mirror_a_picture_and_its_mirror_image_get_the_same_answer():
 
     fitted = {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
     stored = torch.randint(256, (1, 4, 4, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    plain = ImageClassification().deployable(LeftColumn(), fitted)
-    mirrored = ImageClassification(mirror=True).deployable(LeftColumn(), fitted)
+    plain = ImageClassification(fitted, LABELS).deployable(LeftColumn())
+    mirrored = ImageClassification(fitted, LABELS, mirror=True).deployable(LeftColumn())
     torch.testing.assert_close(mirrored(stored), (plain(stored) + plain(stored.flip(2))) / 2)
     torch.testing.assert_close(mirrored(stored), mirrored(stored.flip(2)))
 

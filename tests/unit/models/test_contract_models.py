@@ -1,64 +1,76 @@
-"""Every line of the catalogue's MODELS."""
+"""Every line of the catalogue's MODELS, with every learning task that it suits."""
 
+import numpy as np
 import pytest
 import torch
+from tiny_features import PAIRS, build_network, build_task, tiny
 
 from lepton_tasks.core.catalogue import MODELS
+from lepton_tasks.models.inference import predict
 
-SHAPE, CLASSES = [32, 24, 3], 5
-NAMES = MODELS.names()
+pairs = pytest.mark.parametrize("pair", PAIRS, ids="-".join)
 
 
-def build(name, seed=0, shape=SHAPE):
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """The folder of an extractor's tiny features, made once."""
+    made = {}
+
+    def folder(features):
+        if features not in made:
+            made[features] = tmp_path_factory.mktemp(features)
+            tiny(features).write(made[features])
+        return made[features]
+
+    return folder
+
+
+def build(pair, seed=0):
     torch.manual_seed(seed)
-    return MODELS.build(name, {}, input_shape=shape, num_classes=CLASSES)
+    return build_network(*pair)
 
 
-def images(n=4, shape=SHAPE):
-    height, width, channels = shape
-    return torch.randn(n, channels, height, width, generator=torch.Generator().manual_seed(1))
+def test_every_model_suits_a_task():
+    assert {model for _, _, model in PAIRS} == set(MODELS.names())
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("shape", [SHAPE, [28, 28, 1]])
-def test_one_logit_a_class(name, shape):
-    logits = build(name, shape=shape)(images(shape=shape))
-    assert logits.shape == (4, CLASSES)
-    assert logits.dtype == torch.float32
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_every_parameter_learns(name):
-    network = build(name)
+@pairs
+def test_every_parameter_learns(pair, folders):
+    task, network = build_task(*pair[:2]), build(pair)
+    rows = task.training_rows(folders(pair[1]))
+    inputs, targets = (torch.from_numpy(np.array(array[:16])) for array in (rows.inputs, rows.targets))
+    trainable = task.trainable(network).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     before = {key: value.detach().clone() for key, value in network.named_parameters()}
-    targets = torch.tensor([0, 1, 2, 3])
     for _ in range(3):  # a block that begins as the identity passes no gradient in the first step
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(network(images()), targets).backward()
+        task.loss(trainable(task.inputs(inputs)), task.targets(targets, 0.0)).backward()
         optimizer.step()
-    still = [key for key, value in network.named_parameters() if torch.equal(value, before[key])]
-    assert still == []
+    learning = [key for key, value in network.named_parameters() if value.requires_grad]
+    assert [key for key in learning if torch.equal(dict(network.named_parameters())[key], before[key])] == []
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_seed_decides_the_weights(name):
-    first, second, other = (build(name, seed).state_dict() for seed in (0, 0, 1))
+@pairs
+def test_the_seed_decides_the_weights(pair):
+    first, second, other = (build(pair, seed).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert not all(torch.equal(first[key], other[key]) for key in first)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_rows_do_not_see_each_other_in_evaluation(name):
-    network = build(name).eval()
-    batch = images()
-    alone = torch.cat([network(batch[i : i + 1]) for i in range(len(batch))])
-    torch.testing.assert_close(network(batch), alone, rtol=1e-4, atol=1e-5)
+@pairs
+def test_rows_do_not_see_each_other_in_evaluation(pair):
+    task, network = build_task(*pair[:2]), build(pair)
+    served, rows = task.deployable(network), tiny(pair[1]).served(4)
+    together = predict(served, rows, task.outputs)
+    alone = [predict(served, rows[i : i + 1], task.outputs) for i in range(4)]
+    for name, values in together.items():
+        np.testing.assert_allclose(values, np.concatenate([one[name] for one in alone]), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["cnn", "residual_cnn"])
 def test_crops_of_another_size_are_taken(name):
-    assert build(name)(images(shape=[24, 32, 3])).shape == (4, CLASSES)
+    network = MODELS.build(name, {}, input_shape=[32, 24, 3], num_classes=5)
+    assert network(torch.zeros(4, 3, 24, 32)).shape == (4, 5)
 
 
 def test_the_residual_network_has_the_size_its_docstring_says():

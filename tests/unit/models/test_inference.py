@@ -17,7 +17,7 @@ def test_a_memory_map_is_predicted_batch_by_batch_in_order(tmp_path):
             return batch.float().sum(1, keepdim=True)
 
     module = Sum(2, 1).train()
-    outputs = predict(module, np.load(tmp_path / "rows.npy", mmap_mode="r"))
-    np.testing.assert_array_equal(outputs[:, 0], rows.astype(float).sum(1))
+    outputs = predict(module, np.load(tmp_path / "rows.npy", mmap_mode="r"), ["sum"])
+    np.testing.assert_array_equal(outputs["sum"][:, 0], rows.astype(float).sum(1))
     assert Sum.sizes == [512, 512, 176]
     assert module.training

@@ -85,7 +85,7 @@ def form(**fields):
         ({"content": b"--x", "headers": {"content-type": "multipart/form-data"}}, 400, "form"),
         ({"content": b"junk", "headers": {"content-type": "multipart/form-data; boundary=x"}}, 400, "form"),
         ({"content": b"{", "headers": JSON}, 400, "not JSON"),
-        ({"content": b"[1]", "headers": JSON}, 400, "not an object"),
+        ({"content": b"[1]", "headers": JSON}, 400, "base64 string is missing"),
         ({"json": {}}, 400, "base64 string is missing"),
         ({"json": {"image": 7}}, 400, "base64 string is missing"),
         ({"json": {"image": "@@@"}}, 400, "not base64"),
@@ -271,7 +271,7 @@ def test_the_page_lists_itself_without_the_network(client):
     api = client.get("/openapi.json").json()
     assert {PREDICT.replace("tiny", "{name}"), INFER.replace("tiny", "{name}"), "/metrics"} <= set(api["paths"])
     content = api["paths"]["/v1/models/{name}/predict"]["post"]["requestBody"]["content"]
-    assert set(content) == {"multipart/form-data", "image/*", "application/json"}
+    assert set(content) == {"multipart/form-data", "image/*", "text/plain", "application/json"}
 
 
 def test_importing_the_server_pulls_in_nothing_heavy():

@@ -5,13 +5,15 @@ import pytest
 import torch
 
 from lepton_tasks.core.errors import DataError
-from lepton_tasks.training.batches import Batches, open_split
+from lepton_tasks.core.protocols import Rows
+from lepton_tasks.data.stored import open_split
+from lepton_tasks.training.batches import Batches
 
 ROWS = np.arange(23)
 
 
 def batches(**arguments):
-    return Batches(ROWS[:, None], ROWS, **({"size": 4, "seed": 5} | arguments))
+    return Batches(Rows(ROWS[:, None], ROWS), **({"size": 4, "seed": 5} | arguments))
 
 
 def epochs(loader, count=2):
@@ -50,6 +52,16 @@ def test_two_ranks_see_together_what_one_sees_with_twice_the_batch():
     ranks = [epochs(batches(rank=rank, ranks=2)) for rank in (0, 1)]
     together = [[a + b for a, b in zip(*pair, strict=True)] for pair in zip(*ranks, strict=True)]
     assert together == epochs(batches(size=8))
+
+
+def test_rows_of_known_length_come_with_their_like_and_an_epoch_still_holds_each_once():
+    lengths = np.random.default_rng(0).integers(1, 100, 800)
+    numbers = np.arange(800)
+    loader = Batches(Rows(numbers[:, None], numbers, lengths), size=8, seed=5)
+    first, second = ([targets.numpy() for _, targets in loader] for _ in range(2))
+    assert sorted(np.concatenate(first)) == list(range(800))
+    assert np.mean([np.ptp(lengths[batch]) for batch in first]) < 5
+    assert not np.array_equal(np.concatenate(first), np.concatenate(second))
 
 
 def test_fewer_rows_than_a_batch_make_one_batch():

@@ -20,8 +20,8 @@ def test_a_stage_that_is_only_planned_costs_nothing(stage):
 
 
 def test_metrics_need_no_torch():
-    build = "LEARNING_TASKS.build('image_classification', {})"
-    count = f"{build}.metrics(numpy.eye(2), numpy.array([0, 1]), ['a', 'b'])"
+    build = "LEARNING_TASKS.build('image_classification', {}, fitted={}, labels=['a', 'b'])"
+    count = f"{build}.metrics({{'probabilities': numpy.eye(2)}}, numpy.array([0, 1]))"
     assert heavy_after(f"import numpy; from lepton_tasks.core.catalogue import LEARNING_TASKS; {count}") == set()
 
 

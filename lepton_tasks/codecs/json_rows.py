@@ -1,0 +1,30 @@
+"""Requests that are one JSON object: what their codecs share."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, ClassVar
+
+from lepton_tasks.core.errors import DataError
+
+
+class JsonRequests:
+    """The part of a codec whose samples are JSON objects."""
+
+    media_type: ClassVar[str] = "application/json"
+    suffix: ClassVar[str] = ".json"
+
+    def payload(self, instance: Any) -> bytes:
+        """The bytes of an object that came inside a larger JSON value."""
+        return json.dumps(instance, ensure_ascii=False).encode()
+
+
+def json_object(payload: bytes) -> dict[str, Any]:
+    """The object that a request holds; raises `DataError` if it is none."""
+    try:
+        value = json.loads(payload)
+    except ValueError as error:
+        raise DataError(f"the request is not JSON: {error}.", fix="Send one row as an object.") from error
+    if not isinstance(value, dict):
+        raise DataError(f"the request holds {type(value).__name__}, not one row.", fix="Send one row as an object.")
+    return value

@@ -1,0 +1,66 @@
+"""Stored rows as clients would send them: what an example, a parity check and a contest of two models begin with."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lepton_tasks.core.artifacts import DatasetRef
+from lepton_tasks.core.catalogue import FEATURES, TABLE_FEATURES, takes_tables
+from lepton_tasks.core.context import RunContext
+from lepton_tasks.core.use_case import UseCase
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from lepton_tasks.data.tables.rows import TableRows
+
+
+def requests_of(
+    use_case: UseCase, ctx: RunContext, *, splits: DatasetRef, features: Path, fitted: Mapping[str, Any], limit: int
+) -> list[bytes]:
+    """The first `limit` stored rows of the test split in the form that a client sends them, in their order."""
+    spec, folder = use_case.features, features / "test"
+    where = f"{use_case.name}.yaml: features"
+    if not takes_tables(use_case):
+        arrays = np.load(folder / "inputs.npy", mmap_mode="r")[:limit]
+        return FEATURES.build(spec.name, spec.params, where=where).requests(arrays)
+    import pyarrow.parquet as pq
+
+    from lepton_tasks.data.tables.artifact import open_splits
+
+    extractor: Any = TABLE_FEATURES.build(spec.name, spec.params, where=where)
+    numbers = pq.read_table(folder / "ids.parquet", columns=["row"])["row"].to_numpy()[:limit]
+    found: list[bytes] = extractor.requests(open_splits(ctx, splits)["test"], numbers, fitted)
+    return found
+
+
+def numbered(rows: TableRows, numbers: np.ndarray) -> pl.DataFrame:
+    """The rows with these numbers, int64 [N] rising, in their order; only the parts that hold them are read."""
+    import polars as pl
+
+    from lepton_tasks.data.tables.rows import ROW
+
+    frames = []
+    for part in rows.parts:
+        first, last = np.searchsorted(numbers, [part.first, part.first + part.rows])
+        if first < last:
+            frames.append(rows.read(part).filter(pl.col(ROW).is_in(numbers[first:last].tolist())))
+    return pl.concat(frames)
+
+
+def json_request(row: Mapping[str, Any], columns: Sequence[str]) -> bytes:
+    """Some columns of a row as a JSON object; times as ISO 8601, what is not a number as null."""
+    return json.dumps({name: _plain(row[name]) for name in columns}, ensure_ascii=False).encode()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dt.date | dt.datetime | dt.time):
+        return value.isoformat()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

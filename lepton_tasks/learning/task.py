@@ -1,0 +1,90 @@
+"""What most learning tasks share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from lepton_tasks.core.metrics import higher_is_better
+from lepton_tasks.core.protocols import Outputs, Rows
+from lepton_tasks.data.stored import open_split
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class Task:
+    """Defaults of a learning task: stored rows are learned from, judged and served as they are.
+
+    Args:
+        fitted: What the feature extractor learned on the training split.
+        labels: Names of the classes; empty where nothing has a name.
+
+    A subclass gives ``metric``, ``features``, ``outputs``, ``network_parameters``, ``network_arguments``, ``loss``,
+    ``metrics``, ``baseline`` and ``output_codec``, and changes below what does not suit it.
+    """
+
+    metric: ClassVar[str]
+    features: ClassVar[tuple[str, ...]]
+    outputs: ClassVar[tuple[str, ...]]
+    network_parameters: ClassVar[tuple[str, ...]]
+    replayable: ClassVar[bool] = True
+
+    def __init__(self, fitted: Mapping[str, Any], labels: Sequence[str]) -> None:
+        self.fitted, self.labels = fitted, list(labels)
+
+    def initialise(self, network: nn.Module) -> None:
+        """Nothing is put into a new network."""
+
+    def training_rows(self, features: Path) -> Rows:
+        """The stored rows of the training split."""
+        return open_split(features, "train")
+
+    def evaluation_rows(self, features: Path, split: str) -> Rows:
+        """The stored rows of the split."""
+        return open_split(features, split)
+
+    def inputs(self, stored: torch.Tensor) -> torch.Tensor:
+        """The stored inputs."""
+        return stored
+
+    def targets(self, stored: torch.Tensor, label_smoothing: float) -> torch.Tensor:
+        """The stored targets."""
+        return stored
+
+    def trainable(self, network: nn.Module) -> nn.Module:
+        """The network itself."""
+        return network
+
+    def evaluable(self, network: nn.Module) -> nn.Module:
+        """What is deployed."""
+        return self.deployable(network)
+
+    def deployable(self, network: nn.Module) -> nn.Module:
+        """The network itself."""
+        return network
+
+    def score(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
+        """The task's main metric, negative if a smaller one is better."""
+        value = metrics[self.metric]
+        return (value if higher_is_better(self.metric) else -value,)
+
+    def details(self, outputs: Outputs, targets: np.ndarray) -> dict[str, dict[str, float]]:
+        """None."""
+        return {}
+
+    def right(self, outputs: Outputs, targets: np.ndarray) -> np.ndarray | None:
+        """Answers are not simply right or wrong."""
+        return None
+
+    def confidence(self, outputs: Outputs) -> np.ndarray:
+        """Ones."""
+        return np.ones(len(next(iter(outputs.values()))))
+
+    def plots(self, folder: Path, rows: Rows, outputs: Outputs, *, worst: int) -> list[Path]:
+        """None."""
+        return []

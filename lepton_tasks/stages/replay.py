@@ -1,0 +1,90 @@
+"""Requests made of the test split, and what answers them: how a network, its package and a champion are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lepton_tasks.core.protocols import Codec, Outputs
+
+if TYPE_CHECKING:
+    from lepton_tasks.serving.package import Package
+
+MOST = 2_000
+"""Requests that are kept of a test split: a difference that shows in none of them is rarer than 1 in 600 (95 %)."""
+
+REQUESTS_FILE = "requests.parquet"
+OUTPUTS_FILE = "outputs.npz"
+"""Of an evaluation: what the network answers to the stored rows of the test split."""
+SERVED_FILE = "served.npz"
+"""Of an evaluation: what the network answers to the requests, decoded by the codec, before any conversion."""
+
+_BATCH = 256
+
+
+def write_requests(folder: Path, payloads: Sequence[bytes]) -> None:
+    """Write ``requests.parquet``: one column ``payload``, in the order of the test split."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"payload": pa.array(payloads, pa.binary())}), folder / REQUESTS_FILE)
+
+
+def read_requests(folder: Path) -> list[bytes]:
+    """What `write_requests` wrote."""
+    import pyarrow.parquet as pq
+
+    payloads: list[bytes] = pq.read_table(folder / REQUESTS_FILE)["payload"].to_pylist()
+    return payloads
+
+
+def write_outputs(path: Path, outputs: Outputs) -> None:
+    """Write arrays by name as a ``.npz`` file."""
+    np.savez(path, allow_pickle=False, **outputs)
+
+
+def read_outputs(path: Path) -> dict[str, np.ndarray]:
+    """What `write_outputs` wrote."""
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
+def decoded(codec: Codec, payloads: Sequence[bytes]) -> np.ndarray:
+    """The samples as the graph takes them, [N, ...]."""
+    return np.stack([codec.decode(payload) for payload in payloads])
+
+
+def outputs_of(package: Package, payloads: Sequence[bytes]) -> dict[str, np.ndarray]:
+    """The outputs [N, ...] of a package for requests, decoded by its own codec."""
+    parts = [
+        package.run(decoded(package.codec, payloads[start : start + _BATCH]))
+        for start in range(0, len(payloads), _BATCH)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def first_rows(outputs: Outputs, count: int) -> dict[str, np.ndarray]:
+    """The outputs of the first `count` rows."""
+    return {name: values[:count] for name, values in outputs.items()}
+
+
+def differences(outputs: Outputs, expected: Outputs) -> tuple[float, float]:
+    """How far outputs are apart: the largest difference of floats, and the share of other values that differ.
+
+    A difference is relative to the expected value where that is larger than 1. Infinite, or all, if shapes differ.
+    """
+    largest = share = 0.0
+    for name, wanted in expected.items():
+        got = outputs[name]
+        floats = np.issubdtype(wanted.dtype, np.floating)
+        if got.shape != wanted.shape:
+            return np.inf, 1.0
+        if floats and wanted.size:
+            apart = np.abs(got - wanted) / np.maximum(1, np.abs(wanted))
+            largest = max(largest, float(np.where(got == wanted, 0, apart).max()))  # equal infinities are no difference
+        elif wanted.size:
+            share = max(share, float((got != wanted).mean()))
+    return largest, share

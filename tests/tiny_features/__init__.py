@@ -1,0 +1,41 @@
+"""Tiny features artifacts, one module an extractor: what the contract tests of networks and learning tasks run on.
+
+Each module has ``FITTED``, ``LABELS``, ``write(folder)``, ``served(rows)`` (what the input codec decodes, [rows, ...])
+and ``NETWORKS``: params that make a network of the catalogue small.
+"""
+
+import importlib
+
+from lepton_tasks.core.catalogue import LEARNING_TASKS, MODELS, check_network
+from lepton_tasks.core.errors import ConfigError
+
+TASKS = [(task, features) for task in LEARNING_TASKS.names() for features in LEARNING_TASKS.load(task).features]
+
+
+def tiny(features):
+    """The module for an extractor."""
+    return importlib.import_module(f"tiny_features.{features}")
+
+
+def suits(task, model):
+    try:
+        check_network(model, LEARNING_TASKS.load(task).network_parameters)
+    except ConfigError:
+        return False
+    return True
+
+
+PAIRS = [(task, features, model) for task, features in TASKS for model in MODELS.names() if suits(task, model)]
+"""Every learning task with all extractors and networks that suit it."""
+
+
+def build_task(task, features):
+    data = tiny(features)
+    return LEARNING_TASKS.build(task, {}, fitted=data.FITTED, labels=data.LABELS)
+
+
+def build_network(task, features, model):
+    params = tiny(features).NETWORKS.get(model, {})
+    network = MODELS.build(model, params, **build_task(task, features).network_arguments())
+    build_task(task, features).initialise(network)
+    return network
