@@ -7,7 +7,7 @@ import time
 import pytest
 from mlflow import MlflowClient
 from serving_process import serving
-from tiny_packages import expected, make_package, picture
+from tiny_packages import make_package, picture
 
 from lepton_tasks.core.artifacts import ModelPackageRef, ModelVersionRef
 from lepton_tasks.core.context import RunContext
@@ -85,7 +85,7 @@ def test_a_release_moves_endpoint_and_aliases_together(ctx, registry):
         "previous_version": None,
     }
     report = smoke_test(USE_CASE, at(ctx, "smoke_test", "1"), endpoint=endpoint, package=package)
-        assert report.facts == {"version": "1", "difference": pytest.approx(0, abs=1e-5)}
+    assert report.facts == {"version": "1", "difference": pytest.approx(0, abs=1e-5)}
     assert (answers(ctx), aliases(registry)) == (("1", 0.1), {"champion": "1"})
 
     second, package = deployed(ctx, "2")
