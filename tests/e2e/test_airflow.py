@@ -24,7 +24,6 @@ from lepton_tasks.stages.pipeline import STAGES
 
 PROJECT = Path(__file__).parents[2]
 DAG = "mnist_digits"
-CONF = {"epochs": 3}
 # A quiet machine needs a quarter of these.
 START_SECONDS = 240
 RUN_SECONDS = 600
@@ -38,12 +37,7 @@ class Platform:
     def __init__(self, base):
         self.root, self.home, self.project = base / "state", base / "home", base / "project"
         self.home.mkdir()
-        for name in (
-            "dags",
-            "plugins",
-            "configs",
-            "lepton_tasks",
-        ):  # code too: stages run anew when it changes
+        for name in ("dags", "plugins", "configs", "lepton_tasks"):  # code too: stages run anew when it changes
             shutil.copytree(PROJECT / name, self.project / name)
         text = (self.project / "configs" / "use_cases" / f"{DAG}.yaml").read_text()
         broken = text.replace(f"name: {DAG}", "name: broken").replace("model: {name: cnn", "model: {name: cnm")
@@ -73,23 +67,36 @@ def platform(tmp_path_factory):
             embedded.down(running.root)
 
 
+def demo(platform, *arguments):
+    """Exit status and lines of `lepton demo`."""
+    command = [sys.executable, "-m", "lepton_tasks.cli", "demo", *arguments]
+    variables = os.environ | {"LEPTON_HOME": str(platform.root)}
+    ran = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=RUN_SECONDS)
+    return ran.returncode, ran.stdout.splitlines()
+
+
+def run_by_demo(platform):
+    """A run as the demo shows it, and as Airflow does."""
+    began = time.monotonic()
+    code, lines = demo(platform)
+    seconds = time.monotonic() - began
+    run_id = next((line.split()[-1] for line in lines if line.startswith(f"Airflow runs the Dag {DAG}, run ")), None)
+    assert run_id, lines
+    return followed(platform, run_id) | {"code": code, "lines": lines, "seconds": seconds}
+
+
 @pytest.fixture(scope="module")
 def first_run(platform):
-    return run(platform, CONF)
+    return run_by_demo(platform)
 
 
-def run(platform, conf):
-    """Trigger a run and follow it to its end; returns its id, state, tasks by stage and seconds."""
+def followed(platform, run_id):
+    """A run's id, and at its end its state, its tasks by stage and the logs of those that failed."""
     with platform.api() as api:
-        api.wait_for_dag(DAG)
-        api.unpause(DAG)
-        began = time.monotonic()
-        run_id = api.trigger(DAG, conf)
         wait_for(lambda: api.run_state(DAG, run_id) in ("success", "failed"), RUN_SECONDS)
-        seconds = time.monotonic() - began
         tasks = {task.task_id.split(".")[1]: task for task in api.tasks(DAG, run_id)}
         failed = [api.log(DAG, run_id, task.task_id) for task in tasks.values() if task.state == "failed"]
-        return {"id": run_id, "state": api.run_state(DAG, run_id), "tasks": tasks, "seconds": seconds, "logs": failed}
+        return {"id": run_id, "state": api.run_state(DAG, run_id), "tasks": tasks, "logs": failed}
 
 
 def wait_for(question, seconds):
@@ -141,6 +148,22 @@ def test_the_scheduler_runs_the_dag_and_the_endpoint_answers_right(platform, fir
     assert right >= 36
 
 
+def shown(run):
+    """The second word of each line of the demo that begins with a stage or a fact."""
+    return {line.split()[0]: line.split()[1] for line in run["lines"] if line[:2] == "  " and len(line.split()) > 1}
+
+
+def test_the_demo_shows_the_run_and_ends_with_one_line(first_run):
+    code, lines = first_run["code"], first_run["lines"]
+    assert code == 0, lines
+    accuracy = re.fullmatch(r"demo: ok accuracy=(0\.\d{3}) seconds=\d+", lines[-1])
+    assert float(accuracy[1]) >= 0.97
+    assert shown(first_run).keys() >= {stage.name for stage in STAGES}
+    assert shown(first_run)["prediction"].isdigit()
+    assert sum(set(line) <= set(" .:-=+*#%@") and "#" in line for line in lines) > 5  # the picture
+    assert any(line.split()[:2] == ["stop", "make"] for line in lines)
+
+
 def test_the_log_of_a_task_holds_the_stages_lines(platform, first_run):
     with platform.api() as api:
         text = api.log(DAG, first_run["id"], "data.clean")
@@ -151,8 +174,9 @@ def test_the_log_of_a_task_holds_the_stages_lines(platform, first_run):
 
 def test_a_second_run_reuses_what_has_not_changed(platform, first_run):
     before = references(platform, first_run["id"])
-    second = run(platform, CONF)
+    second = run_by_demo(platform)
     assert second["state"] == "success", second["logs"]
+    assert shown(second)["ingest"] == "reused"
     with platform.api() as api:
         for stage in STAGES:
             if stage.reusable:
@@ -165,31 +189,12 @@ def test_a_second_run_reuses_what_has_not_changed(platform, first_run):
 
 
 def test_without_deploy_the_run_ends_with_a_registered_version(platform, first_run):
-    result = run(platform, {**CONF, "deploy": False})
+    with platform.api() as api:
+        result = followed(platform, api.trigger(DAG, {"deploy": False}))
     assert result["state"] == "success", result["logs"]
     states = {name: task.state for name, task in result["tasks"].items()}
     assert states["register"] == "success"
     assert {states[stage.name] for stage in STAGES if stage.deploys} == {"skipped"}
-
-
-def demo(platform, *arguments):
-    command = [sys.executable, "-m", "lepton_tasks.cli", "demo", *arguments]
-    variables = os.environ | {"LEPTON_HOME": str(platform.root)}
-    ran = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=RUN_SECONDS)
-    return ran.returncode, ran.stdout.splitlines()
-
-
-def test_the_demo_runs_the_dag_and_ends_with_one_line(platform, first_run):
-    code, lines = demo(platform)
-    assert code == 0, lines
-    accuracy = re.fullmatch(r"demo: ok accuracy=(0\.\d{3}) seconds=\d+", lines[-1])
-    assert float(accuracy[1]) >= 0.97
-    shown = {line.split()[0]: line.split()[1] for line in lines if line.startswith("  ") and len(line.split()) > 1}
-    assert shown.keys() >= {stage.name for stage in STAGES}
-    assert shown["ingest"] == "reused"
-    assert shown["prediction"].isdigit()
-    assert sum(set(line) <= set(" .:-=+*#%@") and "#" in line for line in lines) > 5  # the picture
-    assert any(line.split()[:2] == ["stop", "make"] for line in lines)
 
 
 def test_a_demo_that_cannot_run_says_at_which_step(platform):

@@ -17,7 +17,7 @@ from lepton_tasks.data.cluster import map_chunks
 
 pytestmark = pytest.mark.slow
 
-CHUNKS = [list(range(start, start + 5)) for start in range(0, 300, 5)]
+CHUNKS = [list(range(start, start + 5)) for start in range(0, 150, 5)]
 SUMS = [sum(chunk) for chunk in CHUNKS]
 
 
