@@ -67,7 +67,7 @@ def job(folder, **train):
         write_features(features)
     case = use_case(train=train)
     workdir = folder / "work"
-    workdir.mkdir(exist_ok=True)
+    workdir.mkdir(parents=True, exist_ok=True)
     return Job(
         run_id="test",
         features=features,

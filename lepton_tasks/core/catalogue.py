@@ -138,12 +138,32 @@ MODELS: Registry[Any] = Registry(
     },
 )
 
+LOSSES: Registry[Any] = Registry(
+    "loss",
+    None,
+    {
+        "bce": "lepton_tasks.models.losses:BinaryCrossEntropy",
+        "bpr": "lepton_tasks.models.losses:BayesianPersonalisedRanking",
+        "cross_entropy": "lepton_tasks.models.losses:CrossEntropy",
+        "focal": "lepton_tasks.models.losses:Focal",
+        "hinge": "lepton_tasks.models.losses:RankingHinge",
+        "huber": "lepton_tasks.models.losses:Huber",
+        "mae": "lepton_tasks.models.losses:AbsoluteError",
+        "mse": "lepton_tasks.models.losses:SquaredError",
+        "multi_margin": "lepton_tasks.models.losses:MultiMargin",
+        "sampled_softmax": "lepton_tasks.models.losses:SampledSoftmax",
+        "triplet": "lepton_tasks.models.losses:Triplet",
+    },
+)
+
 OPTIMIZERS: Registry[Any] = Registry(
     "optimizer",
     None,
     {
+        "adagrad": "lepton_tasks.training.optimizers:adagrad",
         "adam": "lepton_tasks.training.optimizers:adam",
         "adamw": "lepton_tasks.training.optimizers:adamw",
+        "rmsprop": "lepton_tasks.training.optimizers:rmsprop",
         "sgd": "lepton_tasks.training.optimizers:sgd",
     },
 )
@@ -152,9 +172,12 @@ SCHEDULES: Registry[Any] = Registry(
     "schedule",
     None,
     {
-        "constant": "lepton_tasks.training.optimizers:constant",
-        "cosine": "lepton_tasks.training.optimizers:cosine",
-        "one_cycle": "lepton_tasks.training.optimizers:one_cycle",
+        "constant": "lepton_tasks.training.schedules:constant",
+        "cosine": "lepton_tasks.training.schedules:cosine",
+        "inverse_sqrt": "lepton_tasks.training.schedules:inverse_sqrt",
+        "one_cycle": "lepton_tasks.training.schedules:one_cycle",
+        "plateau": "lepton_tasks.training.schedules:Plateau",
+        "step": "lepton_tasks.training.schedules:step",
     },
 )
 
@@ -193,6 +216,7 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "output_codecs": OUTPUT_CODECS,
     "learning_tasks": LEARNING_TASKS,
     "models": MODELS,
+    "losses": LOSSES,
     "optimizers": OPTIMIZERS,
     "schedules": SCHEDULES,
     "augmentations": AUGMENTATIONS,
@@ -216,6 +240,8 @@ def named_components(use_case: UseCase) -> list[tuple[str, Registry[Any], Compon
         ("train.schedule", SCHEDULES, use_case.train.schedule),
         ("deploy.target", DEPLOY_TARGETS, use_case.deploy.target),
     ]
+    if use_case.train.loss is not None:
+        found.append(("train.loss", LOSSES, use_case.train.loss))
     if use_case.learns:
         found += [("task", LEARNING_TASKS, use_case.learning_task), ("model", MODELS, use_case.network)]
     steps: Registry[Any] = TABLE_STEPS if tables else CLEANING_STEPS
@@ -236,6 +262,7 @@ _GIVEN: dict[str, tuple[str, ...]] = {
     "source": ("data_root",),
     "table source": ("data_root",),
     "learning task": ("fitted", "labels"),
+    "loss": ("class_weights",),
     "optimizer": ("parameters", "learning_rate", "weight_decay"),
     "schedule": ("optimizer", "steps", "learning_rate"),
 }
@@ -252,6 +279,16 @@ def check_network(name: str, arguments: Sequence[str], *, where: str = "") -> No
             f"the model {name!r} does not take {', '.join(arguments)}, which the learning task gives.",
             where=where,
             fix=f"Suitable: {', '.join(known for known in MODELS.names() if suits(known)) or 'none'}.",
+        )
+
+
+def check_loss(name: str, kind: str, *, where: str = "") -> None:
+    """Raise `ConfigError` if a loss is not one of what the learning task gives to losses."""
+    if LOSSES.load(name).of != kind:
+        raise ConfigError(
+            f"the loss {name!r} does not suit the learning task.",
+            where=where,
+            fix=f"Suitable: {', '.join(n for n in LOSSES.names() if LOSSES.load(n).of == kind) or 'only its own'}.",
         )
 
 
@@ -293,6 +330,8 @@ def check_params_of(use_case: UseCase, *, where: str) -> None:
                 where=f"{where}: features.name",
                 fix=f"Suitable: {', '.join(task.features)}.",
             )
+        if use_case.train.loss is not None:
+            check_loss(use_case.train.loss.name, task.loss_of, where=f"{where}: train.loss.name")
     for key, registry, spec in named_components(use_case):
         given = dict.fromkeys(arguments if registry is MODELS else _GIVEN.get(registry.kind, ()))
         try:

@@ -153,6 +153,9 @@ class LearningTask(Protocol):
     """Names of what the networks of `evaluable` and `deployable` answer, in order."""
     network_parameters: ClassVar[tuple[str, ...]]
     """Names of `network_arguments`: a network that takes other ones does not suit the task."""
+    loss_of: ClassVar[str]
+    """Which losses of the catalogue a use case may name: of ``classes``, ``numbers``, ``rankings`` or ``embeddings``;
+    empty for none but its own."""
     replayable: ClassVar[bool]
     """Whether the answer to a request is what `metrics` takes: true if `evaluable` and `deployable` answer alike."""
 

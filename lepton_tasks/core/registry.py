@@ -12,6 +12,8 @@ import pydantic
 
 from lepton_tasks.core.errors import ConfigError
 
+_OPEN = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
 
 def load_object(path: str) -> Any:
     """The object that ``"package.module:name"`` points to."""
@@ -98,7 +100,7 @@ def check_params(
         signature = inspect.signature(cls, eval_str=True)
     except ValueError:  # classes implemented in C have no signature
         return dict(params)
-    allowed = {n: p for n, p in signature.parameters.items() if n not in taken and p.kind is not p.VAR_KEYWORD}
+    allowed = {n: p for n, p in signature.parameters.items() if n not in taken and p.kind not in _OPEN}
     checked: dict[str, Any] = {}
     for key, value in params.items():
         at = f"{where}.params.{key}" if where else key

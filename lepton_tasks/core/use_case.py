@@ -107,6 +107,11 @@ class Train(_Model):
     """An optimiser of the catalogue."""
     schedule: ComponentSpec = ComponentSpec(name="one_cycle")
     """A learning-rate schedule of the catalogue."""
+    loss: ComponentSpec | None = None
+    """A loss of the catalogue; null for the learning task's own."""
+    balance: Literal["none", "loss", "sampling"] = "none"
+    """What is done about classes of very unequal size: ``loss`` lets rows of rare ones count more, ``sampling`` shows
+    them more often."""
     label_smoothing: float = pydantic.Field(0.0, ge=0, lt=1)
     """Share of the target spread over all classes."""
     augment: tuple[ComponentSpec, ...] = ()
@@ -118,12 +123,14 @@ class Train(_Model):
     """Epochs without improvement on the validation split after which training stops, if the best one is kept."""
     gradient_clip: float | None = pydantic.Field(None, gt=0)
     """Largest norm of the gradient."""
+    accumulate: int = pydantic.Field(1, ge=1, le=10_000)
+    """Batches whose gradients are added up for one step of the optimiser."""
     precision: Literal["32", "bf16", "16"] = "32"
     """Arithmetic of the forward and backward pass."""
     devices: int = pydantic.Field(1, ge=1, le=1024)
     """Processes (one a GPU, or one a gloo worker on a CPU)."""
     checkpoint_steps: int = pydantic.Field(50, ge=1)
-    """Steps between two checkpoints to resume from."""
+    """Batches between two checkpoints to resume from."""
 
 
 class Evaluate(_Model):

@@ -32,6 +32,7 @@ class Task:
     features: ClassVar[tuple[str, ...]]
     outputs: ClassVar[tuple[str, ...]]
     network_parameters: ClassVar[tuple[str, ...]]
+    loss_of: ClassVar[str] = ""
     replayable: ClassVar[bool] = True
 
     def __init__(self, fitted: Mapping[str, Any], labels: Sequence[str]) -> None:

@@ -28,6 +28,7 @@ class Batches:
         rank: Which share, from 0.
         ranks: How many shares there are.
         step: Global step to begin at, for a training that goes on.
+        shares: How often each row is seen, float [N] adding up to 1; None for each once an epoch.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Batches:
         rank: int = 0,
         ranks: int = 1,
         step: int = 0,
+        shares: np.ndarray | None = None,
     ) -> None:
         self._rows, count = rows, len(rows.inputs)
         self._size = min(size, count // ranks)
@@ -46,6 +48,7 @@ class Batches:
             raise DataError(
                 f"{count} rows are too few for {ranks} processes.", where="train", fix="Lower train.devices."
             )
+        self._shares = shares
         self._seed, self._rank, self._ranks = seed, rank, ranks
         self.rows_per_step = self._size * ranks
         self.steps = count // self.rows_per_step
@@ -63,7 +66,8 @@ class Batches:
     def _order(self) -> np.ndarray:
         """The rows of this epoch in the order in which they are seen, int64."""
         chance = np.random.default_rng([self._seed, self._epoch])
-        order = chance.permutation(len(self._rows.inputs))
+        count = len(self._rows.inputs)
+        order = chance.permutation(count) if self._shares is None else chance.choice(count, count, p=self._shares)
         if self._rows.lengths is None:
             return order
         whole, pool = self.steps * self.rows_per_step, _POOL * self.rows_per_step

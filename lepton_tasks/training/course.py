@@ -54,7 +54,7 @@ class Course(pl.Callback):
         self._loss_sum = torch.tensor(state["loss_sum"] if state else 0.0, dtype=torch.float64)
         self._loss_steps: int = state["loss_steps"] if state else 0
         self._seconds_before: float = state["seconds"] if state else 0.0
-        self._timed_steps = 0
+        self._timed_steps = self._unsaved = 0
         self.told_to_stop = False
 
     @property
@@ -90,20 +90,21 @@ class Course(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count the step; write the state every so often, and when told to stop."""
-        self._loss_sum += outputs["loss"].detach()
+        self._loss_sum += outputs["loss"].detach() * self.job.train.accumulate  # Lightning divides by it
         self._loss_steps += 1
         self._timed_steps += 1
         self.module.step_done += 1
         # Every rank is told, but rank 0 alone leaves at the end of a step; the others fail once it is gone. If each
         # left by itself, rank 0 could be caught in the middle of a step that nobody finishes with it.
-        if self.told_to_stop and trainer.is_global_zero:
+        if self._stepped(trainer) and self.told_to_stop and trainer.is_global_zero:
             self._save(trainer)
             raise StageError(
                 f"training was told to stop after {self.module.step_done:,} steps.",
                 where="train",
                 fix="Run it again: it goes on from there.",
             )
-        if self.module.step_done % self.job.train.checkpoint_steps == 0:
+        self._unsaved += 1
+        if self._unsaved >= self.job.train.checkpoint_steps and self._stepped(trainer):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -126,6 +127,9 @@ class Course(pl.Callback):
             self.best_epoch = row["epoch"]
             if trainer.is_global_zero:
                 _save_whole(self.module.network.state_dict(), self.job.best)
+        schedule = trainer.lr_scheduler_configs[0].scheduler
+        if hasattr(schedule, "observe"):
+            schedule.observe(self._score(-1))
         self._loss_sum, self._loss_steps = torch.zeros_like(self._loss_sum), 0
         self._save(trainer)
         trainer.should_stop = self.done
@@ -150,7 +154,13 @@ class Course(pl.Callback):
         row = self.history[epoch]
         return self.module.task.score({name[len(prefix) :]: row[name] for name in row if name.startswith(prefix)})
 
+    def _stepped(self, trainer: pl.Trainer) -> bool:
+        """Whether no gradient waits for further batches: only then is the state what it is written as."""
+        done = self.module.step_done % self.batches.steps
+        return done % self.job.train.accumulate == 0
+
     def _save(self, trainer: pl.Trainer) -> None:
+        self._unsaved = 0
         if not trainer.is_global_zero:
             return
         self._check_finite(float(self._loss_sum))

@@ -7,6 +7,7 @@ import os
 import warnings
 from typing import Literal
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 
@@ -38,15 +39,24 @@ def fit(job: Job) -> None:
     rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     state = torch.load(job.resume, map_location="cpu", weights_only=True) if job.resume.exists() else None
     task = job.learning_task()
+    rows = task.training_rows(job.features)
+    weights = class_weights(rows.targets, len(job.labels)) if job.train.balance != "none" else None
+    sampled = weights is not None and job.train.balance == "sampling"
     batches = Batches(
-        task.training_rows(job.features),
+        rows,
         size=job.train.batch_size,
         seed=job.seed,
         rank=rank,
         ranks=ranks,
         step=state["step"] if state else 0,
+        shares=weights[rows.targets] / weights[rows.targets].sum() if sampled and weights is not None else None,
     )
-    module = TrainingModule(job, steps=batches.steps * job.train.epochs, rank=rank)
+    module = TrainingModule(
+        job,
+        steps=-(-batches.steps // job.train.accumulate) * job.train.epochs,
+        rank=rank,
+        class_weights=torch.from_numpy(weights) if weights is not None and not sampled else None,
+    )
     course = Course(job, module, batches, task.evaluation_rows(job.features, "validation"), state=state)
     if not course.done:
         try:
@@ -59,6 +69,22 @@ def fit(job: Job) -> None:
         write_json(job.outcome, {**course.outcome(), "parameters": sum(p.numel() for p in module.network.parameters())})
 
 
+def class_weights(targets: np.ndarray, classes: int) -> np.ndarray:
+    """How much a row of each class must count for all classes to count alike: float32 [classes], 1 on average.
+
+    Args:
+        targets: The class of each row, int [N].
+        classes: How many there are.
+
+    Raises:
+        ConfigError: the targets are not classes.
+    """
+    if targets.ndim != 1 or not np.issubdtype(targets.dtype, np.integer) or classes == 0:
+        raise ConfigError("only classes can be balanced.", where="train.balance", fix="Write none.")
+    counts = np.bincount(targets, minlength=classes)
+    return (len(targets) / (np.maximum(counts, 1) * np.count_nonzero(counts))).astype(np.float32)
+
+
 def _trainer(job: Job, course: Course, ranks: int) -> pl.Trainer:
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return pl.Trainer(
@@ -68,6 +94,7 @@ def _trainer(job: Job, course: Course, ranks: int) -> pl.Trainer:
         strategy="ddp" if ranks > 1 else "auto",
         precision=_PRECISION[job.train.precision],
         max_epochs=job.train.epochs - course.epochs,
+        accumulate_grad_batches=job.train.accumulate,
         gradient_clip_val=job.train.gradient_clip,
         callbacks=[course],
         default_root_dir=job.workdir,

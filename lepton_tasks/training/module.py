@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import nn
 
 from lepton_tasks.core import catalogue
 from lepton_tasks.core.protocols import LearningTask
+from lepton_tasks.core.use_case import ComponentSpec
 from lepton_tasks.training.job import Job
 
 
@@ -21,9 +23,10 @@ class TrainingModule(pl.LightningModule):
         job: The training.
         steps: Optimiser steps of the whole training, which the schedule is laid out for.
         rank: Of this process.
+        class_weights: For the loss, float32 [K], if classes are to be balanced in it.
     """
 
-    def __init__(self, job: Job, *, steps: int, rank: int) -> None:
+    def __init__(self, job: Job, *, steps: int, rank: int, class_weights: torch.Tensor | None = None) -> None:
         super().__init__()
         self.job, self.rank, self.steps = job, rank, steps
         self.step_done = 0
@@ -38,6 +41,7 @@ class TrainingModule(pl.LightningModule):
         self.task.initialise(network)
         # Convolutions over pixels that lie channel by channel: 0.6 of the time for `cnn` on a CPU, and right for GPUs.
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
+        self.loss = _loss(job, self.task, class_weights)
         self.trainable = self.task.trainable(self.network)
         self.evaluable = self.task.evaluable(self.network)
 
@@ -51,10 +55,10 @@ class TrainingModule(pl.LightningModule):
         targets = self.task.targets(batch[1], self.job.train.label_smoothing)
         for augmentation in self.augmentations:
             inputs, targets = augmentation(inputs, targets)
-        return self.task.loss(self.trainable(inputs), targets)
+        return self.loss(self.trainable(inputs), targets)
 
     def configure_optimizers(self) -> Any:
-        """The use case's optimiser, with its schedule stepped after every batch."""
+        """The use case's optimiser, with its schedule stepped after every step."""
         train = self.job.train
         optimizer = catalogue.OPTIMIZERS.build(
             train.optimizer.name,
@@ -73,3 +77,14 @@ class TrainingModule(pl.LightningModule):
             learning_rate=train.learning_rate,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _loss(job: Job, task: LearningTask, class_weights: torch.Tensor | None) -> Callable[..., torch.Tensor]:
+    """The loss that the use case names, or the learning task's own."""
+    spec = job.train.loss or (ComponentSpec(name="cross_entropy") if class_weights is not None else None)
+    if spec is None:
+        return task.loss
+    catalogue.check_loss(spec.name, task.loss_of, where="train.loss.name")
+    given = {"class_weights": class_weights} if class_weights is not None else {}
+    loss: nn.Module = catalogue.LOSSES.build(spec.name, spec.params, where="train.loss", **given)
+    return loss

@@ -1,14 +1,12 @@
-"""Optimisers and learning-rate schedules that a use case can name."""
+"""Optimisers that a use case can name."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 import torch
 from torch.nn import Parameter
-from torch.optim import SGD, Adam, AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
 
 def adam(
@@ -41,45 +39,26 @@ def sgd(
     momentum: float = 0.9,
     nesterov: bool = True,
 ) -> Optimizer:
-    """Stochastic gradient descent with Nesterov's momentum. Source: Sutskever et al., 2013."""
+    """Stochastic gradient descent, with Nesterov's momentum if there is any. Source: Sutskever et al., 2013."""
+    nesterov = nesterov and momentum > 0
     return SGD(_groups(parameters, weight_decay), lr=learning_rate, momentum=momentum, nesterov=nesterov)
 
 
-def constant(optimizer: Optimizer, steps: int, learning_rate: float) -> LRScheduler:
-    """The same learning rate throughout."""
-    return LambdaLR(optimizer, lambda step: 1.0)
+def rmsprop(
+    parameters: Iterable[Parameter],
+    learning_rate: float,
+    weight_decay: float,
+    *,
+    momentum: float = 0.0,
+    alpha: float = 0.99,
+) -> Optimizer:
+    """Gradients divided by a running mean of their size. Source: Tieleman and Hinton, lecture 6.5 of 2012."""
+    return RMSprop(_groups(parameters, weight_decay), lr=learning_rate, momentum=momentum, alpha=alpha)
 
 
-def cosine(optimizer: Optimizer, steps: int, learning_rate: float, *, warmup: float = 0.05) -> LRScheduler:
-    """A linear rise over the first `warmup` share of the steps, then half a cosine down to 0.
-
-    Source: Loshchilov and Hutter, "SGDR", 2017, without restarts.
-    """
-    rise = max(1, round(warmup * steps))
-
-    def factor(step: int) -> float:
-        if step < rise:
-            return (step + 1) / rise
-        return (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, steps - rise)))) / 2
-
-    return LambdaLR(optimizer, factor)
-
-
-def one_cycle(
-    optimizer: Optimizer, steps: int, learning_rate: float, *, warmup: float = 0.25, start: float = 0.04
-) -> LRScheduler:
-    """Half a cosine from ``start * learning_rate`` up to the peak, then half a cosine down to 0.
-
-    Source: Smith and Topin, "Super-convergence", 2018; the momentum is left alone.
-    """
-    rise = max(1, round(warmup * steps))
-
-    def factor(step: int) -> float:
-        if step < rise:
-            return start + (1 - start) * (1 - math.cos(math.pi * step / rise)) / 2
-        return (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, steps - rise)))) / 2
-
-    return LambdaLR(optimizer, factor)
+def adagrad(parameters: Iterable[Parameter], learning_rate: float, weight_decay: float) -> Optimizer:
+    """Gradients divided by the root of the sum of their squares. Source: Duchi et al., 2011."""
+    return Adagrad(_groups(parameters, weight_decay), lr=learning_rate)
 
 
 def _groups(parameters: Iterable[Parameter], weight_decay: float) -> list[dict[str, object]]:

@@ -108,6 +108,23 @@ def test_a_killed_training_goes_on_bit_for_bit(tmp_path, unbroken):
     assert_same(of, *train(of), unbroken)
 
 
+def test_added_up_gradients_drawn_rows_and_a_plateau_survive_a_kill_too(tmp_path):
+    settings = {
+        "batch_size": 8,  # twelve batches an epoch
+        "accumulate": 5,
+        "balance": "sampling",
+        "loss": {"name": "focal"},
+        "schedule": {"name": "plateau", "params": {"patience": 0}},
+    }
+    whole, of = job(tmp_path / "whole", **settings), job(tmp_path / "killed", **settings)
+    outcome, rows = train(whole)
+    assert rows[0]["train_loss"] < 0.5  # of a batch, not a fifth of it: focal's ln(2) / 4 at the start
+    assert rows[0]["train_loss"] > 0.05
+    assert signalled(of, 12 + 9, signal.SIGKILL).returncode == -signal.SIGKILL
+    assert torch.load(of.resume, weights_only=True)["step"] == 12 + 5  # where no gradient waits for others
+    assert_same(of, *train(of), (torch.load(whole.best, weights_only=True), outcome, rows))
+
+
 def test_a_training_told_to_stop_writes_its_state_first(tmp_path, unbroken):
     of = job(tmp_path)
     stopped = signalled(of, STEPS + 3, signal.SIGTERM)

@@ -64,6 +64,12 @@ def test_rows_of_known_length_come_with_their_like_and_an_epoch_still_holds_each
     assert not np.array_equal(np.concatenate(first), np.concatenate(second))
 
 
+def test_rows_can_be_seen_as_often_as_their_share_says():
+    shares = np.where(ROWS < 3, 10.0, 1.0)
+    drawn = np.concatenate([flat(epoch) for epoch in epochs(batches(shares=shares / shares.sum()), 200)])
+    assert (drawn < 3).mean() == pytest.approx(0.6, abs=0.03)
+
+
 def test_fewer_rows_than_a_batch_make_one_batch():
     assert [len(b) for b in epochs(batches(size=100), 1)[0]] == [23]
 

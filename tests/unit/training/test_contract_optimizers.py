@@ -17,7 +17,7 @@ def optimizer(name="sgd", parameters=None, weight_decay=0.0, learning_rate=PEAK)
 def test_it_finds_the_bottom_of_a_bowl(name):
     place = torch.nn.Parameter(torch.ones(3, 3))
     steps = optimizer(name, [place], learning_rate=0.03)
-    for _ in range(200):
+    for _ in range(1000 if name == "adagrad" else 200):
         steps.zero_grad()
         place.square().sum().backward()
         steps.step()
@@ -59,6 +59,18 @@ def test_rates_are_positive_and_reach_the_peak_once_only(name):
     top = rates.index(max(rates))
     assert rates[: top + 1] == sorted(rates[: top + 1])
     assert rates[top:] == sorted(rates[top:], reverse=True)
+
+
+def test_a_plateau_lowers_the_rate_when_nothing_gets_better():
+    steps = optimizer()
+    schedule = SCHEDULES.build("plateau", {"factor": 0.5, "patience": 1}, optimizer=steps, steps=9, learning_rate=PEAK)
+    rates = []
+    for score in (0.5, 0.6, 0.6, 0.6, 0.7, 0.6):
+        schedule.observe((score,))
+        steps.step()
+        schedule.step()
+        rates.append(steps.param_groups[0]["lr"])
+    assert rates == pytest.approx([PEAK, PEAK, PEAK, PEAK / 2, PEAK / 2, PEAK / 2])
 
 
 @pytest.mark.parametrize("name", SCHEDULES.names())

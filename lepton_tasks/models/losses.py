@@ -1,0 +1,211 @@
+"""Losses that a use case can name. Each is built once for a training and called with a batch's outputs and targets.
+
+A loss of *classes* takes logits float32 [N, K] and target probabilities float32 [N, K]; of *numbers* two float32
+tensors of one shape; of *rankings* scores float32 [N, 1 + M] with the wanted item first; of *embeddings* float32 [N, D]
+and classes int64 [N]. All give a scalar; ``of`` says which kind a loss is.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import pydantic
+import torch
+from torch import nn
+from torch.nn import functional
+
+Positive = Annotated[float, pydantic.Field(gt=0)]
+
+
+class CrossEntropy(nn.Module):
+    """Of classes: minus the mean log-probability of the target.
+
+    Args:
+        class_weights: How much a row of each class counts, float32 [K]; None for all alike.
+    """
+
+    of: ClassVar[str] = "classes"
+    class_weights: torch.Tensor | None
+
+    def __init__(self, class_weights: torch.Tensor | None = None) -> None:
+        super().__init__()
+        self.register_buffer("class_weights", class_weights, persistent=False)
+
+    def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """See the module."""
+        return _weighted(-(targets * functional.log_softmax(logits, dim=1)).sum(dim=1), targets, self.class_weights)
+
+
+class Focal(nn.Module):
+    """Of classes: cross-entropy in which rows that are answered well already count less.
+
+    Args:
+        class_weights: As in `CrossEntropy`.
+        gamma: How much less; 0 is cross-entropy.
+
+    Source: Lin et al., "Focal loss for dense object detection", 2017.
+    """
+
+    of: ClassVar[str] = "classes"
+    class_weights: torch.Tensor | None
+
+    def __init__(
+        self, class_weights: torch.Tensor | None = None, *, gamma: Annotated[float, pydantic.Field(ge=0)] = 2.0
+    ) -> None:
+        super().__init__()
+        self.register_buffer("class_weights", class_weights, persistent=False)
+        self.gamma = gamma
+
+    def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """See the module."""
+        logs = functional.log_softmax(logits, dim=1)
+        rows = -(targets * (1 - logs.exp()).pow(self.gamma) * logs).sum(dim=1)
+        return _weighted(rows, targets, self.class_weights)
+
+
+class BinaryCrossEntropy(nn.Module):
+    """Of classes, each a question of its own: the mean over classes, so that several or none may be right."""
+
+    of: ClassVar[str] = "classes"
+
+    def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """See the module."""
+        return functional.binary_cross_entropy_with_logits(logits, targets)
+
+
+class MultiMargin(nn.Module):
+    """Of classes: how far the target's logit is from being larger than all others by the margin.
+
+    Args:
+        margin: In units of logits.
+
+    Source: Crammer and Singer, "On the algorithmic implementation of multiclass kernel-based vector machines", 2001.
+    """
+
+    of: ClassVar[str] = "classes"
+
+    def __init__(self, *, margin: Positive = 1.0) -> None:
+        super().__init__()
+        self.margin = margin
+
+    def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """See the module; of mixed targets the largest counts."""
+        return functional.multi_margin_loss(logits, targets.argmax(dim=1), margin=self.margin)
+
+
+class SquaredError(nn.Module):
+    """Of numbers: the mean squared difference."""
+
+    of: ClassVar[str] = "numbers"
+
+    def forward(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """See the module."""
+        return functional.mse_loss(outputs, targets)
+
+
+class AbsoluteError(nn.Module):
+    """Of numbers: the mean absolute difference."""
+
+    of: ClassVar[str] = "numbers"
+
+    def forward(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """See the module."""
+        return functional.l1_loss(outputs, targets)
+
+
+class Huber(nn.Module):
+    """Of numbers: squared where the difference is small, absolute where it is large.
+
+    Args:
+        delta: Where the one becomes the other, in the unit of the targets as the network sees them.
+
+    Source: Huber, "Robust estimation of a location parameter", 1964.
+    """
+
+    of: ClassVar[str] = "numbers"
+
+    def __init__(self, *, delta: Positive = 1.0) -> None:
+        super().__init__()
+        self.delta = delta
+
+    def forward(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """See the module."""
+        return functional.huber_loss(outputs, targets, delta=self.delta)
+
+
+class BayesianPersonalisedRanking(nn.Module):
+    """Of rankings: that the wanted item's score is above that of each other one.
+
+    Source: Rendle et al., "BPR: Bayesian personalized ranking from implicit feedback", 2009.
+    """
+
+    of: ClassVar[str] = "rankings"
+
+    def forward(self, scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """See the module; `targets` are not looked at."""
+        return functional.softplus(scores[:, 1:] - scores[:, :1]).mean()
+
+
+class RankingHinge(nn.Module):
+    """Of rankings: how far the wanted item's score is from being above that of each other one by the margin.
+
+    Args:
+        margin: In units of scores.
+
+    Source: Weston et al., "WSABIE", 2011, without its sampling.
+    """
+
+    of: ClassVar[str] = "rankings"
+
+    def __init__(self, *, margin: Positive = 1.0) -> None:
+        super().__init__()
+        self.margin = margin
+
+    def forward(self, scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """See the module; `targets` are not looked at."""
+        return functional.relu(self.margin + scores[:, 1:] - scores[:, :1]).mean()
+
+
+class SampledSoftmax(nn.Module):
+    """Of rankings: cross-entropy of the wanted item among those beside it."""
+
+    of: ClassVar[str] = "rankings"
+
+    def forward(self, scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """See the module; `targets` are not looked at."""
+        return functional.cross_entropy(scores, torch.zeros(len(scores), dtype=torch.int64, device=scores.device))
+
+
+class Triplet(nn.Module):
+    """Of embeddings float32 [N, D] and their classes int64 [N]: in each row of the batch, the farthest of its class
+    should be nearer than the nearest of another, by the margin.
+
+    Args:
+        margin: In units of distance; embeddings have length 1.
+
+    Source: Hermans et al., "In defense of the triplet loss for person re-identification", 2017 (batch hard).
+    """
+
+    of: ClassVar[str] = "embeddings"
+
+    def __init__(self, *, margin: Positive = 0.3) -> None:
+        super().__init__()
+        self.margin = margin
+
+    def forward(self, embeddings: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        points = functional.normalize(embeddings, dim=1)
+        squared = (2 - 2 * points @ points.T).clamp(min=1e-12)
+        distances = squared.sqrt()
+        same = classes[:, None] == classes[None, :]
+        farthest = distances.masked_fill(~same, 0).amax(dim=1)
+        nearest = distances.masked_fill(same, 2.0).amin(dim=1)
+        return functional.relu(farthest - nearest + self.margin).mean()
+
+
+def _weighted(rows: torch.Tensor, targets: torch.Tensor, class_weights: torch.Tensor | None) -> torch.Tensor:
+    """The mean of the rows' losses [N], each as heavy as the classes in its target."""
+    if class_weights is None:
+        return rows.mean()
+    weights = targets @ class_weights
+    return (rows * weights).sum() / weights.sum()

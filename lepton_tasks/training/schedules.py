@@ -1,0 +1,99 @@
+"""Learning-rate schedules that a use case can name; each is stepped after every step of the optimiser."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import pydantic
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+Share = Annotated[float, pydantic.Field(ge=0, lt=1)]
+
+
+def constant(optimizer: Optimizer, steps: int, learning_rate: float) -> LRScheduler:
+    """The same learning rate throughout."""
+    return LambdaLR(optimizer, lambda step: 1.0)
+
+
+def cosine(optimizer: Optimizer, steps: int, learning_rate: float, *, warmup: float = 0.05) -> LRScheduler:
+    """A linear rise over the first `warmup` share of the steps, then half a cosine down to 0.
+
+    Source: Loshchilov and Hutter, "SGDR", 2017, without restarts.
+    """
+    rise = max(1, round(warmup * steps))
+
+    def factor(step: int) -> float:
+        if step < rise:
+            return (step + 1) / rise
+        return (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, steps - rise)))) / 2
+
+    return LambdaLR(optimizer, factor)
+
+
+def one_cycle(
+    optimizer: Optimizer, steps: int, learning_rate: float, *, warmup: float = 0.25, start: float = 0.04
+) -> LRScheduler:
+    """Half a cosine from ``start * learning_rate`` up to the peak, then half a cosine down to 0.
+
+    Source: Smith and Topin, "Super-convergence", 2018; the momentum is left alone.
+    """
+    rise = max(1, round(warmup * steps))
+
+    def factor(step: int) -> float:
+        if step < rise:
+            return start + (1 - start) * (1 - math.cos(math.pi * step / rise)) / 2
+        return (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, steps - rise)))) / 2
+
+    return LambdaLR(optimizer, factor)
+
+
+def step(optimizer: Optimizer, steps: int, learning_rate: float, *, drops: int = 3, factor: float = 0.1) -> LRScheduler:
+    """Multiplied by `factor` after each of ``drops + 1`` equal parts of the training but the last."""
+    part = max(1, math.ceil(steps / (drops + 1)))
+    return LambdaLR(optimizer, lambda step: factor ** min(drops, step // part))
+
+
+def inverse_sqrt(optimizer: Optimizer, steps: int, learning_rate: float, *, warmup: Share = 0.1) -> LRScheduler:
+    """A linear rise over the first `warmup` share of the steps, then down with the root of the step.
+
+    Source: Vaswani et al., "Attention is all you need", 2017.
+    """
+    rise = max(1, round(warmup * steps))
+    return LambdaLR(optimizer, lambda step: min((step + 1) / rise, math.sqrt(rise / (step + 1))))
+
+
+class Plateau(LambdaLR):
+    """Lowered whenever the validation split has not been answered better for some epochs.
+
+    Args:
+        optimizer: What it is for.
+        steps: Of the whole training; not needed.
+        learning_rate: At the beginning.
+        factor: What the rate is multiplied by.
+        patience: Epochs without improvement that are waited for.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        steps: int,
+        learning_rate: float,
+        *,
+        factor: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.3,
+        patience: Annotated[int, pydantic.Field(ge=0)] = 2,
+    ) -> None:
+        self.factor, self.patience = factor, patience
+        self.scale, self.waited = 1.0, 0
+        self.best: tuple[float, ...] | None = None
+        super().__init__(optimizer, lambda step: self.scale)
+
+    def observe(self, score: tuple[float, ...]) -> None:
+        """Told at the end of each epoch how good it was; the larger tuple is better."""
+        if self.best is None or score > tuple(self.best):
+            self.best, self.waited = score, 0
+            return
+        self.waited += 1
+        if self.waited > self.patience:
+            self.scale, self.waited = self.scale * self.factor, 0
