@@ -181,6 +181,15 @@ SCHEDULES: Registry[Any] = Registry(
     },
 )
 
+AVERAGES: Registry[Any] = Registry(
+    "average",
+    None,
+    {
+        "ema": "lepton_tasks.training.average:Ema",
+        "swa": "lepton_tasks.training.average:Swa",
+    },
+)
+
 AUGMENTATIONS: Registry[Any] = Registry(
     "augmentation",
     None,
@@ -219,6 +228,7 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "losses": LOSSES,
     "optimizers": OPTIMIZERS,
     "schedules": SCHEDULES,
+    "averages": AVERAGES,
     "augmentations": AUGMENTATIONS,
     "deploy_targets": DEPLOY_TARGETS,
     "monitors": MONITORS,
@@ -242,6 +252,8 @@ def named_components(use_case: UseCase) -> list[tuple[str, Registry[Any], Compon
     ]
     if use_case.train.loss is not None:
         found.append(("train.loss", LOSSES, use_case.train.loss))
+    if use_case.train.average is not None:
+        found.append(("train.average", AVERAGES, use_case.train.average))
     if use_case.learns:
         found += [("task", LEARNING_TASKS, use_case.learning_task), ("model", MODELS, use_case.network)]
     steps: Registry[Any] = TABLE_STEPS if tables else CLEANING_STEPS

@@ -116,6 +116,8 @@ class Train(_Model):
     """Share of the target spread over all classes."""
     augment: tuple[ComponentSpec, ...] = ()
     """Augmentations of training batches, in order."""
+    average: ComponentSpec | None = None
+    """An average of the weights along the training, validated and kept in their place."""
     keep: Literal["best", "last"] = "best"
     """Which epoch's weights are kept. ``last`` goes through all epochs: better where the validation split is too small
     to tell a good epoch from a lucky one, and the schedule ends at 0."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -14,10 +15,12 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 
+from lepton_tasks.core import catalogue
 from lepton_tasks.core.errors import LeptonError, StageError
 from lepton_tasks.core.protocols import Rows
 from lepton_tasks.core.store import write_json
 from lepton_tasks.models.inference import predict
+from lepton_tasks.training.average import AveragedWeights
 from lepton_tasks.training.batches import Batches
 from lepton_tasks.training.job import Job
 from lepton_tasks.training.module import TrainingModule
@@ -55,6 +58,7 @@ class Course(pl.Callback):
         self._loss_steps: int = state["loss_steps"] if state else 0
         self._seconds_before: float = state["seconds"] if state else 0.0
         self._timed_steps = self._unsaved = 0
+        self._average: AveragedWeights | None = None
         self.told_to_stop = False
 
     @property
@@ -76,12 +80,18 @@ class Course(pl.Callback):
         # In place of Lightning's handler, which answers the signal with a collective call in the midst of others.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        if self.job.train.average is not None:
+            spec = self.job.train.average
+            rule = catalogue.AVERAGES.build(spec.name, spec.params, where="train.average")
+            self._average = AveragedWeights(self.module.network, rule, steps=self.module.steps)
         if self._state is not None:
             self.module.network.load_state_dict(self._state["network"])
             self.module.step_done = self._state["step"]
             trainer.optimizers[0].load_state_dict(self._state["optimizer"])
             trainer.lr_scheduler_configs[0].scheduler.load_state_dict(self._state["schedule"])
             trainer.precision_plugin.load_state_dict(self._state["precision"])
+            if self._average is not None:
+                self._average.load_state_dict(self._state["average"])
             self._state = None
         self._loss_sum = self._loss_sum.to(self.module.device)
         self._began = self._epoch_began = time.monotonic()
@@ -94,9 +104,12 @@ class Course(pl.Callback):
         self._loss_steps += 1
         self._timed_steps += 1
         self.module.step_done += 1
+        stepped = self._stepped(trainer)
+        if stepped and self._average is not None:
+            self._average.update(self._optimizer_steps())
         # Every rank is told, but rank 0 alone leaves at the end of a step; the others fail once it is gone. If each
         # left by itself, rank 0 could be caught in the middle of a step that nobody finishes with it.
-        if self._stepped(trainer) and self.told_to_stop and trainer.is_global_zero:
+        if stepped and self.told_to_stop and trainer.is_global_zero:
             self._save(trainer)
             raise StageError(
                 f"training was told to stop after {self.module.step_done:,} steps.",
@@ -104,11 +117,20 @@ class Course(pl.Callback):
                 fix="Run it again: it goes on from there.",
             )
         self._unsaved += 1
-        if self._unsaved >= self.job.train.checkpoint_steps and self._stepped(trainer):
+        if self._unsaved >= self.job.train.checkpoint_steps and stepped:
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Validate, keep the best weights, write history and state."""
+        with self._average.in_place() if self._average is not None else contextlib.nullcontext():
+            self._judge(trainer)
+        self._loss_sum, self._loss_steps = torch.zeros_like(self._loss_sum), 0
+        self._save(trainer)
+        trainer.should_stop = self.done
+        self._epoch_began, self._timed_steps = time.monotonic(), 0
+
+    def _judge(self, trainer: pl.Trainer) -> None:
+        """Validate the weights that the network holds, note the epoch, and keep them if they are the best."""
         rate = self._timed_steps * self.batches.rows_per_step / (time.monotonic() - self._epoch_began)
         # After a resume the first part of the sum is rank 0's on all ranks; nothing is learned from this figure.
         train_loss = float(trainer.strategy.reduce(self._loss_sum / self._loss_steps, reduce_op="mean"))
@@ -130,10 +152,6 @@ class Course(pl.Callback):
         schedule = trainer.lr_scheduler_configs[0].scheduler
         if hasattr(schedule, "observe"):
             schedule.observe(self._score(-1))
-        self._loss_sum, self._loss_steps = torch.zeros_like(self._loss_sum), 0
-        self._save(trainer)
-        trainer.should_stop = self.done
-        self._epoch_began, self._timed_steps = time.monotonic(), 0
 
     def _validate(self, trainer: pl.Trainer) -> dict[str, float]:
         """Metrics of what would be served, on the whole validation split: each rank does its share."""
@@ -159,6 +177,12 @@ class Course(pl.Callback):
         done = self.module.step_done % self.batches.steps
         return done % self.job.train.accumulate == 0
 
+    def _optimizer_steps(self) -> int:
+        """How many are behind; the rest of an epoch is a step of its own."""
+        accumulate = self.job.train.accumulate
+        epoch, batch = divmod(self.module.step_done, self.batches.steps)
+        return epoch * -(-self.batches.steps // accumulate) + batch // accumulate
+
     def _save(self, trainer: pl.Trainer) -> None:
         self._unsaved = 0
         if not trainer.is_global_zero:
@@ -171,6 +195,7 @@ class Course(pl.Callback):
                 "optimizer": trainer.optimizers[0].state_dict(),
                 "schedule": trainer.lr_scheduler_configs[0].scheduler.state_dict(),
                 "precision": trainer.precision_plugin.state_dict(),
+                "average": self._average.state_dict() if self._average is not None else None,
                 "step": self.module.step_done,
                 "history": self.history,
                 "best_epoch": self.best_epoch,

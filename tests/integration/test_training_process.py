@@ -1,6 +1,7 @@
 """Training in its own process: what a kill, a signal and a second process do to it."""
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -10,13 +11,16 @@ import time
 
 import psutil
 import pytest
+import tiny_training
 import torch
-from tiny_training import job
 
 from lepton_tasks.core.errors import LeptonError, StageError
 from lepton_tasks.training.launch import training, wait
 
 pytestmark = pytest.mark.slow
+
+# With an average of the weights, which must go on too.
+job = functools.partial(tiny_training.job, average="ema")
 
 # Six steps an epoch, the state written every two.
 STEPS = 6
@@ -97,6 +101,14 @@ def test_a_training_learns_and_says_how(unbroken):
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
     assert max(row["validation_accuracy"] for row in rows) == rows[outcome["best_epoch"]]["validation_accuracy"] > 0.75
     assert all(row["samples_per_second"] > 0 for row in rows)
+
+
+def test_the_averaged_weights_are_kept(unbroken, unbroken_job):
+    state = torch.load(unbroken_job.resume, weights_only=True)
+    assert unbroken[1]["best_epoch"] == 2  # the last one, so that the two belong to the same step
+    for name, kept in unbroken[0].items():
+        assert torch.equal(kept, state["average"][name])
+        assert not kept.is_floating_point() or not torch.equal(kept, state["network"][name])
 
 
 def test_a_killed_training_goes_on_bit_for_bit(tmp_path, unbroken):

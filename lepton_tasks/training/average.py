@@ -1,0 +1,106 @@
+"""Averages of a network's weights along its training, which are validated and kept in place of the newest weights."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Annotated, Protocol, runtime_checkable
+
+import pydantic
+import torch
+from torch import nn
+
+
+@runtime_checkable
+class Average(Protocol):
+    """How much the newest weights count. A function of the step alone, so that a resumed training averages alike."""
+
+    def share(self, step: int, steps: int) -> float:
+        """Share of the newest weights in the average, in (0, 1], after `step` (from 1) of `steps`."""
+
+
+class Ema:
+    """Exponential moving average, of the running statistics of batch normalisation too.
+
+    Args:
+        decay: Share of the average that a step leaves as it is; the average reaches back about ``1 / (1 - decay)``
+            steps. It begins smaller, so that the first weights are soon forgotten.
+
+    Source: Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 1992; the beginning by
+    TensorFlow's ``ExponentialMovingAverage``.
+    """
+
+    def __init__(self, decay: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.995) -> None:
+        self.decay = decay
+
+    def share(self, step: int, steps: int) -> float:
+        """See `Average`."""
+        return 1 - min(self.decay, (1 + step) / (10 + step))
+
+
+class Swa:
+    """The plain mean over the last part of the training; until then the newest weights themselves.
+
+    The running statistics of batch normalisation are averaged too. That is close to what the averaged weights would
+    measure where the learning rate is small in that part, as it is at the end of ``one_cycle`` and ``cosine``.
+
+    Args:
+        start: Share of all steps after which averaging begins.
+
+    Source: Izmailov et al., "Averaging weights leads to wider optima and better generalization", 2018.
+    """
+
+    def __init__(self, start: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.75) -> None:
+        self.start = start
+
+    def share(self, step: int, steps: int) -> float:
+        """See `Average`."""
+        return 1 / max(1, step - int(self.start * steps))
+
+
+class AveragedWeights:
+    """The average of a network's weights so far.
+
+    Args:
+        network: Whose weights are averaged; it must stay on its device from now on.
+        average: How much the newest weights count.
+        steps: Of the whole training.
+    """
+
+    def __init__(self, network: nn.Module, average: Average, *, steps: int) -> None:
+        self._average, self._steps = average, steps
+        self._newest = network.state_dict()  # these tensors are the network's own
+        self._mean = {name: tensor.clone() for name, tensor in self._newest.items()}
+
+    def update(self, step: int) -> None:
+        """Take in the weights after `step` (from 1)."""
+        share = self._average.share(step, self._steps)
+        for name, mean in self._mean.items():
+            if mean.is_floating_point():
+                mean.lerp_(self._newest[name], share)
+            else:  # counters
+                mean.copy_(self._newest[name])
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The network has the averaged weights inside, and its own again after."""
+        own = {name: tensor.clone() for name, tensor in self._newest.items()}
+        self.load_into(self._newest, self._mean)
+        try:
+            yield
+        finally:
+            self.load_into(self._newest, own)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """What `load_state_dict` goes on with."""
+        return self._mean
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Go on from an earlier attempt's average."""
+        self.load_into(self._mean, state)
+
+    @staticmethod
+    def load_into(tensors: dict[str, torch.Tensor], values: dict[str, torch.Tensor]) -> None:
+        """Copy `values` into `tensors`, name by name."""
+        for name, tensor in tensors.items():
+            tensor.copy_(values[name])
