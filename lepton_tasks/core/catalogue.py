@@ -120,13 +120,21 @@ CODECS: Registry[protocols.Codec] = Registry(
 )
 
 OUTPUT_CODECS: Registry[protocols.OutputCodec] = Registry(
-    "output codec", protocols.OutputCodec, {"labels": "lepton_tasks.codecs.labels:LabelsCodec"}
+    "output codec",
+    protocols.OutputCodec,
+    {
+        "embedding": "lepton_tasks.codecs.embedding:EmbeddingCodec",
+        "labels": "lepton_tasks.codecs.labels:LabelsCodec",
+    },
 )
 
 LEARNING_TASKS: Registry[protocols.LearningTask] = Registry(
     "learning task",
     protocols.LearningTask,
-    {"image_classification": "lepton_tasks.learning.image_classification:ImageClassification"},
+    {
+        "face_recognition": "lepton_tasks.learning.face_recognition:FaceRecognition",
+        "image_classification": "lepton_tasks.learning.image_classification:ImageClassification",
+    },
 )
 
 MODELS: Registry[Any] = Registry(
@@ -134,6 +142,7 @@ MODELS: Registry[Any] = Registry(
     None,
     {
         "cnn": "lepton_tasks.models.cnn:CNN",
+        "embedding_cnn": "lepton_tasks.models.embedding:EmbeddingCNN",
         "residual_cnn": "lepton_tasks.models.residual_cnn:ResidualCNN",
     },
 )

@@ -100,7 +100,7 @@ class ImageFeatures:
         }, pixels
 
     def fit(self, samples: Samples, ctx: RunContext) -> dict[str, Any]:
-        """Shape, and per channel mean and standard deviation of the pixels in [0, 1]."""
+        """Shape, per channel mean and standard deviation of the pixels in [0, 1], and how many groups there are."""
         # Sums of integers are exact, so that the size of the batches does not show in the result.
         total = np.zeros((2, self.channels), np.uint64)
         for batch in samples.batches():
@@ -116,6 +116,7 @@ class ImageFeatures:
             "channels": self.channels,
             "mean": [s / count / 255 for s, _ in pairs],
             "std": [max(spread, 1 / 255) for spread in spreads],  # a channel of one value must not be divided by 0
+            **({"groups": len(samples.rows["group"].unique())} if "group" in samples.rows.column_names else {}),
         }
 
     def transform(self, samples: Samples, fitted: Mapping[str, Any], folder: Path, ctx: RunContext) -> dict[str, Any]:

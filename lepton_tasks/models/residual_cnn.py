@@ -35,15 +35,8 @@ class ResidualCNN(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        layers: list[nn.Module] = [_conv(input_shape[2], width, stride=2), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
-        inputs = width
-        for stage, count in enumerate(blocks):
-            outputs = width * 2**stage
-            for index in range(count):
-                layers.append(_Residual(inputs, outputs, stride=2 if stage > 0 and index == 0 else 1))
-                inputs = outputs
-        self.features = nn.Sequential(*layers)
-        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(inputs, num_classes))
+        self.features = residual_stages(input_shape[2], width, blocks)
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(width * 2 ** (len(blocks) - 1), num_classes))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits float32 [N, num_classes] of normalised images float32 [N, C, H, W]."""
@@ -52,24 +45,44 @@ class ResidualCNN(nn.Module):
         return logits
 
 
-class _Residual(nn.Module):
+def residual_stages(channels: int, width: int, blocks: Sequence[int]) -> nn.Sequential:
+    """A stem at a quarter of the size and ``len(blocks)`` stages of residual blocks; see `ResidualCNN`.
+
+    Pictures float32 [N, channels, H, W] -> maps float32 [N, width * 2**(stages - 1), H', W'], whose sizes are those of
+    the picture over 4 (rounded down twice), then halved (rounded up) for each stage after the first.
+    """
+    layers: list[nn.Module] = [conv(channels, width, stride=2), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
+    inputs = width
+    for stage, count in enumerate(blocks):
+        outputs = width * 2**stage
+        for index in range(count):
+            layers.append(Residual(inputs, outputs, stride=2 if stage > 0 and index == 0 else 1))
+            inputs = outputs
+    return nn.Sequential(*layers)
+
+
+class Residual(nn.Module):
+    """Two convolutions beside an averaging shortcut; begins as the identity."""
+
     def __init__(self, inputs: int, outputs: int, *, stride: int) -> None:
         super().__init__()
-        last = _conv(outputs, outputs)
+        last = conv(outputs, outputs)
         nn.init.zeros_(last[1].weight)  # type: ignore[arg-type]  # the batch norm's scale: the block begins as identity
-        self.body = nn.Sequential(_conv(inputs, outputs, stride=stride), nn.ReLU(inplace=True), last)
+        self.body = nn.Sequential(conv(inputs, outputs, stride=stride), nn.ReLU(inplace=True), last)
         # Rounded up, as the strided convolution's size is, for pictures of an odd size.
         pool = nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False)
         shortcut: list[nn.Module] = [pool] if stride > 1 else []
         if inputs != outputs:
-            shortcut.append(_conv(inputs, outputs, size=1))
+            shortcut.append(conv(inputs, outputs, size=1))
         self.shortcut = nn.Sequential(*shortcut)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Maps float32 [N, outputs, H / stride, W / stride] of [N, inputs, H, W]."""
         return torch.relu(self.body(images) + self.shortcut(images))
 
 
-def _conv(inputs: int, outputs: int, *, size: int = 3, stride: int = 1) -> nn.Sequential:
+def conv(inputs: int, outputs: int, *, size: int = 3, stride: int = 1) -> nn.Sequential:
+    """A convolution and its batch normalisation."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel_size=size, stride=stride, padding=size // 2, bias=False),
         nn.BatchNorm2d(outputs),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,21 +35,29 @@ def admin_token(home: Path) -> str:
     return token
 
 
-def admin_router(table: ModelTable, telemetry: Telemetry, token: str) -> APIRouter:
-    """The routes of administration; every one asks for ``Authorization: Bearer <token>``."""
+def token_check(token: str) -> Callable[[Request], None]:
+    """What raises `ForbiddenError` for a request without ``Authorization: Bearer <token>``."""
 
     def check_token(request: Request) -> None:
         given = request.headers.get("authorization", "")
         if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
             raise ForbiddenError("the admin token is missing or wrong.", fix=f"It lies in {TOKEN_FILE} of the server.")
 
+    return check_token
+
+
+def admin_router(table: ModelTable, telemetry: Telemetry, token: str) -> APIRouter:
+    """The routes of administration; every one asks for ``Authorization: Bearer <token>``."""
     refusals: dict[int | str, dict[str, Any]] = {
         401: {"model": ErrorReply, "description": "The token is missing or wrong."},
         409: {"model": ErrorReply, "description": "There is no previous version."},
         422: {"model": ErrorReply, "description": "The package cannot be used; what was served still is."},
     }
     router = APIRouter(
-        prefix="/admin/models", tags=["admin"], dependencies=[Depends(check_token)], responses={**ERRORS, **refusals}
+        prefix="/admin/models",
+        tags=["admin"],
+        dependencies=[Depends(token_check(token))],
+        responses={**ERRORS, **refusals},
     )
 
     @router.post("/{name}")

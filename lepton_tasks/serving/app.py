@@ -18,6 +18,7 @@ from starlette.responses import HTMLResponse, Response
 from lepton_tasks.core.errors import LeptonError
 from lepton_tasks.serving.admin import admin_router, admin_token
 from lepton_tasks.serving.errors import status_of
+from lepton_tasks.serving.gallery import gallery_router
 from lepton_tasks.serving.oip import oip_router
 from lepton_tasks.serving.page import PAGE
 from lepton_tasks.serving.payload import Limits
@@ -65,6 +66,7 @@ def create_app(home: Path, *, limits: Limits | None = None, workers: int | None 
     app.include_router(predict_router(table, telemetry, limits))
     app.include_router(oip_router(table, telemetry, limits))
     app.include_router(admin_router(table, telemetry, admin_token(home)))
+    app.include_router(gallery_router(table, telemetry, limits, home, admin_token(home)))
 
     @app.get("/metrics", tags=["metrics"], response_class=Response)
     async def metrics() -> Response:

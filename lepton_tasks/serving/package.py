@@ -53,6 +53,9 @@ class PackageSpec(pydantic.BaseModel):
     inputs: tuple[TensorSpec, ...] = pydantic.Field(min_length=1, max_length=1)
     outputs: tuple[TensorSpec, ...] = pydantic.Field(min_length=1)
     metrics: dict[str, float] = {}
+    """On the test split."""
+    validation: dict[str, float] = {}
+    """Metrics on the validation split: what is chosen by figures, such as a threshold, is chosen there."""
 
 
 class Package:

@@ -50,6 +50,7 @@ def export(
             "output_codec": {"name": output_codec, "params": output_params},
             "labels": trained.spec["labels"],
             "metrics": metrics["test"],
+            "validation": metrics["validation"],
             **tensors,
         }
     )

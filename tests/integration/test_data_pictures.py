@@ -23,7 +23,7 @@ SPLITS = ("train", "validation", "test")
 
 def run(name, tmp_path):
     ctx = RunContext.local(tmp_path, data_root=os.environ["LEPTON_TEST_DATA"])
-    result = run_pipeline(load_use_case(USE_CASES / f"{name}.yaml"), ctx)
+    result = run_pipeline(load_use_case(USE_CASES / f"{name}.yaml"), ctx, until="validate_features")
     assert [(stage.stage, stage.error) for stage in result.stages if stage.error] == []
     assert result.stages[-1].stage == "validate_features"
     return ctx, result.refs

@@ -3,7 +3,11 @@ from tiny_training import write_features as write
 
 __all__ = ["FITTED", "LABELS", "NETWORKS", "served", "write"]
 
-NETWORKS = {"cnn": {"width": 4}, "residual_cnn": {"width": 8, "blocks": [1, 1]}}
+NETWORKS = {
+    "cnn": {"width": 4},
+    "embedding_cnn": {"width": 8, "blocks": [1, 1], "embedding_size": 16},
+    "residual_cnn": {"width": 8, "blocks": [1, 1]},
+}
 
 
 def served(rows):

@@ -1,0 +1,18 @@
+"""Embeddings -> the answer a caller reads."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddingCodec:
+    """The output codec of networks that give a direction: the cosine of two says how alike their samples are."""
+
+    def encode(self, outputs: Mapping[str, np.ndarray], row: int) -> dict[str, Any]:
+        """The numbers of one row of ``embedding`` (float32 [N, D], of unit length)."""
+        return {"embedding": [float(value) for value in outputs["embedding"][row]]}

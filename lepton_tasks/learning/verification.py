@@ -1,0 +1,101 @@
+"""How well embeddings tell the same from the different: all pairs of rows, by the cosine of their directions."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Roc:
+    """A receiver operating characteristic.
+
+    Attributes:
+        far: Share of pairs of strangers at or above each threshold, float [T], rising.
+        accepted: Share of pairs of the same at or above it, float [T], rising.
+        thresholds: float [T], falling; the first is above all similarities.
+    """
+
+    far: np.ndarray
+    accepted: np.ndarray
+    thresholds: np.ndarray
+
+    @property
+    def auc(self) -> float:
+        """Area under the curve: how often a pair of the same is more alike than one of strangers, ties half."""
+        return float(np.trapezoid(self.accepted, self.far))
+
+    @property
+    def eer(self) -> float:
+        """The error rate where as large a share of strangers is accepted as of the same is refused."""
+        gap = self.far - (1 - self.accepted)
+        after = int(np.argmax(gap >= 0))
+        if after == 0:
+            return float(self.far[0])
+        before = after - 1
+        part = -gap[before] / (gap[after] - gap[before])
+        return float(self.far[before] + part * (self.far[after] - self.far[before]))
+
+    def tar(self, far: float) -> float:
+        """Largest share of the same that can be accepted while at most a share `far` of strangers is."""
+        return float(self.accepted[self._at(far)])
+
+    def threshold(self, far: float) -> float:
+        """The similarity from which on pairs are accepted then."""
+        return float(self.thresholds[self._at(far)])
+
+    def _at(self, far: float) -> int:
+        return int(np.searchsorted(self.far, far, side="right")) - 1
+
+
+def similarities(embeddings: np.ndarray, identities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines of all pairs of the same identity, and of all others.
+
+    Args:
+        embeddings: float [N, D], of unit length.
+        identities: int [N].
+
+    Returns:
+        float32 [pairs] each; one cosine of 0 stands for a kind of which there is no pair.
+    """
+    first, second = np.triu_indices(len(embeddings), 1)
+    cosines = (embeddings @ embeddings.T)[first, second].astype(np.float32)
+    same = identities[first] == identities[second]
+    nothing = np.zeros(1, np.float32)
+    return (cosines[same] if same.any() else nothing), (cosines[~same] if not same.all() else nothing)
+
+
+def roc(same: np.ndarray, strangers: np.ndarray) -> Roc:
+    """The curve of similarities of pairs of the same, float [P], and of strangers, float [Q]."""
+    values = np.concatenate([same, strangers])
+    order = np.argsort(-values, kind="stable")
+    ranked, own = values[order], order < len(same)
+    last = np.flatnonzero(np.append(np.diff(ranked) != 0, True))  # pairs as alike as each other are accepted together
+    accepted, far = (np.cumsum(kind)[last] / kind.sum() for kind in (own, ~own))
+    above = ranked[0] + 1e-3
+    return Roc(np.append(0.0, far), np.append(0.0, accepted), np.append(above, ranked[last]))
+
+
+def rank1(embeddings: np.ndarray, identities: np.ndarray) -> float:
+    """Share of rows whose most similar enrolled picture is of the same identity, one picture of each being enrolled.
+
+    Averaged over which of an identity's first ten pictures is enrolled. 0 if no identity has two.
+    """
+    members = [np.flatnonzero(identities == identity) for identity in np.unique(identities)]
+    right = asked = 0
+    for turn in range(min(10, max(len(rows) for rows in members))):
+        enrolled = np.array([rows[turn % len(rows)] for rows in members])
+        probes = np.setdiff1d(np.arange(len(identities)), enrolled)
+        if len(probes):
+            found = identities[enrolled][(embeddings[probes] @ embeddings[enrolled].T).argmax(axis=1)]
+            right += int((found == identities[probes]).sum())
+            asked += len(probes)
+    return right / asked if asked else 0.0
+
+
+def nearest(embeddings: np.ndarray) -> np.ndarray:
+    """The most similar other row of each, int [N]."""
+    cosines = embeddings @ embeddings.T
+    np.fill_diagonal(cosines, -np.inf)
+    return np.asarray(cosines.argmax(axis=1))

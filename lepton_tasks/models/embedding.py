@@ -1,0 +1,106 @@
+"""A network that maps pictures to directions: alike is what points the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from lepton_tasks.models.pictures import pixels
+from lepton_tasks.models.residual_cnn import residual_stages
+
+
+class EmbeddingCNN(nn.Module):
+    """Residual stages, one learned weight for each place of each map, and a projection.
+
+    A plain average over the map would forget where things are; faces are aligned, so each place has its own weight.
+
+    Args:
+        input_shape: ``(height, width, channels)`` of a picture; at least 16x16. Pictures of another size do not fit.
+        num_identities: How many different ones the training rows show.
+        width: Channels of the first stage.
+        blocks: Residual blocks of each stage.
+        embedding_size: Length of the answer.
+        dropout: Share of the pooled features that is dropped in training, in [0, 1).
+
+    Source: the pooling by Chen et al., "MobileFaceNets", 2018; a direction for each identity that is only needed in
+    training by Deng et al., "ArcFace", 2019.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        num_identities: int,
+        *,
+        width: int = 32,
+        blocks: Sequence[int] = (1, 1, 1),
+        embedding_size: int = 128,
+        dropout: float = 0.2,
+    ) -> None:
+        super().__init__()
+        height, across, channels = input_shape
+        self.features = residual_stages(channels, width, blocks)
+        for _ in range(2):  # the stem
+            height, across = height // 2, across // 2
+        for _ in blocks[1:]:
+            height, across = -(-height // 2), -(-across // 2)
+        last = width * 2 ** (len(blocks) - 1)
+        self.pool = nn.Conv2d(last, last, kernel_size=(height, across), groups=last)
+        self.project = nn.Sequential(
+            nn.Flatten(),
+            nn.Dropout(dropout),
+            nn.Linear(last, embedding_size, bias=False),
+            nn.BatchNorm1d(embedding_size),
+        )
+        self.identities = nn.Parameter(torch.empty(num_identities, embedding_size))
+        nn.init.normal_(self.identities)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Embeddings float32 [N, embedding_size] of normalised images float32 [N, C, H, W]; not of unit length."""
+        embeddings: torch.Tensor = self.project(self.pool(self.features(images)))
+        return embeddings
+
+    def cosines(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """How far each embedding points towards each identity of the training rows, float32 [N, num_identities]."""
+        with torch.autocast(embeddings.device.type, enabled=False):  # an angle needs more digits than bfloat16 has
+            return functional.normalize(embeddings.float()) @ functional.normalize(self.identities).T
+
+
+class ToIdentities(nn.Module):
+    """What is trained: normalised images -> cosines to the identities.
+
+    Args:
+        network: An `EmbeddingCNN`, or what has the same two methods.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Cosines float32 [N, num_identities] of normalised images float32 [N, C, H, W]."""
+        cosines: torch.Tensor = self.network.cosines(self.network(images))  # type: ignore[operator]  # a method
+        return cosines
+
+
+class Directions(nn.Module):
+    """What is served: stored pictures in, embeddings of unit length out.
+
+    Args:
+        embeddings: Takes pictures float32 [N, C, H, W] in [0, 1], gives embeddings [N, D].
+        mirror: Answer with the sum of the directions of a picture and its mirror image.
+    """
+
+    def __init__(self, embeddings: nn.Module, *, mirror: bool = False) -> None:
+        super().__init__()
+        self.embeddings, self.mirror = embeddings, mirror
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Embeddings float32 [N, D] of uint8 [N, H, W, C]."""
+        images = pixels(image)
+        directions = functional.normalize(self.embeddings(images))
+        if self.mirror:
+            directions = functional.normalize(directions + functional.normalize(self.embeddings(images.flip(3))))
+        return directions
