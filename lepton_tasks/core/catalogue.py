@@ -134,6 +134,8 @@ LEARNING_TASKS: Registry[protocols.LearningTask] = Registry(
     {
         "face_recognition": "lepton_tasks.learning.face_recognition:FaceRecognition",
         "image_classification": "lepton_tasks.learning.image_classification:ImageClassification",
+        "image_classification": "lepton_tasks.learning.image_classification:ImageClassification",
+        "text_classification": "lepton_tasks.learning.text_classification:TextClassification",
     },
 )
 
@@ -143,7 +145,10 @@ MODELS: Registry[Any] = Registry(
     {
         "cnn": "lepton_tasks.models.cnn:CNN",
         "embedding_cnn": "lepton_tasks.models.embedding:EmbeddingCNN",
+        "ngrams": "lepton_tasks.models.ngrams:NGrams",
         "residual_cnn": "lepton_tasks.models.residual_cnn:ResidualCNN",
+        "rnn": "lepton_tasks.models.rnn:RNN",
+        "transformer": "lepton_tasks.models.transformer:Transformer",
     },
 )
 

@@ -1,0 +1,136 @@
+"""Pictures about what was made of texts."""
+
+from __future__ import annotations
+
+import itertools
+import textwrap
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lepton_tasks.codecs.text import PAD
+from lepton_tasks.core.protocols import Outputs, Rows
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from tokenizers import Tokenizer
+
+_LINE = 96  # characters
+_LINES = 3  # of a text; the rest is left out
+_INCH = 0.19  # height of a line
+_TEXTS = 8  # whose attention is drawn
+
+
+def pieces(tokenizer: Tokenizer, tokens: np.ndarray) -> list[str]:
+    """What each token adds to the text, spaces included; joined they are the text as the network sees it."""
+    ids = [int(token) for token in tokens if token != PAD]
+    texts = [tokenizer.decode(ids[:end], skip_special_tokens=False) for end in range(len(ids) + 1)]
+    return [after[len(before) :] for before, after in itertools.pairwise(texts)]
+
+
+def text_table(path: Path, title: str, rows: Sequence[tuple[str, str]]) -> Path:
+    """Draw short remarks, in bold, each above the text it is about.
+
+    Args:
+        path: The PNG file to write.
+        title: Above all.
+        rows: Remark and text.
+    """
+    from matplotlib.figure import Figure
+
+    wrapped = [(remark, textwrap.wrap(text, _LINE, max_lines=_LINES, placeholder=" ...")) for remark, text in rows]
+    lines = 2 + sum(1.4 + len(text) for _, text in wrapped)
+    figure = Figure(figsize=(9, max(1.5, _INCH * lines)))
+    at = _INCH / figure.get_figheight()
+    figure.text(0.02, 1 - at, title, va="center", fontsize=11)
+    line = 2.2
+    for remark, text in wrapped:
+        figure.text(0.02, 1 - at * line, remark, va="center", fontsize=8, weight="bold")
+        for number, words in enumerate(text, start=1):
+            figure.text(0.02, 1 - at * (line + number), words, va="center", fontsize=8, parse_math=False)
+        line += 1.4 + len(text)
+    return _saved(figure, path)
+
+
+def worst_texts_plot(
+    path: Path,
+    tokenizer: Tokenizer,
+    rows: Rows,
+    probabilities: np.ndarray,
+    labels: Sequence[str],
+    *,
+    count: int,
+) -> Path:
+    """Draw the texts whose true label got the smallest probability, worst first; right answers are left out.
+
+    Args:
+        path: The PNG file to write.
+        tokenizer: That made the tokens.
+        rows: Tokens int [N, T] and indices into `labels`, int [N].
+        probabilities: Float [N, K].
+        labels: The K names.
+        count: How many at most.
+    """
+    order = np.argsort(probabilities[np.arange(len(rows.targets)), rows.targets], kind="stable")
+    said = probabilities.argmax(axis=1)
+    wrong = [row for row in order if said[row] != rows.targets[row]][:count]
+    table = [
+        (
+            f"{labels[rows.targets[row]]}, not {labels[said[row]]} ({probabilities[row, said[row]]:.0%})",
+            "".join(pieces(tokenizer, rows.inputs[row])),
+        )
+        for row in wrong
+    ]
+    return text_table(path, "Worst mistakes" if wrong else "No mistake", table)
+
+
+def attention_plot(path: Path, tokenizer: Tokenizer, rows: Rows, outputs: Outputs, labels: Sequence[str]) -> Path:
+    """Draw some texts, of different labels, with each word the darker the more it weighed in the answer.
+
+    Args:
+        path: The PNG file to write.
+        tokenizer: That made the tokens.
+        rows: Tokens int [N, T] and indices into `labels`, int [N].
+        outputs: ``probabilities`` float [N, K] and ``attention`` float [N, T].
+        labels: The K names.
+    """
+    from matplotlib.figure import Figure
+
+    probabilities = outputs["probabilities"]
+    _, firsts = np.unique(rows.targets, return_index=True)
+    shown = list(dict.fromkeys([*np.sort(firsts), *range(len(rows.targets))]))[:_TEXTS]
+    figure = Figure(figsize=(11, 0.95 * len(shown) + 0.5))
+    for number, row in enumerate(shown):
+        axes = figure.add_axes((0.02, 1 - (number + 1) / len(shown), 0.96, 0.92 / len(shown)))
+        axes.set(xlim=(0, _LINE), ylim=(_LINES + 1.2, 0))
+        axes.axis("off")
+        best = int(probabilities[row].argmax())
+        head = f"{labels[best]} ({probabilities[row, best]:.0%})"
+        if best != rows.targets[row]:
+            head += f", truly {labels[rows.targets[row]]}"
+        axes.text(0, 0.5, head, va="center", fontsize=8, weight="bold")
+        words = pieces(tokenizer, rows.inputs[row])
+        weights = outputs["attention"][row][: len(words)]
+        column, line = 0, 1
+        for word, strength in zip(words, weights / max(float(weights.max()), 1e-9), strict=True):
+            if column + len(word) > _LINE and column:
+                column, line = 0, line + 1
+            if line > _LINES:
+                break
+            shade = {"facecolor": "tab:orange", "alpha": float(strength) * 0.8, "pad": 0.5, "linewidth": 0}
+            word = word if column else word.lstrip()
+            axes.text(
+                column, line + 0.5, word, va="center", fontsize=8, family="monospace", bbox=shade, parse_math=False
+            )
+            column += len(word)
+    return _saved(figure, path)
+
+
+def _saved(figure: Figure, path: Path) -> Path:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # scripts the font lacks are drawn as boxes
+        figure.savefig(path, dpi=110)
+    return path

@@ -1,0 +1,114 @@
+"""What networks that read tokens share: which are real, their vectors, and one vector of a whole text.
+
+A row of tokens is as long as its text, then `PAD`: nothing a network answers may hang on how much padding there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import nn
+
+from lepton_tasks.codecs.text import PAD, UNKNOWN
+
+Pool = Literal["attention", "max", "mean"]
+
+_SPREAD = 0.1  # standard deviation of the numbers of new vectors
+_HIDDEN = -1e4  # below any score; finite in half precision too
+
+
+def real(tokens: torch.Tensor) -> torch.Tensor:
+    """Which of the tokens int [N, T] are no padding, bool [N, T]; the first always counts, so that no row is empty."""
+    first = torch.arange(tokens.shape[1], device=tokens.device) == 0
+    return (tokens != PAD) | first
+
+
+def trimmed(tokens: torch.Tensor) -> torch.Tensor:
+    """The tokens int [N, T] without the columns that are padding in all rows; one column at least."""
+    used = int((tokens != PAD).any(dim=0).sum())  # padding is at the end only
+    return tokens[:, : max(1, used)]
+
+
+class TokenEmbedding(nn.Module):
+    """Vectors of tokens; in training, some words are taken for unknown ones, and some numbers are dropped.
+
+    Args:
+        vocabulary: Number of tokens.
+        dimension: Length of a vector.
+        dropout: Share of the numbers that are dropped, the same ones at all places of a text.
+        word_dropout: Share of the words that are taken for unknown.
+
+    Source: the same mask for all steps by Gal and Ghahramani, "A theoretically grounded application of dropout in
+    recurrent neural networks", 2016; word dropout by Iyyer et al., "Deep unordered composition", 2015.
+    """
+
+    def __init__(self, vocabulary: int, dimension: int, *, dropout: float = 0.0, word_dropout: float = 0.0) -> None:
+        super().__init__()
+        self.vectors = nn.Embedding(vocabulary, dimension, padding_idx=PAD)
+        nn.init.normal_(self.vectors.weight, std=_SPREAD)
+        with torch.no_grad():
+            self.vectors.weight[PAD].zero_()
+        self.dropout, self.word_dropout = nn.Dropout1d(dropout), word_dropout
+
+    def begin_with(self, vectors: torch.Tensor) -> None:
+        """Put known vectors float [vocabulary, D] into the first numbers of each; a token of zeros keeps its own."""
+        known = vectors.any(dim=1)
+        known[: UNKNOWN + 1] = False
+        width = min(vectors.shape[1], self.vectors.embedding_dim)
+        scaled = vectors[:, :width] * (_SPREAD / vectors[known].std().clamp_min(1e-6))
+        with torch.no_grad():
+            self.vectors.weight[known, :width] = scaled[known]
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Float [N, T, dimension] of int [N, T]; zeros for padding."""
+        if self.training and self.word_dropout > 0:
+            dropped = (torch.rand(tokens.shape, device=tokens.device) < self.word_dropout) & (tokens != PAD)
+            tokens = torch.where(dropped, torch.full_like(tokens, UNKNOWN), tokens)
+        vectors: torch.Tensor = self.vectors(tokens)
+        # Dropout1d drops whole rows of [N, dimension, T]: one number of a vector, at all places of a text.
+        mixed: torch.Tensor = self.dropout(vectors.transpose(1, 2)).transpose(1, 2)
+        return mixed
+
+
+class Pooling(nn.Module):
+    """One vector of a text: the mean of its places as a learned question weighs them, their maximum, plain mean.
+
+    Args:
+        width: Length of the vector of a place.
+        kinds: What is put one after the other.
+
+    Source: Yang et al., "Hierarchical attention networks for document classification", 2016.
+    """
+
+    def __init__(self, width: int, kinds: Sequence[Pool]) -> None:
+        super().__init__()
+        self.kinds = tuple(kinds)
+        self.width = width * len(self.kinds)
+        if "attention" in self.kinds:
+            self.key, self.question = nn.Linear(width, width), nn.Linear(width, 1, bias=False)
+
+    def forward(self, places: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Float [N, self.width] of float [N, T, width], and the weight of each place, float [N, T].
+
+        Args:
+            places: Vectors of the places.
+            mask: Which of them are real, bool [N, T].
+        """
+        shares = mask.to(places.dtype) / mask.sum(dim=1, keepdim=True).to(places.dtype)
+        weights, pooled = shares, []
+        for kind in self.kinds:
+            if kind == "attention":
+                scores = self.question(torch.tanh(self.key(places))).squeeze(2)
+                weights = torch.softmax(torch.where(mask, scores, torch.full_like(scores, _HIDDEN)), dim=1)
+                pooled.append(_weighted(weights, places))
+            elif kind == "mean":
+                pooled.append(_weighted(shares, places))
+            else:
+                pooled.append(torch.where(mask.unsqueeze(2), places, torch.full_like(places, _HIDDEN)).amax(dim=1))
+        return torch.cat(pooled, dim=1), weights
+
+
+def _weighted(weights: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    return torch.bmm(weights.to(places.dtype).unsqueeze(1), places).squeeze(1)
