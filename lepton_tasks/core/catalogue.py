@@ -124,6 +124,7 @@ OUTPUT_CODECS: Registry[protocols.OutputCodec] = Registry(
     protocols.OutputCodec,
     {
         "embedding": "lepton_tasks.codecs.embedding:EmbeddingCodec",
+        "continuation": "lepton_tasks.codecs.continuation:ContinuationCodec",
         "labels": "lepton_tasks.codecs.labels:LabelsCodec",
     },
 )
@@ -135,6 +136,7 @@ LEARNING_TASKS: Registry[protocols.LearningTask] = Registry(
         "face_recognition": "lepton_tasks.learning.face_recognition:FaceRecognition",
         "image_classification": "lepton_tasks.learning.image_classification:ImageClassification",
         "image_classification": "lepton_tasks.learning.image_classification:ImageClassification",
+        "language_modelling": "lepton_tasks.learning.language_modelling:LanguageModelling",
         "text_classification": "lepton_tasks.learning.text_classification:TextClassification",
     },
 )
@@ -148,6 +150,7 @@ MODELS: Registry[Any] = Registry(
         "ngrams": "lepton_tasks.models.ngrams:NGrams",
         "residual_cnn": "lepton_tasks.models.residual_cnn:ResidualCNN",
         "rnn": "lepton_tasks.models.rnn:RNN",
+        "rnn_language_model": "lepton_tasks.models.rnn_language_model:RNNLanguageModel",
         "transformer": "lepton_tasks.models.transformer:Transformer",
     },
 )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _LINE = 96  # characters
 _LINES = 3  # of a text; the rest is left out
 _INCH = 0.19  # height of a line
-_TEXTS = 8  # whose attention is drawn
+_TEXTS = 8  # that are drawn word by word
 
 
 def pieces(tokenizer: Tokenizer, tokens: np.ndarray) -> list[str]:
@@ -43,7 +43,7 @@ def text_table(path: Path, title: str, rows: Sequence[tuple[str, str]]) -> Path:
 
     wrapped = [(remark, textwrap.wrap(text, _LINE, max_lines=_LINES, placeholder=" ...")) for remark, text in rows]
     lines = 2 + sum(1.4 + len(text) for _, text in wrapped)
-    figure = Figure(figsize=(9, max(1.5, _INCH * lines)))
+    figure = Figure(figsize=(7, max(1.5, _INCH * lines)))
     at = _INCH / figure.get_figheight()
     figure.text(0.02, 1 - at, title, va="center", fontsize=11)
     line = 2.2
@@ -97,31 +97,76 @@ def attention_plot(path: Path, tokenizer: Tokenizer, rows: Rows, outputs: Output
         outputs: ``probabilities`` float [N, K] and ``attention`` float [N, T].
         labels: The K names.
     """
-    from matplotlib.figure import Figure
-
-    probabilities = outputs["probabilities"]
     _, firsts = np.unique(rows.targets, return_index=True)
-    shown = list(dict.fromkeys([*np.sort(firsts), *range(len(rows.targets))]))[:_TEXTS]
-    figure = Figure(figsize=(11, 0.95 * len(shown) + 0.5))
-    for number, row in enumerate(shown):
-        axes = figure.add_axes((0.02, 1 - (number + 1) / len(shown), 0.96, 0.92 / len(shown)))
-        axes.set(xlim=(0, _LINE), ylim=(_LINES + 1.2, 0))
-        axes.axis("off")
-        best = int(probabilities[row].argmax())
-        head = f"{labels[best]} ({probabilities[row, best]:.0%})"
+    texts = []
+    for row in list(dict.fromkeys([*np.sort(firsts), *range(len(rows.targets))]))[:_TEXTS]:
+        best = int(outputs["probabilities"][row].argmax())
+        head = f"{labels[best]} ({outputs['probabilities'][row, best]:.0%})"
         if best != rows.targets[row]:
             head += f", truly {labels[rows.targets[row]]}"
-        axes.text(0, 0.5, head, va="center", fontsize=8, weight="bold")
         words = pieces(tokenizer, rows.inputs[row])
         weights = outputs["attention"][row][: len(words)]
+        texts.append((head, words, weights / max(float(weights.max()), 1e-9)))
+    return _shaded(path, texts)
+
+
+def surprise_plot(path: Path, tokenizer: Tokenizer, rows: Rows, surprise: np.ndarray) -> Path:
+    """Draw the first texts with each token the darker the less it was expected.
+
+    Args:
+        path: The PNG file to write.
+        tokenizer: That made the tokens.
+        rows: Tokens int [N, T].
+        surprise: Of each token (nats), float [N, T + 1].
+    """
+    texts = []
+    for tokens, nats in zip(rows.inputs[:_TEXTS], surprise, strict=False):
+        words = pieces(tokenizer, tokens)
+        own = nats[: len(words)]
+        texts.append((f"perplexity {np.exp(own.mean()):.0f}", words, own / max(float(surprise.max()), 1e-9)))
+    return _shaded(path, texts)
+
+
+def place_plot(path: Path, rows: Rows, surprise: np.ndarray) -> Path:
+    """Draw the perplexity of the first, second, ... token of all texts.
+
+    Args:
+        path: The PNG file to write.
+        rows: Tokens int [N, T].
+        surprise: Of each token (nats), float [N, T + 1].
+    """
+    from matplotlib.figure import Figure
+
+    real = np.asarray(rows.inputs) != PAD
+    counts = real.sum(axis=0)
+    often = counts >= max(1, counts.max() // 20)  # beyond that a few long texts say little
+    means = (surprise[:, :-1] * real).sum(axis=0)[often] / counts[often]
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(1 + np.flatnonzero(often), np.exp(means), marker=".")
+    axes.set(xlabel="place of the token in the text", ylabel="perplexity", yscale="log", title="Rows of the test split")
+    axes.grid(alpha=0.3)
+    return _saved(figure, path)
+
+
+def _shaded(path: Path, texts: Sequence[tuple[str, Sequence[str], np.ndarray]]) -> Path:
+    """Draw texts, each under a remark, with the strength in [0, 1] of each word as the darkness behind it."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 0.95 * len(texts) + 0.3))
+    for number, (head, words, strengths) in enumerate(texts):
+        axes = figure.add_axes((0.02, 1 - (number + 1) / len(texts), 0.96, 0.92 / len(texts)))
+        axes.set(xlim=(0, _LINE), ylim=(_LINES + 1.2, 0))
+        axes.axis("off")
+        axes.text(0, 0.5, head, va="center", fontsize=8, weight="bold")
         column, line = 0, 1
-        for word, strength in zip(words, weights / max(float(weights.max()), 1e-9), strict=True):
+        for word, strength in zip(words, strengths, strict=True):
             if column + len(word) > _LINE and column:
                 column, line = 0, line + 1
             if line > _LINES:
                 break
-            shade = {"facecolor": "tab:orange", "alpha": float(strength) * 0.8, "pad": 0.5, "linewidth": 0}
             word = word if column else word.lstrip()
+            shade = {"facecolor": "tab:orange", "alpha": 0.8 * float(strength), "pad": 0.5, "linewidth": 0}
             axes.text(
                 column, line + 0.5, word, va="center", fontsize=8, family="monospace", bbox=shade, parse_math=False
             )

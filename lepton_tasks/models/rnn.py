@@ -12,7 +12,7 @@ from lepton_tasks.models.tokens import Pool, Pooling, TokenEmbedding, real
 
 Cell = Literal["elman", "gru", "lstm"]
 
-_CELLS: dict[str, Callable[..., nn.RNNBase]] = {"elman": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+CELLS: dict[str, Callable[..., nn.RNNBase]] = {"elman": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 
 
 class RNN(nn.Module):
@@ -85,9 +85,9 @@ class Reader(nn.Module):
         super().__init__()
         self.width = width * (1 + bidirectional)
         sizes = [inputs, *[self.width] * (layers - 1)]
-        self.forwards = nn.ModuleList(_CELLS[cell](size, width, batch_first=True) for size in sizes)
+        self.forwards = nn.ModuleList(CELLS[cell](size, width, batch_first=True) for size in sizes)
         self.backwards = nn.ModuleList(
-            _CELLS[cell](size, width, batch_first=True) for size in (sizes if bidirectional else [])
+            CELLS[cell](size, width, batch_first=True) for size in (sizes if bidirectional else [])
         )
         self.dropout = nn.Dropout(dropout)
 

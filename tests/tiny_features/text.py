@@ -1,4 +1,4 @@
-"""Texts of eight words; the label is which of two words occurs."""
+"""Texts whose words come in a circle, and whose label is which of two words is put in somewhere."""
 
 import json
 
@@ -19,7 +19,8 @@ def texts(rows, seed):
     targets = np.arange(rows) % 2
     found = []
     for target in targets:
-        words = list(chance.choice(_FILLERS, chance.integers(2, WIDTH - 1)))
+        start, count = chance.integers(len(_FILLERS)), chance.integers(2, WIDTH - 1)
+        words = [_FILLERS[(start + place) % len(_FILLERS)] for place in range(count)]
         words.insert(chance.integers(len(words) + 1), ["poor", "great"][target])
         found.append(" ".join(words))
     return found, targets.astype(np.int64)
@@ -37,6 +38,7 @@ FITTED = {
 }
 NETWORKS = {
     "ngrams": {"embedding": 8, "buckets": 16},
+    "rnn_language_model": {"width": 16},
     "rnn": {"embedding": 8, "width": 8, "layers": 2},
     "transformer": {"width": 8, "heads": 2, "layers": 1},
 }

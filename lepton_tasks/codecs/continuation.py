@@ -1,0 +1,44 @@
+"""What a language model answers -> the words a caller reads."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lepton_tasks.codecs.text import END, load_tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class ContinuationCodec:
+    """The output codec of language modelling.
+
+    Args:
+        tokenizer: JSON of a Hugging Face tokenizer.
+    """
+
+    tokenizer: str
+
+    def encode(self, outputs: Mapping[str, np.ndarray], row: int) -> dict[str, Any]:
+        """The next words with their probabilities, a continuation, and the text's perplexity, its end included.
+
+        ``end`` among the next words says that the text is complete; a continuation stops there.
+        """
+        tokens = [int(token) for token in outputs["continuation"][row]]
+        surprise = outputs["surprise"][row]
+        counted = surprise[surprise > 0]
+        return {
+            "next": [
+                {"text": self._text([int(token)]), "end": int(token) == END, "probability": float(probability)}
+                for token, probability in zip(outputs["next"][row], outputs["probabilities"][row], strict=True)
+            ],
+            "continuation": self._text(tokens[: tokens.index(END)] if END in tokens else tokens),
+            "complete": END in tokens,
+            "perplexity": float(np.exp(counted.mean(dtype=np.float64))) if len(counted) else 1.0,
+        }
+
+    def _text(self, tokens: list[int]) -> str:
+        text: str = load_tokenizer(self.tokenizer).decode(tokens, skip_special_tokens=True)
+        return text

@@ -1,0 +1,70 @@
+"""A recurrent network that says what comes next in a text."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from lepton_tasks.models.rnn import CELLS, Cell
+from lepton_tasks.models.tokens import TokenEmbedding
+
+State = list[torch.Tensor | tuple[torch.Tensor, torch.Tensor]]
+
+
+class RNNLanguageModel(nn.Module):
+    """Reads tokens one after the other, and after each one knows how likely every token is to follow.
+
+    Its layers have no bias, and padding is a vector of zeros: padding before a text leaves every state at zero, so that
+    texts of different lengths can end at the same place.
+
+    Args:
+        vocabulary: Number of tokens.
+        begin: The token before every text.
+        cell: ``elman``, ``gru`` or ``lstm``.
+        width: Length of a token's vector and of a state; the same vectors are read and predicted.
+        layers: How many.
+        dropout: Share of numbers dropped in training: of the tokens' vectors, between layers, before the prediction.
+
+    Source: Mikolov et al., "Recurrent neural network based language model", 2010; Zaremba et al., "Recurrent neural
+    network regularization", 2014; one table of vectors by Press and Wolf, "Using the output embedding to improve
+    language models", 2017.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        begin: int,
+        *,
+        cell: Cell = "lstm",
+        width: int = 256,
+        layers: int = 1,
+        dropout: float = 0.4,
+    ) -> None:
+        super().__init__()
+        self.begin = begin
+        self.embedding = TokenEmbedding(vocabulary, width, dropout=dropout)
+        self.layers = nn.ModuleList(CELLS[cell](width, width, batch_first=True, bias=False) for _ in range(layers))
+        self.dropout = nn.Dropout1d(dropout)
+        self.bias = nn.Parameter(torch.zeros(vocabulary))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Logits float [N, T + 1, vocabulary] of each of the tokens int [N, T], and of what follows the last."""
+        return self.scores(self.read(nn.functional.pad(tokens, (1, 0), value=self.begin))[0])
+
+    def read(self, tokens: torch.Tensor, state: State | None = None) -> tuple[torch.Tensor, State]:
+        """What is known after each of the tokens int [N, T], float [N, T, width], and the state to go on from.
+
+        Args:
+            tokens: The first one of a text is `begin`.
+            state: Where the part of the text before has led to; none at its beginning.
+        """
+        known, after = self.embedding(tokens), []
+        for index, layer in enumerate(self.layers):
+            known, last = layer(known, state[index] if state else None)
+            known = self.dropout(known.transpose(1, 2)).transpose(1, 2)
+            after.append(last)
+        return known, after
+
+    def scores(self, known: torch.Tensor) -> torch.Tensor:
+        """Logits float [..., vocabulary] of what is known, float [..., width]."""
+        return nn.functional.linear(known, self.embedding.vectors.weight, self.bias)
