@@ -123,8 +123,8 @@ OUTPUT_CODECS: Registry[protocols.OutputCodec] = Registry(
     "output codec",
     protocols.OutputCodec,
     {
-        "embedding": "lepton_tasks.codecs.embedding:EmbeddingCodec",
         "continuation": "lepton_tasks.codecs.continuation:ContinuationCodec",
+        "embedding": "lepton_tasks.codecs.embedding:EmbeddingCodec",
         "labels": "lepton_tasks.codecs.labels:LabelsCodec",
     },
 )
@@ -134,7 +134,6 @@ LEARNING_TASKS: Registry[protocols.LearningTask] = Registry(
     protocols.LearningTask,
     {
         "face_recognition": "lepton_tasks.learning.face_recognition:FaceRecognition",
-        "image_classification": "lepton_tasks.learning.image_classification:ImageClassification",
         "image_classification": "lepton_tasks.learning.image_classification:ImageClassification",
         "language_modelling": "lepton_tasks.learning.language_modelling:LanguageModelling",
         "text_classification": "lepton_tasks.learning.text_classification:TextClassification",
