@@ -23,6 +23,7 @@ _HEADLINES = {
     "transform": "{bytes:,} bytes of training shards",
     "validate_cleaned": "{expectations} expectations, {failed} failed, {warnings} warnings",
     "validate_features": "{expectations} expectations, {failed} failed, {warnings} warnings",
+    "tune": "best of {trials} trials: validation {metric} {validation:.4f} (own values {own_value:.4f})",
     "train": "validation {metric} {validation:.4f}, kept epoch {best_epoch} of {epochs}",
     "evaluate": "test {metric} {test:.4f} (trivial predictor {baseline:.4f})",
     "gate": "passed; champion until now: {champion}",

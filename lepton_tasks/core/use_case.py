@@ -135,6 +135,80 @@ class Train(_Model):
     """Batches between two checkpoints to resume from."""
 
 
+class Range(_Model):
+    """Numbers from `low` to `high`, both of them included; whole ones if both are written as whole numbers."""
+
+    low: int | float
+    """Smallest."""
+    high: int | float
+    """Largest."""
+    step: int | float | None = pydantic.Field(None, gt=0)
+    """Distance of two neighbours; null for any number."""
+    log: bool = False
+    """Whether each order of magnitude is tried as often as the next."""
+
+    @pydantic.model_validator(mode="after")
+    def _in_order(self) -> Range:
+        if not self.low < self.high:
+            raise ValueError(f"low ({self.low:g}) is not below high ({self.high:g})")
+        if self.log and (self.low <= 0 or self.step is not None):
+            raise ValueError("with `log`, low is above 0 and there is no step")
+        return self
+
+    @property
+    def whole(self) -> bool:
+        """Whether whole numbers are tried."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+
+class Choices(_Model):
+    """One of a few values."""
+
+    choices: tuple[Any, ...] = pydantic.Field(min_length=2)
+    """The values."""
+
+
+class Tune(_Model):
+    """The search for better values of some keys, on the validation split, before training."""
+
+    space: dict[str, Range | Choices] = pydantic.Field(min_length=1)
+    """By dotted key of `task`, `model` or `train`: a range or choices."""
+    trials: int = pydantic.Field(20, ge=1, le=10_000)
+    """Trainings at most; the first has the use case's own values."""
+    minutes: float | None = pydantic.Field(None, gt=0)
+    """After so many minutes no further trial begins; null for no limit."""
+    workers: int = pydantic.Field(2, ge=1, le=256)
+    """Trials side by side on this machine; on a Dask cluster, as many as it has threads."""
+    epochs: int | None = pydantic.Field(None, ge=1)
+    """Epochs of a trial at most; null for those of `train`."""
+    sampler: Literal["tpe", "random"] = "tpe"
+    """How values are chosen: by what was good so far, or evenly."""
+    pruner: Literal["median", "hyperband", "none"] = "median"
+    """Which trials are ended early."""
+    metric: str | None = None
+    """What is sought, of the validation split; null for the learning task's own metric."""
+
+    @pydantic.field_validator("space")
+    @classmethod
+    def _known_sections(cls, space: dict[str, Range | Choices]) -> dict[str, Range | Choices]:
+        for key in space:
+            if key.split(".")[0] not in ("task", "model", "train"):
+                raise ValueError(f"{key!r} is not in `task`, `model` or `train`")
+        return space
+
+    def own_values(self, use_case: UseCase) -> dict[str, Any]:
+        """What the use case itself says of the keys that are sought; none of those it leaves to a default elsewhere."""
+        dump = use_case.model_dump(mode="json")
+        own = {}
+        for key in self.space:
+            node: Any = dump
+            for name in key.split("."):
+                node = node.get(name) if isinstance(node, dict) else None
+            if node is not None:
+                own[key] = node["name"] if isinstance(node, dict) and not node.get("params") else node
+        return own
+
+
 class Evaluate(_Model):
     """What is reported about the test split."""
 
@@ -218,6 +292,8 @@ class UseCase(_Model):
     """The network."""
     train: Train = Train()
     """Training."""
+    tune: Tune | None = None
+    """The search for better values; null for none."""
     evaluate: Evaluate = Evaluate()
     """Evaluation."""
     gate: Gate = Gate()
@@ -293,7 +369,19 @@ def load_use_case(path: Path, overrides: Mapping[str, Any] | None = None) -> Use
             f"{use_case.name!r} differs from the file's name.", where=f"{path.name}: name", fix=f"Write {path.stem!r}."
         )
     check_names(use_case, where=path.name)
+    for key, value in ends_of(use_case):
+        tried = parse_use_case(apply_overrides(raw, {key: value}), where=f"{path.name}: tune.space.{key}")
+        check_names(tried, where=f"{path.name}: tune.space.{key}")
     return use_case
+
+
+def ends_of(use_case: UseCase) -> list[tuple[str, Any]]:
+    """Every choice and both ends of every range that `tune` may try, with its key."""
+    found: list[tuple[str, Any]] = []
+    for key, space in (use_case.tune.space if use_case.tune else {}).items():
+        values = space.choices if isinstance(space, Choices) else (space.low, space.high)
+        found += [(key, value) for value in values]
+    return found
 
 
 def parse_use_case(raw: Mapping[str, Any], *, where: str) -> UseCase:

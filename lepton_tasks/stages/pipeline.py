@@ -244,14 +244,38 @@ STAGES: tuple[Stage, ...] = (
 )
 
 
+TUNE = Stage(
+    "tune",
+    "lepton_tasks.stages.tune:tune",
+    "training",
+    needs=("features", "preprocessor"),
+    produces="tuned",
+    sections=("task", "model", "train", "tune", "features", "seed"),
+    code=(*_MODEL_CODE, "lepton_tasks.training"),
+    retries=2,
+)
+"""Before `train`, in use cases with a section `tune`."""
+
+
 def stages_of(use_case: UseCase) -> tuple[Stage, ...]:
-    """The stages of its runs: all, or those of the data if there is nothing to learn."""
-    return STAGES if use_case.learns else tuple(stage for stage in STAGES if stage.group == "data")
-
-
-def stage_named(name: str) -> Stage:
-    """The stage of this name; raises `ConfigError` with the closest name otherwise."""
+    """The stages of its runs: all, with `TUNE` if it asks for that, or those of the data if nothing is learned."""
+    if not use_case.learns:
+        return tuple(stage for stage in STAGES if stage.group == "data")
+    if use_case.tune is None:
+        return STAGES
+    stages = []
     for stage in STAGES:
+        if stage.name == "train":
+            stages += [TUNE, dataclasses.replace(stage, needs=(*stage.needs, TUNE.produces))]
+        else:
+            stages.append(stage)
+    return tuple(stages)
+
+
+def stage_named(name: str, use_case: UseCase | None = None) -> Stage:
+    """The stage of this name, as the use case runs it; raises `ConfigError` with the closest name otherwise."""
+    stages = (*STAGES, TUNE) if use_case is None else stages_of(use_case)
+    for stage in stages:
         if stage.name == name:
             return stage
-    raise ConfigError(f"no stage named {name!r}.", fix=did_you_mean(name, [s.name for s in STAGES]))
+    raise ConfigError(f"no stage named {name!r}.", fix=did_you_mean(name, [s.name for s in stages]))

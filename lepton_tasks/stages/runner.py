@@ -17,7 +17,7 @@ from lepton_tasks.core.errors import ArtifactError, LeptonError
 from lepton_tasks.core.registry import load_object
 from lepton_tasks.core.store import digest_of
 from lepton_tasks.core.use_case import UseCase
-from lepton_tasks.stages.pipeline import STAGES, Stage, stage_named, stages_of
+from lepton_tasks.stages.pipeline import STAGES, TUNE, Stage, stage_named, stages_of
 
 Refs = Mapping[str, ArtifactRef]
 
@@ -84,7 +84,7 @@ def reusable(stage: Stage, use_case: UseCase, ctx: RunContext, refs: Refs, mark:
 
 def plan_stage(name: str, use_case: UseCase, ctx: RunContext, refs: Refs) -> ArtifactRef | None:
     """The reference that running the stage would reuse, or None if it must run. Imports nothing heavy."""
-    stage = stage_named(name)
+    stage = stage_named(name, use_case)
     _check_needs(stage, refs)
     return reusable(stage, use_case, ctx, refs, fingerprint(stage, use_case, ctx, refs))
 
@@ -95,7 +95,7 @@ def run_stage(name: str, use_case: UseCase, ctx: RunContext, refs: Refs) -> Stag
     Raises:
         LeptonError: as the stage raised it; nothing was published then.
     """
-    stage = stage_named(name)
+    stage = stage_named(name, use_case)
     _check_needs(stage, refs)
     started = time.monotonic()
     mark = fingerprint(stage, use_case, ctx, refs)
@@ -159,7 +159,7 @@ def _attempts(stage: Stage, use_case: UseCase, ctx: RunContext, refs: Refs) -> S
 
 def _check_needs(stage: Stage, refs: Refs) -> None:
     if missing := [name for name in stage.inputs if name not in refs]:
-        makers = {s.produces: s.name for s in STAGES}
+        makers = {s.produces: s.name for s in (*STAGES, TUNE)}
         raise ArtifactError(
             f"the stage {stage.name!r} lacks {', '.join(missing)}.",
             fix=f"Run {', '.join(makers[name] for name in missing)} first.",

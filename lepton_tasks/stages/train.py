@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from lepton_tasks.core import catalogue
-from lepton_tasks.core.artifacts import CheckpointRef, DatasetRef, PreprocessorRef, QualityReportRef
+from lepton_tasks.core.artifacts import CheckpointRef, DatasetRef, EvaluationRef, PreprocessorRef, QualityReportRef
 from lepton_tasks.core.context import Progress, RunContext
 from lepton_tasks.core.environment import project_root
-from lepton_tasks.core.use_case import UseCase
+from lepton_tasks.core.settings import apply_overrides
+from lepton_tasks.core.use_case import UseCase, parse_use_case
 from lepton_tasks.data.cluster.client import reports_of
 from lepton_tasks.stages.register import git_commit
+from lepton_tasks.stages.tune import tuned_values
 from lepton_tasks.training.checkpoint import HISTORY_FILE, write_checkpoint, write_history
 from lepton_tasks.training.curves import plot_curves
 from lepton_tasks.training.job import JOB_FILE, Job
@@ -38,8 +40,9 @@ def train(
     cleaned: DatasetRef,
     cleaned_quality: QualityReportRef,
     features_quality: QualityReportRef,
+    tuned: EvaluationRef | None = None,
 ) -> CheckpointRef:
-    """The weights of the epoch that `train.keep` names.
+    """The weights of the epoch that `train.keep` names, trained with the values that `tune` found, if it ran.
 
     A killed training goes on from its last state, in the same MLflow run.
 
@@ -48,6 +51,10 @@ def train(
             next attempt only sends what is missing.
         LeptonError: the training failed.
     """
+    if tuned is not None:
+        values = tuned_values(ctx, tuned)
+        ctx.log.info("tuned: %s", json.dumps(values))
+        use_case = parse_use_case(apply_overrides(use_case.model_dump(mode="json"), values), where=use_case.name)
     fitted = json.loads((ctx.open(preprocessor) / "preprocessor.json").read_text())
     job = Job(
         run_id=ctx.run_id,

@@ -28,8 +28,13 @@ Process = subprocess.Popen[bytes] | hosted.HostedProcess
 
 
 @contextlib.contextmanager
-def training(job: Job) -> Iterator[Process]:
-    """The running process of a training; it and all its children have ended when the block is left."""
+def training(job: Job, *, threads: int | None = None) -> Iterator[Process]:
+    """The running process of a training; it and all its children have ended when the block is left.
+
+    Args:
+        job: The training.
+        threads: Of each of its processes; None for all cores, shared by them.
+    """
     write_json(job.file, job.model_dump(mode="json"))
     job.failure.unlink(missing_ok=True)
     devices = job.train.devices
@@ -37,9 +42,9 @@ def training(job: Job) -> Iterator[Process]:
     command = [sys.executable, "-m", "lepton_tasks.training.worker", str(job.file), f"--processes={devices}"]
     environment = {**os.environ, PARENT: str(os.getpid())}
     if devices > 1:
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // devices)))
-    elif "OMP_NUM_THREADS" not in environment:
-        command.append(f"--threads={cores}")
+        environment.setdefault("OMP_NUM_THREADS", str(threads or max(1, cores // devices)))
+    elif threads or "OMP_NUM_THREADS" not in environment:
+        command.append(f"--threads={threads or cores}")
     # How long threads spin before they sleep while they wait for each other. GNU OpenMP's own 300,000 rounds take the
     # cores from whatever else runs (an epoch of 3 s took 80); none at all costs a third of a quiet machine's speed.
     environment.setdefault("GOMP_SPINCOUNT", "1000")

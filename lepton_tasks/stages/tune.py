@@ -1,0 +1,154 @@
+"""Search the values of some keys of the use case that answer the validation split best."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lepton_tasks.core.artifacts import DatasetRef, EvaluationRef, PreprocessorRef
+from lepton_tasks.core.catalogue import learning_task_of
+from lepton_tasks.core.context import RunContext
+from lepton_tasks.core.errors import ConfigError
+from lepton_tasks.core.store import write_json
+from lepton_tasks.core.use_case import Tune, UseCase
+
+if TYPE_CHECKING:
+    import optuna
+
+    from lepton_tasks.training.tune import Search
+
+TUNED_FILE = "tuned.json"
+
+
+def tune(use_case: UseCase, ctx: RunContext, *, features: DatasetRef, preprocessor: PreprocessorRef) -> EvaluationRef:
+    """Run the trials, some side by side; ``tuned.json`` holds the best values, which `train` takes.
+
+    The first trial has the use case's own values, so the outcome is no worse on the validation split. A killed search
+    goes on where it was.
+
+    Raises:
+        ConfigError: a value is refused.
+        UnavailableError: MLflow or the Dask cluster does not answer; what was tried is kept.
+        StageError: no trial came to its end.
+    """
+    from lepton_tasks.data.cluster import map_chunks
+    from lepton_tasks.tracking.mlflow import Tracker
+    from lepton_tasks.training import tune as trials
+    from lepton_tasks.training.record import TrainingRecord
+
+    settings = _settings(use_case)
+    record = TrainingRecord(Tracker(ctx.environment.tracking_url), ctx.workdir / "mlflow.json", ctx.log)
+    space = {f"space.{key}": value.model_dump() for key, value in settings.space.items()}
+    record.start(use_case.name, f"tuning {ctx.run_id}", tags={"lepton.run_id": ctx.run_id}, params=space)
+    try:
+        search = _search(use_case, ctx, features, preprocessor, record.run_id)
+        study = search.study()
+        left = trials.prepare(study, search)
+        local = ctx.environment.dask.address is None
+        dask = ctx.environment.dask.model_copy(update={"workers": settings.workers}) if local else ctx.environment.dask
+        spread = dataclasses.replace(ctx, environment=ctx.environment.model_copy(update={"dask": dask}))
+        run = _Trial(search)
+        for line in map_chunks(run, [[i] for i in range(left)], spread, total=left, unit="trials"):
+            if line is not None:
+                ctx.log.info("%s", line)
+        ref = _published(study, search, record, ctx)
+        record.finish()
+    except BaseException:
+        record.fail()
+        raise
+    shutil.rmtree(ctx.workdir)
+    return ref
+
+
+@dataclasses.dataclass(frozen=True)
+class _Trial:
+    """One trial as a function of its number; picklable."""
+
+    search: Search
+
+    def __call__(self, number: list[int]) -> str | None:
+        from lepton_tasks.training.tune import run_trial
+
+        return run_trial(self.search, number)
+
+
+def _settings(use_case: UseCase) -> Tune:
+    if use_case.tune is None:
+        raise ConfigError("nothing is to be tuned.", where=f"{use_case.name}.yaml: tune", fix="Add `tune.space`.")
+    return use_case.tune
+
+
+def _search(
+    use_case: UseCase, ctx: RunContext, features: DatasetRef, preprocessor: PreprocessorRef, parent: str
+) -> Search:
+    from lepton_tasks.training.job import Job
+    from lepton_tasks.training.tune import JobTemplate, Search
+
+    settings = _settings(use_case)
+    fitted = json.loads((ctx.open(preprocessor) / "preprocessor.json").read_text())
+    train = use_case.train.model_copy(update={"epochs": settings.epochs or use_case.train.epochs})
+    job = Job(
+        run_id=ctx.run_id,
+        features=ctx.open(features),
+        workdir=ctx.workdir,
+        task=use_case.learning_task,
+        model=use_case.network,
+        train=train,
+        fitted=fitted["fitted"],
+        labels=fitted["labels"],
+        seed=ctx.seed,
+    )
+    task = learning_task_of(use_case, fitted["fitted"], fitted["labels"])
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Search(
+        folder=ctx.workdir,
+        tune=settings,
+        jobs=JobTemplate(job, settings.own_values(use_case)),
+        seed=ctx.seed,
+        metric=settings.metric or task.metric,
+        threads=max(1, cores // settings.workers),
+        until=None if settings.minutes is None else time.time() + 60 * settings.minutes,
+        tracking_url=ctx.environment.tracking_url,
+        experiment=use_case.name,
+        parent=parent,
+    )
+
+
+def _published(study: optuna.Study, search: Search, record: Any, ctx: RunContext) -> EvaluationRef:
+    from lepton_tasks.training import tune as trials
+
+    best = trials.winner(study, search)
+    draft = ctx.draft()
+    write_json(draft.path / TUNED_FILE, best)
+    _write_trials(study, draft.path / "trials.csv", search.sign)
+    trials.plots(study, draft.path, search.metric)
+    record.files(draft.path, "tuning")
+    facts = {"trials": best["trials"], "pruned": best["pruned"], "metric": best["metric"]}
+    named = {f"validation_{best['metric']}": best["value"], "own_value": best["own_value"]}
+    return ctx.publish(draft, EvaluationRef, {**facts, **named, "mlflow_run_id": record.run_id})
+
+
+def _write_trials(study: optuna.Study, path: Path, sign: int) -> None:
+    """All trials as CSV: number, state, value, seconds, parameters."""
+    found = study.get_trials(deepcopy=False)
+    keys = sorted({key for trial in found for key in trial.params})
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["trial", "state", "value", "seconds", *keys])
+        for trial in found:
+            seconds = trial.duration.total_seconds() if trial.duration else ""
+            value = "" if trial.value is None else sign * trial.value
+            row = [trial.number, trial.state.name.lower(), value, seconds]
+            writer.writerow([*row, *(trial.params.get(key, "") for key in keys)])
+
+
+def tuned_values(ctx: RunContext, ref: EvaluationRef) -> dict[str, Any]:
+    """The best values by dotted key of the use case."""
+    values: dict[str, Any] = json.loads((ctx.open(ref) / TUNED_FILE).read_text())["values"]
+    return values

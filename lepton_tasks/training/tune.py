@@ -1,0 +1,266 @@
+"""Trials of a parameter search: each a training of its own, reported to a study that outlives whoever runs it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lepton_tasks.core.errors import LeptonError, StageError
+from lepton_tasks.core.metrics import higher_is_better
+from lepton_tasks.core.use_case import Choices, Range, Tune
+from lepton_tasks.training.job import Job
+from lepton_tasks.training.launch import training, wait
+
+if TYPE_CHECKING:
+    import optuna
+
+STUDY = "tuning"
+STUDY_FILE = "study.log"
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """What every trial is told; picklable, so that a worker on any machine that sees the folder can run one.
+
+    Attributes:
+        folder: Of the study and the trials' work.
+        tune: The use case's section.
+        jobs: The job of each combination of values is made by `job_with`.
+        seed: Of the sampler.
+        metric: Of the validation split.
+        threads: Of one trial.
+        until: Seconds since 1970 after which no trial begins; None if trials alone count.
+        tracking_url: MLflow.
+        experiment: There.
+        parent: The run that the trials' runs belong to.
+    """
+
+    folder: Path
+    tune: Tune
+    jobs: JobTemplate
+    seed: int
+    metric: str
+    threads: int
+    until: float | None
+    tracking_url: str
+    experiment: str
+    parent: str
+
+    @property
+    def sign(self) -> int:
+        """What a value is multiplied by so that larger is better."""
+        return 1 if higher_is_better(self.metric) else -1
+
+    def study(self) -> optuna.Study:
+        """The study, new or as an earlier attempt left it; its values are larger when better."""
+        import optuna
+        from optuna.storages.journal import JournalFileBackend, JournalStorage
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        storage = JournalStorage(JournalFileBackend(str(self.folder / STUDY_FILE)))
+        sampler: optuna.samplers.BaseSampler = optuna.samplers.RandomSampler(seed=self.seed)
+        if self.tune.sampler == "tpe":
+            # Trials run side by side: one that is still being tried counts as a bad one, so that others differ.
+            sampler = optuna.samplers.TPESampler(seed=self.seed, constant_liar=True, multivariate=True)
+        pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
+        if self.tune.pruner == "median":
+            pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1)
+        elif self.tune.pruner == "hyperband":
+            pruner = optuna.pruners.HyperbandPruner(max_resource=self.jobs.job.train.epochs)
+        return optuna.create_study(
+            study_name=STUDY,
+            storage=storage,
+            sampler=sampler,
+            pruner=pruner,
+            direction="maximize",
+            load_if_exists=True,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class JobTemplate:
+    """A job, and where in it the values of a trial go.
+
+    Attributes:
+        job: Of the use case as it is.
+        own: The values that the use case has itself, by key; the first trial.
+    """
+
+    job: Job
+    own: Mapping[str, Any]
+
+    def with_values(self, values: Mapping[str, Any], workdir: Path) -> Job:
+        """The job with these values, by dotted key of the use case."""
+        from lepton_tasks.core.settings import apply_overrides
+
+        tree = self.job.model_dump(mode="json")
+        sections = {key: tree[key] for key in ("task", "model", "train")}
+        return Job.model_validate({**tree, **apply_overrides(sections, values), "workdir": workdir})
+
+
+def prepare(study: optuna.Study, search: Search) -> int:
+    """Clear what a killed attempt left in a study; returns how many trials are still to be run."""
+    from optuna.trial import TrialState
+
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        study.tell(trial.number, state=TrialState.FAIL)
+    ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    if not study.get_trials(deepcopy=False):
+        study.enqueue_trial({key: _category(value) for key, value in search.jobs.own.items()})
+    return max(0, search.tune.trials - len(ended))
+
+
+def run_trial(search: Search, number: Sequence[int]) -> str | None:
+    """Ask the study for values, train with them, tell it how good they are.
+
+    Args:
+        search: The search.
+        number: A list of one: which trial of this attempt it is.
+
+    Returns:
+        A line about it; None if time was up.
+    """
+    import optuna
+
+    if search.until is not None and time.time() > search.until:
+        return None
+    study = search.study()
+    trial = study.ask()
+    values = {key: _suggested(trial, key, space) for key, space in search.tune.space.items()}
+    try:
+        value = _trained(search, trial, values)
+    except optuna.TrialPruned:
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        return f"trial {trial.number} ended early: {_told(values)}"
+    except LeptonError as error:
+        if error.retryable:
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            raise
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        return f"trial {trial.number} failed: {error} ({_told(values)})"
+    study.tell(trial, value)
+    return f"trial {trial.number}: {search.metric} {search.sign * value:.4f} ({_told(values)})"
+
+
+def _trained(search: Search, trial: optuna.Trial, values: Mapping[str, Any]) -> float:
+    """The best validation figure of a training, times the sign; raises `TrialPruned` if it is not worth going on."""
+    import optuna
+
+    from lepton_tasks.tracking.mlflow import Tracker
+
+    job = search.jobs.with_values(values, search.folder / f"trial-{trial.number}")
+    job.workdir.mkdir(parents=True, exist_ok=True)
+    tracker = Tracker(search.tracking_url)
+    tags = {"mlflow.parentRunId": search.parent, "lepton.trial": str(trial.number)}
+    run_id, _ = tracker.start(search.experiment, f"trial {trial.number}", tags)
+    status = "FAILED"
+    try:
+        tracker.params(run_id, values)
+        best = -float("inf")
+
+        def epoch_ended(row: dict[str, Any]) -> None:
+            nonlocal best
+            figures = {key: value for key, value in row.items() if key not in ("epoch", "seconds")}
+            tracker.metrics(run_id, figures, row["epoch"])
+            value = search.sign * row[f"validation_{search.metric}"]
+            best = max(best, value)
+            trial.report(value, row["epoch"])
+            if trial.should_prune():
+                raise optuna.TrialPruned
+
+        with training(job, threads=search.threads) as process:
+            wait(job, process, epoch_ended)
+        status = "FINISHED"
+        return best
+    except optuna.TrialPruned:
+        status = "KILLED"
+        raise
+    finally:
+        tracker.end(run_id, status)
+        shutil.rmtree(job.workdir, ignore_errors=True)
+
+
+def _suggested(trial: optuna.Trial, key: str, space: Range | Choices) -> Any:
+    if isinstance(space, Choices):
+        chosen = trial.suggest_categorical(key, [_category(choice) for choice in space.choices])
+        return next(choice for choice in space.choices if _category(choice) == chosen)
+    if space.whole:
+        return trial.suggest_int(key, int(space.low), int(space.high), step=int(space.step or 1), log=space.log)
+    return trial.suggest_float(key, space.low, space.high, step=space.step, log=space.log)
+
+
+def _category(value: Any) -> Any:
+    """A value as Optuna's categories can be: plain, or JSON."""
+    return value if isinstance(value, bool | int | float | str) else json.dumps(value, sort_keys=True)
+
+
+def _told(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
+
+
+def winner(study: optuna.Study, search: Search) -> dict[str, Any]:
+    """The best trial's values and what is worth knowing about the others.
+
+    Raises:
+        StageError: no trial came to its end.
+    """
+    from optuna.trial import TrialState
+
+    trials = study.get_trials(deepcopy=False)
+    complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+    if not complete:
+        raise StageError(
+            "no trial came to its end.", where="tune", fix="See the log for why; the ranges may be too wide."
+        )
+    best = max(complete, key=lambda trial: trial.value or -float("inf"))
+    spaces = search.tune.space
+    values = {
+        key: next(c for c in space.choices if _category(c) == best.params[key])
+        if isinstance(space, Choices)
+        else best.params[key]
+        for key, space in spaces.items()
+    }
+    own = next((trial for trial in complete if trial.number == 0), None)
+    return {
+        "values": values,
+        "metric": search.metric,
+        "value": search.sign * (best.value or 0.0),
+        "own_values": dict(search.jobs.own),
+        "own_value": None if own is None else search.sign * (own.value or 0.0),
+        "trial": best.number,
+        "trials": len(trials),
+        "complete": len(complete),
+        "pruned": sum(trial.state is TrialState.PRUNED for trial in trials),
+        "failed": sum(trial.state is TrialState.FAIL for trial in trials),
+    }
+
+
+def plots(study: optuna.Study, folder: Path, metric: str) -> list[Path]:
+    """The history of the best value, the importance of each key, and all trials side by side, as PNG files."""
+    import warnings
+
+    from optuna.visualization import matplotlib as drawn
+
+    made = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Optuna calls its drawings experimental
+        for name, draw in (
+            ("tuning_history", drawn.plot_optimization_history),
+            ("tuning_importance", drawn.plot_param_importances),
+            ("tuning_parallel", drawn.plot_parallel_coordinate),
+        ):
+            try:
+                axes = draw(study, target_name=metric) if name != "tuning_parallel" else draw(study)
+            except (ValueError, RuntimeError):  # too few trials, or all alike
+                continue
+            path, figure = folder / f"{name}.png", axes.get_figure(root=True)
+            if figure is not None:
+                figure.set_size_inches(10, 4.5)
+                figure.savefig(path, dpi=110, bbox_inches="tight")
+                made.append(path)
+    return made

@@ -1,0 +1,54 @@
+import pytest
+from optuna.trial import TrialState
+from tiny_training import job, use_case
+
+from lepton_tasks.core.errors import StageError
+from lepton_tasks.training.tune import JobTemplate, Search, plots, prepare, winner
+
+
+@pytest.fixture
+def search(tmp_path):
+    case = use_case(
+        tune={
+            "space": {
+                "train.batch_size": {"low": 8, "high": 64, "log": True},
+                "train.schedule": {"choices": ["cosine", "step"]},
+            },
+            "trials": 5,
+        }
+    )
+    template = JobTemplate(job(tmp_path), case.tune.own_values(case))
+    return Search(tmp_path, case.tune, template, 0, "loss", 1, None, "http://127.0.0.1:9", "x", "parent")
+
+
+def test_a_killed_search_counts_what_ended_and_gives_up_what_did_not(search):
+    study = search.study()
+    assert prepare(study, search) == 5
+    first = study.ask()  # killed while it ran
+    study.tell(study.ask({}), 0.5)
+    again = search.study()
+    assert prepare(again, search) == 4
+    states = [trial.state for trial in again.get_trials() if trial.number == first.number]
+    assert states == [TrialState.FAIL]
+
+
+def test_values_go_into_the_job_and_the_best_is_the_smallest_loss(search, tmp_path):
+    assert search.jobs.own == {"train.batch_size": 16, "train.schedule": "one_cycle"}
+    made = search.jobs.with_values({"train.batch_size": 24, "train.schedule": "step"}, tmp_path / "t")
+    assert (made.train.batch_size, made.train.schedule.name, made.workdir) == (24, "step", tmp_path / "t")
+    study = search.study()
+    for size, loss in ((8, 0.9), (32, 0.2), (64, 0.4)):
+        study.enqueue_trial({"train.batch_size": size, "train.schedule": "step"})
+        trial = study.ask()
+        trial.suggest_int("train.batch_size", 8, 64, log=True)
+        trial.suggest_categorical("train.schedule", ["cosine", "step"])
+        study.tell(trial, search.sign * loss)
+    best = winner(study, search)
+    assert best["values"] == {"train.batch_size": 32, "train.schedule": "step"}
+    assert (best["value"], best["trial"], best["complete"]) == (0.2, 1, 3)
+    assert {path.name for path in plots(study, tmp_path, "loss")} >= {"tuning_history.png", "tuning_parallel.png"}
+
+
+def test_a_search_in_which_nothing_ended_is_an_error(search):
+    with pytest.raises(StageError, match="no trial came to its end"):
+        winner(search.study(), search)
