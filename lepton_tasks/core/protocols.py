@@ -165,6 +165,14 @@ class LearningTask(Protocol):
     def initialise(self, network: torch.nn.Module) -> None:
         """Put what was fitted (word vectors, a mean) into a new network."""
 
+    def calibrate(self, network: torch.nn.Module, rows: Rows) -> None:
+        """Set what a network learns without gradients (a threshold), once, when its weights are final.
+
+        Args:
+            network: With the weights that are kept; its buffers may be changed.
+            rows: Of `training_rows`.
+        """
+
     def training_rows(self, features: Path) -> Rows:
         """What is learned from; raises `DataError` if there is nothing."""
 
@@ -199,7 +207,7 @@ class LearningTask(Protocol):
     def score(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
         """What the best epoch is chosen by, from the metrics of the validation split; the larger tuple is better."""
 
-    def details(self, outputs: Outputs, targets: np.ndarray) -> dict[str, dict[str, float]]:
+    def details(self, outputs: Outputs, rows: Rows) -> dict[str, dict[str, float]]:
         """Figures of each label, or of other parts of the split, for the model card; may be empty."""
 
     def right(self, outputs: Outputs, targets: np.ndarray) -> np.ndarray | None:

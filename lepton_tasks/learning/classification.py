@@ -66,9 +66,9 @@ class Classification(Task):
             "loss": float(-np.log(chosen.astype(np.float64)).mean()),
         }
 
-    def details(self, outputs: Outputs, targets: np.ndarray) -> dict[str, dict[str, float]]:
+    def details(self, outputs: Outputs, rows: Rows) -> dict[str, dict[str, float]]:
         """Rows, precision, recall and F1 of each label; see `per_label`."""
-        return per_label(outputs[PROBABILITIES], targets, self.labels)
+        return per_label(outputs[PROBABILITIES], rows.targets, self.labels)
 
     def right(self, outputs: Outputs, targets: np.ndarray) -> np.ndarray | None:
         """Which rows are answered rightly, bool [N]."""

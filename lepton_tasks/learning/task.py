@@ -41,6 +41,9 @@ class Task:
     def initialise(self, network: nn.Module) -> None:
         """Nothing is put into a new network."""
 
+    def calibrate(self, network: nn.Module, rows: Rows) -> None:
+        """Nothing is left to be set."""
+
     def training_rows(self, features: Path) -> Rows:
         """The stored rows of the training split."""
         return open_split(features, "train")
@@ -74,7 +77,7 @@ class Task:
         value = metrics[self.metric]
         return (value if higher_is_better(self.metric) else -value,)
 
-    def details(self, outputs: Outputs, targets: np.ndarray) -> dict[str, dict[str, float]]:
+    def details(self, outputs: Outputs, rows: Rows) -> dict[str, dict[str, float]]:
         """None."""
         return {}
 

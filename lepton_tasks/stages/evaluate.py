@@ -39,7 +39,7 @@ def evaluate(
         outputs = predict(trained.evaluable, rows.inputs, task.outputs)
         metrics[split] = task.metrics(outputs, rows.targets)
     metrics["baseline"] = task.baseline(rows)
-    metrics["details"] = task.details(outputs, rows.targets)
+    metrics["details"] = task.details(outputs, rows)
     fitted = json.loads((ctx.open(preprocessor) / "preprocessor.json").read_text())["fitted"]
     payloads = requests_of(use_case, ctx, splits=splits, features=data, fitted=fitted, limit=replay.MOST)
     samples = replay.decoded(codec_of(use_case, fitted), payloads)

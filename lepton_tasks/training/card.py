@@ -87,11 +87,12 @@ def _limits(
 
 
 def _details(details: Mapping[str, Mapping[str, float]]) -> list[str]:
-    if not details:
-        return []
-    head = list(next(iter(details.values())))
-    rows = [(name, *(_figure(figures[key]) for key in head)) for name, figures in details.items()]
-    return ["## Parts of the test split", _table(("part", *head), rows)]
+    """One table for all parts that have the same figures."""
+    tables: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    for name, figures in details.items():
+        tables.setdefault(tuple(figures), []).append((name, *map(_figure, figures.values())))
+    made = [_table(("part", *head), rows) for head, rows in tables.items()]
+    return ["## Parts of the test split", *made] if made else []
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

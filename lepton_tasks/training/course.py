@@ -148,7 +148,7 @@ class Course(pl.Callback):
         if newest or self._score(-1) > self._score(self.best_epoch):
             self.best_epoch = row["epoch"]
             if trainer.is_global_zero:
-                _save_whole(self.module.network.state_dict(), self.job.best)
+                save_whole(self.module.network.state_dict(), self.job.best)
         schedule = trainer.lr_scheduler_configs[0].scheduler
         if hasattr(schedule, "observe"):
             schedule.observe(self._score(-1))
@@ -189,7 +189,7 @@ class Course(pl.Callback):
             return
         self._check_finite(float(self._loss_sum))
         write_json(self.job.history, self.history)
-        _save_whole(
+        save_whole(
             {
                 "network": self.module.network.state_dict(),
                 "optimizer": trainer.optimizers[0].state_dict(),
@@ -221,7 +221,7 @@ class Course(pl.Callback):
         self.told_to_stop = True
 
 
-def _save_whole(value: Any, path: Path) -> None:
+def save_whole(value: Any, path: Path) -> None:
     """`torch.save` so that a reader sees the old file or the new one, never a part."""
     part = path.with_name(f".{path.name}")
     torch.save(value, part)

@@ -12,9 +12,10 @@ import pytorch_lightning as pl
 import torch
 
 from lepton_tasks.core.errors import ConfigError, StageError
+from lepton_tasks.core.protocols import Rows
 from lepton_tasks.core.store import write_json
 from lepton_tasks.training.batches import Batches
-from lepton_tasks.training.course import Course
+from lepton_tasks.training.course import Course, save_whole
 from lepton_tasks.training.job import Job
 from lepton_tasks.training.module import TrainingModule
 
@@ -66,7 +67,15 @@ def fit(job: Job) -> None:
                 raise StageError("stopped together with rank 0.", where="train") from error
             raise
     if rank == 0:
+        _calibrate(job, module, rows)
         write_json(job.outcome, {**course.outcome(), "parameters": sum(p.numel() for p in module.network.parameters())})
+
+
+def _calibrate(job: Job, module: TrainingModule, rows: Rows) -> None:
+    """Let the task set in the kept weights what is not learned by gradients."""
+    module.network.load_state_dict(torch.load(job.best, map_location=module.device, weights_only=True))
+    module.task.calibrate(module.network, rows)
+    save_whole(module.network.state_dict(), job.best)
 
 
 def class_weights(targets: np.ndarray, classes: int) -> np.ndarray:
