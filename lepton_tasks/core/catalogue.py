@@ -60,6 +60,7 @@ TABLE_SOURCES: Registry[table_protocols.TableSource] = Registry(
         "movielens": "lepton_tasks.data.sources.public:MovieLens",
         "parquet": "lepton_tasks.data.sources.parquet:Parquet",
         "sklearn_breast_cancer": "lepton_tasks.data.sources.bundled:SklearnBreastCancer",
+        "sklearn_diabetes": "lepton_tasks.data.sources.bundled:SklearnDiabetes",
         "sklearn_digits": "lepton_tasks.data.sources.bundled:SklearnDigits",
         "sklearn_wine": "lepton_tasks.data.sources.bundled:SklearnWine",
         "sql": "lepton_tasks.data.sources.sql:Sql",
@@ -126,6 +127,7 @@ OUTPUT_CODECS: Registry[protocols.OutputCodec] = Registry(
         "continuation": "lepton_tasks.codecs.continuation:ContinuationCodec",
         "embedding": "lepton_tasks.codecs.embedding:EmbeddingCodec",
         "labels": "lepton_tasks.codecs.labels:LabelsCodec",
+        "number": "lepton_tasks.codecs.number:NumberCodec",
     },
 )
 
@@ -136,6 +138,8 @@ LEARNING_TASKS: Registry[protocols.LearningTask] = Registry(
         "face_recognition": "lepton_tasks.learning.face_recognition:FaceRecognition",
         "image_classification": "lepton_tasks.learning.image_classification:ImageClassification",
         "language_modelling": "lepton_tasks.learning.language_modelling:LanguageModelling",
+        "tabular_classification": "lepton_tasks.learning.tabular_classification:TabularClassification",
+        "tabular_regression": "lepton_tasks.learning.tabular_regression:TabularRegression",
         "text_classification": "lepton_tasks.learning.text_classification:TextClassification",
     },
 )
@@ -146,6 +150,7 @@ MODELS: Registry[Any] = Registry(
     {
         "cnn": "lepton_tasks.models.cnn:CNN",
         "embedding_cnn": "lepton_tasks.models.embedding:EmbeddingCNN",
+        "mlp": "lepton_tasks.models.mlp:MLP",
         "ngrams": "lepton_tasks.models.ngrams:NGrams",
         "residual_cnn": "lepton_tasks.models.residual_cnn:ResidualCNN",
         "rnn": "lepton_tasks.models.rnn:RNN",

@@ -131,9 +131,9 @@ class FaceRecognition(Task):
             "threshold": found.threshold(_FAR),
         }
 
-    def details(self, outputs: Outputs, targets: np.ndarray) -> dict[str, dict[str, float]]:
+    def details(self, outputs: Outputs, rows: Rows) -> dict[str, dict[str, float]]:
         """Number and similarity of the pairs of one person and of strangers."""
-        parts = zip(("same person", "strangers"), similarities(outputs[EMBEDDING], targets), strict=True)
+        parts = zip(("same person", "strangers"), similarities(outputs[EMBEDDING], rows.targets), strict=True)
         return {
             name: {
                 "pairs": len(values),

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from lepton_tasks.codecs.tabular import MISSING_CODE, TabularColumn
+from lepton_tasks.data.stored_tables import table_columns
 
 Values = dict[str, torch.Tensor]
 
@@ -31,8 +32,7 @@ class TableFeatures(nn.Module):
         self._operations: list[dict[str, Any]] = list(fitted["operations"])
         self._features: list[dict[str, Any]] = list(fitted["features"])
         self._by_name = {feature["name"]: feature for feature in self._features}
-        self.numbers = [name for f in self._features for name in number_names(f)]
-        self.codes = [f["name"] for f in self._features if not number_names(f)]
+        self.numbers, self.codes = table_columns(fitted)
 
     def forward(self, row: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Numbers float32 [N, numbers] and codes int32 [N, codes] of rows float64 [N, columns] of `TabularCodec`."""
@@ -74,14 +74,59 @@ class TableFeatures(nn.Module):
         return torch.remainder(pair, feature["size"])
 
 
-def number_names(feature: Mapping[str, Any]) -> list[str]:
-    """The columns of numbers that a feature makes; none if it makes a code."""
-    name = str(feature["name"])
-    if feature["kind"] == "number":
-        return [name]
-    if feature["kind"] == "cycle":
-        return [f"{name}_sin", f"{name}_cos"]
-    return list(feature["names"]) if feature["kind"] == "target" else []
+class StoredTable(nn.Module):
+    """A network that learns from tables, on stored rows.
+
+    Args:
+        network: Takes numbers float32 [N, numbers] and codes int32 [N, codes].
+        numbers: How many columns of numbers there are.
+        answer: What is done with the network's outputs.
+    """
+
+    def __init__(self, network: nn.Module, numbers: int, answer: nn.Module) -> None:
+        super().__init__()
+        self.network, self.answer, self._numbers = network, answer, numbers
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """The answer to stored rows float32 [N, numbers + codes]."""
+        outputs: torch.Tensor = self.answer(self.network(rows[:, : self._numbers], rows[:, self._numbers :].int()))
+        return outputs
+
+
+class ServedTable(nn.Module):
+    """A network that learns from tables, on rows as requests bring them.
+
+    Args:
+        network: Takes numbers float32 [N, numbers] and codes int32 [N, codes].
+        fitted: What the extractor ``table`` learned.
+        answer: What is done with the network's outputs.
+    """
+
+    def __init__(self, network: nn.Module, fitted: Mapping[str, Any], answer: nn.Module) -> None:
+        super().__init__()
+        self.features, self.network, self.answer = TableFeatures(fitted), network, answer
+
+    def forward(self, row: torch.Tensor) -> torch.Tensor:
+        """The answer to rows float64 [N, columns] of `TabularCodec`."""
+        outputs: torch.Tensor = self.answer(self.network(*self.features(row)))
+        return outputs
+
+
+class Scaled(nn.Module):
+    """Numbers in the unit of what is learned: ``x * scale + shift``, the last axis left out if it has one number.
+
+    Args:
+        shift: The mean of what is learned.
+        scale: Its spread.
+    """
+
+    def __init__(self, shift: float, scale: float) -> None:
+        super().__init__()
+        self.shift, self.scale = shift, scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """float32 [N] of float32 [N, 1]."""
+        return x[:, 0] * self.scale + self.shift
 
 
 def _operate(values: Values, operation: Mapping[str, Any], column: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from lepton_tasks.core.catalogue import TABLE_SOURCES
 SHAPES = {
     "sklearn_breast_cancer": ((569, 31), {"malignant": 212, "benign": 357}),
     "sklearn_wine": ((178, 14), {"class_0": 59, "class_1": 71, "class_2": 48}),
+    "sklearn_diabetes": ((442, 11), None),
     "sklearn_digits": ((1_797, 65), None),
 }
 
@@ -20,7 +21,8 @@ def test_the_tables_of_scikit_learn(tmp_path, name):
     shape, counts = SHAPES[name]
     assert rows.shape == shape
     assert rows.schema == source.schema()
-    assert all(dtype == (pl.String if name == "label" else pl.Float64) for name, dtype in rows.schema.items())
+    kinds = dict.fromkeys(rows.columns, pl.Float64)
+    assert rows.schema == (kinds if name == "sklearn_diabetes" else kinds | {"label": pl.String})
     assert refused.is_empty()
     assert counts is None or dict(rows["label"].value_counts().iter_rows()) == counts
 

@@ -7,7 +7,7 @@ import functools
 import importlib.metadata
 import importlib.util
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,9 +20,10 @@ _TRANSLATIONS = "ui/dist/i18n/locales"
 
 
 class _SklearnTable:
-    """Numbers of scikit-learn's example `table` and the name of the class as ``label``."""
+    """Numbers of scikit-learn's example `table`; the name of the class, or the number to be learned, as ``label``."""
 
     table: ClassVar[str]
+    options: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, data_root: Path) -> None:
         del data_root  # the file lies in the package
@@ -32,7 +33,7 @@ class _SklearnTable:
         return {"table": self.table, "scikit-learn": importlib.metadata.version("scikit-learn")}
 
     def schema(self) -> Schema:
-        """Fractions, and the text ``label``."""
+        """Fractions, and the ``label``."""
         return dict(self._frame.schema)
 
     def pieces(self) -> list[FramePiece]:
@@ -47,9 +48,10 @@ class _SklearnTable:
     def _frame(self) -> pl.DataFrame:
         from sklearn import datasets
 
-        found = getattr(datasets, f"load_{self.table}")()
+        found = getattr(datasets, f"load_{self.table}")(**self.options)
         names = [name.replace(" ", "_").replace("/", "_") for name in found.feature_names]
-        labels = [str(found.target_names[code]) for code in found.target]
+        names_of = found.get("target_names")
+        labels = found.target.tolist() if names_of is None else [str(names_of[code]) for code in found.target]
         return pl.DataFrame(found.data, schema=names).with_columns(label=pl.Series(labels))
 
 
@@ -63,6 +65,13 @@ class SklearnWine(_SklearnTable):
     """178 rows of 13 measures of wines from three growers."""
 
     table = "wine"
+
+
+class SklearnDiabetes(_SklearnTable):
+    """442 patients: 10 measures, and as ``label`` how far the disease had gone a year later."""
+
+    table = "diabetes"
+    options: ClassVar[Mapping[str, Any]] = {"scaled": False}
 
 
 class SklearnDigits(_SklearnTable):

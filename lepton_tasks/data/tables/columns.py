@@ -15,6 +15,7 @@ from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.use_case import Expectation
 from lepton_tasks.data.requests import json_request, numbered
+from lepton_tasks.data.sketch import NumericSketch
 from lepton_tasks.data.tables.categories import (
     code_expression,
     cross_expression,
@@ -139,13 +140,18 @@ class TableColumns:
     def fit_rows(
         self, rows: TableRows, ctx: RunContext, *, label: str | None, operations: Sequence[Operation]
     ) -> dict[str, Any]:
-        """The columns of a request, what is done to them first, and the features with what they learned."""
+        """The columns of a request, what is done to them first, and the features with what they learned.
+
+        And of a label that is a number, mean and spread, as ``target``.
+        """
         schema = rows.schema
         plan = self._plan(schema, label)
         numbers = [name for name, column in plan.items() if column.transform in _NUMBERS]
         words = [name for name, column in plan.items() if column.transform in ("one_hot", "ordinal")]
         targets = {name: column for name, column in plan.items() if column.transform == "target"}
-        sketches, counters = summarise(rows, ctx, numbers=numbers, categories=words)
+        learned = [label] if label is not None and schema[label].is_float() else []
+        sketches, counters = summarise(rows, ctx, numbers=[*numbers, *learned], categories=words)
+        target = _target(sketches.pop(learned[0])) if learned else {}
         rates = fit_rates(rows, targets, str(label), seed=ctx.seed, ctx=ctx) if targets else {}
         features: list[dict[str, Any]] = []
         for name, column in plan.items():
@@ -171,6 +177,7 @@ class TableColumns:
             "request": _request(schema, features, operations, missing),
             "ignored": [*self.ignore, *([label] if label else [])],
             "features": features,
+            **target,
         }
 
     def _crossed(self, cross: Cross, features: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -206,6 +213,11 @@ class TableColumns:
         """The columns that features are made of."""
         names = [column["name"] for column in fitted["request"]]
         return [json_request(row, names) for row in numbered(rows.select(names), numbers).iter_rows(named=True)]
+
+
+def _target(label: NumericSketch) -> dict[str, Any]:
+    spread = float(label.std) if label.count > 1 else 0.0
+    return {"target": {"mean": float(label.mean), "std": spread or 1.0}}
 
 
 def _default(dtype: pl.DataType) -> Transform:

@@ -19,6 +19,7 @@ EXAMPLES = {
     "movielens": {},
     "parquet": {"path": "t.parquet"},
     "sklearn_breast_cancer": {},
+    "sklearn_diabetes": {},
     "sklearn_digits": {},
     "sklearn_wine": {},
     "sql": {"key": "n", "table": "t", "url": "sqlite:///t.db"},

@@ -1,0 +1,18 @@
+"""A number -> the answer a caller reads."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class NumberCodec:
+    """The output codec of regression."""
+
+    def encode(self, outputs: Mapping[str, np.ndarray], row: int) -> dict[str, Any]:
+        """One row of ``value`` (float32 [N])."""
+        return {"value": float(outputs["value"][row])}

@@ -1,0 +1,61 @@
+"""How well probabilities and scores order rows, and whether they mean what they say. NumPy only."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def auc(scores: np.ndarray, positive: np.ndarray) -> float:
+    """The chance that a positive row has a higher score than another one, ties counting half.
+
+    Args:
+        scores: float [N].
+        positive: bool [N].
+
+    Returns:
+        In [0, 1]; NaN if all rows are of one kind.
+
+    Source: the rank-sum statistic of Mann and Whitney, 1947; Hanley and McNeil, "The meaning and use of the area under
+    a receiver operating characteristic (ROC) curve", 1982.
+    """
+    count = int(positive.sum())
+    if count in (0, len(positive)):
+        return float("nan")
+    _, group, sizes = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = np.cumsum(sizes) - (sizes - 1) / 2  # the mean rank of each group of equal scores, from 1
+    above = ranks[group][positive].sum() - count * (count + 1) / 2
+    return float(above / (count * (len(positive) - count)))
+
+
+def roc(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Shares of the other rows and of the positive ones at or above each score, from (0, 0) to (1, 1)."""
+    order = np.argsort(-scores, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # the last row of each score
+    hits = np.concatenate([[0], np.cumsum(positive[order])[ends]])
+    others = np.concatenate([[0], ends + 1]) - hits
+    return others / max(1, int((~positive).sum())), hits / max(1, int(positive.sum()))
+
+
+def calibration(probabilities: np.ndarray, positive: np.ndarray, *, bins: int = 10) -> np.ndarray:
+    """Mean probability, share of positive rows and number of rows of each bin of equal width that has rows, [B, 3].
+
+    Args:
+        probabilities: float [N] in [0, 1].
+        positive: bool [N].
+        bins: Equal parts of [0, 1].
+    """
+    place = np.minimum((probabilities * bins).astype(np.int64), bins - 1)
+    rows = np.bincount(place, minlength=bins)
+    sums = np.stack([np.bincount(place, weights=w, minlength=bins) for w in (probabilities, positive)], axis=1)
+    used = rows > 0
+    found: np.ndarray = np.column_stack([sums[used] / rows[used, np.newaxis], rows[used]])
+    return found
+
+
+def calibration_error(probabilities: np.ndarray, positive: np.ndarray, *, bins: int = 10) -> float:
+    """How far mean probability and share of positive rows are apart in a bin, the mean over all rows.
+
+    Source: Naeini et al., "Obtaining well calibrated probabilities using Bayesian binning", 2015.
+    """
+    said, seen, rows = calibration(probabilities, positive, bins=bins).T
+    return float(np.average(np.abs(said - seen), weights=rows))

@@ -1,0 +1,70 @@
+"""What is learned from the rows of a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from lepton_tasks.core.protocols import Rows
+from lepton_tasks.data.stored_tables import open_table, table_columns
+from lepton_tasks.learning.task import Task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Tabular(Task):
+    """Stored rows are float32 [N, numbers + codes]; requests are rows as the table had them.
+
+    A subclass says in `width` how many numbers the network gives, and in `answer` what is done with them.
+    """
+
+    features: ClassVar[tuple[str, ...]] = ("table",)
+    network_parameters: ClassVar[tuple[str, ...]] = ("numbers", "codes", "outputs")
+
+    @property
+    def width(self) -> int:
+        """Length of the network's output."""
+        raise NotImplementedError
+
+    def answer(self) -> nn.Module:
+        """What makes the network's outputs [N, width] the task's."""
+        raise NotImplementedError
+
+    def network_arguments(self) -> dict[str, Any]:
+        """``numbers`` (columns), ``codes`` (sizes of the columns), ``outputs``."""
+        numbers, codes = table_columns(self.fitted)
+        sizes = {feature["name"]: feature["size"] for feature in self.fitted["features"] if "size" in feature}
+        return {"numbers": len(numbers), "codes": [sizes[name] for name in codes], "outputs": self.width}
+
+    def training_rows(self, features: Path) -> Rows:
+        """The stored rows of the training split, in memory."""
+        return open_table(features, "train", self.fitted)
+
+    def evaluation_rows(self, features: Path, split: str) -> Rows:
+        """The stored rows of the split, in memory."""
+        return open_table(features, split, self.fitted)
+
+    def trainable(self, network: nn.Module) -> nn.Module:
+        """Stored rows -> outputs of the network."""
+        from torch import nn
+
+        from lepton_tasks.models.tables import StoredTable
+
+        return StoredTable(network, self._numbers, nn.Identity())
+
+    def evaluable(self, network: nn.Module) -> nn.Module:
+        """Stored rows -> the answer."""
+        from lepton_tasks.models.tables import StoredTable
+
+        return StoredTable(network, self._numbers, self.answer())
+
+    def deployable(self, network: nn.Module) -> nn.Module:
+        """Rows float64 [N, columns] of `TabularCodec` -> the answer; the features are part of the graph."""
+        from lepton_tasks.models.tables import ServedTable
+
+        return ServedTable(network, self.fitted, self.answer())
+
+    @property
+    def _numbers(self) -> int:
+        return len(table_columns(self.fitted)[0])
