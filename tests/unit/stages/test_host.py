@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import shutil
@@ -38,6 +39,7 @@ print(os.getpid(), child.pid, flush=True)
 time.sleep(600)
 """
 SLOW = "import time; time.sleep(0.4)"
+FAMILIES = []  # what `family` has started
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,9 @@ def host(tmp_path_factory, modules):
     with stage_host(deep, "light", modules=modules) as running:
         wait_for(lambda: "light" in told(running)["has"])
         yield running
+    for process in FAMILIES:  # a plain child outlives a plain SIGTERM to its parent
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def told(host, *arguments, **variables):
@@ -69,7 +74,9 @@ def family(host, kind, **options):
     with os.fdopen(reader) as stream:
         process = host.start("family", kind, output=writer, **options)
         os.close(writer)
-        return process, [psutil.Process(int(pid)) for pid in stream.readline().split()]
+        members = [psutil.Process(int(pid)) for pid in stream.readline().split()]
+    FAMILIES.extend(members)
+    return process, members
 
 
 def test_a_fork_is_what_the_caller_would_have_started(host):
