@@ -72,4 +72,4 @@ class NGrams(nn.Module):
             masks.append(whole)
         pooled, weights = self.pooling(torch.cat(places, dim=1), torch.cat(masks, dim=1))
         logits: torch.Tensor = self.decide(pooled)
-        return logits, weights.reshape(len(tokens), -1, length).sum(dim=1)
+        return logits, weights.unflatten(1, (-1, length)).sum(dim=1)
