@@ -107,6 +107,9 @@ class FittedStep(Protocol):
     def check(self, schema: Mapping[str, pl.DataType]) -> None:
         """Raise `ConfigError` naming a column that is missing or of the wrong type."""
 
+    def looks_at(self) -> tuple[Sequence[str], Sequence[str]]:
+        """The columns whose numbers, and those whose categories, `fit` summarises: one pass does it for all steps."""
+
     def fit(self, rows: TableRows, ctx: RunContext) -> dict[str, Any]:
         """JSON values learned from the rows of the training split."""
 
@@ -167,6 +170,11 @@ class RowFeatures(Protocol):
 
     def check(self, schema: Mapping[str, pl.DataType], label: str | None) -> None:
         """Raise `ConfigError` naming a column that is missing or of the wrong type."""
+
+    def looks_at(
+        self, schema: Mapping[str, pl.DataType], label: str | None
+    ) -> tuple[Sequence[str], Sequence[str]]:
+        """The columns whose numbers, and those whose categories, `fit_rows` summarises."""
 
     def fit_rows(
         self, rows: TableRows, ctx: RunContext, *, label: str | None, operations: Sequence[Operation]

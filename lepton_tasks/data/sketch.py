@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,11 @@ class NumericSketch:
         """Add values; a series of times counts in its physical unit."""
         if isinstance(values, pl.Series):
             self.nulls += values.null_count()
-            values = values.to_physical().drop_nulls().cast(pl.Float64).to_numpy()
+            values = values.to_physical().drop_nulls()
+            if (found := _few_integers(values)) is not None:
+                self._add_few(*found)
+                return
+            values = values.cast(pl.Float64).to_numpy()
         values = np.asarray(values, np.float64).reshape(-1)
         finite = np.isfinite(values)
         if not finite.all():
@@ -67,15 +71,27 @@ class NumericSketch:
             values = values[finite]
         if not len(values):
             return
-        for start in range(0, len(values), _BLOCK):
-            self._add_moments(values[start : start + _BLOCK])
         if self._exact:
-            found = _few_values(values)
-            if found is not None:
-                self._add_counts(*found)
+            if (found := _few_values(values)) is not None:
+                self._add_few(*found)
                 return
             self._to_bins()
+        for start in range(0, len(values), _BLOCK):
+            self._add_moments(values[start : start + _BLOCK])
         self._add_counts(*_bin_counts(values))
+
+    def update_counts(self, counts: Mapping[float, int]) -> None:
+        """Add values by how often each occurs."""
+        found = {value: count for value, count in counts.items() if count}
+        self._add_few(np.array(list(found), np.float64), np.array(list(found.values()), np.int64))
+
+    def update_moments(self, values: pl.Series) -> None:
+        """Add finite values to count, mean, m2 and ends alone: quantiles do not hold any more."""
+        numbers = values.to_physical().drop_nulls().cast(pl.Float64).to_numpy()
+        if not np.isfinite(numbers).all():
+            numbers = numbers[np.isfinite(numbers)]
+        for start in range(0, len(numbers), _BLOCK):
+            self._add_moments(numbers[start : start + _BLOCK])
 
     def merge(self, other: NumericSketch) -> None:
         """Add what another sketch has seen."""
@@ -137,6 +153,46 @@ class NumericSketch:
         result: np.ndarray = np.where(x <= self.min, 0, np.where(x > self.max, self.count, below))
         return result
 
+    def filled(self, value: float) -> NumericSketch:
+        """The sketch of the values with `value` in the place of nulls and of what is not a number."""
+        made = self._copy()
+        made.nulls = made.nan = 0
+        made.update_counts({float(value): self.nulls + self.nan})
+        return made
+
+    def clipped(self, low: float, high: float) -> NumericSketch:
+        """The sketch of the values clipped to [low, high].
+
+        Its mean and m2 are NaN if the counts do not tell them: when values lay outside, and not each is counted by
+        itself. `with_moments` gives them.
+        """
+        made = self._copy()
+        ends = np.array([low, high], np.float64)
+        outside = np.array(self.infinities)
+        made.infinities = (0, 0)
+        made.count += int(outside.sum())
+        if not made.count or (not outside.any() and low <= self.min and self.max <= high):
+            return made
+        bounds = ends if self._exact else _bins_of(ends)
+        points = np.concatenate([np.clip(self._points, *bounds), bounds])
+        made._points, made._counts = _summed(points, np.concatenate([self._counts, outside]))
+        filled = made._counts > 0
+        made._points, made._counts = made._points[filled], made._counts[filled]
+        made.min, made.max = (float(x) for x in np.clip([self.min, self.max], low, high))
+        made.mean, made.m2 = _moments_of(made._points, made._counts) if self._exact else (math.nan, math.nan)
+        return made
+
+    def with_moments(self, mean: float, m2: float) -> NumericSketch:
+        """The sketch with another mean and m2."""
+        made = self._copy()
+        made.mean, made.m2 = mean, m2
+        return made
+
+    def _copy(self) -> NumericSketch:
+        made = NumericSketch()
+        made.__dict__.update(self.__dict__)  # arrays are replaced, never written to
+        return made
+
     def to_dict(self) -> dict[str, Any]:
         """The sketch as JSON values, for `from_dict`."""
         state = {name: getattr(self, name) for name in _SCALARS}
@@ -167,6 +223,14 @@ class NumericSketch:
         spread = values - mean
         m2 = float(np.square(spread, out=spread).sum())
         self._merge_moments(len(values), mean, m2, float(values.min()), float(values.max()))
+
+    def _add_few(self, points: np.ndarray, counts: np.ndarray) -> None:
+        """Add values of which there are few different ones."""
+        if not len(points):
+            return
+        mean, m2 = _moments_of(points, counts)
+        self._merge_moments(int(counts.sum()), mean, m2, float(points.min()), float(points.max()))
+        self._add_counts(points if self._exact else _bins_of(points), counts)
 
     def _merge_moments(self, count: int, mean: float, m2: float, low: float, high: float) -> None:
         if not count:
@@ -212,21 +276,45 @@ def _few_values(values: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     return found["value"].to_numpy() + 0.0, found["count"].to_numpy().astype(np.int64)  # + 0.0: -0.0 is 0.0
 
 
+def _few_integers(values: pl.Series) -> tuple[np.ndarray, np.ndarray] | None:
+    """As `_few_values`, in an eighth of the time, for truth values and integers that lie close together."""
+    if values.dtype == pl.Boolean:
+        values = values.cast(pl.UInt8)
+    if not len(values) or not values.dtype.is_integer():
+        return None
+    low, high = int(values.min()), int(values.max())  # type: ignore[call-overload]  # integers, as there are values
+    if high - low >= _PROBE or not -(2**63) <= low <= high < 2**63:
+        return None
+    counts = np.bincount(values.cast(pl.Int64).to_numpy() - low)
+    filled = np.flatnonzero(counts)
+    return ((filled + low).astype(np.float64), counts[filled]) if len(filled) <= EXACT_VALUES else None
+
+
+def _moments_of(points: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
+    """Mean, and sum of squared differences from it."""
+    mean = float((points * counts).sum() / counts.sum())
+    return mean, float((np.square(points - mean) * counts).sum())
+
+
 def _bin_counts(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The bins of values that are finite, in no order, and their counts."""
+    if zeros := len(values) - np.count_nonzero(values):  # between 0 and the next bin lie half a million that are empty
+        values = values[values != 0]
+    # Bits without the sign, which goes last: the bins of both signs side by side in one short range.
     keys = np.empty(len(values), np.int64)
     for start in range(0, len(values), _BLOCK):
-        keys[start : start + _BLOCK] = _bins_of(values[start : start + _BLOCK])
-    below = keys < 0
-    # Side by side: between the smallest bins above and below 0 lie a million that are empty.
-    sides = [_bins_filled(side) for side in (keys[below], keys[~below]) if len(side)]
-    return np.concatenate([bins for bins, _ in sides]), np.concatenate([counts for _, counts in sides])
-
-
-def _bins_filled(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    low = int(keys.min())
+        bits = values[start : start + _BLOCK].view(np.int64)
+        block = keys[start : start + _BLOCK]
+        np.bitwise_and(bits, _MAGNITUDE, out=block)
+        np.right_shift(block, _SHIFT, out=block)
+        np.left_shift(block, 1, out=block)
+        np.bitwise_or(block, bits < 0, out=block)
+    low = int(keys.min()) if len(keys) else 0
     counts = np.bincount(keys - low)
     filled = np.flatnonzero(counts)
-    return filled + low, counts[filled]
+    magnitude, negative = np.divmod(filled + low, 2)
+    bins, counts = np.where(negative, ~magnitude, magnitude), counts[filled]
+    return (np.append(bins, 0), np.append(counts, zeros)) if zeros else (bins, counts)
 
 
 def _bins_of(values: np.ndarray) -> np.ndarray:

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from lepton_tasks.core.artifacts import ArtifactRef, parse_ref
-from lepton_tasks.core.catalogue import TABLE_STEPS
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.store import write_json
 from lepton_tasks.data.split import SPLITS
-from lepton_tasks.data.tables.rows import Change, Part, TableRows
+from lepton_tasks.data.tables.rows import Part, TableRows
 
 TABLE_FILE = "table.json"
 REFUSED_FILE = "refused.npy"
@@ -35,7 +34,7 @@ def parts_entry(parts: Sequence[Part], folder: Path) -> list[dict[str, Any]]:
     """Parts as JSON values; files inside `folder` by their name, others by their path, size and time of change."""
     entries = []
     for part in parts:
-        entry = dataclasses.asdict(part)
+        entry = dataclasses.asdict(dataclasses.replace(part, changed=None))
         path = Path(part.path)
         if path.is_relative_to(folder):
             entry["path"] = str(path.relative_to(folder))
@@ -60,9 +59,9 @@ def open_cleaned(ctx: RunContext, ref: ArtifactRef) -> TableRows:
     folder = ctx.open(ref)
     table = _read(folder)
     rows = _rows_in(folder, table["parts"]) if "parts" in table else open_raw(ctx, parse_ref(table["raw"]))
-    return dataclasses.replace(
-        rows, height=table["rows"], codes=str(folder / REFUSED_FILE), changes=tuple(changes_of(table["changes"]))
-    )
+    changed = [name and str(folder / name) for name in table["changed"]]
+    parts = tuple(dataclasses.replace(part, changed=path) for part, path in zip(rows.parts, changed, strict=True))
+    return dataclasses.replace(rows, parts=parts, height=table["rows"], codes=str(folder / REFUSED_FILE))
 
 
 def open_splits(ctx: RunContext, ref: ArtifactRef) -> dict[str, TableRows]:
@@ -75,11 +74,6 @@ def open_splits(ctx: RunContext, ref: ArtifactRef) -> dict[str, TableRows]:
         name: dataclasses.replace(rows, codes=codes, seen=(code,), height=table["rows"][name])
         for code, name in enumerate(SPLITS)
     }
-
-
-def changes_of(specs: Sequence[Mapping[str, Any]]) -> list[Change]:
-    """The `change` of each row step, built again from its name and params."""
-    return [TABLE_STEPS.build(spec["name"], spec["params"]).change for spec in specs]  # type: ignore[union-attr]
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+from pathlib import Path
 from typing import Any
 
 from lepton_tasks.core.artifacts import DatasetRef
@@ -19,7 +19,8 @@ from lepton_tasks.data.tables.rejected import RejectedFile
 def clean_table(use_case: UseCase, ctx: RunContext, *, raw: DatasetRef) -> DatasetRef:
     """Write which rows are refused, ``rejected.parquet`` and ``report.json``.
 
-    The rows stay where they are, unless a step needs to see all of them at once: it writes new parts.
+    The rows stay where they are: columns that steps change are written beside them. Only a step that needs to see all
+    rows at once writes new parts.
 
     Raises:
         ConfigError: a step names a column that is not there.
@@ -32,8 +33,7 @@ def clean_table(use_case: UseCase, ctx: RunContext, *, raw: DatasetRef) -> Datas
     names = {step.code: step.spec.name for step in steps}
     with RejectedFile(draft.path / "rejected.parquet", names, rows.parts, ctx) as rejected:
         cleaning = Cleaning(rows, draft.path, rejected, ctx)
-        for kind, group in itertools.groupby((s for s in steps if s.kind != "fitted"), key=lambda step: step.kind):
-            cleaning.apply(kind, list(group))
+        cleaning.apply([step for step in steps if step.kind != "fitted"])
         cleaning.finish()
     report = _report(cleaning, rejected, rows.height)
     if not cleaning.kept:
@@ -44,9 +44,8 @@ def clean_table(use_case: UseCase, ctx: RunContext, *, raw: DatasetRef) -> Datas
         ctx.log.warning("Refused %d of %d rows: %s.", report["rows_refused"], rows.height, _counts(report))
     write_json(draft.path / "report.json", report)
     parts = {"parts": parts_entry(cleaning.rows.parts, draft.path)} if cleaning.rewritten else {}
-    specs = {kind: [s.spec.model_dump() for s in steps if s.kind == kind] for kind in ("row", "fitted")}
-    changes = [step.spec.model_dump() for step in cleaning.pending]
-    write_table(draft.path, raw=raw, rows=cleaning.kept, changes=changes, fitted_steps=specs["fitted"], **parts)
+    changed = [part.changed and Path(part.changed).name for part in cleaning.rows.parts]
+    write_table(draft.path, raw=raw, rows=cleaning.kept, changed=changed, **parts)
     return ctx.publish(draft, DatasetRef, {"rows": cleaning.kept, "refused": report["rows_refused"]})
 
 

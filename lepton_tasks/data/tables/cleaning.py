@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-import functools
+import itertools
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,13 @@ import polars as pl
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.data.tables.artifact import REFUSED_FILE
-from lepton_tasks.data.tables.duplicates import KEY_COLUMNS, find_duplicates, key_expressions, write_keys
+from lepton_tasks.data.tables.duplicates import find_duplicates
 from lepton_tasks.data.tables.ingest import PART_ROWS
+from lepton_tasks.data.tables.judging import Judging
 from lepton_tasks.data.tables.order import Kind, NamedStep
-from lepton_tasks.data.tables.refusals import (
-    CODE,
-    REASON,
-    REFUSALS,
-    refusals,
-    refusals_in,
-    refused_by,
-    unrefused,
-)
+from lepton_tasks.data.tables.refusals import REFUSALS, refusals
 from lepton_tasks.data.tables.rejected import RejectedFile
-from lepton_tasks.data.tables.rows import RAW_ROW, ROW, Part, TableRows, visible
+from lepton_tasks.data.tables.rows import RAW_ROW, ROW, Part, TableRows
 
 _CHANGE_EXAMPLES = 3
 
@@ -37,9 +31,8 @@ class Cleaning:
     """Runs steps over a table.
 
     Attributes:
-        rows: All rows of the table, refused ones among them, with the changes so far.
+        rows: All rows of the table, refused ones among them; what steps changed is in `Part.changed`.
         kept: How many are not refused.
-        pending: The row steps whose changes are made when the rows are read.
         rewritten: Whether the parts of `rows` were written by a step.
         report: An entry a step: rows_in, refused, changed, made.
     """
@@ -53,7 +46,6 @@ class Cleaning:
     def _begin(self, rows: TableRows) -> None:
         """Take up a table none of whose rows is refused."""
         self.rows, self.kept = rows, rows.height
-        self.pending: list[NamedStep] = []
         self._refusals = [pl.DataFrame(schema=REFUSALS)]
         path = self._folder / REFUSED_FILE
         self._codes = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(rows.height,))
@@ -63,38 +55,53 @@ class Cleaning:
         self._codes.flush()
         self._rejected.add(self.rows, pl.concat(self._refusals))
 
-    def apply(self, kind: Kind, steps: Sequence[NamedStep]) -> None:
-        """Run consecutive steps of one kind over the rows that are kept so far."""
-        if kind == "row":
-            self._apply_rows(steps)
-        elif kind == "whole":
-            self._apply_whole(steps)
-        else:
-            for step in steps:
-                self._apply_keys(step)
+    def apply(self, steps: Sequence[NamedStep]) -> None:
+        """Run the steps in their order; row steps and the key step after them look at each part once, together."""
+        left = collections.deque(steps)
+
+        def taken(kind: Kind) -> list[NamedStep]:
+            return [left.popleft() for _ in itertools.takewhile(lambda step: step.kind == kind, list(left))]
+
+        while left:
+            if whole := taken("whole"):
+                self._apply_whole(whole)
+            else:
+                rows = taken("row")
+                self._apply_parts(rows, left.popleft() if left and left[0].kind == "key" else None)
 
     @property
     def _so_far(self) -> TableRows:
         return dataclasses.replace(self.rows, codes=str(self._folder / REFUSED_FILE), seen=(0,), height=self.kept)
 
-    def _apply_rows(self, steps: Sequence[NamedStep]) -> None:
-        judged = self._so_far.changed(functools.partial(_judge, steps, self.rows.schema))
-        judged = judged.select([CODE, REASON, *(f"__changed_{step.code}" for step in steps)])
-        changed = dict.fromkeys((step.code for step in steps), 0)
-        first: dict[int, Part] = {}
-        found = []
-        for part, (refused, counts) in zip(judged.parts, judged.map(_verdict, self._ctx), strict=True):
-            found.append(refused)
-            for code, count in counts.items():
-                changed[code] += count
-                if count:
-                    first.setdefault(code, part)
-        examples = {code: self._change_examples(steps, code, part) for code, part in first.items()}
-        self._refuse(pl.concat([pl.DataFrame(schema=REFUSALS), *found]), steps)
-        for entry in self.report[-len(steps) :]:
-            entry |= {"changed": changed[entry["code"]], "change_examples": examples.get(entry["code"], [])}
-        self.rows = self.rows.changed(*(step.step.change for step in steps))
-        self.pending += steps
+    def _apply_parts(self, steps: Sequence[NamedStep], key: NamedStep | None) -> None:
+        stem = f"changed-{len(self.report):03d}"
+        judging = Judging.of(steps, key, self.rows, folder=self._folder, stem=stem)
+        if key is not None:
+            judging.keys_folder.mkdir()
+        verdicts = list(judging.over(self._so_far).map_parts(judging, self._ctx))
+        parts = list(zip(self.rows.parts, verdicts, strict=True))
+        first = {step.code: [part for part, verdict in parts if verdict.counts[step.code]][:1] for step in steps}
+        examples = {code: self._change_examples(steps, code, part) for code, found in first.items() for part in found}
+        self._refuse(pl.concat([pl.DataFrame(schema=REFUSALS), *(verdict.refused for verdict in verdicts)]), steps)
+        for entry in self.report[len(self.report) - len(steps) :]:
+            code = entry["code"]
+            changed = sum(verdict.counts[code] for verdict in verdicts)
+            entry |= {"changed": changed, "change_examples": examples.get(code, [])}
+        if judging.anew:
+            self._drop_changed()
+            anew = tuple(dataclasses.replace(part, changed=verdict.changed) for part, verdict in parts)
+            self.rows = dataclasses.replace(self.rows, parts=anew)
+        if key is not None:
+            same = find_duplicates(judging.keys_folder, self._ctx)
+            shutil.rmtree(judging.keys_folder)
+            found = refusals(same, pl.lit(key.code), pl.lit("same key as an earlier row"), pl.col("same_as"))
+            self._refuse(found, [key])
+
+    def _drop_changed(self) -> None:
+        """Remove the columns that earlier steps wrote: they are among those written after them."""
+        for part in self.rows.parts:
+            if part.changed is not None:
+                Path(part.changed).unlink()
 
     def _change_examples(self, steps: Sequence[NamedStep], code: int, part: Part) -> list[dict[str, Any]]:
         """Columns with their values before and after, of a few rows of the part that the step changes."""
@@ -112,16 +119,6 @@ class Cleaning:
             ]
         return found[:_CHANGE_EXAMPLES]
 
-    def _apply_keys(self, step: NamedStep) -> None:
-        folder = self._folder / ".keys"
-        folder.mkdir()
-        keyed = self._so_far.changed(functools.partial(_with_keys, step.step.keys(self.rows.schema)))
-        for _ in keyed.select(KEY_COLUMNS).map(functools.partial(write_keys, folder), self._ctx):
-            pass
-        same = find_duplicates(folder, self._ctx)
-        shutil.rmtree(folder)
-        self._refuse(refusals(same, pl.lit(step.code), pl.lit("same key as an earlier row"), pl.col("same_as")), [step])
-
     def _apply_whole(self, steps: Sequence[NamedStep]) -> None:
         frame = pl.concat(self._so_far.select(list(self.rows.schema)).frames())
         raw_rows = self._raw_rows()
@@ -135,6 +132,7 @@ class Cleaning:
         made = frame[ROW].null_count()
         self.report[-1]["made"] = made  # of the group: what a later step took out again was never in the table
         self.finish()
+        self._drop_changed()
         numbers = frame[ROW] if raw_rows is None else raw_rows.gather(frame[ROW])
         self._begin(self._write(frame.drop(ROW).with_columns(numbers.alias(RAW_ROW))))
         self.rewritten = True
@@ -167,41 +165,6 @@ class Cleaning:
             entry = {"step": step.spec.name, "code": step.code, "rows_in": self.kept, "refused": count, "changed": 0}
             self.report.append(entry)
             self.kept -= count
-
-
-def _judge(steps: Sequence[NamedStep], schema: Mapping[str, pl.DataType], frame: pl.LazyFrame) -> pl.LazyFrame:
-    """The rows with the first step that refuses each (0 for none), its reason, and which steps changed them."""
-    frame = unrefused(frame)
-    for step in steps:
-        before = step.step.rewrites(schema)
-        frame = frame.with_columns(pl.col(name).alias(f"__before_{name}") for name in before)
-        frame = step.step.change(frame)
-        after = frame.collect_schema()
-        differs = [_differs(name, schema[name], after[name]) for name in before]
-        frame = frame.with_columns(pl.any_horizontal(pl.lit(False), *differs).alias(f"__changed_{step.code}"))
-        schema = visible(after)
-        if (reason := step.step.refuse()) is not None:
-            frame = refused_by(frame, step.code, reason)
-    return frame
-
-
-def _differs(name: str, old: pl.DataType, new: pl.DataType) -> pl.Expr:
-    """Whether the value is another one; in another type it is the same, unless it was lost."""
-    before, after = pl.col(f"__before_{name}"), pl.col(name)
-    return before.ne_missing(after) if old == new else before.is_null() != after.is_null()
-
-
-def _verdict(frame: pl.DataFrame) -> tuple[pl.DataFrame, dict[int, int]]:
-    """The refused rows of a part, and how many rows each step changed."""
-    flags = [name for name in frame.columns if name.startswith("__changed_")]
-    counts = frame.select(pl.col(flags).sum()).row(0)
-    return refusals_in(frame), {
-        int(name.removeprefix("__changed_")): count for name, count in zip(flags, counts, strict=True)
-    }
-
-
-def _with_keys(keys: Sequence[pl.Expr], frame: pl.LazyFrame) -> pl.LazyFrame:
-    return frame.with_columns(key_expressions(keys))
 
 
 def _check_accounts(step: NamedStep, came: pl.Series, kept: pl.DataFrame, refused: pl.DataFrame) -> None:

@@ -137,6 +137,14 @@ class TableColumns:
             plan[name] = chosen if isinstance(chosen, Column) else Column(transform=chosen)
         return plan
 
+    def looks_at(
+        self, schema: Mapping[str, pl.DataType], label: str | None
+    ) -> tuple[Sequence[str], Sequence[str]]:
+        """The columns that are numbers, and those whose categories have codes."""
+        plan = self._plan(schema, label)
+        numbers = [name for name, column in plan.items() if column.transform in _NUMBERS]
+        return numbers, [name for name, column in plan.items() if column.transform in ("one_hot", "ordinal")]
+
     def fit_rows(
         self, rows: TableRows, ctx: RunContext, *, label: str | None, operations: Sequence[Operation]
     ) -> dict[str, Any]:
@@ -146,11 +154,12 @@ class TableColumns:
         """
         schema = rows.schema
         plan = self._plan(schema, label)
-        numbers = [name for name, column in plan.items() if column.transform in _NUMBERS]
-        words = [name for name, column in plan.items() if column.transform in ("one_hot", "ordinal")]
+        numbers, words = self.looks_at(schema, label)
         targets = {name: column for name, column in plan.items() if column.transform == "target"}
         learned = [label] if label is not None and schema[label].is_float() else []
-        sketches, counters = summarise(rows, ctx, numbers=[*numbers, *learned], categories=words)
+        moments = [name for name in numbers if plan[name].transform == "standard"]
+        found = summarise(rows, ctx, numbers=[*numbers, *learned], categories=words, moments=[*moments, *learned])
+        sketches, counters = found.sketches, found.counters
         target = _target(sketches.pop(learned[0])) if learned else {}
         rates = fit_rates(rows, targets, str(label), seed=ctx.seed, ctx=ctx) if targets else {}
         features: list[dict[str, Any]] = []

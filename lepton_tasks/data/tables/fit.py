@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lepton_tasks.core.artifacts import DatasetRef, PreprocessorRef
 from lepton_tasks.core.catalogue import TABLE_FEATURES
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.store import write_json
-from lepton_tasks.core.table_protocols import RowFeatures
+from lepton_tasks.core.table_protocols import FittedStep, RowFeatures
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.data.tables.artifact import open_splits
 from lepton_tasks.data.tables.labels import classes_of
 from lepton_tasks.data.tables.marks import change_by
 from lepton_tasks.data.tables.operations import Operation
 from lepton_tasks.data.tables.order import steps_of
+from lepton_tasks.data.tables.rows import TableRows
+from lepton_tasks.data.tables.statistics import summarise
 
 SCHEMA_VERSION = 1
 
@@ -26,12 +30,13 @@ def fit_table(use_case: UseCase, ctx: RunContext, *, splits: DatasetRef) -> Prep
     extractor: Any = TABLE_FEATURES.build(spec.name, spec.params, where=f"{use_case.name}.yaml: features")
     steps: list[dict[str, Any]] = []
     operations: list[Operation] = []
-    for named in steps_of(use_case):
-        if named.kind == "fitted":
-            fitted = named.step.fit(rows, ctx)
-            steps.append({**named.spec.model_dump(), "code": named.code, "fitted": fitted})
-            operations += named.step.operations(fitted)
-            rows = rows.changed(change_by(named.step, fitted))
+    fitted_steps = [named for named in steps_of(use_case) if named.kind == "fitted"]
+    rows = _with_summaries(rows, [named.step for named in fitted_steps], extractor, label, ctx)
+    for named in fitted_steps:
+        fitted = named.step.fit(rows, ctx)
+        steps.append({**named.spec.model_dump(), "code": named.code, "fitted": fitted})
+        operations += named.step.operations(fitted)
+        rows = _changed(rows, named.step, fitted)
     extractor.check(rows.schema, label)
     labels = classes_of(rows, label, ctx)
     if isinstance(extractor, RowFeatures):
@@ -48,3 +53,23 @@ def fit_table(use_case: UseCase, ctx: RunContext, *, splits: DatasetRef) -> Prep
     draft = ctx.draft()
     write_json(draft.path / "preprocessor.json", preprocessor)
     return ctx.publish(draft, PreprocessorRef, {"classes": len(labels), "rows": rows.height})
+
+
+def _with_summaries(
+    rows: TableRows, steps: Sequence[FittedStep], extractor: Any, label: str | None, ctx: RunContext
+) -> TableRows:
+    """The rows with what one pass tells of all columns that the steps and the extractor will look at."""
+    schema = rows.schema
+    looks = [step.looks_at() for step in steps]
+    if isinstance(extractor, RowFeatures):
+        looks.append(extractor.looks_at(schema, label))
+    if label in schema and not schema[label].is_float():
+        looks.append(((), [label]))
+    wanted = [[name for name in schema if any(name in look[kind] for look in looks)] for kind in (0, 1)]
+    return dataclasses.replace(rows, known=summarise(rows, ctx, numbers=wanted[0], categories=wanted[1]))
+
+
+def _changed(rows: TableRows, step: FittedStep, fitted: Mapping[str, Any]) -> TableRows:
+    """The rows after a step; what is known of them stays known unless it refuses some."""
+    known = None if step.refuse(fitted) is not None or rows.known is None else rows.known.after(step.operations(fitted))
+    return dataclasses.replace(rows.changed(change_by(step, fitted)), known=known)

@@ -40,7 +40,7 @@ class Operation:
             return (~known).cast(pl.Float64).alias(str(self.into))
         column = column.cast(pl.Float64)
         if self.kind == "clip":
-            return pl.when(known).then(column.clip(self.low, self.high)).otherwise(column).alias(self.column)
+            return column.clip(self.low, self.high).alias(self.column)  # leaves nulls and NaN as they are
         return (known & ~column.is_between(self.low, self.high)).cast(pl.Float64).alias(str(self.into))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -87,10 +87,9 @@ class Origins:
 
     def of(self, rows: pl.Series) -> pl.Series:
         """The origin of each row; of one that was made by a step, the word for it."""
-        return pl.Series([self._of(row) for row in rows], dtype=pl.String)
-
-    def _of(self, row: int | None) -> str:
-        return "made while cleaning" if row is None else self.origins[bisect.bisect_right(self.starts, row) - 1]
+        index = np.searchsorted(np.array(self.starts), rows.fill_null(0).to_numpy(), side="right") - 1
+        found = pl.Series(self.origins, dtype=pl.String).gather(index)
+        return pl.select(pl.when(rows.is_null()).then(pl.lit("made while cleaning")).otherwise(found)).to_series()
 
 
 @dataclasses.dataclass(frozen=True)

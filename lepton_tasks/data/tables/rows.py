@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -15,6 +15,9 @@ import pyarrow.parquet as pq
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.data.cluster import map_chunks
+
+if TYPE_CHECKING:
+    from lepton_tasks.data.tables.statistics import Summaries
 
 ROW = "_row"
 """The column that numbers the rows of the whole table, int64."""
@@ -36,6 +39,8 @@ class Part:
         rows: How many.
         first: Number of its first row in the whole table.
         origin: Where the rows came from, for people.
+        changed: An Arrow file with the columns that cleaning steps wrote anew, a row for each row; None if there are
+            none.
     """
 
     path: str
@@ -43,6 +48,7 @@ class Part:
     rows: int
     first: int
     origin: str
+    changed: str | None = None
 
     def __len__(self) -> int:
         return self.rows
@@ -59,6 +65,7 @@ class TableRows:
         seen: The rows with one of these codes are seen.
         changes: What is done to them when they are read, in order; picklable.
         columns: The columns that are seen; None for all.
+        known: What an earlier pass found out about the rows' columns.
     """
 
     parts: tuple[Part, ...]
@@ -67,11 +74,14 @@ class TableRows:
     seen: tuple[int, ...] = (0,)
     changes: tuple[Change, ...] = ()
     columns: tuple[str, ...] | None = None
+    known: Summaries | None = dataclasses.field(default=None, compare=False)
 
     @functools.cached_property
     def schema(self) -> dict[str, pl.DataType]:
         """The columns and their types, as they are after the changes."""
-        empty = pl.LazyFrame(schema=pl.read_parquet_schema(self.parts[0].path))
+        part = self.parts[0]
+        anew = {} if part.changed is None else dict(pl.read_ipc_schema(part.changed))
+        empty = pl.LazyFrame(schema=dict(pl.read_parquet_schema(part.path)) | anew)
         for change in self.changes:
             empty = change(empty)
         schema = visible(empty.collect_schema())
@@ -83,7 +93,7 @@ class TableRows:
 
     def changed(self, *changes: Change) -> TableRows:
         """The same rows with further changes."""
-        return dataclasses.replace(self, changes=(*self.changes, *changes))
+        return dataclasses.replace(self, changes=(*self.changes, *changes), known=None)
 
     def map(self, function: Callable[[pl.DataFrame], R], ctx: RunContext, *, unit: str = "rows") -> Iterator[R]:
         """The function's result for each part, in order, computed on Dask.
@@ -93,7 +103,13 @@ class TableRows:
             ctx: Says where to compute, and is told the progress.
             unit: What a row is called in the progress line.
         """
-        task = functools.partial(_on_part, function, dataclasses.replace(self, parts=()))
+        yield from self.map_parts(functools.partial(_rows_alone, function), ctx, unit=unit)
+
+    def map_parts(
+        self, function: Callable[[Part, pl.DataFrame], R], ctx: RunContext, *, unit: str = "rows"
+    ) -> Iterator[R]:
+        """As `map`, for a function that is also given the part."""
+        task = functools.partial(_on_part, function, dataclasses.replace(self, parts=(), known=None))
         yield from map_chunks(task, self.parts, ctx, total=sum(map(len, self.parts)), unit=unit)
 
     def frames(self) -> Iterator[pl.DataFrame]:
@@ -107,9 +123,11 @@ class TableRows:
     def lazy(self, part: Part) -> pl.LazyFrame:
         """The query for the rows of one part."""
         frame = scan(part)
+        if part.changed is not None:
+            frame = frame.with_columns(map(pl.lit, _mapped(part.changed)))
         if self.codes is not None:
             codes = np.load(self.codes, mmap_mode="r")[part.first : part.first + part.rows]
-            seen = np.isin(codes, self.seen)
+            seen = codes == self.seen[0] if len(self.seen) == 1 else np.isin(codes, self.seen)
             # Opaque to the optimiser on purpose: a mask belongs to whole parts, whatever is pushed below it.
             frame = frame.map_batches(
                 lambda rows: rows.filter(seen), predicate_pushdown=False, slice_pushdown=False, projection_pushdown=True
@@ -130,13 +148,23 @@ def scan(part: Part) -> pl.LazyFrame:
     return frame.with_row_index(ROW, offset=part.first).with_columns(pl.col(ROW).cast(pl.Int64))
 
 
-def _on_part(function: Callable[[pl.DataFrame], Any], rows: TableRows, part: Part) -> Any:
+def _mapped(path: str) -> pl.DataFrame:
+    """An Arrow file as memory: nothing is read until it is looked at, and what is not looked at never is."""
+    with pa.memory_map(path) as file:
+        return pl.DataFrame(pl.from_arrow(pa.ipc.open_file(file).read_all()))
+
+
+def _rows_alone(function: Callable[[pl.DataFrame], R], part: Part, frame: pl.DataFrame) -> R:
+    return function(frame)
+
+
+def _on_part(function: Callable[[Part, pl.DataFrame], Any], rows: TableRows, part: Part) -> Any:
     try:
         frame = rows.read(part)
     except (OSError, pl.exceptions.ComputeError) as error:
         _check_file(part.path)
         raise error
-    return function(frame)
+    return function(part, frame)
 
 
 def _check_file(path: str) -> None:

@@ -134,11 +134,17 @@ def _write_part(folder: Path, columns: Sequence[str], frame: pl.DataFrame) -> _W
     return _Written(refused, splits)
 
 
+def _ids_file(folder: Path) -> pq.ParquetWriter:
+    """Rising numbers: as differences they take 2 bytes each, and a dictionary of them 12 times as long to make."""
+    encoding = {"row": "DELTA_BINARY_PACKED"}
+    return pq.ParquetWriter(folder / "ids.parquet", _IDS_SCHEMA, use_dictionary=False, column_encoding=encoding)
+
+
 def _gather(parts: Iterable[_Written], folder: Path) -> Outcome:
     """Write ``ids.parquet`` and ``targets.npy`` of every split from what the parts gave, in order."""
     size, sizes, refusals = 0, dict.fromkeys(SPLITS, 0), [pl.DataFrame(schema=REFUSALS)]
     with contextlib.ExitStack() as stack:
-        ids = {n: stack.enter_context(pq.ParquetWriter(folder / n / "ids.parquet", _IDS_SCHEMA)) for n in SPLITS}
+        ids = {n: stack.enter_context(_ids_file(folder / n)) for n in SPLITS}
         files: dict[str, ArrayFile] = {}
         for part in parts:
             refusals.append(part.refused)

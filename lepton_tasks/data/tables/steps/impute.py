@@ -45,6 +45,12 @@ class Impute:
         else:
             check_columns(self.columns, schema)
 
+    def looks_at(self) -> tuple[Sequence[str], Sequence[str]]:
+        """The columns, as what their values are told by."""
+        if self.strategy == "constant":
+            return (), ()
+        return ((), self.columns) if self.strategy == "mode" else (self.columns, ())
+
     def fit(self, rows: TableRows, ctx: RunContext) -> dict[str, Any]:
         """The value of each column.
 
@@ -54,9 +60,10 @@ class Impute:
         if self.strategy == "constant":
             return dict.fromkeys(self.columns, self.value)
         if self.strategy == "mode":
-            _, counters = summarise(rows, ctx, categories=self.columns)
+            counters = summarise(rows, ctx, categories=self.columns).counters
             return {name: _known(name, [value for value, _ in counter.top(1)]) for name, counter in counters.items()}
-        sketches, _ = summarise(rows, ctx, numbers=self.columns)
+        moments = self.columns if self.strategy == "mean" else ()
+        sketches = summarise(rows, ctx, numbers=self.columns, moments=moments).sketches
         return {
             name: _known(name, [sketch.mean if self.strategy == "mean" else float(sketch.quantile(0.5))] * sketch.count)
             for name, sketch in sketches.items()

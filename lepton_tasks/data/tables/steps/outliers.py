@@ -47,9 +47,14 @@ class Outliers:
         """Raise `ConfigError` for a column that is missing or holds no numbers."""
         check_columns(self.columns, schema, suits=lambda dtype: dtype.is_numeric(), wanted="numbers")
 
+    def looks_at(self) -> tuple[Sequence[str], Sequence[str]]:
+        """The columns, as numbers."""
+        return self.columns, ()
+
     def fit(self, rows: TableRows, ctx: RunContext) -> dict[str, Any]:
         """The bounds of each column; null where there was no value to judge by."""
-        sketches, _ = summarise(rows, ctx, numbers=self.columns)
+        moments = self.columns if self.method == "z_score" else ()
+        sketches = summarise(rows, ctx, numbers=self.columns, moments=moments).sketches
         return {name: self._bounds(sketch) if sketch.count else None for name, sketch in sketches.items()}
 
     def _bounds(self, sketch: NumericSketch) -> list[float]:
