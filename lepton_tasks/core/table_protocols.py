@@ -171,9 +171,7 @@ class RowFeatures(Protocol):
     def check(self, schema: Mapping[str, pl.DataType], label: str | None) -> None:
         """Raise `ConfigError` naming a column that is missing or of the wrong type."""
 
-    def looks_at(
-        self, schema: Mapping[str, pl.DataType], label: str | None
-    ) -> tuple[Sequence[str], Sequence[str]]:
+    def looks_at(self, schema: Mapping[str, pl.DataType], label: str | None) -> tuple[Sequence[str], Sequence[str]]:
         """The columns whose numbers, and those whose categories, `fit_rows` summarises."""
 
     def fit_rows(

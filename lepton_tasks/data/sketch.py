@@ -282,7 +282,7 @@ def _few_integers(values: pl.Series) -> tuple[np.ndarray, np.ndarray] | None:
         values = values.cast(pl.UInt8)
     if not len(values) or not values.dtype.is_integer():
         return None
-    low, high = int(values.min()), int(values.max())  # type: ignore[call-overload]  # integers, as there are values
+    low, high = (int(end) for end in values.to_frame("x").select(low=pl.first().min(), high=pl.first().max()).row(0))
     if high - low >= _PROBE or not -(2**63) <= low <= high < 2**63:
         return None
     counts = np.bincount(values.cast(pl.Int64).to_numpy() - low)

@@ -13,6 +13,7 @@ from lepton_tasks.codecs.tabular import FIRST_CODE, MISSING_CODE, UNKNOWN_CODE, 
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.data.counter import CategoryCounter
 from lepton_tasks.data.split import SPLITS
+from lepton_tasks.data.tables.hashes import stable_hash
 from lepton_tasks.data.tables.marks import SPLIT
 from lepton_tasks.data.tables.rows import ROW, TableRows
 
@@ -104,7 +105,7 @@ def _counts(folds: Mapping[str, int], label: str, numeric: bool, seed: int, fram
 
 def fold_of(folds: int, seed: int) -> pl.Expr:
     """The fold of a row of the training split."""
-    return (pl.col(ROW).hash(seed) % folds).cast(pl.Int64)
+    return (stable_hash(pl.col(ROW), seed) % folds).cast(pl.Int64)
 
 
 def _rates(counts: pl.DataFrame, classes: Sequence[str], *, folds: int, smoothing: float) -> dict[str, Any]:

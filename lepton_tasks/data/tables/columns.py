@@ -137,9 +137,7 @@ class TableColumns:
             plan[name] = chosen if isinstance(chosen, Column) else Column(transform=chosen)
         return plan
 
-    def looks_at(
-        self, schema: Mapping[str, pl.DataType], label: str | None
-    ) -> tuple[Sequence[str], Sequence[str]]:
+    def looks_at(self, schema: Mapping[str, pl.DataType], label: str | None) -> tuple[Sequence[str], Sequence[str]]:
         """The columns that are numbers, and those whose categories have codes."""
         plan = self._plan(schema, label)
         numbers = [name for name, column in plan.items() if column.transform in _NUMBERS]

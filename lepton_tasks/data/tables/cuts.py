@@ -1,13 +1,16 @@
-"""Where the line between splits runs: exact by rank, in bounded memory.
+"""The split of every row: cut exactly by rank, in bounded memory and two passes.
 
-One pass counts positions in coarse bins, a second looks closely at the bins that hold a cut.
+The first pass counts positions in coarse bins. The second assigns every row but those of the few bins that hold a cut,
+and these are ranked by themselves.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import polars as pl
 
 from lepton_tasks.core.context import RunContext
@@ -15,22 +18,19 @@ from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.use_case import Split
 from lepton_tasks.data.split import SPLITS
 from lepton_tasks.data.tables.positions import POSITION, STRATUM, check_placed
-from lepton_tasks.data.tables.rows import TableRows
+from lepton_tasks.data.tables.rows import ROW, TableRows
 
 _BINS = 4096
 _LAST = 2**64 - 1
+_PROBE = 4096  # rows by which the strata of a part are guessed
+_TRAIN, _VALIDATION, _TEST = (SPLITS.index(name) for name in ("train", "validation", "test"))
+
+Assigned = tuple[np.ndarray, np.ndarray]
+"""Numbers of rows, int64, and the index of the split of each, uint8."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Cuts:
-    """Per stratum the last position of the test and of the validation split."""
-
-    test: dict[str, int]
-    validation: dict[str, int]
-
-
-def find_cuts(placed: TableRows, sizes: Split, ctx: RunContext) -> Cuts:
-    """The positions at which each stratum is cut, so that its splits have their sizes.
+def assign_splits(placed: TableRows, sizes: Split, ctx: RunContext) -> Iterator[Assigned]:
+    """The split of each row, so that each stratum's splits have their sizes; every row once, part by part or later.
 
     Args:
         placed: Rows with `STRATUM` and `POSITION`.
@@ -41,23 +41,98 @@ def find_cuts(placed: TableRows, sizes: Split, ctx: RunContext) -> Cuts:
         DataError: a row has no label or no position, or a class has fewer rows than there are splits.
     """
     if sizes.method == "hash":  # by share, not by rank: a row's split must not depend on the others
-        return Cuts({"": int(sizes.test * _LAST)}, {"": int((sizes.test + sizes.validation) * _LAST)})
+        limits = int(sizes.test * _LAST), int((sizes.test + sizes.validation) * _LAST)
+        yield from placed.map(functools.partial(_by_limits, *limits), ctx)
+        return
     low, high = _ends_of(placed, ctx) if sizes.method == "time" else (0, _LAST)
-    binned = functools.partial(_binned, low, (high - low) // _BINS + 1)
-    counts = pl.concat(placed.map(binned, ctx)).group_by(STRATUM, "bin").agg(pl.col("rows").sum())
+    bins = _Bins(low, (high - low) // _BINS + 1)
+    counts = (
+        pl.concat(placed.map(functools.partial(_binned, bins), ctx)).group_by(STRATUM, "bin").agg(pl.col("rows").sum())
+    )
     totals = dict(counts.group_by(STRATUM).agg(pl.col("rows").sum()).sort(STRATUM).iter_rows())
     if sizes.method == "stratified":
         _check_classes(totals)
-    ranks = {stratum: _ranks(total, sizes) for stratum, total in totals.items()}
-    cut_bins = pl.concat([_cut_bins(counts, stratum, ranks[stratum]) for stratum in totals])
-    close = pl.concat(placed.map(functools.partial(_close, low, (high - low) // _BINS + 1, cut_bins), ctx))
-    close = close.group_by(STRATUM, "bin", POSITION).agg(pl.col("rows").sum())
-    cuts: dict[str, dict[str, int]] = {"test": {}, "validation": {}}
-    for stratum, name, index, below, rank in cut_bins.iter_rows():
-        here = close.filter((pl.col(STRATUM) == stratum) & (pl.col("bin") == index)).sort(POSITION)
-        reached = here.filter(pl.col("rows").cum_sum() + below >= rank)
-        cuts[name][stratum] = reached[POSITION][0]
-    return Cuts(**cuts)
+    cuts = {stratum: _cuts(counts, stratum, _ranks(total, sizes)) for stratum, total in totals.items()}
+    coarse = _Coarse(bins, tuple(cuts), *(np.array([cut[i].bin for cut in cuts.values()], np.uint32) for i in (0, 1)))
+    undecided = []
+    for decided, left in placed.map(coarse, ctx):
+        yield decided
+        undecided.append(left)
+    yield _ranked(pl.concat(undecided), coarse, list(cuts.values()))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Bins:
+    """Bins of equal width from the position `low` on."""
+
+    low: int
+    width: int
+
+    def of(self, positions: np.ndarray) -> np.ndarray:
+        found: np.ndarray = (positions - np.uint64(self.low)) // np.uint64(self.width)
+        return found.astype(np.uint32)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cut:
+    """The bin that holds a cut, the rows in the bins below, and the rank of the last row before the cut."""
+
+    bin: int
+    below: int
+    rank: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Coarse:
+    """Assigns the rows of a part that lie in no bin with a cut of their stratum."""
+
+    bins: _Bins
+    strata: tuple[str, ...]
+    test: np.ndarray
+    validation: np.ndarray
+
+    def __call__(self, frame: pl.DataFrame) -> tuple[Assigned, pl.DataFrame]:
+        positions = frame[POSITION].to_numpy()
+        here, stratum = self.bins.of(positions), _codes(frame[STRATUM], self.strata)
+        test, validation = self.test[stratum], self.validation[stratum]
+        codes = np.where(here < test, _TEST, np.where(here < validation, _VALIDATION, _TRAIN)).astype(np.uint8)
+        near = (here == test) | (here == validation)
+        numbers = frame[ROW].to_numpy()
+        left = {ROW: numbers[near], "code": stratum[near], "bin": here[near], POSITION: positions[near]}
+        return (numbers[~near], codes[~near]), pl.DataFrame(left)
+
+
+def _codes(strata: pl.Series, known: Sequence[str]) -> np.ndarray:
+    """The index of each row's stratum."""
+    if len(known) == 1:
+        return np.zeros(len(strata), np.uint32)
+    return strata.cast(pl.Enum(known)).to_physical().cast(pl.UInt32).to_numpy()
+
+
+def _binned(bins: _Bins, frame: pl.DataFrame) -> pl.DataFrame:
+    """How many rows of a part each bin of each stratum holds."""
+    check_placed(frame)
+    strata = frame[STRATUM]
+    known = strata[:_PROBE].unique().sort()
+    if strata.cast(pl.Enum(known), strict=False).has_nulls():
+        known = strata.unique().sort()
+    places = _codes(strata, known.to_list()).astype(np.int64) * _BINS + bins.of(frame[POSITION].to_numpy())
+    filled, rows = np.unique(places, return_counts=True) if len(known) > _BINS else _counted(places)
+    stratum = known.gather(filled // _BINS).rename(STRATUM)
+    return pl.DataFrame([stratum, pl.Series("bin", filled % _BINS, pl.UInt32), pl.Series("rows", rows, pl.Int64)])
+
+
+def _counted(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    counts = np.bincount(places)
+    filled = np.flatnonzero(counts)
+    return filled, counts[filled]
+
+
+def _by_limits(test: int, held_out: int, frame: pl.DataFrame) -> Assigned:
+    check_placed(frame)
+    positions = frame[POSITION].to_numpy()
+    later = np.where(positions <= np.uint64(held_out), _VALIDATION, _TRAIN)
+    return frame[ROW].to_numpy(), np.where(positions <= np.uint64(test), _TEST, later).astype(np.uint8)
 
 
 def _ends_of(placed: TableRows, ctx: RunContext) -> tuple[int, int]:
@@ -72,39 +147,32 @@ def _ends(frame: pl.DataFrame) -> tuple[int | None, int | None]:
     return frame.select(low=pl.col(POSITION).min(), high=pl.col(POSITION).max()).row(0)
 
 
-def _binned(low: int, width: int, frame: pl.DataFrame) -> pl.DataFrame:
-    """How many rows of a part each bin of each stratum holds."""
-    check_placed(frame)
-    return frame.group_by(STRATUM, _bin(low, width)).agg(rows=pl.len().cast(pl.Int64))
-
-
-def _close(low: int, width: int, cut_bins: pl.DataFrame, frame: pl.DataFrame) -> pl.DataFrame:
-    """How many rows of a part each position has, in the bins that hold a cut."""
-    wanted = cut_bins.select(STRATUM, "bin").unique()
-    inside = frame.with_columns(_bin(low, width)).join(wanted, on=[STRATUM, "bin"], how="semi")
-    return inside.group_by(STRATUM, "bin", POSITION).agg(rows=pl.len().cast(pl.Int64))
-
-
-def _bin(low: int, width: int) -> pl.Expr:
-    return ((pl.col(POSITION) - pl.lit(low, pl.UInt64)) // pl.lit(width, pl.UInt64)).cast(pl.UInt32).alias("bin")
-
-
-def _ranks(total: int, sizes: Split) -> dict[str, int]:
+def _ranks(total: int, sizes: Split) -> tuple[int, int]:
     """The rank of the last row of the test and of the validation split; each split gets a row if there are enough."""
     test = min(max(1, round(total * sizes.test)), max(total - 2, 1))
-    validation = min(max(1, round(total * sizes.validation)), max(total - test - 1, 0))
-    return {"test": test, "validation": test + validation}
+    return test, test + min(max(1, round(total * sizes.validation)), max(total - test - 1, 0))
 
 
-def _cut_bins(counts: pl.DataFrame, stratum: str, ranks: dict[str, int]) -> pl.DataFrame:
-    """For each cut: the bin that holds it, and how many rows lie in the bins below."""
+def _cuts(counts: pl.DataFrame, stratum: str, ranks: Sequence[int]) -> list[_Cut]:
+    """Where the test and where the validation split of a stratum end."""
     mine = counts.filter(pl.col(STRATUM) == stratum).sort("bin").with_columns(upto=pl.col("rows").cum_sum())
     found = []
-    for name, rank in ranks.items():
+    for rank in ranks:
         index, rows, upto = mine.filter(pl.col("upto") >= rank).select("bin", "rows", "upto").row(0)
-        found.append((stratum, name, index, upto - rows, rank))
-    schema = {STRATUM: pl.String, "split": pl.String, "bin": pl.UInt32, "below": pl.Int64, "rank": pl.Int64}
-    return pl.DataFrame(found, schema=schema, orient="row")
+        found.append(_Cut(index, upto - rows, rank))
+    return found
+
+
+def _ranked(rows: pl.DataFrame, coarse: _Coarse, cuts: Sequence[Sequence[_Cut]]) -> Assigned:
+    """The rows of the bins that hold a cut: the cut is the position of the row of its rank, and all up to it are in."""
+    limits = np.zeros((2, len(cuts)), np.uint64)
+    by_bin = rows.sort(POSITION).partition_by("code", "bin", as_dict=True)
+    for stratum, ends in enumerate(cuts):
+        for which, cut in enumerate(ends):
+            limits[which, stratum] = by_bin[stratum, cut.bin][POSITION][cut.rank - cut.below - 1]
+    positions, code = rows[POSITION].to_numpy(), rows["code"].to_numpy()
+    test, held_out = (positions <= limit[code] for limit in limits)
+    return rows[ROW].to_numpy(), np.where(test, _TEST, np.where(held_out, _VALIDATION, _TRAIN)).astype(np.uint8)
 
 
 def _check_classes(totals: dict[str, int]) -> None:

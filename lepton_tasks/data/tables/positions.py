@@ -10,6 +10,7 @@ import polars as pl
 from lepton_tasks.core.errors import ConfigError, DataError
 from lepton_tasks.core.registry import did_you_mean
 from lepton_tasks.core.use_case import UseCase
+from lepton_tasks.data.tables.hashes import hash_values, stable_hash
 from lepton_tasks.data.tables.rows import ROW, Change, TableRows
 
 STRATUM, POSITION = "__stratum", "__position"
@@ -32,7 +33,7 @@ def placing(use_case: UseCase, rows: TableRows, *, seed: int) -> Change:
     if split.method == "stratified" and label is not None and not rows.schema[label].is_float():
         stratum = pl.col(label).cast(pl.String)
     if split.method in ("stratified", "random"):
-        position = pl.col(ROW).hash(seed)
+        position = stable_hash(pl.col(ROW), seed)
     elif split.method == "file":
         position = _by_origin(rows, seed)
     else:
@@ -48,7 +49,7 @@ def placing(use_case: UseCase, rows: TableRows, *, seed: int) -> Change:
             # The latest first: whatever is later than the cut is tested on.
             position = (pl.lit(2**63 - 1) - pl.col(column).cast(pl.Int64)).cast(pl.UInt64)
         else:
-            position = pl.col(column).hash(seed)
+            position = stable_hash(pl.col(column), seed)
         position = pl.when(pl.col(column).is_not_null()).then(position)
     return functools.partial(_place, stratum, position)
 
@@ -60,7 +61,7 @@ def _place(stratum: pl.Expr, position: pl.Expr, frame: pl.LazyFrame) -> pl.LazyF
 def _by_origin(rows: TableRows, seed: int) -> pl.Expr:
     """A hash of where each row came from."""
     starts = np.array([part.first for part in rows.parts])
-    hashes = pl.Series([part.origin for part in rows.parts]).hash(seed).to_numpy()
+    hashes = hash_values(pl.Series([part.origin for part in rows.parts]), seed=seed).to_numpy()
     return pl.col(ROW).map_batches(
         functools.partial(_hash_of_part, starts, hashes), return_dtype=pl.UInt64, is_elementwise=True
     )

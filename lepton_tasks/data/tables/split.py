@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
-import polars as pl
 
 from lepton_tasks.core.artifacts import DatasetRef
 from lepton_tasks.core.context import RunContext
@@ -13,9 +10,8 @@ from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.data.split import SPLITS
 from lepton_tasks.data.tables.artifact import NOWHERE, SPLITS_FILE, open_cleaned, write_table
-from lepton_tasks.data.tables.cuts import Cuts, find_cuts
+from lepton_tasks.data.tables.cuts import assign_splits
 from lepton_tasks.data.tables.positions import POSITION, STRATUM, placing
-from lepton_tasks.data.tables.rows import ROW
 
 
 def split_table(use_case: UseCase, ctx: RunContext, *, cleaned: DatasetRef) -> DatasetRef:
@@ -27,13 +23,12 @@ def split_table(use_case: UseCase, ctx: RunContext, *, cleaned: DatasetRef) -> D
     """
     rows = open_cleaned(ctx, cleaned)
     placed = rows.changed(placing(use_case, rows, seed=ctx.seed)).select([STRATUM, POSITION])
-    cuts = find_cuts(placed, use_case.data.split, ctx)
     draft = ctx.draft()
     total = sum(map(len, rows.parts))
     codes = np.lib.format.open_memmap(draft.path / SPLITS_FILE, mode="w+", dtype=np.uint8, shape=(total,))
     codes[:] = NOWHERE
     counts = np.zeros(len(SPLITS), np.int64)
-    for numbers, assigned in placed.map(functools.partial(_assign, cuts), ctx):
+    for numbers, assigned in assign_splits(placed, use_case.data.split, ctx):
         codes[numbers] = assigned
         counts += np.bincount(assigned, minlength=len(SPLITS))
     codes.flush()
@@ -46,13 +41,3 @@ def split_table(use_case: UseCase, ctx: RunContext, *, cleaned: DatasetRef) -> D
         )
     write_table(draft.path, cleaned=cleaned, rows=sizes)
     return ctx.publish(draft, DatasetRef, {f"{name}_rows": size for name, size in sizes.items()})
-
-
-def _assign(cuts: Cuts, frame: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of a part's rows, and their splits."""
-    limits = frame.select(
-        (pl.col(POSITION) <= pl.col(STRATUM).replace_strict(cuts.test, return_dtype=pl.UInt64)).alias("test"),
-        (pl.col(POSITION) <= pl.col(STRATUM).replace_strict(cuts.validation, return_dtype=pl.UInt64)).alias("held_out"),
-    )
-    codes = np.where(limits["test"], SPLITS.index("test"), np.where(limits["held_out"], 1, 0)).astype(np.uint8)
-    return frame[ROW].to_numpy(), codes

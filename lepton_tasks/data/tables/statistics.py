@@ -94,10 +94,8 @@ def _summarise(numbers: Sequence[str], categories: Sequence[str], frame: pl.Data
     return found
 
 
-def _with_moments(
-    rows: TableRows, sketches: Mapping[str, NumericSketch], ctx: RunContext
-) -> dict[str, NumericSketch]:
-    """The sketches with the mean and spread of the rows, which a pass that counts nothing finds in a third of the time."""
+def _with_moments(rows: TableRows, sketches: Mapping[str, NumericSketch], ctx: RunContext) -> dict[str, NumericSketch]:
+    """The sketches with mean and spread of the rows, which a pass that counts nothing finds."""
     if not sketches:
         return {}
     found = {name: NumericSketch() for name in sketches}

@@ -10,9 +10,8 @@ from tiny_tables import table_on_disk
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ConfigError, DataError
 from lepton_tasks.core.use_case import parse_use_case
-from lepton_tasks.data.tables.cuts import find_cuts
+from lepton_tasks.data.tables.cuts import assign_splits
 from lepton_tasks.data.tables.positions import POSITION, STRATUM, placing
-from lepton_tasks.data.tables.split import _assign
 
 
 def splits_of(frame, folder, *, label="label", rows_per_part=40, seed=0, **split):
@@ -21,11 +20,11 @@ def splits_of(frame, folder, *, label="label", rows_per_part=40, seed=0, **split
     data = {"source": "x", "label": label, "split": split}
     use_case = parse_use_case({"name": "tiny", "data": data, "features": "table"}, where="tiny.yaml")
     placed = rows.changed(placing(use_case, rows, seed=seed)).select([STRATUM, POSITION])
-    cuts = find_cuts(placed, use_case.data.split, RunContext.local(folder))
     codes = np.full(len(frame), 255)
-    for part in placed.frames():
-        numbers, assigned = _assign(cuts, part)
+    for numbers, assigned in assign_splits(placed, use_case.data.split, RunContext.local(folder)):
+        assert (codes[numbers] == 255).all()
         codes[numbers] = assigned
+    assert (codes < 255).all()
     return codes
 
 
