@@ -180,7 +180,7 @@ class RowFeatures(Protocol):
         """Values learned from the rows of the training split, to which the operations have been done."""
 
     def express(self, fitted: Mapping[str, Any]) -> Sequence[pl.Expr]:
-        """The columns to train on, named, each a value a row."""
+        """The columns to train on, named, each a value a row, which is never null."""
 
     def codec(self, fitted: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """Name and params of the input codec that serving uses to compute the same values."""

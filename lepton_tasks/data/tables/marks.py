@@ -98,4 +98,7 @@ def _only_kept(frame: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def _splits(codes: str, numbers: pl.Series) -> pl.Series:
-    return pl.Series(np.load(codes, mmap_mode="r")[numbers.to_numpy()])
+    found = np.load(codes, mmap_mode="r")
+    first, last = (int(numbers[end]) for end in (0, -1)) if len(numbers) else (0, -1)
+    consecutive = last - first + 1 == len(numbers)  # they ascend
+    return pl.Series(np.array(found[first : last + 1]) if consecutive else found[numbers.to_numpy()])

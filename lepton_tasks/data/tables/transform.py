@@ -125,13 +125,19 @@ def _write_part(folder: Path, columns: Sequence[str], frame: pl.DataFrame) -> _W
         size = 0
         if columns:
             path = folder / name / f"part-{mine[ROW][0]:012d}.parquet"
-            # Scaled floats do not compress: lz4 saves 10 % of the bytes for 40 % more time (docs/decisions/015).
             with written_aside(path) as aside:
-                mine.select(columns).write_parquet(aside, compression="uncompressed", statistics=False)
+                _write_features(mine.select(columns), aside)
             size = path.stat().st_size
         targets = None if mine[TARGET].dtype == pl.Null else mine[TARGET].to_numpy()
         splits[name] = (size, mine[ROW].to_numpy(), targets)
     return _Written(refused, splits)
+
+
+def _write_features(frame: pl.DataFrame, path: Path) -> None:
+    """Scaled floats do not compress, and no feature is null: the plain way takes half the time (docs/decisions/015)."""
+    table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+    table = table.cast(pa.schema([field.with_nullable(False) for field in table.schema]))
+    pq.write_table(table, path, compression="none", use_dictionary=False, write_statistics=False)
 
 
 def _ids_file(folder: Path) -> pq.ParquetWriter:
