@@ -52,6 +52,7 @@ class Stage:
 _DATA_CODE = ("lepton_tasks.data", "lepton_tasks.codecs")
 _QUALITY_CODE = (
     "lepton_tasks.quality",
+    "lepton_tasks.data.bins",
     "lepton_tasks.data.counter",
     "lepton_tasks.data.expectations",
     "lepton_tasks.data.extractors.expectations",

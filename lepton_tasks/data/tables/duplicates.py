@@ -1,4 +1,4 @@
-"""Rows with equal keys, found over all parts in bounded memory: keys are 128-bit hashes, compared bucket by bucket."""
+"""Rows with equal keys, found over all parts in bounded memory: hashes of 96 bits, compared bucket by bucket."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from lepton_tasks.data.cluster import map_chunks
 from lepton_tasks.data.tables.arrays import written_aside
 from lepton_tasks.data.tables.rows import ROW
 
-_BUCKET_ROWS = 1_000_000  # 24 MB of hashes; sorting needs about three times as much
+_BUCKET_ROWS = 1_000_000  # 16 MB of hashes; sorting needs about three times as much
 
 _PREFIXES, _PREFIX_SHIFT = 1 << 16, 48
+_PLACE_BITS = np.uint64(32)  # of the second hash 32 bits are kept, the rest are the place of the row in its part
 
 KEY_COLUMNS = ("__key_high", "__key_low")
 
@@ -37,10 +38,13 @@ def write_keys(folder: Path, rows: pl.DataFrame) -> None:
     rows = rows.drop_nulls(KEY_COLUMNS[0])
     if not len(rows):
         return
-    high = rows[KEY_COLUMNS[0]].to_numpy()
-    order = np.argsort((high >> _PREFIX_SHIFT).astype(np.uint16), kind="stable")  # 16 bits: a radix sort, 5 x as fast
+    high, low = (rows[name].to_numpy() for name in KEY_COLUMNS)
     numbers = rows[ROW].to_numpy()
-    keys = np.stack([high[order], rows[KEY_COLUMNS[1]].to_numpy()[order], numbers.astype(np.uint64)[order]])
+    place = (low << _PLACE_BITS) | (numbers - numbers[0]).astype(np.uint64)
+    order = np.argsort((high >> _PREFIX_SHIFT).astype(np.uint16), kind="stable")  # 16 bits: a radix sort, 5 x as fast
+    keys = np.empty((2, len(order)), np.uint64)
+    for column, values in enumerate((high, place)):
+        np.take(values, order, out=keys[column])
     with written_aside(folder / f"{int(numbers[0]):015d}.npy") as path, path.open("wb") as stream:
         np.save(stream, keys)
 
@@ -70,12 +74,16 @@ class _Bucket:
 
 
 def _duplicates(files: Sequence[str], bucket: _Bucket) -> pl.DataFrame:
-    keys = np.concatenate([_slice(np.load(path, mmap_mode="r"), bucket) for path in files], axis=1)
+    slices = [_slice(np.load(path, mmap_mode="r"), bucket) for path in files]
+    firsts = np.repeat([int(Path(path).stem) for path in files], [keys.shape[1] for keys in slices])
+    high, place = np.concatenate(slices, axis=1)
     # Few keys are met twice: only their rows are compared in full. Sorting takes a fifth of the time of a hash table.
-    ordered = np.sort(keys[0])
+    ordered = np.sort(high)
     twice = pl.Series(ordered[1:][ordered[1:] == ordered[:-1]])
-    high, low, rows = keys[:, pl.Series(keys[0]).is_in(twice.implode()).to_numpy()]
-    frame = pl.DataFrame({"high": high, "low": low, ROW: rows.astype(np.int64)})
+    met = pl.Series(high).is_in(twice.implode()).to_numpy()
+    high, place, firsts = high[met], place[met], firsts[met]
+    rows = firsts + (place & np.uint64((1 << 32) - 1)).astype(np.int64)
+    frame = pl.DataFrame({"high": high, "low": place >> _PLACE_BITS, ROW: rows})
     first = pl.col(ROW).min().over("high", "low")
     return frame.with_columns(same_as=first).filter(pl.col(ROW) != pl.col("same_as")).select(ROW, "same_as")
 

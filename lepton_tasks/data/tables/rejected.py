@@ -47,7 +47,7 @@ class RejectedFile:
 
     def __init__(self, path: Path, names: Mapping[int, str], parts: Sequence[Part], ctx: RunContext) -> None:
         self.examples: dict[int, list[dict[str, Any]]] = {code: [] for code in names}
-        self._writer = pq.ParquetWriter(path, REJECTED_SCHEMA)
+        self._writer = pq.ParquetWriter(path, REJECTED_SCHEMA, use_dictionary=["step", "origin"])
         self._names, self._ctx = dict(names), ctx
         self._origins = Origins([part.first for part in parts], [part.origin for part in parts])
 
@@ -69,13 +69,10 @@ class RejectedFile:
         refusals = refusals.sort(ROW)
         chunks = [_Refused(part, mine) for part in rows.parts if len(mine := _within(refusals, part))]
         task = functools.partial(_rejected, self._names, self._origins)
-        for frame in map_chunks(task, chunks, self._ctx, total=len(refusals), unit="refused rows"):
-            table = frame.drop("code").to_arrow(compat_level=pl.CompatLevel.oldest())
-            self._writer.write_table(table.cast(REJECTED_SCHEMA))
-            for code, examples in self.examples.items():
-                if len(examples) < _EXAMPLES:
-                    few = frame.filter(pl.col("code") == code).head(_EXAMPLES - len(examples))
-                    examples += few.select("reason", "row", "origin", "text").to_dicts()
+        for table, examples in map_chunks(task, chunks, self._ctx, total=len(refusals), unit="refused rows"):
+            self._writer.write_table(table)
+            for code, few in examples.items():
+                self.examples[code] += few[: _EXAMPLES - len(self.examples[code])]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,13 +103,16 @@ def _within(refusals: pl.DataFrame, part: Part) -> pl.DataFrame:
     return refusals.slice(start, stop - start)
 
 
-def _rejected(names: Mapping[int, str], origins: Origins, chunk: _Refused) -> pl.DataFrame:
-    wanted = (chunk.refusals[ROW] - chunk.part.first).to_numpy()
-    values = scan(chunk.part).drop(ROW).collect()[wanted]
+def _rejected(
+    names: Mapping[int, str], origins: Origins, chunk: _Refused
+) -> tuple[pa.Table, dict[int, list[dict[str, Any]]]]:
+    """The refused rows of a part, and by code a few of them."""
+    wanted = pl.Series(chunk.refusals[ROW] - chunk.part.first)
+    values = scan(chunk.part).drop(ROW).collect().select(pl.all().gather(wanted))
     rows = values[RAW_ROW] if RAW_ROW in values.columns else chunk.refusals[ROW]
     texts = values.drop(RAW_ROW, strict=False).select(pl.struct(pl.all()).struct.json_encode()).to_series()
     reason = pl.col("reason").cast(pl.String)
-    return chunk.refusals.select(
+    frame = chunk.refusals.select(
         pl.col("code").replace_strict(names, return_dtype=pl.String).alias("step"),
         pl.when(pl.col("same_as").is_null()).then(reason).otherwise(pl.format("{}: {}", reason, "same_as")),
         origins.of(rows).alias("origin"),
@@ -121,3 +121,6 @@ def _rejected(names: Mapping[int, str], origins: Origins, chunk: _Refused) -> pl
         texts.alias("text"),
         "code",
     )
+    shown = frame.select("code", "reason", "row", "origin", "text")
+    examples = {code: shown.filter(pl.col("code") == code).head(_EXAMPLES).drop("code").to_dicts() for code in names}
+    return frame.drop("code").to_arrow(compat_level=pl.CompatLevel.oldest()).cast(REJECTED_SCHEMA), examples

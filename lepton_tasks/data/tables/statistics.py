@@ -72,7 +72,7 @@ def summarise(
         moments: Of which of `numbers` mean and spread must be known; None for all.
     """
     known = rows.known or Summaries()
-    sketches = {name: known.sketches.get(name, NumericSketch()) for name in numbers}
+    sketches = {name: known.sketches.get(name) or NumericSketch(sums=True) for name in numbers}
     counters = {name: known.counters.get(name, CategoryCounter()) for name in categories}
     new = tuple(n for n in numbers if n not in known.sketches), tuple(c for c in categories if c not in known.counters)
     if any(new):
@@ -86,7 +86,9 @@ def summarise(
 
 
 def _summarise(numbers: Sequence[str], categories: Sequence[str], frame: pl.DataFrame) -> Summaries:
-    found = Summaries({name: NumericSketch() for name in numbers}, {name: CategoryCounter() for name in categories})
+    found = Summaries(
+        {name: NumericSketch(sums=True) for name in numbers}, {name: CategoryCounter() for name in categories}
+    )
     for name, sketch in found.sketches.items():
         sketch.update(frame[name])
     for name, counter in found.counters.items():
