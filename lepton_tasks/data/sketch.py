@@ -196,7 +196,8 @@ class NumericSketch:
         made._points, made._counts, made._sums = summed(
             points[filled], counts[filled], sums if sums is None else sums[filled]
         )
-        made.min, made.max = (float(x) for x in np.clip([self.min, self.max], low, high))
+        here = np.append(np.clip([self.min, self.max] if self.count else [], low, high), ends[outside > 0])
+        made.min, made.max = float(here.min()), float(here.max())
         made.mean, made.m2 = moments_of(made._points, made._counts) if self._exact else made._moments_of_bins(split)
         return made
 

@@ -89,7 +89,8 @@ class ParquetPiece:
 
 def _schema_of(file: TableFile) -> Schema:
     with _opened(file) as content:
-        return dict(pl.DataFrame(pl.from_arrow(content.schema_arrow.empty_table())).schema)
+        empty = pa.Table.from_batches([], content.schema_arrow)  # `empty_table` would import pandas: 0.4 s
+        return dict(pl.DataFrame(pl.from_arrow(empty)).schema)
 
 
 @contextlib.contextmanager

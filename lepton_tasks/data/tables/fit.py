@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -66,10 +65,10 @@ def _with_summaries(
     if label in schema and not schema[label].is_float():
         looks.append(((), [label]))
     wanted = [[name for name in schema if any(name in look[kind] for look in looks)] for kind in (0, 1)]
-    return dataclasses.replace(rows, known=summarise(rows, ctx, numbers=wanted[0], categories=wanted[1]))
+    return rows.knowing(summarise(rows, ctx, numbers=wanted[0], categories=wanted[1]))
 
 
 def _changed(rows: TableRows, step: FittedStep, fitted: Mapping[str, Any]) -> TableRows:
     """The rows after a step; what is known of them stays known unless it refuses some."""
     known = None if step.refuse(fitted) is not None or rows.known is None else rows.known.after(step.operations(fitted))
-    return dataclasses.replace(rows.changed(change_by(step, fitted)), known=known)
+    return rows.changed(change_by(step, fitted)).knowing(known)

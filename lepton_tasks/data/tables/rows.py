@@ -95,6 +95,10 @@ class TableRows:
         """The same rows with further changes."""
         return dataclasses.replace(self, changes=(*self.changes, *changes), known=None)
 
+    def knowing(self, known: Summaries | None) -> TableRows:
+        """The same rows with what is known about them."""
+        return dataclasses.replace(self, known=known)
+
     def map(self, function: Callable[[pl.DataFrame], R], ctx: RunContext, *, unit: str = "rows") -> Iterator[R]:
         """The function's result for each part, in order, computed on Dask.
 

@@ -157,7 +157,7 @@ def _gather(parts: Iterable[_Written], folder: Path) -> Outcome:
             for name, (written, numbers, targets) in part.splits.items():
                 size += written
                 sizes[name] += len(numbers)
-                ids[name].write_table(pa.table([pa.array(numbers)], schema=_IDS_SCHEMA))
+                ids[name].write_table(pl.DataFrame({"row": numbers}).to_arrow().cast(_IDS_SCHEMA))
                 if targets is None:
                     continue
                 if name not in files:
