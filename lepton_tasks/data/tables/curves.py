@@ -55,10 +55,14 @@ def fit_number(transform: NumberTransform, sketch: NumericSketch) -> dict[str, A
 def number_expression(name: str, dtype: pl.DataType, fitted: Mapping[str, Any]) -> pl.Expr:
     """The column on its scale, float32."""
     x = pl.col(name).cast(pl.Float64)
+    curve = fitted["curve"]
+    if curve == "identity":  # filled last, as float32: a third quicker
+        made = ((x - fitted["shift"]) / fitted["scale"]).cast(pl.Float32)
+        fill = pl.lit(float(np.float32((fitted["fill"] - fitted["shift"]) / fitted["scale"])), pl.Float32)
+        return pl.when(x.is_finite()).then(made).otherwise(fill) if dtype.is_float() else made.fill_null(fill)
     if dtype.is_float():
         x = pl.when(x.is_finite()).then(x)
     x = x.fill_null(fitted["fill"])
-    curve = fitted["curve"]
     if curve == "log":
         x = x.sign() * x.abs().log1p()
     elif curve == "power":
@@ -67,8 +71,7 @@ def number_expression(name: str, dtype: pl.DataType, fitted: Mapping[str, Any]) 
         knots, levels = np.array(fitted["knots"]), np.array(fitted["levels"])
         line = functools.partial(_on_line, knots, levels)
         x = x.map_batches(line, return_dtype=pl.Float64, is_elementwise=True)
-    scaled: pl.Expr = (x - fitted["shift"]) / fitted["scale"]
-    return scaled.cast(pl.Float32)
+    return ((x - fitted["shift"]) / fitted["scale"]).cast(pl.Float32)
 
 
 def _on_line(knots: np.ndarray, levels: np.ndarray, values: pl.Series) -> pl.Series:
