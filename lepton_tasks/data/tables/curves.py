@@ -56,6 +56,7 @@ def number_expression(name: str, dtype: pl.DataType, fitted: Mapping[str, Any]) 
     """The column on its scale, float32."""
     x = pl.col(name).cast(pl.Float64)
     curve = fitted["curve"]
+    made: pl.Expr
     if curve == "identity":  # filled last, as float32: a third quicker
         made = ((x - fitted["shift"]) / fitted["scale"]).cast(pl.Float32)
         fill = pl.lit(float(np.float32((fitted["fill"] - fitted["shift"]) / fitted["scale"])), pl.Float32)
@@ -71,7 +72,8 @@ def number_expression(name: str, dtype: pl.DataType, fitted: Mapping[str, Any]) 
         knots, levels = np.array(fitted["knots"]), np.array(fitted["levels"])
         line = functools.partial(_on_line, knots, levels)
         x = x.map_batches(line, return_dtype=pl.Float64, is_elementwise=True)
-    return ((x - fitted["shift"]) / fitted["scale"]).cast(pl.Float32)
+    made = ((x - fitted["shift"]) / fitted["scale"]).cast(pl.Float32)
+    return made
 
 
 def _on_line(knots: np.ndarray, levels: np.ndarray, values: pl.Series) -> pl.Series:

@@ -62,8 +62,8 @@ def _with_summaries(
     looks = [step.looks_at() for step in steps]
     if isinstance(extractor, RowFeatures):
         looks.append(extractor.looks_at(schema, label))
-    if label in schema and not schema[label].is_float():
-        looks.append(((), [label]))
+    if label in schema:
+        looks.append(([label], ()) if schema[label].is_float() else ((), [label]))
     wanted = [[name for name in schema if any(name in look[kind] for look in looks)] for kind in (0, 1)]
     return rows.knowing(summarise(rows, ctx, numbers=wanted[0], categories=wanted[1]))
 
