@@ -3,6 +3,8 @@
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from lepton_tasks.core.use_case import parse_use_case
 from lepton_tasks.training.job import Job
@@ -14,22 +16,33 @@ ROWS = {"train": 96, "validation": 24, "test": 24}
 
 def pictures(rows, seed):
     """uint8 [rows, SIDE, SIDE, 1] and int64 [rows]; a few labels are wrong, so that nothing is learned perfectly."""
+    images, targets, _ = marked_pictures(rows, seed)
+    return images, targets
+
+
+def marked_pictures(rows, seed):
+    """What `pictures` gives, and the upper side of each bright part, int [rows]."""
     chance = np.random.default_rng(seed)
     targets = np.arange(rows) % 2
     images = chance.integers(0, 120, (rows, SIDE, SIDE, 1))
-    for image, target in zip(images, targets, strict=True):
-        row = chance.integers(0, 4) + (0 if target else SIDE // 2)
-        image[row : row + 4, 4:12] += 90
+    tops = np.zeros(rows, np.int64)
+    for i, target in enumerate(targets):
+        tops[i] = chance.integers(0, 4) + (0 if target else SIDE // 2)
+        images[i, tops[i] : tops[i] + 4, 4:12] += 90
     wrong = chance.random(rows) < 0.05
-    return images.astype(np.uint8), np.where(wrong, 1 - targets, targets).astype(np.int64)
+    return images.astype(np.uint8), np.where(wrong, 1 - targets, targets).astype(np.int64), tops
 
 
 def write_features(folder):
     for seed, (split, rows) in enumerate(ROWS.items()):
         (folder / split).mkdir(parents=True)
-        inputs, targets = pictures(rows, seed)
+        inputs, targets, tops = marked_pictures(rows, seed)
         np.save(folder / split / "inputs.npy", inputs)
         np.save(folder / split / "targets.npy", targets)
+        pq.write_table(pa.table({"boxes": [1] * rows}), folder / split / "ids.parquet")
+        boxes = {"row": range(rows), "label": [LABELS[target] for target in targets], "xmin": [4.0] * rows}
+        boxes |= {"ymin": tops.astype(float), "xmax": [12.0] * rows, "ymax": tops + 4.0}
+        pq.write_table(pa.table(boxes), folder / split / "boxes.parquet")
     (folder / "dataset.json").write_text(json.dumps({"labels": LABELS, "rows": ROWS}))
     return folder
 

@@ -53,8 +53,8 @@ TABLE_SOURCES: Registry[table_protocols.TableSource] = Registry(
     table_protocols.TableSource,
     {
         "ag_news": "lepton_tasks.data.sources.public:AgNews",
-        "aligned_text": "lepton_tasks.data.sources.aligned_text:AlignedText",
         "airflow_texts": "lepton_tasks.data.sources.bundled:AirflowTexts",
+        "aligned_text": "lepton_tasks.data.sources.aligned_text:AlignedText",
         "csv": "lepton_tasks.data.sources.csv:Csv",
         "json_lines": "lepton_tasks.data.sources.json_lines:JsonLines",
         "movielens": "lepton_tasks.data.sources.public:MovieLens",
@@ -124,6 +124,7 @@ OUTPUT_CODECS: Registry[protocols.OutputCodec] = Registry(
     "output codec",
     protocols.OutputCodec,
     {
+        "boxes": "lepton_tasks.codecs.boxes:BoxesCodec",
         "continuation": "lepton_tasks.codecs.continuation:ContinuationCodec",
         "embedding": "lepton_tasks.codecs.embedding:EmbeddingCodec",
         "labels": "lepton_tasks.codecs.labels:LabelsCodec",
@@ -138,6 +139,7 @@ LEARNING_TASKS: Registry[protocols.LearningTask] = Registry(
         "face_recognition": "lepton_tasks.learning.face_recognition:FaceRecognition",
         "image_classification": "lepton_tasks.learning.image_classification:ImageClassification",
         "language_modelling": "lepton_tasks.learning.language_modelling:LanguageModelling",
+        "object_detection": "lepton_tasks.learning.object_detection:ObjectDetection",
         "tabular_classification": "lepton_tasks.learning.tabular_classification:TabularClassification",
         "tabular_regression": "lepton_tasks.learning.tabular_regression:TabularRegression",
         "text_classification": "lepton_tasks.learning.text_classification:TextClassification",
@@ -148,6 +150,7 @@ MODELS: Registry[Any] = Registry(
     "model",
     None,
     {
+        "centre_detector": "lepton_tasks.models.detector:CentreDetector",
         "cnn": "lepton_tasks.models.cnn:CNN",
         "embedding_cnn": "lepton_tasks.models.embedding:EmbeddingCNN",
         "mlp": "lepton_tasks.models.mlp:MLP",
@@ -216,6 +219,7 @@ AUGMENTATIONS: Registry[Any] = Registry(
     None,
     {
         "affine": "lepton_tasks.training.augment:Affine",
+        "box_view": "lepton_tasks.training.augment_boxes:BoxView",
         "colour": "lepton_tasks.training.augment:Colour",
         "crop": "lepton_tasks.training.augment:Crop",
         "flip": "lepton_tasks.training.augment:Flip",
@@ -325,6 +329,21 @@ def check_loss(name: str, kind: str, *, where: str = "") -> None:
         )
 
 
+def check_augmentation(name: str, boxes: bool, *, where: str = "") -> None:
+    """Raise `ConfigError` if an augmentation moves pictures and not their boxes, or boxes where there are none."""
+
+    def suits(name: str) -> bool:
+        return getattr(AUGMENTATIONS.load(name), "boxes", False) in (boxes, None)
+
+    if not suits(name):
+        raise ConfigError(
+            f"the augmentation {name!r} "
+            + ("leaves boxes where they were." if boxes else "is for pictures with boxes."),
+            where=where,
+            fix=f"Suitable: {', '.join(known for known in AUGMENTATIONS.names() if suits(known))}.",
+        )
+
+
 def learning_task_of(use_case: UseCase, fitted: Mapping[str, Any], labels: Sequence[str]) -> protocols.LearningTask:
     """The learning task of a use case, told what was fitted and the names of the classes."""
     spec, where = use_case.learning_task, f"{use_case.name}.yaml: task"
@@ -365,6 +384,8 @@ def check_params_of(use_case: UseCase, *, where: str) -> None:
             )
         if use_case.train.loss is not None:
             check_loss(use_case.train.loss.name, task.loss_of, where=f"{where}: train.loss.name")
+        for i, spec in enumerate(use_case.train.augment):
+            check_augmentation(spec.name, task.boxes, where=f"{where}: train.augment.{i}.name")
     for key, registry, spec in named_components(use_case):
         given = dict.fromkeys(arguments if registry is MODELS else _GIVEN.get(registry.kind, ()))
         try:

@@ -156,6 +156,8 @@ class LearningTask(Protocol):
     loss_of: ClassVar[str]
     """Which losses of the catalogue a use case may name: of ``classes``, ``numbers``, ``rankings`` or ``embeddings``;
     empty for none but its own."""
+    boxes: ClassVar[bool]
+    """Whether targets are boxes, so that what moves pictures must move them, too."""
     replayable: ClassVar[bool]
     """Whether the answer to a request is what `metrics` takes: true if `evaluable` and `deployable` answer alike."""
 

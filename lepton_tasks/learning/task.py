@@ -33,6 +33,7 @@ class Task:
     outputs: ClassVar[tuple[str, ...]]
     network_parameters: ClassVar[tuple[str, ...]]
     loss_of: ClassVar[str] = ""
+    boxes: ClassVar[bool] = False
     replayable: ClassVar[bool] = True
 
     def __init__(self, fitted: Mapping[str, Any], labels: Sequence[str]) -> None:

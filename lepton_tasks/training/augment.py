@@ -2,12 +2,15 @@
 
 Each is called with images float32 [N, C, H, W] in [0, 1] and targets [N, ...] and returns both. Chance comes from
 torch's global generator, which training seeds before every step: a resumed run draws what an unbroken one draws.
+
+``boxes`` says whether targets are boxes that move with their pictures; False would leave them where they were, and None
+moves nothing.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import pydantic
 import torch
@@ -28,6 +31,8 @@ class Affine:
         translate: Largest move, as a share of the picture's size.
         scale: Largest change of size: factors are in [1 - scale, 1 + scale].
     """
+
+    boxes: ClassVar[bool | None] = False
 
     def __init__(
         self, degrees: Annotated[float, pydantic.Field(ge=0, le=180)] = 0, translate: Share = 0, scale: Share = 0
@@ -62,6 +67,8 @@ class Colour:
         saturation: Factor of the distance to grey; nothing on pictures of one channel.
     """
 
+    boxes: ClassVar[bool | None] = None
+
     def __init__(self, brightness: Share = 0, contrast: Share = 0, saturation: Share = 0) -> None:
         self.brightness, self.contrast, self.saturation = brightness, contrast, saturation
 
@@ -83,6 +90,8 @@ class Crop:
         height: Of the window, in pixels.
         width: Of the window, in pixels.
     """
+
+    boxes: ClassVar[bool | None] = False
 
     def __init__(self, height: Positive, width: Positive) -> None:
         self.height, self.width = height, width
@@ -113,6 +122,8 @@ class Flip:
         chance: Share of the pictures that are mirrored.
     """
 
+    boxes: ClassVar[bool | None] = False
+
     def __init__(self, chance: Share = 0.5) -> None:
         self.chance = chance
 
@@ -130,6 +141,8 @@ class Mixup:
 
     Source: Zhang et al., "mixup: beyond empirical risk minimization", 2018.
     """
+
+    boxes: ClassVar[bool | None] = False
 
     def __init__(self, alpha: Annotated[float, pydantic.Field(gt=0)] = 0.2) -> None:
         self.alpha = alpha

@@ -31,6 +31,8 @@ class TrainingModule(pl.LightningModule):
         self.job, self.rank, self.steps = job, rank, steps
         self.step_done = 0
         self.task: LearningTask = job.learning_task()
+        for i, spec in enumerate(job.train.augment):
+            catalogue.check_augmentation(spec.name, self.task.boxes, where=f"train.augment.{i}.name")
         self.augmentations = [
             catalogue.AUGMENTATIONS.build(spec.name, spec.params, where=f"train.augment.{i}")
             for i, spec in enumerate(job.train.augment)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lepton_tasks.core.catalogue import AUGMENTATIONS
+from lepton_tasks.core.catalogue import AUGMENTATIONS, check_augmentation
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.training.augment import Affine, Colour, Crop, Flip, Mixup
 
@@ -15,11 +15,13 @@ PARAMS = {
 }
 IMAGES = torch.rand(8, 3, 16, 20, generator=torch.Generator().manual_seed(0))
 TARGETS = torch.eye(4)[torch.arange(8) % 4]
+BOXES = torch.tensor([[[2.0, 4, 4, 16, 12]]]).expand(8, 1, 5)
 
 
 def apply(name, seed=0):
     torch.manual_seed(seed)
-    return AUGMENTATIONS.build(name, PARAMS.get(name, {}))(IMAGES, TARGETS)
+    targets = BOXES if AUGMENTATIONS.load(name).boxes else TARGETS
+    return AUGMENTATIONS.build(name, PARAMS.get(name, {}))(IMAGES, targets)
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS.names())
@@ -29,7 +31,22 @@ def test_what_comes_out_is_a_batch_like_the_one_that_went_in(name):
     assert images.dtype == torch.float32
     assert images.min() >= 0
     assert images.max() <= 1
-    torch.testing.assert_close(targets.sum(1), torch.ones(8))
+    if AUGMENTATIONS.load(name).boxes:
+        assert targets.shape == BOXES.shape
+        assert set(targets[:, :, 0].ravel().tolist()) <= {2.0, -1.0}
+    else:
+        torch.testing.assert_close(targets.sum(1), torch.ones(8))
+
+
+@pytest.mark.parametrize(
+    ("name", "boxes", "fits"), [("flip", True, False), ("box_view", False, False), ("colour", True, True)]
+)
+def test_what_would_part_pictures_and_boxes_is_refused(name, boxes, fits):
+    if fits:
+        check_augmentation(name, boxes)
+    else:
+        with pytest.raises(ConfigError, match="Suitable: "):
+            check_augmentation(name, boxes, where="train.augment.0.name")
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS.names())
