@@ -8,7 +8,7 @@ import time
 import psutil
 import pytest
 from lepton_airflow.process import StageProcess
-from stage_hosts import stage_host
+from stage_hosts import runs, stage_host
 
 from lepton_tasks.core.artifacts import DatasetRef
 from lepton_tasks.core.errors import DataError, StageError
@@ -129,10 +129,6 @@ def start_task(tmp_path, way, plugins, *, stubborn):
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     pids = [int(pid) for pid in process.stdout.readline().split()]
     return process, [psutil.Process(pid) for pid in pids]
-
-
-def runs(process):
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.parametrize("stubborn", [False, True])

@@ -157,7 +157,6 @@ def host(tmp_path_factory):
         yield running
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     "name",
     ["train", "lightning", "use_polars", "use_arrow", "use_dask", "expectations", "use_mlflow", "runtime"],
