@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lepton_tasks.codecs.tabular import MISSING_CODE, TabularColumn
+from lepton_tasks.codecs.tabular import FIRST_CODE, MISSING_CODE, TabularColumn
 from lepton_tasks.data.stored_tables import table_columns
 
 Values = dict[str, torch.Tensor]
@@ -67,6 +67,10 @@ class TableFeatures(nn.Module):
         return []
 
     def _code_of(self, feature: Mapping[str, Any], values: Values) -> torch.Tensor:
+        if feature["kind"] == "bin":
+            x = values[feature["column"]]
+            place = (x[:, None] >= _double(x, feature["edges"])[None, :]).sum(dim=1) + FIRST_CODE
+            return torch.where(torch.isfinite(x), place, torch.full_like(place, MISSING_CODE))
         if feature["kind"] != "cross":
             return values[feature["column"]].long()
         first, second = (self._by_name[name] for name in feature["of"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -27,6 +28,10 @@ from lepton_tasks.training.launch import training, wait
 
 if TYPE_CHECKING:
     from lepton_tasks.training.record import TrainingRecord
+
+
+_NAME = re.compile(r"[\w\-. :/]+")
+"""What MLflow takes for a part of a parameter's name."""
 
 
 def train(
@@ -151,7 +156,9 @@ def _flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted keys and values of a JSON tree: ``{"train": {"epochs": 3}}`` -> ``train.epochs: 3``."""
     items = tree.items() if isinstance(tree, dict) else enumerate(tree)
     for key, value in items:
-        if isinstance(value, dict | list) and value:
+        if isinstance(value, dict) and not all(map(_NAME.fullmatch, value)):
+            yield f"{prefix}{key}", json.dumps(value, ensure_ascii=False)
+        elif isinstance(value, dict | list) and value:
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

@@ -23,19 +23,26 @@ from lepton_tasks.data.tables.categories import (
     rate_expressions,
     vocabulary,
 )
-from lepton_tasks.data.tables.curves import NumberTransform, cycle_expressions, fit_number, number_expression
+from lepton_tasks.data.tables.curves import (
+    NumberTransform,
+    bin_edges,
+    bin_expression,
+    cycle_expressions,
+    fit_number,
+    number_expression,
+)
 from lepton_tasks.data.tables.operations import Operation
 from lepton_tasks.data.tables.rows import TableRows
 from lepton_tasks.data.tables.statistics import summarise
 from lepton_tasks.data.tables.steps.columns import check_columns
 
 CategoryTransform = Literal["one_hot", "ordinal", "hashing", "target"]
-Transform = NumberTransform | CategoryTransform | Literal["cyclical"]
+Transform = NumberTransform | CategoryTransform | Literal["bins", "cyclical"]
 
 PERIODS = {"day": 86_400, "week": 604_800, "year": 31_556_952}
 """Seconds; a year of 365.2425 days."""
 
-_NUMBERS = get_args(NumberTransform)
+_NUMBERS = (*get_args(NumberTransform), "bins")
 
 
 class Column(pydantic.BaseModel):
@@ -46,6 +53,7 @@ class Column(pydantic.BaseModel):
         min_count: Categories seen less often have no code of their own.
         max_values: Categories with a code of their own at most.
         buckets: Codes of ``hashing``.
+        bins: Codes of ``bins`` at most.
         folds: Folds of ``target``.
         smoothing: Rows' weight of the mean of all, in ``target``.
         periods: Circles of ``cyclical``.
@@ -57,6 +65,7 @@ class Column(pydantic.BaseModel):
     min_count: Annotated[int, pydantic.Field(ge=1)] = 1
     max_values: Annotated[int, pydantic.Field(ge=1, le=1_000_000)] = 10_000
     buckets: Annotated[int, pydantic.Field(ge=2, le=2**24)] = 1_024
+    bins: Annotated[int, pydantic.Field(ge=2, le=1_024)] = 128
     folds: Annotated[int, pydantic.Field(ge=2, le=50)] = 5
     smoothing: Annotated[float, pydantic.Field(gt=0)] = 20.0
     periods: tuple[Literal["day", "week", "year"], ...] = ("day", "week", "year")
@@ -75,7 +84,8 @@ class Cross(pydantic.BaseModel):
 class TableColumns:
     """Columns of a table as float32 numbers and int32 codes, one row for each row.
 
-    Numbers: ``standard`` (default), ``min_max``, ``robust``, ``quantile``, ``log``, ``power``, ``keep``. Categories:
+    Numbers: ``standard`` (default), ``min_max``, ``robust``, ``quantile``, ``log``, ``power``, ``keep``; or as a
+    code of its ``bins``, where the answer hangs on single amounts rather than on more or less. Categories:
     ``one_hot`` (default of text) and ``ordinal``, both stored as one code a row, which the network expands or embeds;
     ``hashing``; ``target``. Times: ``cyclical`` (default), a sine and a cosine of each period. Missing numbers become
     the median, missing categories have a code of their own.
@@ -163,7 +173,10 @@ class TableColumns:
         features: list[dict[str, Any]] = []
         for name, column in plan.items():
             base = {"name": name, "column": name}
-            if name in sketches:
+            if column.transform == "bins":
+                edges = bin_edges(sketches[name], column.bins)
+                features.append(base | {"kind": "bin", "edges": edges, "size": len(edges) + 1 + FIRST_CODE})
+            elif name in sketches:
                 features.append(base | {"kind": "number"} | fit_number(column.transform, sketches[name]))  # type: ignore[arg-type]
             elif name in counters:
                 values = vocabulary(counters[name], min_count=column.min_count, max_values=column.max_values)
@@ -202,6 +215,8 @@ class TableColumns:
             if kind == "number":
                 dtype = pl.Int64() if types.get(feature["column"]) in ("int", "bool") else pl.Float64()
                 made.append(number_expression(feature["column"], dtype, feature).alias(name))
+            elif kind == "bin":
+                made.append(bin_expression(feature["column"], feature["edges"]).alias(name))
             elif kind == "cycle":
                 made += cycle_expressions(feature)
             elif kind == "target":
@@ -262,7 +277,7 @@ def _request(
         if name in made or not (name in by_column or name in marked):
             continue
         feature = by_column.get(name, {})
-        known = feature.get("kind") in ("number", "category") and name not in filled | missing
+        known = feature.get("kind") in ("number", "bin", "category") and name not in filled | missing
         coding = {key: feature[key] for key in ("values", "buckets") if key in feature}
         columns.append({"name": name, "type": _type_of(dtype), "required": known, **coding})
     return columns

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 
+from lepton_tasks.codecs.tabular import FIRST_CODE, MISSING_CODE
 from lepton_tasks.data.sketch import NumericSketch
 
 NumberTransform = Literal["keep", "standard", "min_max", "robust", "quantile", "log", "power"]
@@ -50,6 +51,34 @@ def fit_number(transform: NumberTransform, sketch: NumericSketch) -> dict[str, A
         return fitted | {"curve": "log"} | _standard(*_moments(signed_log(grid)))
     exponent = _best_exponent(grid)
     return fitted | {"curve": "power", "exponent": exponent} | _standard(*_moments(yeo_johnson(grid, exponent)))
+
+
+def bin_edges(sketch: NumericSketch, bins: int) -> list[float]:
+    """Where the bins of a column begin, the first of them below all values.
+
+    Where the column has few different values, each has a bin of its own, so that common amounts (a round sum, a limit)
+    are told from their neighbours; a value between two falls to the lower one. Otherwise bins have equal shares of the
+    rows.
+    """
+    if not sketch.count:
+        return []
+    common = np.unique(sketch.quantile(np.linspace(0, 1, _GRID + 1).tolist(), "lower"))
+    if len(common) > bins:
+        common = np.unique(sketch.quantile(np.linspace(0, 1, bins + 1)[:-1].tolist(), "lower"))
+    return [float(value) for value in common[1:]]
+
+
+def bin_expression(name: str, edges: Sequence[float]) -> pl.Expr:
+    """The code of each row's bin, int32."""
+    x = pl.col(name).cast(pl.Float64)
+    x = pl.when(x.is_finite()).then(x)
+    code = x.map_batches(functools.partial(_bins, np.array(edges)), return_dtype=pl.Int32, is_elementwise=True)
+    return pl.when(x.is_null()).then(pl.lit(MISSING_CODE, pl.Int32)).otherwise(code)
+
+
+def _bins(edges: np.ndarray, values: pl.Series) -> pl.Series:
+    places = np.searchsorted(edges, values.fill_null(0.0).to_numpy(), side="right")
+    return pl.Series((places + FIRST_CODE).astype(np.int32))
 
 
 def number_expression(name: str, dtype: pl.DataType, fitted: Mapping[str, Any]) -> pl.Expr:
