@@ -9,6 +9,7 @@ import numpy as np
 
 from lepton_tasks.codecs.json_rows import JsonRequests, json_object
 from lepton_tasks.core.errors import DataError
+from lepton_tasks.core.registry import did_you_mean
 
 UNKNOWN = 0
 """The number of a user or item that training has not seen."""
@@ -42,5 +43,52 @@ class InteractionCodec(JsonRequests):
 
     @functools.cached_property
     def _numbers(self) -> tuple[dict[str, int], dict[str, int]]:
-        users, items = ({name: i for i, name in enumerate(names, start=1)} for names in (self.users, self.items))
-        return users, items
+        return _numbered(self.users), _numbered(self.items)
+
+
+@dataclasses.dataclass(frozen=True)
+class VisitorCodec(JsonRequests):
+    """The input codec of a user and what he touched lately: ``{"<user>": 7, "recent": ["b-12", "a-3"]}``.
+
+    Both may be left out: a visitor without a name is known by what he touched, and without that by nothing.
+
+    Args:
+        user: Name of the user's field.
+        users: Known users, in the order of their numbers.
+        items: Known items, the most popular first.
+        recent: How many of the latest items are looked at.
+    """
+
+    user: str
+    users: list[str]
+    items: list[str]
+    recent: int
+
+    def decode(self, payload: bytes) -> np.ndarray:
+        """The user's number and those of `recent`, the latest first, int32 [1 + recent]; 0 where nothing is known.
+
+        Raises:
+            DataError: a field is of another type, or has another name.
+        """
+        request = json_object(payload)
+        if unknown := sorted(set(request) - {self.user, "recent"}):
+            raise DataError(f"there is no field {unknown[0]!r}.", fix=did_you_mean(unknown[0], (self.user, "recent")))
+        user, touched = request.get(self.user), request.get("recent", [])
+        if isinstance(user, bool) or not isinstance(user, str | int | None):
+            raise DataError(f"{self.user!r} is neither text nor a whole number.")
+        if not isinstance(touched, list) or any(isinstance(i, bool) or not isinstance(i, str | int) for i in touched):
+            raise DataError("'recent' is no list of items, the latest last.")
+        users, items = self._numbers
+        known = [items[str(item)] for item in reversed(touched) if str(item) in items][: self.recent]
+        row = np.zeros(1 + self.recent, np.int32)
+        row[0] = users.get(str(user), UNKNOWN)
+        row[1 : 1 + len(known)] = known
+        return row
+
+    @functools.cached_property
+    def _numbers(self) -> tuple[dict[str, int], dict[str, int]]:
+        return _numbered(self.users), _numbered(self.items)
+
+
+def _numbered(names: list[str]) -> dict[str, int]:
+    return {name: number for number, name in enumerate(names, start=1)}

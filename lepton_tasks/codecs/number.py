@@ -11,8 +11,14 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class NumberCodec:
-    """The output codec of regression."""
+    """The output codec of what answers with a number.
+
+    Args:
+        name: What the number is called.
+    """
+
+    name: str = "value"
 
     def encode(self, outputs: Mapping[str, np.ndarray], row: int) -> dict[str, Any]:
         """One row of ``value`` (float32 [N])."""
-        return {"value": float(outputs["value"][row])}
+        return {self.name: float(outputs["value"][row])}

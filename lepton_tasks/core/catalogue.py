@@ -100,6 +100,7 @@ TABLE_FEATURES: Registry[Any] = Registry(  # `TableFeatures` or `RowFeatures`
         "text": "lepton_tasks.data.extractors.text:TextFeatures",
         "text_pair": "lepton_tasks.data.extractors.text_pair:TextPairFeatures",
         "tfidf": "lepton_tasks.data.extractors.tfidf:TfidfFeatures",
+        "visits": "lepton_tasks.data.extractors.visits:Visits",
         "windows": "lepton_tasks.data.extractors.windows:Windows",
         "table": "lepton_tasks.data.tables.columns:TableColumns",
     },
@@ -117,6 +118,7 @@ CODECS: Registry[protocols.Codec] = Registry(
         "tabular": "lepton_tasks.codecs.tabular:TabularCodec",
         "text": "lepton_tasks.codecs.text:TextCodec",
         "tfidf": "lepton_tasks.codecs.text:TfidfCodec",
+        "visitor": "lepton_tasks.codecs.interactions:VisitorCodec",
     },
 )
 
@@ -127,6 +129,7 @@ OUTPUT_CODECS: Registry[protocols.OutputCodec] = Registry(
         "boxes": "lepton_tasks.codecs.boxes:BoxesCodec",
         "continuation": "lepton_tasks.codecs.continuation:ContinuationCodec",
         "embedding": "lepton_tasks.codecs.embedding:EmbeddingCodec",
+        "items": "lepton_tasks.codecs.recommendations:ItemsCodec",
         "labels": "lepton_tasks.codecs.labels:LabelsCodec",
         "number": "lepton_tasks.codecs.number:NumberCodec",
     },
@@ -138,8 +141,10 @@ LEARNING_TASKS: Registry[protocols.LearningTask] = Registry(
     {
         "face_recognition": "lepton_tasks.learning.face_recognition:FaceRecognition",
         "image_classification": "lepton_tasks.learning.image_classification:ImageClassification",
+        "item_recommendation": "lepton_tasks.learning.item_recommendation:ItemRecommendation",
         "language_modelling": "lepton_tasks.learning.language_modelling:LanguageModelling",
         "object_detection": "lepton_tasks.learning.object_detection:ObjectDetection",
+        "rating_prediction": "lepton_tasks.learning.rating_prediction:RatingPrediction",
         "tabular_classification": "lepton_tasks.learning.tabular_classification:TabularClassification",
         "tabular_regression": "lepton_tasks.learning.tabular_regression:TabularRegression",
         "text_classification": "lepton_tasks.learning.text_classification:TextClassification",
@@ -153,12 +158,16 @@ MODELS: Registry[Any] = Registry(
         "centre_detector": "lepton_tasks.models.detector:CentreDetector",
         "cnn": "lepton_tasks.models.cnn:CNN",
         "embedding_cnn": "lepton_tasks.models.embedding:EmbeddingCNN",
+        "item_item": "lepton_tasks.models.item_item:ItemItem",
+        "matrix_factorisation": "lepton_tasks.models.recommenders:MatrixFactorisation",
         "mlp": "lepton_tasks.models.mlp:MLP",
+        "neumf": "lepton_tasks.models.recommenders:NeuMF",
         "ngrams": "lepton_tasks.models.ngrams:NGrams",
         "residual_cnn": "lepton_tasks.models.residual_cnn:ResidualCNN",
         "rnn": "lepton_tasks.models.rnn:RNN",
         "rnn_language_model": "lepton_tasks.models.rnn_language_model:RNNLanguageModel",
         "transformer": "lepton_tasks.models.transformer:Transformer",
+        "two_tower": "lepton_tasks.models.recommenders:TwoTower",
     },
 )
 

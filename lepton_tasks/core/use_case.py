@@ -42,19 +42,20 @@ class Split(_Model):
     """Part to choose the best epoch on."""
     test: float = pydantic.Field(0.15, gt=0, lt=1)
     """Part that is looked at once, for the figures that are reported."""
-    method: Literal["stratified", "random", "hash", "group", "time", "file"] = "stratified"
+    method: Literal["stratified", "random", "hash", "group", "time", "last", "file"] = "stratified"
     """``stratified`` keeps the share of each label alike in all three; ``random`` does not; ``hash`` goes by the hash
     of `column`, so that a row stays where it is when others come; ``group`` keeps rows with the same `column`
-    together; ``time`` tests on what is latest in `column`; ``file`` keeps the rows of one file together."""
+    together; ``time`` tests on what is latest in `column`; ``last`` tests on the rows with its largest whole number and
+    validates on those with one less, whatever the sizes; ``file`` keeps the rows of one file together."""
     column: str | None = None
-    """The column that ``hash``, ``group`` and ``time`` go by."""
+    """The column that ``hash``, ``group``, ``time`` and ``last`` go by."""
 
     @pydantic.model_validator(mode="after")
     def _adds_up(self) -> Split:
         total = self.train + self.validation + self.test
         if abs(total - 1) > 1e-6:
             raise ValueError(f"train + validation + test is {total:g}; it must be 1")
-        if self.column is None and self.method in ("hash", "group", "time"):
+        if self.column is None and self.method in ("hash", "group", "time", "last"):
             raise ValueError(f"the method {self.method!r} needs a `column` to go by")
         return self
 

@@ -31,6 +31,8 @@ def split_samples(rows: pa.Table, sizes: Split, *, seed: int) -> list[str]:
     """
     contents, labels = rows["content_sha256"].to_pylist(), rows["label"].to_pylist()
     classes = any(labels) and sizes.method in ("stratified", "random")
+    if sizes.method == "last":
+        raise ConfigError("`last` splits tables only.", where="data.split.method", fix="Write `time`.")
     if sizes.method == "stratified":
         _check_labels(labels)
     primary, times = contents, None

@@ -148,5 +148,3 @@ def test_events(run, name, user):
     assert (both["position"] < both["later"]).all()
     assert made.array("train").min() == 1
     assert (made.array("test")[:, 1] == 0).mean() < 0.2  # items that training has not seen
-    negatives, inputs = made.array("test", "negatives"), made.array("test")
-    assert not (negatives == inputs[:, 1:]).any()

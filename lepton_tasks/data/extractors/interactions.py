@@ -20,7 +20,7 @@ from lepton_tasks.core.use_case import Expectation
 from lepton_tasks.data.extractors.expectations import PAIRS
 from lepton_tasks.data.requests import json_request, numbered
 from lepton_tasks.data.tables.arrays import ArrayFile
-from lepton_tasks.data.tables.rows import TableRows
+from lepton_tasks.data.tables.rows import ROW, TableRows
 from lepton_tasks.data.tables.steps.columns import check_columns
 
 _DRAWS = 20  # after so many, a user who has seen nine of ten items lacks a negative in one case of eight
@@ -74,8 +74,9 @@ class Interactions:
     def fit(self, rows: TableRows, ctx: RunContext) -> dict[str, Any]:
         """The users, the items by popularity, how popular each is, the mean rating, and what each user has touched."""
         chosen = rows.select(self._columns)
-        parts = chosen.map(functools.partial(_counted, self.user, self.item, self.rating), ctx, unit="interactions")
-        pairs = pl.concat(parts).group_by("user", "item").agg(pl.col("count", "sum").sum()).sort("user", "item")
+        parts = chosen.map(functools.partial(_counted, self), ctx, unit="interactions")
+        pairs = pl.concat(parts).group_by("user", "item").agg(pl.col("count", "sum").sum(), pl.col("time", "row").max())
+        pairs = pairs.sort("user", "time", "row")
         users = pairs["user"].unique().sort()
         popularity = pairs.group_by("item").agg(pl.col("count").sum()).sort("count", "item", descending=[True, False])
         items = popularity["item"]
@@ -86,7 +87,7 @@ class Interactions:
             "popularity": popularity["count"].to_list(),
             "mean_rating": float(pairs["sum"].sum()) / total if self.rating else None,
         }
-        touched = pairs.select(_number("user", users), _number("item", items)).sort("user", "item")
+        touched = pairs.select(_number("user", users), _number("item", items))  # users are numbered in their order
         return fitted | {"seen": _stored_pairs(touched["user"].to_numpy(), touched["item"].to_numpy())}
 
     def transform(self, rows: TableRows, fitted: Mapping[str, Any], folder: Path, ctx: RunContext) -> dict[str, Any]:
@@ -107,7 +108,7 @@ class Interactions:
         if self.negatives:
             items = len(fitted["items"])
             pairs = np.concatenate([arrays["inputs"], np.stack(seen_pairs(fitted), axis=1)])
-            seen = np.unique(_codes(pairs[:, 0], pairs[:, 1], items))
+            seen = np.unique(codes_of(pairs[:, 0], pairs[:, 1], items))
             users = arrays["inputs"][:, 0]
             arrays["negatives"] = draw_negatives(users, seen, items=items, count=self.negatives, seed=ctx.seed)
         for name, values in arrays.items():
@@ -131,7 +132,7 @@ class Interactions:
 
 
 def seen_pairs(fitted: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the users and of the items they have touched in training, int32, in the order of both."""
+    """Numbers of the users and of the items they have touched in training, int32, by user, the latest touch last."""
     users, items = (np.frombuffer(base64.b64decode(fitted["seen"][name]), "<i4") for name in ("users", "items"))
     return users, items
 
@@ -153,7 +154,7 @@ def draw_negatives(users: np.ndarray, seen: np.ndarray, *, items: int, count: in
     missing = np.flatnonzero(drawn.ravel() == 0)
     for _ in range(_DRAWS):
         candidates = random.integers(1, items + 1, len(missing), dtype=np.int32)
-        codes = _codes(users[missing // count], candidates, items)
+        codes = codes_of(users[missing // count], candidates, items)
         free = seen[np.minimum(np.searchsorted(seen, codes), len(seen) - 1)] != codes
         drawn.ravel()[missing[free]] = candidates[free]
         missing = missing[~free]
@@ -162,7 +163,8 @@ def draw_negatives(users: np.ndarray, seen: np.ndarray, *, items: int, count: in
     return drawn
 
 
-def _codes(users: np.ndarray, items: np.ndarray, count: int) -> np.ndarray:
+def codes_of(users: np.ndarray, items: np.ndarray, count: int) -> np.ndarray:
+    """A number for each pair of user and item, int64: ``user * (count + 1) + item``, where `count` items exist."""
     codes: np.ndarray = users.astype(np.int64) * (count + 1) + items
     return codes
 
@@ -172,15 +174,18 @@ def _stored_pairs(users: np.ndarray, items: np.ndarray) -> dict[str, str]:
     return {name: base64.b64encode(values.astype("<i4").tobytes()).decode() for name, values in pairs.items()}
 
 
-def _counted(user: str, item: str, rating: str | None, rows: pl.DataFrame) -> pl.DataFrame:
-    """How often each user and item of a part met, and the sum of the ratings."""
-    value = pl.col(rating).cast(pl.Float64) if rating else pl.lit(1.0)
+def _counted(features: Interactions, rows: pl.DataFrame) -> pl.DataFrame:
+    """How often each user and item of a part met, the sum of the ratings, and when they met last."""
     named = rows.select(
-        pl.col(user).cast(pl.String).alias("user"), pl.col(item).cast(pl.String).alias("item"), sum=value
+        user=pl.col(features.user).cast(pl.String),
+        item=pl.col(features.item).cast(pl.String),
+        sum=pl.col(features.rating).cast(pl.Float64) if features.rating else pl.lit(1.0),
+        time=pl.col(features.time).cast(pl.Datetime("us")) if features.time else pl.lit(None, pl.Datetime("us")),
+        row=pl.col(ROW),
     )
     named = named.drop_nulls(["user", "item"])
     return named.group_by("user", "item", maintain_order=True).agg(
-        pl.len().cast(pl.Int64).alias("count"), pl.col("sum").sum()
+        pl.len().cast(pl.Int64).alias("count"), pl.col("sum").sum(), pl.col("time", "row").max()
     )
 
 

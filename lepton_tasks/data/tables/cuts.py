@@ -44,7 +44,10 @@ def assign_splits(placed: TableRows, sizes: Split, ctx: RunContext) -> Iterator[
         limits = int(sizes.test * _LAST), int((sizes.test + sizes.validation) * _LAST)
         yield from placed.map(functools.partial(_by_limits, *limits), ctx)
         return
-    low, high = _ends_of(placed, ctx) if sizes.method == "time" else (0, _LAST)
+    low, high = _ends_of(placed, ctx) if sizes.method in ("time", "last") else (0, _LAST)
+    if sizes.method == "last":
+        yield from placed.map(functools.partial(_by_limits, low, low + 1), ctx)
+        return
     bins = _Bins(low, (high - low) // _BINS + 1)
     counts = (
         pl.concat(placed.map(functools.partial(_binned, bins), ctx)).group_by(STRATUM, "bin").agg(pl.col("rows").sum())

@@ -39,15 +39,15 @@ def placing(use_case: UseCase, rows: TableRows, *, seed: int) -> Change:
     else:
         column = str(split.column)
         dtype = _check_column(column, rows, f"{where}.split.column")
-        if split.method == "time":
+        if split.method in ("time", "last"):
             if not (dtype.is_temporal() or dtype.is_integer()):
                 raise ConfigError(
                     f"{column!r} is of type {dtype}, which has no order in time.",
                     where=f"{where}.split.column",
                     fix="Convert it with the step `types`, or name a column of dates or whole numbers.",
                 )
-            # The latest first: whatever is later than the cut is tested on.
-            position = (pl.lit(2**63 - 1) - pl.col(column).cast(pl.Int64)).cast(pl.UInt64)
+            # The latest first: whatever is later than the cut is tested on. 128 bits for what is below 0.
+            position = (pl.lit(2**63 - 1, pl.Int128) - pl.col(column).cast(pl.Int64).cast(pl.Int128)).cast(pl.UInt64)
         else:
             position = stable_hash(pl.col(column), seed)
         position = pl.when(pl.col(column).is_not_null()).then(position)

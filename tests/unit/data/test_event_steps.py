@@ -36,6 +36,7 @@ def test_position_orders_each_user_by_time_then_by_row():
     assert kept["_row"].to_list() == frame["_row"].to_list()
     assert refused.is_empty()
     assert Position("user").apply(frame)[0]["position"].to_list() == [0, 0, 250_000, 500_000, 750_000]
+    assert Position("user", "at", from_end=True).apply(frame)[0]["position"].to_list() == [0, 0, -3, -2, -1]
 
 
 def test_columns_are_checked():

@@ -38,11 +38,11 @@ def test_numbers_come_from_the_training_split(tmp_path, ctx):
     assert learned["popularity"] == [3, 1, 1]
     assert learned["mean_rating"] == 3.0
     assert list(zip(*(array.tolist() for array in seen_pairs(learned)), strict=True)) == [
-        (1, 1),
         (1, 3),
+        (1, 1),
         (2, 1),
         (2, 2),
-    ]
+    ]  # the latest touch last
     assert features.transform(table_rows(tmp_path, LATER), learned, tmp_path, ctx)["rows"] == 2
     assert np.load(tmp_path / "inputs.npy").tolist() == [[2, 0], [0, 2]]  # neither item 40 nor eve is known
     assert np.load(tmp_path / "inputs.npy").dtype == np.int32

@@ -88,17 +88,20 @@ class MinInteractions:
 class Position:
     """How far each row is in its group's order, in millionths: 0 for the first, below 1,000,000 for the last.
 
-    With ``data.split: {method: time, column: position}`` each user's latest interactions are tested on.
+    With ``data.split: {method: time, column: position}`` each user's latest interactions are tested on. With `from_end`
+    the last row has 0, the one before it -1, and so on: ``method: last`` then tests on the last one of each user.
 
     Args:
         group: Column of groups, such as users.
         order: Column that says what is later; null for the order of the rows.
         into: Name of the column that is made.
+        from_end: Count from the end instead.
     """
 
     group: str
     order: str | None = None
     into: str = "position"
+    from_end: bool = False
 
     def check(self, schema: Mapping[str, pl.DataType]) -> None:
         """The columns are there, and the new one is not."""
@@ -110,7 +113,9 @@ class Position:
         """All rows; none is refused."""
         order = [self.order, ROW] if self.order else [ROW]
         rank = pl.struct(order).rank("ordinal").over(self.group).cast(pl.Int64) - 1
+        count = pl.len().over(self.group).cast(pl.Int64)
+        position = rank + 1 - count if self.from_end else rank * 1_000_000 // count
         return (
-            frame.with_columns((rank * 1_000_000 // pl.len().over(self.group)).alias(self.into)),
+            frame.with_columns(position.alias(self.into)),
             pl.DataFrame(schema={ROW: pl.Int64, "reason": pl.String}),
         )

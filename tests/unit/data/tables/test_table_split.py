@@ -114,3 +114,9 @@ def test_a_missing_column_gets_the_closest_name(tmp_path):
 def test_text_has_no_order_in_time(tmp_path):
     with pytest.raises(ConfigError, match="'at' is of type String"):
         splits_of(pl.DataFrame({"label": ["a"], "at": ["2024"]}), tmp_path, method="time", column="at")
+
+
+def test_the_last_of_each_group_is_tested_on_and_the_one_before_it_chosen_by(tmp_path):
+    frame = pl.DataFrame({"label": ["x"] * 7, "position": [-2, -1, 0, -3, -2, -1, 0]})
+    codes = splits_of(frame, tmp_path, label=None, method="last", column="position", rows_per_part=3)
+    assert codes.tolist() == [0, 1, 2, 0, 0, 1, 2]

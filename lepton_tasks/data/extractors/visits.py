@@ -1,0 +1,39 @@
+"""What users did with items, for those who ask what may come next."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import numpy as np
+import pydantic
+
+from lepton_tasks.data.extractors.interactions import Interactions
+from lepton_tasks.data.requests import numbered
+from lepton_tasks.data.tables.rows import TableRows
+
+
+@dataclasses.dataclass(frozen=True)
+class Visits(Interactions):
+    """The arrays of `Interactions`; a request names a user, and what that user touched since training.
+
+    Args:
+        recent: How many items of a request are looked at, the latest ones.
+    """
+
+    recent: Annotated[int, pydantic.Field(ge=1, le=200)] = 10
+
+    def codec(self, fitted: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """`VisitorCodec` with the fitted users and items."""
+        names = {"users": fitted["users"], "items": fitted["items"]}
+        return "visitor", {"user": self.user, "recent": self.recent, **names}
+
+    def requests(self, rows: TableRows, numbers: np.ndarray, fitted: Mapping[str, Any]) -> list[bytes]:
+        """The user of each row, who has just touched the row's item."""
+        found = numbered(rows.select([self.user, self.item]), numbers)
+        return [
+            json.dumps({self.user: user, "recent": [item]}, ensure_ascii=False).encode()
+            for user, item in found.select(self.user, self.item).iter_rows()
+        ]

@@ -1,0 +1,56 @@
+"""What each user touched, in order, as arrays of numbers that count from 1; 0 is nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lepton_tasks.core.errors import DataError
+
+
+def touched(fitted: Mapping[str, Any], *, most: int) -> np.ndarray:
+    """The latest items of each user in training, int32 [users + 1, L]; the latest first, L at most `most`.
+
+    The users' numbers are the rows; that of 0 is empty.
+    """
+    from lepton_tasks.data.extractors.interactions import seen_pairs
+
+    users, items = seen_pairs(fitted)
+    count = np.bincount(users, minlength=len(fitted["users"]) + 1)
+    age = np.repeat(np.cumsum(count), count) - 1 - np.arange(len(users))
+    kept = age < most
+    table = np.zeros((len(count), min(most, max(1, int(count.max(initial=0))))), np.int32)
+    table[users[kept], age[kept]] = items[kept]
+    return table
+
+
+def interactions(features: Path, *splits: str) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs int32 [N, 2] of user and item of some splits, each user's in the order of time, and the split of each.
+
+    Users come in the order of their numbers; the second array is int [N], an index into `splits`.
+    """
+    folders = [features / split for split in splits]
+    pairs = np.concatenate([np.load(folder / "inputs.npy") for folder in folders])
+    times = [folder / "times.npy" for folder in folders]
+    time = np.concatenate([np.load(file) for file in times]) if times[0].exists() else np.zeros(len(pairs), np.int64)
+    of = np.repeat(np.arange(len(splits)), [len(np.load(f / "inputs.npy", mmap_mode="r")) for f in folders])
+    if len(pairs) == 0:
+        raise DataError("there are no interactions.", where=str(features), fix="Give more rows.")
+    order = np.lexsort((np.arange(len(pairs)), time, of, pairs[:, 0]))
+    return pairs[order], of[order]
+
+
+def before(pairs: np.ndarray, rows: np.ndarray, *, length: int) -> np.ndarray:
+    """What a user touched before each of some rows, int32 [M, length]; the latest first, 0 after it.
+
+    Args:
+        pairs: int [N, 2], user and item, by user and in the order of time.
+        rows: int [M], numbers of rows in `pairs`.
+        length: How far to look back.
+    """
+    at = rows[:, None] - 1 - np.arange(length)
+    same = (at >= 0) & (pairs[np.maximum(at, 0), 0] == pairs[rows, :1]) & (pairs[rows, :1] > 0)
+    return np.where(same, pairs[np.maximum(at, 0), 1], 0).astype(np.int32)

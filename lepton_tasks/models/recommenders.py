@@ -1,0 +1,220 @@
+"""Networks that say how well items suit users: matrix factorisation, NeuMF, two towers.
+
+All are asked alike: users int [N], what each touched lately int [N, L] (the latest first, 0 where there is nothing) and
+items int [N, C] give scores float32 [N, C]. Users and items count from 1; 0 is one that training has not seen, and what
+is known of it is 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import numpy as np
+import pydantic
+import torch
+from torch import nn
+
+Size = Annotated[int, pydantic.Field(ge=1, le=4_096)]
+Share = Annotated[float, pydantic.Field(ge=0, lt=1)]
+
+
+class Recommender(nn.Module):
+    """What the networks of this family share: a level for all, and a bias for each item.
+
+    Args:
+        num_users: Users are numbered from 1 to this.
+        num_items: Items are numbered from 1 to this.
+    """
+
+    def __init__(self, num_users: int, num_items: int) -> None:
+        super().__init__()
+        self.num_users, self.num_items = num_users, num_items
+        self.level: torch.Tensor
+        self.register_buffer("level", torch.zeros(1))
+        self.item_bias = table(num_items, 1, spread=0.0)  # a table, so that weight decay draws it to 0
+
+    def begin(self, *, level: float, users: np.ndarray, items: np.ndarray) -> None:
+        """Begin with what is known before any learning.
+
+        Args:
+            level: The score that all items have; the mean rating.
+            users: int [P], with `items` the pairs of training.
+            items: int [P].
+        """
+        self.level.fill_(level)
+
+    def forward(self, users: torch.Tensor, recent: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        """Scores float32 [N, C] of items int [N, C]."""
+        raise NotImplementedError
+
+    def every(self, users: torch.Tensor, recent: torch.Tensor) -> torch.Tensor:
+        """Scores float32 [N, num_items + 1] of all items by their number; that of 0 means nothing."""
+        items = torch.arange(self.num_items + 1, device=users.device)
+        return torch.as_tensor(self(users, recent, items.expand(users.shape[0], -1)))
+
+
+class Factors(Recommender):
+    """A recommender whose scores are products of a user's and an item's vector."""
+
+    def user_vectors(self, users: torch.Tensor, recent: torch.Tensor) -> torch.Tensor:
+        """Float32 [N, D]."""
+        raise NotImplementedError
+
+    def item_vectors(self, items: torch.Tensor) -> torch.Tensor:
+        """Float32 [..., D] of items int [...]."""
+        raise NotImplementedError
+
+    def offsets(self, users: torch.Tensor) -> torch.Tensor:
+        """What is added to all scores of a user, float32 [N, 1]."""
+        return self.level.expand(users.shape[0], 1)
+
+    def forward(self, users: torch.Tensor, recent: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        """Scores float32 [N, C] of items int [N, C]."""
+        product = (self.item_vectors(items) * self.user_vectors(users, recent)[:, None]).sum(dim=2)
+        return torch.as_tensor(product + self.item_bias(items)[..., 0] + self.offsets(users))
+
+    def every(self, users: torch.Tensor, recent: torch.Tensor) -> torch.Tensor:
+        """As `Recommender.every`, by one product of matrices."""
+        vectors = self.item_vectors(torch.arange(self.num_items + 1, device=users.device))
+        product = self.user_vectors(users, recent) @ vectors.T
+        return product + self.item_bias.weight[:, 0] + self.offsets(users)
+
+
+class MatrixFactorisation(Factors):
+    """A vector and a bias for each user and item; with `history`, what a user has touched is part of the user.
+
+    Args:
+        num_users: Users are numbered from 1 to this.
+        num_items: Items are numbered from 1 to this.
+        size: Numbers in a vector.
+        history: Add the items a user has touched to the user's vector, whatever was thought of them (SVD++).
+        dropout: Share of a vector's numbers that a training step leaves out.
+
+    Source: Koren, Bell and Volinsky, "Matrix factorization techniques for recommender systems", 2009; with `history`
+    Koren, "Factorization meets the neighborhood", 2008.
+    """
+
+    def __init__(
+        self, num_users: int, num_items: int, *, size: Size = 32, history: bool = False, dropout: Share = 0.0
+    ) -> None:
+        super().__init__(num_users, num_items)
+        self.user_bias = table(num_users, 1, spread=0.0)
+        self.users, self.items = table(num_users, size), table(num_items, size)
+        self.touched = table(num_items, size, spread=0.01) if history else None
+        self.dropout = nn.Dropout(dropout)
+
+    def user_vectors(self, users: torch.Tensor, recent: torch.Tensor) -> torch.Tensor:
+        """See `Factors`."""
+        vectors: torch.Tensor = self.users(users)
+        if self.touched is not None:
+            count = (recent > 0).sum(dim=1, keepdim=True).clamp(min=1)
+            vectors = vectors + self.touched(recent).sum(dim=1) / count.float().sqrt()
+        return torch.as_tensor(self.dropout(vectors))
+
+    def item_vectors(self, items: torch.Tensor) -> torch.Tensor:
+        """See `Factors`."""
+        return torch.as_tensor(self.items(items))
+
+    def offsets(self, users: torch.Tensor) -> torch.Tensor:
+        """See `Factors`."""
+        return torch.as_tensor(self.level + self.user_bias(users))
+
+
+class TwoTower(Factors):
+    """A network from a user, and what that user touched lately, to a vector; another from an item to a vector.
+
+    Args:
+        num_users: Users are numbered from 1 to this.
+        num_items: Items are numbered from 1 to this.
+        size: Numbers in the vectors that are compared.
+        hidden: Widths of the layers of each tower; none for plain vectors.
+        fade: Share of weight that each earlier item of the history has less than the next.
+        dropout: Share of the user's numbers that a training step leaves out.
+
+    Source: Covington, Adams and Sargin, "Deep neural networks for YouTube recommendations", 2016; Yi et al.,
+    "Sampling-bias-corrected neural modeling for large corpus item recommendations", 2019.
+    """
+
+    def __init__(
+        self,
+        num_users: int,
+        num_items: int,
+        *,
+        size: Size = 64,
+        hidden: Sequence[Size] = (128,),
+        fade: Share = 0.1,
+        dropout: Share = 0.1,
+    ) -> None:
+        super().__init__(num_users, num_items)
+        self.users, self.items = table(num_users, size), table(num_items, size)
+        self.fade = fade
+        self.user_tower = _tower(2 * size, hidden, size, dropout)
+        self.item_tower = _tower(size, hidden, size, dropout, bias=False)
+
+    def user_vectors(self, users: torch.Tensor, recent: torch.Tensor) -> torch.Tensor:
+        """See `Factors`."""
+        there = (recent > 0).float()
+        weight = there * torch.pow(1 - self.fade, torch.cumsum(there, dim=1) - there)
+        history = (self.items(recent) * weight[..., None]).sum(dim=1) / weight.sum(dim=1, keepdim=True).clamp(min=1)
+        return torch.as_tensor(self.user_tower(torch.cat((self.users(users), history), dim=1)))
+
+    def item_vectors(self, items: torch.Tensor) -> torch.Tensor:
+        """See `Factors`."""
+        return torch.as_tensor(self.item_tower(self.items(items)))
+
+
+class NeuMF(Recommender):
+    """A product of vectors beside a small network over other vectors, weighed together.
+
+    Args:
+        num_users: Users are numbered from 1 to this.
+        num_items: Items are numbered from 1 to this.
+        size: Numbers in each of the vectors.
+        hidden: Widths of the network's layers.
+        dropout: Share of the numbers before the last layer that a training step leaves out.
+
+    Source: He et al., "Neural collaborative filtering", 2017.
+    """
+
+    def __init__(
+        self,
+        num_users: int,
+        num_items: int,
+        *,
+        size: Size = 16,
+        hidden: Sequence[Size] = (32, 16),
+        dropout: Share = 0.0,
+    ) -> None:
+        super().__init__(num_users, num_items)
+        self.product_users, self.product_items = table(num_users, size), table(num_items, size)
+        # Wide enough that the first layer tells pairs apart from the beginning.
+        self.deep_users, self.deep_items = table(num_users, size, spread=0.5), table(num_items, size, spread=0.5)
+        self.deep = _tower(2 * size, hidden[:-1], hidden[-1], dropout, bias=False)
+        self.last = nn.Linear(size + hidden[-1], 1, bias=False)
+
+    def forward(self, users: torch.Tensor, recent: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        """Scores float32 [N, C] of items int [N, C]."""
+        product = self.product_users(users)[:, None] * self.product_items(items)
+        deep_items = self.deep_items(items)
+        deep = self.deep(torch.cat((self.deep_users(users)[:, None].expand_as(deep_items), deep_items), dim=2))
+        scores = self.last(torch.cat((product, deep.relu()), dim=2))[..., 0]
+        return torch.as_tensor(scores + self.item_bias(items)[..., 0] + self.level)
+
+
+def table(count: int, size: int, *, spread: float = 0.1) -> nn.Embedding:
+    """Vectors [count + 1, size]; that of 0 is 0 and stays so."""
+    table = nn.Embedding(count + 1, size, padding_idx=0)
+    nn.init.normal_(table.weight, std=spread)
+    with torch.no_grad():
+        table.weight[0] = 0
+    return table
+
+
+def _tower(inputs: int, hidden: Sequence[int], outputs: int, dropout: float, *, bias: bool = True) -> nn.Sequential:
+    """Layers with ReLU between them; without `bias` in the last one where it would add the same to all scores."""
+    layers: list[nn.Module] = []
+    for width in hidden:
+        layers += [nn.Linear(inputs, width), nn.ReLU()]
+        inputs = width
+    return nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(inputs, outputs, bias=bias))
