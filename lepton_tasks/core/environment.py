@@ -69,6 +69,25 @@ class Dask(pydantic.BaseModel):
     """How the cluster is made, where Kubernetes makes it."""
 
 
+class Training(pydantic.BaseModel):
+    """The machines that a training may use together."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    nodes: int = pydantic.Field(1, ge=1, le=1024)
+    """Machines of one training, each with `train.devices` processes; they see the same state folder."""
+    rendezvous: str | None = pydantic.Field(None, pattern=r"^[^:/]+:\d+$")
+    """``host:port`` of the machine that the stages run on, as the others reach it; needed with several nodes."""
+    restarts: int = pydantic.Field(2, ge=0, le=100)
+    """How often a training of several processes goes on from its last state after one of them was lost."""
+
+    @pydantic.model_validator(mode="after")
+    def _reachable(self) -> Training:
+        if self.nodes > 1 and self.rendezvous is None:
+            raise ValueError("several nodes need `rendezvous`, the host:port where they find each other")
+        return self
+
+
 class Environment(pydantic.BaseModel):
     """One deployment of Lepton: `configs/environments/*.yaml`, over which ``LEPTON_*`` variables win."""
 
@@ -84,6 +103,8 @@ class Environment(pydantic.BaseModel):
     """The inference server."""
     dask: Dask = Dask()
     """Dask."""
+    training: Training = Training()
+    """Machines of a training."""
     data_root: str = "data"
     """Folder that relative paths of sources start from; relative to the project."""
 

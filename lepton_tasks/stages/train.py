@@ -25,6 +25,7 @@ from lepton_tasks.training.checkpoint import HISTORY_FILE, write_checkpoint, wri
 from lepton_tasks.training.curves import plot_curves
 from lepton_tasks.training.job import JOB_FILE, Job
 from lepton_tasks.training.launch import training, wait
+from lepton_tasks.training.node import called
 
 if TYPE_CHECKING:
     from lepton_tasks.training.record import TrainingRecord
@@ -71,8 +72,10 @@ def train(
         fitted=fitted["fitted"],
         labels=fitted["labels"],
         seed=ctx.seed,
+        machines=ctx.environment.training,
     )
-    with training(job) as process, _recording(use_case, ctx, raw, job) as record:
+    others = called(ctx.root, job.file, ctx.run_id) if job.machines.nodes > 1 else contextlib.nullcontext()
+    with others, training(job) as process, _recording(use_case, ctx, raw, job) as record:
         record.files(_use_case_file(use_case, job.workdir))
         for report in (raw_quality, cleaned_quality, features_quality):
             record.files(ctx.open(report) / "docs", f"quality/{report.stage.removeprefix('validate_')}")

@@ -9,6 +9,7 @@ from typing import Any
 import pydantic
 
 from lepton_tasks.core import catalogue
+from lepton_tasks.core.environment import Training
 from lepton_tasks.core.protocols import LearningTask
 from lepton_tasks.core.use_case import ComponentSpec, Train
 
@@ -38,6 +39,8 @@ class Job(pydantic.BaseModel):
     """Names of the classes."""
     seed: int
     """Seed of weights, shuffles and augmentations."""
+    machines: Training = Training()
+    """The machines it runs on."""
 
     @property
     def file(self) -> Path:

@@ -11,10 +11,12 @@ import signal
 import sys
 from pathlib import Path
 
-from lepton_tasks.core.errors import LeptonError
+from lepton_tasks.core.environment import Training
+from lepton_tasks.core.errors import ConfigError, LeptonError
 from lepton_tasks.core.lifetime import PARENT, die_with
 from lepton_tasks.core.store import write_json
 from lepton_tasks.training.job import Job
+from lepton_tasks.training.node import ADDRESS, JOINS
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,8 +32,10 @@ def main(arguments: list[str] | None = None) -> int:
     job = Job.model_validate_json(options.job.read_text())
     if job.outcome.exists():  # an earlier attempt ended well, but its caller did not
         return 0
-    if options.processes > 1:
-        return _agent(options.job, options.processes)
+    if "RANK" not in os.environ and (options.processes > 1 or job.machines.nodes > 1):
+        return _agent(options.job, options.processes, job.machines)
+    if job.failure.exists():  # started again, as after a lost process; but what failed would fail again
+        return 1
     import torch
 
     from lepton_tasks.training.fit import fit
@@ -47,14 +51,19 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _agent(job: Path, processes: int) -> int:
+def _agent(job: Path, processes: int, machines: Training) -> int:
+    """Start the ranks of this machine, and all of them again from the last state if one is lost."""
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    # Torch 2.13 keeps one store for all restarts, in which the ranks then find the addresses of those that are gone.
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     arguments = [
-        "--standalone",
+        *_meeting(job, machines),
         f"--nproc-per-node={processes}",
+        f"--max-restarts={machines.restarts}",
+        "--monitor-interval=0.5",
         f"--log-dir={job.parent / 'torchrun'}",  # its default is a folder in /tmp that a killed run leaves there
         *("-m", "lepton_tasks.training.worker", str(job)),
     ]
@@ -63,6 +72,42 @@ def _agent(job: Path, processes: int) -> int:
     except (ChildFailedError, SignalException):  # the ranks have given their own account
         return 1
     return 0
+
+
+def _meeting(job: Path, machines: Training) -> list[str]:
+    """Torchrun's options that say where the machines find each other."""
+    if machines.nodes == 1:
+        return ["--standalone"]
+    joins = JOINS in os.environ
+    address = os.environ.get(ADDRESS) or str(machines.rendezvous).partition(":")[0]
+    # Gloo and NCCL would take the address of the host's name, which is often that of the loopback.
+    for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        os.environ.setdefault(variable, _interface(address))
+    return [
+        f"--nnodes={machines.nodes}",
+        "--rdzv-backend=c10d",
+        f"--rdzv-endpoint={machines.rendezvous}",
+        f"--rdzv-id={job.parent.name}",
+        f"--rdzv-conf=is_host={int(not joins)}",
+        f"--local-addr={address}",
+    ]
+
+
+def _interface(address: str) -> str:
+    """The network interface that has the address; raises `ConfigError` if none has."""
+    import socket
+
+    import psutil
+
+    wanted = socket.gethostbyname(address)
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(found.address == wanted for found in addresses):
+            return str(name)
+    raise ConfigError(
+        f"no network interface of this machine has the address {wanted}.",
+        where="training.rendezvous",
+        fix="Give the address of the machine that the stage runs on.",
+    )
 
 
 if __name__ == "__main__":

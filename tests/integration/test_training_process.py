@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,9 @@ import psutil
 import pytest
 import tiny_training
 import torch
+from dask_hosts import Networks
 
+from lepton_tasks.core.environment import Training
 from lepton_tasks.core.errors import LeptonError, StageError
 from lepton_tasks.training.launch import training, wait
 
@@ -48,9 +51,10 @@ import sys
 from pathlib import Path
 from lepton_tasks.training.job import Job
 from lepton_tasks.training.launch import training, wait
+from lepton_tasks.training.node import called
 
 job = Job.model_validate_json(Path(sys.argv[1]).read_text())
-with training(job) as process:
+with called(Path(sys.argv[-1]), job.file, "a-run"), training(job) as process:
     wait(job, process, lambda row: None)
 """
 
@@ -182,9 +186,18 @@ def test_a_process_that_dies_is_told_from_an_error(tmp_path):
             wait(of, process, lambda row: None)
 
 
-def test_two_processes_learn_what_one_does(tmp_path, unbroken):
-    of = job(tmp_path, devices=2, batch_size=8)  # together the same 16 rows a step
+TWO = {"devices": 2, "batch_size": 8}  # together the same 16 rows a step
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    of = job(tmp_path_factory.mktemp("two"), **TWO)
     outcome, rows = train(of)
+    return torch.load(of.best, weights_only=True), outcome, rows
+
+
+def test_two_processes_learn_what_one_does(two, unbroken):
+    _, outcome, rows = two
     _, expected, expected_rows = unbroken
     assert outcome["parameters"] == expected["parameters"]
     for row, other in zip(rows, expected_rows, strict=True):
@@ -194,10 +207,53 @@ def test_two_processes_learn_what_one_does(tmp_path, unbroken):
     assert best["validation_accuracy"] == pytest.approx(other["validation_accuracy"], abs=0.1)
 
 
+def test_a_lost_process_costs_only_the_steps_since_the_last_state(tmp_path, two):
+    of, rows = job(tmp_path, **TWO), []
+    with training(of) as process:
+        until(lambda: of.resume.exists())
+        ranks = [p for p in psutil.Process(process.pid).children(recursive=True) if "worker" in " ".join(p.cmdline())]
+        next(p for p in ranks if p.environ().get("RANK") == "1").kill()
+        outcome = wait(of, process, rows.append)
+    _, expected, expected_rows = two
+    assert outcome["epochs"] == expected["epochs"]
+    assert [row["epoch"] for row in rows] == [0, 1, 2]
+    for row, other in zip(rows, expected_rows, strict=True):
+        assert row["validation_loss"] == pytest.approx(other["validation_loss"], abs=0.01)
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("ip"), reason="network namespaces need root and iproute2")
+def test_two_machines_learn_what_two_processes_do(tmp_path, two):
+    home = tmp_path / "home"
+    (home / "run" / "trainings").mkdir(parents=True)
+    with Networks(2) as network, contextlib.ExitStack() as stack:
+        machines = {"nodes": 2, "rendezvous": f"{network.addresses[0]}:29400"}
+        of = job(tmp_path, batch_size=8).model_copy(update={"machines": Training(**machines)})
+        environment = {**os.environ, "LEPTON_HOME": str(home)}
+        node = [sys.executable, "-m", "lepton_tasks.training.node", "--once", "--address", network.addresses[1]]
+        joined = subprocess.Popen([*network.inside(1), *node], env=environment)
+        stack.callback(joined.kill)
+        caller = [*network.inside(0), sys.executable, "-c", CALLER, str(write(of).file), str(home)]
+        subprocess.run(caller, env=environment, check=True, timeout=300)
+        assert joined.wait(60) == 0
+    assert not list((home / "run" / "trainings").iterdir())
+    _, outcome, rows = two
+    assert json.loads(of.outcome.read_text())["epochs"] == outcome["epochs"]
+    for row, other in zip(of.rows(), rows, strict=True):
+        assert row["validation_loss"] == pytest.approx(other["validation_loss"], abs=0.01)
+
+
+def until(condition, seconds=240):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 @contextlib.contextmanager
 def running_caller(of):
     """A stage's process amid a training of two processes, and all its descendants."""
-    process = subprocess.Popen([sys.executable, "-c", CALLER, str(write(of).file)], stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", CALLER, str(write(of).file), str(of.workdir)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     family = []
     try:
         deadline = time.monotonic() + 240
