@@ -84,7 +84,7 @@ def fit(
     try:
         with training(job) as process:
             outcome = wait(job, process, lambda row: print(_line(row, use_case.train.epochs), flush=True))
-        input_codec = codec_spec_of(use_case, data.fitted)
+        input_codec = codec_spec_of(use_case, data.fitted, job.learning_task())
         spec = {**spec_of(job, outcome), "features": use_case.features.model_dump(), "input_codec": input_codec}
         return restored(spec, read_weights(job.best), where=str(job.best)), job.rows()
     finally:

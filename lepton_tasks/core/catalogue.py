@@ -114,6 +114,7 @@ CODECS: Registry[protocols.Codec] = Registry(
     {
         "image": "lepton_tasks.codecs.image:ImageCodec",
         "interaction": "lepton_tasks.codecs.interactions:InteractionCodec",
+        "latent": "lepton_tasks.codecs.latent:LatentCodec",
         "series": "lepton_tasks.codecs.series:SeriesCodec",
         "tabular": "lepton_tasks.codecs.tabular:TabularCodec",
         "text": "lepton_tasks.codecs.text:TextCodec",
@@ -132,6 +133,7 @@ OUTPUT_CODECS: Registry[protocols.OutputCodec] = Registry(
         "items": "lepton_tasks.codecs.recommendations:ItemsCodec",
         "labels": "lepton_tasks.codecs.labels:LabelsCodec",
         "number": "lepton_tasks.codecs.number:NumberCodec",
+        "picture": "lepton_tasks.codecs.picture:PictureCodec",
     },
 )
 
@@ -141,6 +143,7 @@ LEARNING_TASKS: Registry[protocols.LearningTask] = Registry(
     {
         "face_recognition": "lepton_tasks.learning.face_recognition:FaceRecognition",
         "image_classification": "lepton_tasks.learning.image_classification:ImageClassification",
+        "image_generation": "lepton_tasks.learning.image_generation:ImageGeneration",
         "item_recommendation": "lepton_tasks.learning.item_recommendation:ItemRecommendation",
         "language_modelling": "lepton_tasks.learning.language_modelling:LanguageModelling",
         "object_detection": "lepton_tasks.learning.object_detection:ObjectDetection",
@@ -157,6 +160,7 @@ MODELS: Registry[Any] = Registry(
     {
         "centre_detector": "lepton_tasks.models.detector:CentreDetector",
         "cnn": "lepton_tasks.models.cnn:CNN",
+        "dcgan": "lepton_tasks.models.gan:DCGAN",
         "embedding_cnn": "lepton_tasks.models.embedding:EmbeddingCNN",
         "item_item": "lepton_tasks.models.item_item:ItemItem",
         "matrix_factorisation": "lepton_tasks.models.recommenders:MatrixFactorisation",
@@ -359,8 +363,12 @@ def learning_task_of(use_case: UseCase, fitted: Mapping[str, Any], labels: Seque
     return LEARNING_TASKS.build(spec.name, spec.params, where=where, fitted=fitted, labels=labels)
 
 
-def codec_spec_of(use_case: UseCase, fitted: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Name and params of the input codec of a use case; imports its feature extractor."""
+def codec_spec_of(
+    use_case: UseCase, fitted: Mapping[str, Any], task: protocols.LearningTask
+) -> tuple[str, dict[str, Any]]:
+    """Name and params of the input codec of a use case: its task's own, or that of its feature extractor."""
+    if (own := task.input_codec()) is not None:
+        return own
     spec = use_case.features
     named: tuple[str, dict[str, Any]] = _ALL_FEATURES.build(
         spec.name, spec.params, where=f"{use_case.name}.yaml: features"
@@ -368,9 +376,9 @@ def codec_spec_of(use_case: UseCase, fitted: Mapping[str, Any]) -> tuple[str, di
     return named
 
 
-def codec_of(use_case: UseCase, fitted: Mapping[str, Any]) -> protocols.Codec:
+def codec_of(use_case: UseCase, fitted: Mapping[str, Any], task: protocols.LearningTask) -> protocols.Codec:
     """The input codec of a use case."""
-    return CODECS.build(*codec_spec_of(use_case, fitted))
+    return CODECS.build(*codec_spec_of(use_case, fitted, task))
 
 
 def check_params_of(use_case: UseCase, *, where: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
@@ -137,6 +137,19 @@ class Rows(NamedTuple):
     """int [N], how long each input is before its padding; batches are then made of rows of like length."""
 
 
+class Phase(NamedTuple):
+    """A part of each training step with a loss and parameters of its own, for networks that learn in turn."""
+
+    name: str
+    """Its loss is noted as ``<name>_loss``."""
+    parameters: Sequence[torch.nn.Parameter]
+    """What its optimiser changes; the others stay as they are."""
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    """The scalar to minimise, from inputs and targets as augmented."""
+    every: int = 1
+    """It is left out of all steps but each `every`-th."""
+
+
 @runtime_checkable
 class LearningTask(Protocol):
     """What is learned: targets, loss, metrics, plots, output. Free of Lightning; torch only where it is needed.
@@ -203,6 +216,9 @@ class LearningTask(Protocol):
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The scalar to minimise, from what `trainable` gives and `targets`."""
 
+    def phases(self, network: torch.nn.Module) -> Sequence[Phase]:
+        """What a step does in turn; empty if all parameters follow `loss` of `trainable`, as nearly always."""
+
     def metrics(self, outputs: Outputs, targets: np.ndarray) -> dict[str, float]:
         """Figures on a split, by name; `lepton_tasks.core.metrics` tells by the name which way is better."""
 
@@ -223,6 +239,15 @@ class LearningTask(Protocol):
 
     def plots(self, folder: Path, rows: Rows, outputs: Outputs, *, worst: int) -> list[Path]:
         """Pictures a person looks at, as PNG files in `folder`; `worst` is how many mistakes are drawn."""
+
+    def epoch_plot(self, path: Path, rows: Rows, outputs: Outputs) -> None:
+        """A picture of how far a training is, as the PNG file `path`, from the validation split; may draw nothing."""
+
+    def input_codec(self) -> tuple[str, dict[str, Any]] | None:
+        """Name and params of the input codec where requests are no rows; None for the feature extractor's."""
+
+    def requests(self, rows: Rows) -> list[bytes] | None:
+        """Rows of `evaluation_rows` in the form that a client sends them; None if the extractor does it."""
 
     def output_codec(self) -> tuple[str, dict[str, Any]]:
         """Name and params of the output codec."""

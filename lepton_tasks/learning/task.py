@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from lepton_tasks.core.metrics import higher_is_better
-from lepton_tasks.core.protocols import Outputs, Rows
+from lepton_tasks.core.protocols import Outputs, Phase, Rows
 from lepton_tasks.data.stored import open_split
 
 if TYPE_CHECKING:
@@ -73,6 +73,10 @@ class Task:
         """The network itself."""
         return network
 
+    def phases(self, network: nn.Module) -> Sequence[Phase]:
+        """None: all parameters follow one loss."""
+        return ()
+
     def score(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
         """The task's main metric, negative if a smaller one is better."""
         value = metrics[self.metric]
@@ -89,6 +93,17 @@ class Task:
     def confidence(self, outputs: Outputs) -> np.ndarray:
         """Ones."""
         return np.ones(len(next(iter(outputs.values()))))
+
+    def epoch_plot(self, path: Path, rows: Rows, outputs: Outputs) -> None:
+        """Nothing is drawn."""
+
+    def input_codec(self) -> tuple[str, dict[str, Any]] | None:
+        """That of the feature extractor."""
+        return None
+
+    def requests(self, rows: Rows) -> list[bytes] | None:
+        """Rows as the feature extractor sends them."""
+        return None
 
     def plots(self, folder: Path, rows: Rows, outputs: Outputs, *, worst: int) -> list[Path]:
         """None."""

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 from typing import Any
+
+import numpy as np
+from PIL import Image
+
+_PNG = "iVBORw0KGgo"  # how each PNG file begins, in base64
 
 
 def difference(answer: Any, expected: Any) -> float:
     """The largest difference of two numbers at the same place of two JSON values; infinite if they differ otherwise.
 
-    It is relative to the expected number where that is larger than 1.
+    It is relative to the expected number where that is larger than 1. Two PNG files in base64 are compared pixel by
+    pixel, as shares of the brightest, and one level more or less is rounding.
     """
     if isinstance(answer, int | float) and isinstance(expected, float):
         return abs(answer - expected) / max(1.0, abs(expected))
@@ -17,4 +25,18 @@ def difference(answer: Any, expected: Any) -> float:
         return max((difference(answer[key], expected[key]) for key in answer), default=0.0)
     if isinstance(answer, list) and isinstance(expected, list) and len(answer) == len(expected):
         return max(map(difference, answer, expected), default=0.0)
+    if isinstance(answer, str) and isinstance(expected, str) and answer != expected and answer.startswith(_PNG):
+        return _of_pictures(answer, expected)
     return 0.0 if answer == expected else math.inf
+
+
+def _of_pictures(answer: str, expected: str) -> float:
+    try:
+        first, second = (
+            np.asarray(Image.open(io.BytesIO(base64.b64decode(text)))).astype(int) for text in (answer, expected)
+        )
+    except (OSError, ValueError):  # one is no picture
+        return math.inf
+    if first.shape != second.shape:
+        return math.inf
+    return max(0, int(np.abs(first - second).max()) - 1) / 255

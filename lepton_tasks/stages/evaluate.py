@@ -41,8 +41,10 @@ def evaluate(
     metrics["baseline"] = task.baseline(rows)
     metrics["details"] = task.details(outputs, rows)
     fitted = json.loads((ctx.open(preprocessor) / "preprocessor.json").read_text())["fitted"]
-    payloads = requests_of(use_case, ctx, splits=splits, features=data, fitted=fitted, limit=replay.MOST)
-    samples = replay.decoded(codec_of(use_case, fitted), payloads)
+    payloads = task.requests(rows)
+    if payloads is None:
+        payloads = requests_of(use_case, ctx, splits=splits, features=data, fitted=fitted, limit=replay.MOST)
+    samples = replay.decoded(codec_of(use_case, fitted, task), payloads)
     draft = ctx.draft()
     write_json(draft.path / "metrics.json", metrics)
     replay.write_outputs(draft.path / replay.OUTPUTS_FILE, outputs)

@@ -35,7 +35,7 @@ def export(
     fitted = json.loads((ctx.open(preprocessor) / "preprocessor.json").read_text())
     metrics = json.loads((judged / "metrics.json").read_text())
     rows = json.loads((data / "dataset.json").read_text())["rows"]
-    input_codec, input_params = codec_spec_of(use_case, fitted["fitted"])
+    input_codec, input_params = codec_spec_of(use_case, fitted["fitted"], task)
     output_codec, output_params = task.output_codec()
     payloads, served = replay.read_requests(judged), replay.read_outputs(judged / replay.SERVED_FILE)
     draft = ctx.draft()

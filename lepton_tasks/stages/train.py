@@ -147,6 +147,8 @@ def _epoch_ended(row: Mapping[str, Any], job: Job, ctx: RunContext, record: Trai
     ctx.log.info("epoch %d: %s, %.0f samples/s", row["epoch"], figures, row["samples_per_second"])
     ctx.on_progress(Progress(ctx.stage, row["epoch"] + 1, job.train.epochs, "epochs", row["seconds"]))
     record.epoch(row)
+    if (picture := job.epoch_plot(row["epoch"])).exists():
+        record.files(picture, "plots/epochs")
 
 
 def _use_case_file(use_case: UseCase, folder: Path) -> Path:

@@ -54,7 +54,9 @@ class Course(pl.Callback):
         self._state = state
         self.history: list[dict[str, Any]] = state["history"] if state else []
         self.best_epoch: int = state["best_epoch"] if state else -1
-        self._loss_sum = torch.tensor(state["loss_sum"] if state else 0.0, dtype=torch.float64)
+        # Of the whole loss, and of each phase of the task.
+        none = [0.0] * (1 + len(module.phases))
+        self._loss_sum = torch.tensor(state["loss_sum"] if state else none, dtype=torch.float64)
         self._loss_steps: int = state["loss_steps"] if state else 0
         self._seconds_before: float = state["seconds"] if state else 0.0
         self._timed_steps = self._unsaved = 0
@@ -87,8 +89,10 @@ class Course(pl.Callback):
         if self._state is not None:
             self.module.network.load_state_dict(self._state["network"])
             self.module.step_done = self._state["step"]
-            trainer.optimizers[0].load_state_dict(self._state["optimizer"])
-            trainer.lr_scheduler_configs[0].scheduler.load_state_dict(self._state["schedule"])
+            for optimizer, saved in zip(trainer.optimizers, self._state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
+            for config, saved in zip(trainer.lr_scheduler_configs, self._state["schedules"], strict=True):
+                config.scheduler.load_state_dict(saved)
             trainer.precision_plugin.load_state_dict(self._state["precision"])
             if self._average is not None:
                 self._average.load_state_dict(self._state["average"])
@@ -100,7 +104,9 @@ class Course(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count the step; write the state every so often, and when told to stop."""
-        self._loss_sum += outputs["loss"].detach() * self.job.train.accumulate  # Lightning divides by it
+        self._loss_sum[0] += outputs["loss"].detach() * self.job.train.accumulate  # Lightning divides by it
+        if "parts" in outputs:
+            self._loss_sum[1:] += outputs["parts"]
         self._loss_steps += 1
         self._timed_steps += 1
         self.module.step_done += 1
@@ -133,11 +139,12 @@ class Course(pl.Callback):
         """Validate the weights that the network holds, note the epoch, and keep them if they are the best."""
         rate = self._timed_steps * self.batches.rows_per_step / (time.monotonic() - self._epoch_began)
         # After a resume the first part of the sum is rank 0's on all ranks; nothing is learned from this figure.
-        train_loss = float(trainer.strategy.reduce(self._loss_sum / self._loss_steps, reduce_op="mean"))
+        train_loss, *parts = trainer.strategy.reduce(self._loss_sum / self._loss_steps, reduce_op="mean").tolist()
         self._check_finite(train_loss)
         row = {
             "epoch": self.epochs,
             "train_loss": train_loss,
+            **{f"{p.name}_loss": part * p.every for p, part in zip(self.module.phases, parts, strict=True)},
             **{f"validation_{name}": value for name, value in self._validate(trainer).items()},
             "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
             "samples_per_second": rate,
@@ -149,9 +156,9 @@ class Course(pl.Callback):
             self.best_epoch = row["epoch"]
             if trainer.is_global_zero:
                 save_whole(self.module.network.state_dict(), self.job.best)
-        schedule = trainer.lr_scheduler_configs[0].scheduler
-        if hasattr(schedule, "observe"):
-            schedule.observe(self._score(-1))
+        for config in trainer.lr_scheduler_configs:
+            if hasattr(config.scheduler, "observe"):
+                config.scheduler.observe(self._score(-1))
 
     def _validate(self, trainer: pl.Trainer) -> dict[str, float]:
         """Metrics of what would be served, on the whole validation split: each rank does its share."""
@@ -165,6 +172,8 @@ class Course(pl.Callback):
                 outputs[name] = np.empty((len(inputs), *own.shape[1:]), own.dtype)
                 for index, share in enumerate(shares):
                     outputs[name][index::ranks] = share[name]
+        if trainer.is_global_zero:
+            task.epoch_plot(self.job.epoch_plot(self.epochs), self._rows, outputs)
         return task.metrics(outputs, self._rows.targets)
 
     def _score(self, epoch: int) -> tuple[float, ...]:
@@ -187,19 +196,19 @@ class Course(pl.Callback):
         self._unsaved = 0
         if not trainer.is_global_zero:
             return
-        self._check_finite(float(self._loss_sum))
+        self._check_finite(float(self._loss_sum[0]))
         write_json(self.job.history, self.history)
         save_whole(
             {
                 "network": self.module.network.state_dict(),
-                "optimizer": trainer.optimizers[0].state_dict(),
-                "schedule": trainer.lr_scheduler_configs[0].scheduler.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
+                "schedules": [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs],
                 "precision": trainer.precision_plugin.state_dict(),
                 "average": self._average.state_dict() if self._average is not None else None,
                 "step": self.module.step_done,
                 "history": self.history,
                 "best_epoch": self.best_epoch,
-                "loss_sum": float(self._loss_sum),
+                "loss_sum": self._loss_sum.tolist(),
                 "loss_steps": self._loss_steps,
                 "seconds": self._seconds(),
             },

@@ -58,7 +58,7 @@ def fit(job: Job) -> None:
         rank=rank,
         class_weights=torch.from_numpy(weights) if weights is not None and not sampled else None,
     )
-    course = Course(job, module, batches, task.evaluation_rows(job.features, "validation"), state=state)
+    course = Course(job, module, batches, module.task.evaluation_rows(job.features, "validation"), state=state)
     if not course.done:
         try:
             _trainer(job, course, ranks).fit(module, batches)
@@ -104,7 +104,7 @@ def _trainer(job: Job, course: Course, ranks: int) -> pl.Trainer:
         precision=_PRECISION[job.train.precision],
         max_epochs=job.train.epochs - course.epochs,
         accumulate_grad_batches=job.train.accumulate,
-        gradient_clip_val=job.train.gradient_clip,
+        gradient_clip_val=None if course.module.phases else job.train.gradient_clip,  # the phases clip by themselves
         callbacks=[course],
         default_root_dir=job.workdir,
         logger=False,

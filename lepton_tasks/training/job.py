@@ -62,6 +62,10 @@ class Job(pydantic.BaseModel):
         """One row an epoch, as a JSON list."""
         return self.workdir / "history.json"
 
+    def epoch_plot(self, epoch: int) -> Path:
+        """The picture that was drawn after an epoch, if one was."""
+        return self.workdir / f"epoch_{epoch:04d}.png"
+
     @property
     def outcome(self) -> Path:
         """Facts of a training that ended well; there is none before."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from lepton_tasks.core import catalogue
+from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.protocols import LearningTask
 from lepton_tasks.core.use_case import ComponentSpec
 from lepton_tasks.training.job import Job
@@ -46,9 +47,13 @@ class TrainingModule(pl.LightningModule):
         self.loss = _loss(job, self.task, class_weights)
         self.trainable = self.task.trainable(self.network)
         self.evaluable = self.task.evaluable(self.network)
+        self.phases = tuple(self.task.phases(self.network))
+        if self.phases:
+            _check_phases(job)
+            self.automatic_optimization = False
 
-    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        """The loss of one batch of stored rows."""
+    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """``loss`` of one batch of stored rows, and with phases ``parts``, the loss of each, 0 if it was left out."""
         # All chance in a step (augmentation, dropout) hangs on seed, step and rank alone, so that no generator's state
         # need be kept for a training to go on exactly.
         seed = np.random.SeedSequence([self.job.seed, self.step_done, self.rank]).generate_state(1)[0]
@@ -57,16 +62,41 @@ class TrainingModule(pl.LightningModule):
         targets = self.task.targets(batch[1], self.job.train.label_smoothing)
         for augmentation in self.augmentations:
             inputs, targets = augmentation(inputs, targets)
-        return self.loss(self.trainable(inputs), targets)
+        if not self.phases:
+            return {"loss": self.loss(self.trainable(inputs), targets)}
+        parts = torch.stack([self._phase(i, inputs, targets) for i in range(len(self.phases))])
+        return {"loss": parts.sum(), "parts": parts}
 
     def configure_optimizers(self) -> Any:
-        """The use case's optimiser, with its schedule stepped after every step."""
+        """The use case's optimiser, with its schedule stepped after every step; one of each for each phase."""
+        if not self.phases:
+            return self._optimizer(self.network.parameters(), self.steps)
+        return tuple(self._optimizer(phase.parameters, -(-self.steps // phase.every)) for phase in self.phases)
+
+    def _phase(self, index: int, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Let a phase do its step, if it is its turn; its loss."""
+        phase = self.phases[index]
+        optimizer: Any = self.optimizers()[index]  # type: ignore[index]  # one for each phase
+        if (self.step_done + 1) % phase.every:
+            return torch.zeros((), device=inputs.device)
+        self.toggle_optimizer(optimizer)  # nothing is computed for the other phases' parameters
+        loss = phase.loss(inputs, targets)
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        if self.job.train.gradient_clip is not None:
+            self.clip_gradients(optimizer, self.job.train.gradient_clip, "norm")
+        optimizer.step()
+        self.untoggle_optimizer(optimizer)
+        self.lr_schedulers()[index].step()  # type: ignore[index]  # one for each phase
+        return loss.detach().float()
+
+    def _optimizer(self, parameters: Iterable[nn.Parameter], steps: int) -> Any:
         train = self.job.train
         optimizer = catalogue.OPTIMIZERS.build(
             train.optimizer.name,
             train.optimizer.params,
             where="train.optimizer",
-            parameters=self.network.parameters(),
+            parameters=parameters,
             learning_rate=train.learning_rate,
             weight_decay=train.weight_decay,
         )
@@ -75,10 +105,26 @@ class TrainingModule(pl.LightningModule):
             train.schedule.params,
             where="train.schedule",
             optimizer=optimizer,
-            steps=self.steps,
+            steps=steps,
             learning_rate=train.learning_rate,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _check_phases(job: Job) -> None:
+    """Raise `ConfigError` for what networks that learn in turn cannot be combined with."""
+    for key, chosen in (
+        ("devices", job.train.devices > 1),  # DDP expects one backward pass for each forward pass
+        ("accumulate", job.train.accumulate > 1),
+        ("loss", job.train.loss is not None),
+        ("balance", job.train.balance == "loss"),
+    ):
+        if chosen:
+            raise ConfigError(
+                f"the task {job.task.name!r} trains its parts in turn, which this setting does not go with.",
+                where=f"train.{key}",
+                fix="Leave it out.",
+            )
 
 
 def _loss(job: Job, task: LearningTask, class_weights: torch.Tensor | None) -> Callable[..., torch.Tensor]:

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from tiny_features import PAIRS, build_network, build_task, tiny
+from tiny_features import PAIRS, build_network, build_task, served
 from tiny_packages import make_package
 from tiny_training import FITTED, LABELS, PREPROCESSOR, SIDE, job, use_case, write_features
 
@@ -292,14 +292,15 @@ def test_weights_of_another_network_are_refused(home):
 def test_every_model_of_the_catalogue_becomes_the_same_graph(pair, tmp_path):
     import onnxruntime
 
-    task, rows = build_task(*pair[:2]), tiny(pair[1]).served(7)
+    task = build_task(*pair[:2])
+    rows = served(task, pair[1], 7)
     torch.manual_seed(0)
-    served = task.deployable(build_network(*pair)).eval()
+    network = task.deployable(build_network(*pair)).eval()
     path = tmp_path / "model.onnx"
-    tensors = export_onnx(served, rows, path, outputs=task.outputs, opset=20)
+    tensors = export_onnx(network, rows, path, outputs=task.outputs, opset=20)
     session = onnxruntime.InferenceSession(path)
     for batch in (rows[:1], rows):
-        expected = predict(served, batch, task.outputs)
+        expected = predict(network, batch, task.outputs)
         answers = session.run(list(task.outputs), {tensors["inputs"][0]["name"]: batch})
         for name, answer in zip(task.outputs, answers, strict=True):
             np.testing.assert_allclose(answer, expected[name], atol=1e-5)

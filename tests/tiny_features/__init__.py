@@ -5,8 +5,12 @@ and ``NETWORKS``: params that make a network of the catalogue small.
 """
 
 import importlib
+import tempfile
+from pathlib import Path
 
-from lepton_tasks.core.catalogue import LEARNING_TASKS, MODELS, check_network
+import numpy as np
+
+from lepton_tasks.core.catalogue import CODECS, LEARNING_TASKS, MODELS, check_network
 from lepton_tasks.core.errors import ConfigError
 
 TASKS = [(task, features) for task in LEARNING_TASKS.names() for features in LEARNING_TASKS.load(task).features]
@@ -39,3 +43,14 @@ def build_network(task, features, model):
     network = MODELS.build(model, params, **build_task(task, features).network_arguments())
     build_task(task, features).initialise(network)
     return network
+
+
+def served(task, features, rows):
+    """What the input codec of the use case decodes, [rows, ...]."""
+    if (own := task.input_codec()) is None:
+        return tiny(features).served(rows)
+    with tempfile.TemporaryDirectory() as name:
+        tiny(features).write(Path(name))
+        payloads = task.requests(task.evaluation_rows(Path(name), "test"))[:rows]
+    codec = CODECS.build(*own)
+    return np.stack([codec.decode(payload) for payload in payloads])

@@ -6,6 +6,7 @@ __all__ = ["FITTED", "LABELS", "NETWORKS", "served", "write"]
 NETWORKS = {
     "centre_detector": {"width": 8, "neck": 8},
     "cnn": {"width": 4},
+    "dcgan": {"width": 4},
     "embedding_cnn": {"width": 8, "blocks": [1, 1], "embedding_size": 16},
     "residual_cnn": {"width": 8, "blocks": [1, 1]},
 }

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_features import PAIRS, TASKS, build_network, build_task, tiny
+from tiny_features import PAIRS, TASKS, build_network, build_task, served, tiny
 
 from lepton_tasks.core.catalogue import LEARNING_TASKS, OUTPUT_CODECS
 from lepton_tasks.models.inference import predict
@@ -19,7 +19,7 @@ def case(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(features)
     tiny(features).write(folder)
     torch.manual_seed(0)
-    return build_task(name, features), build_network(name, features, FIRST[name, features]), folder, tiny(features)
+    return build_task(name, features), build_network(name, features, FIRST[name, features]), folder, features
 
 
 def test_a_network_suits_every_task():
@@ -68,8 +68,8 @@ def test_metrics_are_numbers_that_can_be_compared_with_the_baseline(case):
 
 
 def test_what_is_served_takes_decoded_requests_and_its_codec_reads_the_answer(case):
-    task, network, _, data = case
-    outputs = predict(task.deployable(network), data.served(5), task.outputs)
+    task, network, _, features = case
+    outputs = predict(task.deployable(network), served(task, features, 5), task.outputs)
     assert list(outputs) == list(task.outputs)
     assert {len(values) for values in outputs.values()} == {5}
     codec = OUTPUT_CODECS.build(*task.output_codec())

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tiny_features import PAIRS, build_network, build_task, tiny
+from tiny_features import PAIRS, build_network, build_task, served, tiny
 
 from lepton_tasks.core.catalogue import MODELS
 from lepton_tasks.models.inference import predict
@@ -60,9 +60,9 @@ def test_the_seed_decides_the_weights(pair):
 @pairs
 def test_rows_do_not_see_each_other_in_evaluation(pair):
     task, network = build_task(*pair[:2]), build(pair)
-    served, rows = task.deployable(network), tiny(pair[1]).served(4)
-    together = predict(served, rows, task.outputs)
-    alone = [predict(served, rows[i : i + 1], task.outputs) for i in range(4)]
+    deployed, rows = task.deployable(network), served(task, pair[1], 4)
+    together = predict(deployed, rows, task.outputs)
+    alone = [predict(deployed, rows[i : i + 1], task.outputs) for i in range(4)]
     for name, values in together.items():
         np.testing.assert_allclose(values, np.concatenate([one[name] for one in alone]), rtol=1e-4, atol=1e-5)
 

@@ -1,0 +1,68 @@
+"""Requests for a picture that is not there yet -> the code it is drawn from; the same in training and in serving."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+from typing import Annotated, Any
+
+import numpy as np
+import pydantic
+
+from lepton_tasks.codecs.json_rows import JsonRequests, json_object
+from lepton_tasks.core.errors import DataError
+from lepton_tasks.core.registry import did_you_mean
+
+_SEEDS = 2**32
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentCodec(JsonRequests):
+    """The input codec of generators: ``{"label": "3", "seed": 1}``. The same seed gives the same picture.
+
+    Args:
+        latent: Length of the noise.
+        labels: What can be asked for; empty if nothing can.
+    """
+
+    latent: Annotated[int, pydantic.Field(ge=1)]
+    labels: list[str]
+
+    def decode(self, payload: bytes) -> np.ndarray:
+        """Noise, and 1 at the place of the label, float32 [latent + labels]; without a seed, another one each time.
+
+        Raises:
+            DataError: a field is unknown, the label is, or the seed is no whole number from 0 to 2**32 - 1.
+        """
+        request = json_object(payload)
+        for name in request:
+            if name not in ("label", "seed"):
+                raise DataError(f"there is no field {name!r}.", where=name, fix='Send {"label": ..., "seed": 1}.')
+        return self.code(self._seed(request.get("seed")), self._label(request.get("label")))
+
+    def code(self, seed: int, label: int | None) -> np.ndarray:
+        """The code of a seed and the number of a label, float32 [latent + labels]."""
+        code = np.zeros(self.latent + len(self.labels), np.float32)
+        # Of NumPy's generators, this one alone promises the same numbers in every version.
+        code[: self.latent] = np.random.RandomState(seed).standard_normal(self.latent)
+        if label is not None:
+            code[self.latent + label] = 1
+        return code
+
+    def _seed(self, value: Any) -> int:
+        if value is None:
+            return secrets.randbelow(_SEEDS)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _SEEDS:
+            raise DataError(f"{value!r} is no whole number from 0 to {_SEEDS - 1:,}.", where="seed")
+        return value
+
+    def _label(self, value: Any) -> int | None:
+        if not self.labels:
+            if value is not None:
+                raise DataError("nothing can be asked for.", where="label", fix="Leave it out.")
+            return None
+        text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        if text not in self.labels:
+            what = "a label is missing." if value is None else f"no label {value!r}."
+            raise DataError(what, where="label", fix=did_you_mean(str(text or ""), self.labels))
+        return self.labels.index(text)
