@@ -101,6 +101,13 @@ class CategoryCounter:
             self.undercount += rare
         self._add(values.value_counts().cast({"count": pl.Int64}))
 
+    def update_counts(self, values: pl.Series, counts: np.ndarray) -> None:
+        """Add different values by how often each occurs."""
+        found = pl.DataFrame([values.rename("value"), pl.Series("count", counts, pl.Int64)]).filter(pl.col("count") > 0)
+        self.count += int(counts.sum())
+        self._distinct.update(found["value"])
+        self._add(found)
+
     def merge(self, other: CategoryCounter) -> None:
         """Add what another counter has seen."""
         self.count += other.count

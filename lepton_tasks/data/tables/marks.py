@@ -14,7 +14,7 @@ from lepton_tasks.core.catalogue import TABLE_STEPS
 from lepton_tasks.core.table_protocols import FittedStep
 from lepton_tasks.data.split import SPLITS
 from lepton_tasks.data.tables.artifact import NOWHERE
-from lepton_tasks.data.tables.operations import apply_operations
+from lepton_tasks.data.tables.operations import Operation, apply_operations
 from lepton_tasks.data.tables.refusals import CODE, REASON, refused_by, unrefused
 from lepton_tasks.data.tables.rows import ROW, Change, TableRows
 
@@ -61,6 +61,11 @@ class Marking:
         steps = tuple((e["code"], TABLE_STEPS.build(e["name"], e["params"]), e["fitted"]) for e in entries)
         names = {e["code"]: e["name"] for e in entries} | {UNKNOWN_LABEL: "unknown label"}
         return cls(steps, names, label, tuple(preprocessor["labels"]), codes)  # type: ignore[arg-type]  # only fitted steps
+
+    @property
+    def operations(self) -> list[Operation]:
+        """What the fitted steps do to the rows."""
+        return [operation for _, step, fitted in self.steps for operation in step.operations(fitted)]
 
     def mark(self, rows: TableRows) -> TableRows:
         """The rows after the fitted steps, with `MARKS`; refused rows are marked, not left out."""

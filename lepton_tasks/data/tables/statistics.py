@@ -13,8 +13,9 @@ import polars as pl
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.data.counter import CategoryCounter
 from lepton_tasks.data.sketch import NumericSketch
+from lepton_tasks.data.tables.dictionaries import read_dictionaries, texts_as_they_lie
 from lepton_tasks.data.tables.operations import Operation
-from lepton_tasks.data.tables.rows import TableRows
+from lepton_tasks.data.tables.rows import ROW, Part, TableRows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +77,10 @@ def summarise(
     counters = {name: known.counters.get(name, CategoryCounter()) for name in categories}
     new = tuple(n for n in numbers if n not in known.sketches), tuple(c for c in categories if c not in known.counters)
     if any(new):
-        for part in rows.select([*new[0], *new[1]]).map(functools.partial(_summarise, *new), ctx):
+        texts = [] if rows.changes else texts_as_they_lie(rows, new[1])
+        others = tuple(name for name in new[1] if name not in texts)
+        task = functools.partial(_summarise, new[0], others, tuple(texts))
+        for part in rows.select([*new[0], *others]).map_parts(task, ctx):
             for name, sketch in part.sketches.items():
                 sketches[name].merge(sketch)
             for name, counter in part.counters.items():
@@ -85,14 +89,22 @@ def summarise(
     return Summaries(sketches | _with_moments(rows, {name: sketches[name] for name in unsure}, ctx), counters)
 
 
-def _summarise(numbers: Sequence[str], categories: Sequence[str], frame: pl.DataFrame) -> Summaries:
+def _summarise(
+    numbers: Sequence[str], categories: Sequence[str], texts: Sequence[str], part: Part, frame: pl.DataFrame
+) -> Summaries:
     found = Summaries(
-        {name: NumericSketch(sums=True) for name in numbers}, {name: CategoryCounter() for name in categories}
+        {name: NumericSketch(sums=True) for name in numbers},
+        {name: CategoryCounter() for name in [*categories, *texts]},
     )
     for name, sketch in found.sketches.items():
         sketch.update(frame[name])
-    for name, counter in found.counters.items():
-        counter.update(frame[name])
+    for name in categories:
+        found.counters[name].update(frame[name])
+    seen = None if len(frame) == part.rows else frame[ROW].to_numpy() - part.first
+    for name, dictionary in read_dictionaries(part, texts).items():
+        counts = dictionary.counts(seen)
+        found.counters[name].nulls = int(counts[0])
+        found.counters[name].update_counts(dictionary.values, counts[1:])
     return found
 
 

@@ -24,10 +24,11 @@ from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.data.split import SPLITS
 from lepton_tasks.data.tables.arrays import ArrayFile, written_aside
 from lepton_tasks.data.tables.artifact import open_splits
+from lepton_tasks.data.tables.dictionaries import read_dictionaries, texts_as_they_lie
 from lepton_tasks.data.tables.marks import MARKS, SPLIT, TARGET, Marking
 from lepton_tasks.data.tables.refusals import CODE, REFUSALS, refusals_in
 from lepton_tasks.data.tables.rejected import RejectedFile
-from lepton_tasks.data.tables.rows import ROW, TableRows
+from lepton_tasks.data.tables.rows import ROW, Part, TableRows
 
 _IDS_SCHEMA = pa.schema([pa.field("row", pa.int64(), nullable=False)])
 
@@ -69,11 +70,16 @@ def _in_one_pass(
     folder: Path,
     ctx: RunContext,
 ) -> Outcome:
-    """Each part is read once, and written as up to three."""
-    columns = list(extractor.express(fitted))
-    made = marking.mark(_every_row(rows)).changed(functools.partial(_express, columns))
-    names = [column.meta.output_name() for column in columns]
-    return _gather(made.map(functools.partial(_write_part, folder, names), ctx), folder)
+    """Each part is read once, and written as up to three. What a text becomes is computed once for equal ones."""
+    every = _every_row(rows)
+    columns = {column.meta.output_name(): column for column in extractor.express(fitted)}
+    touched = {name for operation in marking.operations for name in (operation.column, operation.into)}
+    texts = texts_as_they_lie(every, {name for name in every.schema if name not in touched})
+    by_value = {name: column for name, column in columns.items() if set(column.meta.root_names()) <= {*texts}}
+    by_value = {name: column for name, column in by_value.items() if len(column.meta.root_names()) == 1}
+    by_row = [column for name, column in columns.items() if name not in by_value]
+    made = marking.mark(every).changed(functools.partial(_express, by_row))
+    return _gather(made.map_parts(functools.partial(_write_part, folder, tuple(columns), by_value), ctx), folder)
 
 
 def _every_row(rows: Mapping[str, TableRows]) -> TableRows:
@@ -95,7 +101,7 @@ def _split_by_split(
 ) -> Outcome:
     """The extractor reads and writes each split as it likes; the targets are those of the rows it was given."""
     marks = marking.mark(_every_row(rows)).select(MARKS)
-    _, sizes, refusals = _gather(marks.map(functools.partial(_write_part, folder, []), ctx), folder)
+    _, sizes, refusals = _gather(marks.map_parts(functools.partial(_write_part, folder, (), {}), ctx), folder)
     size = 0
     for name in SPLITS:
         written = extractor.transform(marking.kept(rows[name]), fitted, folder / name, ctx)
@@ -112,8 +118,22 @@ class _Written:
     splits: dict[str, tuple[int, np.ndarray, np.ndarray | None]]
 
 
-def _write_part(folder: Path, columns: Sequence[str], frame: pl.DataFrame) -> _Written:
-    """Write a part's kept rows, split by split; the file is named after the part's first row."""
+def _write_part(
+    folder: Path, columns: Sequence[str], by_value: Mapping[str, pl.Expr], part: Part, frame: pl.DataFrame
+) -> _Written:
+    """Write a part's kept rows, split by split; the file is named after the part's first row.
+
+    Args:
+        folder: Where to.
+        columns: The features in order; those that are not in `by_value` are in `frame`.
+        by_value: Features of one column of text each.
+        part: Its rows.
+        frame: The same rows, with `MARKS`.
+    """
+    dictionaries = read_dictionaries(part, sorted({column.meta.root_names()[0] for column in by_value.values()}))
+    frame = frame.with_columns(
+        dictionaries[column.meta.root_names()[0]].map(column).alias(name) for name, column in by_value.items()
+    )
     refused = refusals_in(frame)
     if len(refused):
         frame = frame.filter(pl.col(CODE) == 0)

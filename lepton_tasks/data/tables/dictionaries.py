@@ -1,0 +1,69 @@
+"""Columns of text as Parquet keeps them: the different values, and an index a row."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+
+from lepton_tasks.data.tables.rows import Part, TableRows
+
+
+@dataclasses.dataclass(frozen=True)
+class Dictionary:
+    """A column of a part.
+
+    Attributes:
+        values: The different values, str; possibly some that no row has.
+        index: Of each row of the part, int32 [rows]: 0 for null, else 1 + the place in `values`.
+    """
+
+    values: pl.Series
+    index: np.ndarray
+
+    def map(self, expression: pl.Expr) -> pl.Series:
+        """What an expression of this column alone, row by row, gives for each row."""
+        column = pl.concat([pl.Series(self.values.name, [None], pl.String), self.values])
+        found = column.to_frame().select(expression).to_series()
+        return pl.Series(found.name, found.to_numpy()[self.index])
+
+    def counts(self, rows: np.ndarray | None) -> np.ndarray:
+        """How many of the rows (their places in the part; None for all) have no value, and each of the values."""
+        index = self.index if rows is None else self.index[rows]
+        return np.bincount(index, minlength=len(self.values) + 1)
+
+
+def texts_as_they_lie(rows: TableRows, names: Collection[str]) -> list[str]:
+    """Those of the columns that hold text, and the text that is in the files."""
+    if not rows.parts:
+        return []
+    part = rows.parts[0]
+    anew = pl.read_ipc_schema(part.changed) if part.changed is not None else {}
+    raw = pl.read_parquet_schema(part.path)
+    return [name for name in names if raw.get(name) == pl.String and name not in anew]
+
+
+def read_dictionaries(part: Part, names: Sequence[str]) -> dict[str, Dictionary]:
+    """The columns of a part."""
+    if not names:
+        return {}
+    with pq.ParquetFile(part.path, read_dictionary=list(names)) as file:
+        groups: list[int] = []
+        first, start = 0, part.offset
+        for group in range(file.metadata.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            if first < part.offset + part.rows and first + rows > part.offset:
+                start = first if not groups else start
+                groups.append(group)
+            first += rows
+        table = file.read_row_groups(groups, columns=list(names), use_threads=False)
+    table = table.slice(part.offset - start, part.rows).unify_dictionaries()
+    found = {}
+    for name in names:
+        chunks = table[name].chunks
+        index = pl.concat([pl.Series(chunk.indices) for chunk in chunks])
+        found[name] = Dictionary(pl.Series(name, chunks[0].dictionary), (index + 1).fill_null(0).to_numpy())
+    return found
