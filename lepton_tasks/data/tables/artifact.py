@@ -20,7 +20,6 @@ REFUSED_FILE = "refused.npy"
 """Of a cleaned table: uint8 [rows], 0 for a kept row, else 1 + the index of the step that refused it."""
 SPLITS_FILE = "splits.npy"
 """Of a split table: uint8 [rows], index into `SPLITS`, or `NOWHERE`."""
-NOWHERE = 255
 
 
 def write_table(folder: Path, **entries: Any) -> None:

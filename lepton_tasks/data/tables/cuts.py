@@ -18,19 +18,20 @@ from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.use_case import Split
 from lepton_tasks.data.split import SPLITS
 from lepton_tasks.data.tables.positions import POSITION, STRATUM, check_placed
-from lepton_tasks.data.tables.rows import ROW, TableRows
+from lepton_tasks.data.tables.rows import ROW, Part, TableRows
 
 _BINS = 4096
 _LAST = 2**64 - 1
 _PROBE = 4096  # rows by which the strata of a part are guessed
-_TRAIN, _VALIDATION, _TEST = (SPLITS.index(name) for name in ("train", "validation", "test"))
+NOWHERE = 255
+"""The split of rows that are in none."""
 
-Assigned = tuple[np.ndarray, np.ndarray]
-"""Numbers of rows, int64, and the index of the split of each, uint8."""
+Assigned = tuple[np.ndarray | slice, np.ndarray]
+"""Places in the whole table, and the split of each, uint8: an index into `SPLITS`, or `NOWHERE`."""
 
 
 def assign_splits(placed: TableRows, sizes: Split, ctx: RunContext) -> Iterator[Assigned]:
-    """The split of each row, so that each stratum's splits have their sizes; every row once, part by part or later.
+    """The split of each row, so that each stratum's splits have their sizes: whole parts, then what they left open.
 
     Args:
         placed: Rows with `STRATUM` and `POSITION`.
@@ -42,7 +43,7 @@ def assign_splits(placed: TableRows, sizes: Split, ctx: RunContext) -> Iterator[
     """
     if sizes.method == "hash":  # by share, not by rank: a row's split must not depend on the others
         limits = int(sizes.test * _LAST), int((sizes.test + sizes.validation) * _LAST)
-        yield from placed.map(functools.partial(_by_limits, *limits), ctx)
+        yield from placed.map_parts(functools.partial(_by_limits, *limits), ctx)
         return
     low, high = _ends_of(placed, ctx) if sizes.method in ("time", "last") else (0, _LAST)
     if sizes.method == "last":
@@ -58,7 +59,7 @@ def assign_splits(placed: TableRows, sizes: Split, ctx: RunContext) -> Iterator[
     cuts = {stratum: _cuts(counts, stratum, _ranks(total, sizes)) for stratum, total in totals.items()}
     coarse = _Coarse(bins, tuple(cuts), *(np.array([cut[i].bin for cut in cuts.values()], np.uint32) for i in (0, 1)))
     undecided = []
-    for decided, left in placed.map(coarse, ctx):
+    for decided, left in placed.map_parts(coarse, ctx):
         yield decided
         undecided.append(left)
     yield _ranked(pl.concat(undecided), coarse, list(cuts.values()))
@@ -94,22 +95,38 @@ class _Coarse:
     test: np.ndarray
     validation: np.ndarray
 
-    def __call__(self, frame: pl.DataFrame) -> tuple[Assigned, pl.DataFrame]:
+    def __call__(self, part: Part, frame: pl.DataFrame) -> tuple[Assigned, pl.DataFrame]:
         positions = frame[POSITION].to_numpy()
         here, stratum = self.bins.of(positions), _codes(frame[STRATUM], self.strata)
         test, validation = self.test[stratum], self.validation[stratum]
-        codes = np.where(here < test, _TEST, np.where(here < validation, _VALIDATION, _TRAIN)).astype(np.uint8)
-        near = (here == test) | (here == validation)
-        numbers = frame[ROW].to_numpy()
-        left = {ROW: numbers[near], "code": stratum[near], "bin": here[near], POSITION: positions[near]}
-        return (numbers[~near], codes[~near]), pl.DataFrame(left)
+        near = np.flatnonzero((here == test) | (here == validation))
+        left = {ROW: frame[ROW].gather(near), "code": stratum[near], "bin": here[near], POSITION: positions[near]}
+        return _whole_part(part, frame, _splits(here < test, here < validation)), pl.DataFrame(left)
+
+
+def _splits(test: np.ndarray, held_out: np.ndarray) -> np.ndarray:
+    """The split of each row: whether it is in the test split, and whether in this or in the validation split."""
+    codes: np.ndarray = test.view(np.uint8) + held_out.view(np.uint8)  # of train, validation, test: 0, 1, 2
+    return codes
+
+
+def _whole_part(part: Part, frame: pl.DataFrame, codes: np.ndarray) -> Assigned:
+    if len(codes) < part.rows:
+        whole = np.full(part.rows, NOWHERE, np.uint8)
+        whole[frame[ROW].to_numpy() - part.first] = codes
+        codes = whole
+    return slice(part.first, part.first + part.rows), codes
 
 
 def _codes(strata: pl.Series, known: Sequence[str]) -> np.ndarray:
-    """The index of each row's stratum."""
+    """The index of each row's stratum, uint32."""
     if len(known) == 1:
         return np.zeros(len(strata), np.uint32)
-    return strata.cast(pl.Enum(known)).to_physical().cast(pl.UInt32).to_numpy()
+    return _indices(strata, pl.Series(known)).to_numpy()
+
+
+def _indices(strata: pl.Series, known: pl.Series) -> pl.Series:
+    return strata.cast(pl.Enum(known), strict=False).to_physical().cast(pl.UInt32)
 
 
 def _binned(bins: _Bins, frame: pl.DataFrame) -> pl.DataFrame:
@@ -117,9 +134,11 @@ def _binned(bins: _Bins, frame: pl.DataFrame) -> pl.DataFrame:
     check_placed(frame)
     strata = frame[STRATUM]
     known = strata[:_PROBE].unique().sort()
-    if strata.cast(pl.Enum(known), strict=False).has_nulls():
+    codes = _indices(strata, known)
+    if codes.has_nulls():
         known = strata.unique().sort()
-    places = _codes(strata, known.to_list()).astype(np.int64) * _BINS + bins.of(frame[POSITION].to_numpy())
+        codes = _indices(strata, known)
+    places = codes.to_numpy().astype(np.int64) * _BINS + bins.of(frame[POSITION].to_numpy())
     filled, rows = np.unique(places, return_counts=True) if len(known) > _BINS else _counted(places)
     stratum = known.gather(filled // _BINS).rename(STRATUM)
     return pl.DataFrame([stratum, pl.Series("bin", filled % _BINS, pl.UInt32), pl.Series("rows", rows, pl.Int64)])
@@ -131,11 +150,10 @@ def _counted(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return filled, counts[filled]
 
 
-def _by_limits(test: int, held_out: int, frame: pl.DataFrame) -> Assigned:
+def _by_limits(test: int, held_out: int, part: Part, frame: pl.DataFrame) -> Assigned:
     check_placed(frame)
     positions = frame[POSITION].to_numpy()
-    later = np.where(positions <= np.uint64(held_out), _VALIDATION, _TRAIN)
-    return frame[ROW].to_numpy(), np.where(positions <= np.uint64(test), _TEST, later).astype(np.uint8)
+    return _whole_part(part, frame, _splits(positions <= np.uint64(test), positions <= np.uint64(held_out)))
 
 
 def _ends_of(placed: TableRows, ctx: RunContext) -> tuple[int, int]:
@@ -175,7 +193,7 @@ def _ranked(rows: pl.DataFrame, coarse: _Coarse, cuts: Sequence[Sequence[_Cut]])
             limits[which, stratum] = by_bin[stratum, cut.bin][POSITION][cut.rank - cut.below - 1]
     positions, code = rows[POSITION].to_numpy(), rows["code"].to_numpy()
     test, held_out = (positions <= limit[code] for limit in limits)
-    return rows[ROW].to_numpy(), np.where(test, _TEST, np.where(held_out, _VALIDATION, _TRAIN)).astype(np.uint8)
+    return rows[ROW].to_numpy(), _splits(test, held_out)
 
 
 def _check_classes(totals: dict[str, int]) -> None:

@@ -13,7 +13,7 @@ import polars as pl
 from lepton_tasks.core.catalogue import TABLE_STEPS
 from lepton_tasks.core.table_protocols import FittedStep
 from lepton_tasks.data.split import SPLITS
-from lepton_tasks.data.tables.artifact import NOWHERE
+from lepton_tasks.data.tables.cuts import NOWHERE
 from lepton_tasks.data.tables.operations import Operation, apply_operations
 from lepton_tasks.data.tables.refusals import CODE, REASON, refused_by, unrefused
 from lepton_tasks.data.tables.rows import ROW, Change, TableRows

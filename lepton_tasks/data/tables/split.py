@@ -9,7 +9,7 @@ from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.data.split import SPLITS
-from lepton_tasks.data.tables.artifact import NOWHERE, SPLITS_FILE, open_cleaned, write_table
+from lepton_tasks.data.tables.artifact import SPLITS_FILE, open_cleaned, write_table
 from lepton_tasks.data.tables.cuts import assign_splits
 from lepton_tasks.data.tables.positions import POSITION, STRATUM, placing
 
@@ -26,11 +26,9 @@ def split_table(use_case: UseCase, ctx: RunContext, *, cleaned: DatasetRef) -> D
     draft = ctx.draft()
     total = sum(map(len, rows.parts))
     codes = np.lib.format.open_memmap(draft.path / SPLITS_FILE, mode="w+", dtype=np.uint8, shape=(total,))
-    codes[:] = NOWHERE
-    counts = np.zeros(len(SPLITS), np.int64)
-    for numbers, assigned in assign_splits(placed, use_case.data.split, ctx):
-        codes[numbers] = assigned
-        counts += np.bincount(assigned, minlength=len(SPLITS))
+    for places, assigned in assign_splits(placed, use_case.data.split, ctx):
+        codes[places] = assigned
+    counts = np.bincount(codes, minlength=len(SPLITS))[: len(SPLITS)]
     codes.flush()
     sizes = dict(zip(SPLITS, map(int, counts), strict=True))
     if empty := [name for name, size in sizes.items() if not size]:

@@ -24,6 +24,7 @@ from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.data.split import SPLITS
 from lepton_tasks.data.tables.arrays import ArrayFile, written_aside
 from lepton_tasks.data.tables.artifact import open_splits
+from lepton_tasks.data.tables.cuts import NOWHERE
 from lepton_tasks.data.tables.dictionaries import read_dictionaries, texts_as_they_lie
 from lepton_tasks.data.tables.marks import MARKS, SPLIT, TARGET, Marking
 from lepton_tasks.data.tables.refusals import CODE, REFUSALS, refusals_in
@@ -134,12 +135,13 @@ def _write_part(
     frame = frame.with_columns(
         dictionaries[column.meta.root_names()[0]].map(column).alias(name) for name, column in by_value.items()
     )
-    refused = refusals_in(frame)
+    refused, split = refusals_in(frame), frame[SPLIT]
     if len(refused):
-        frame = frame.filter(pl.col(CODE) == 0)
+        split = split.set(frame[CODE] > 0, NOWHERE)
+    frame = frame.select(ROW, TARGET, *columns)
     splits = {}
     for code, name in enumerate(SPLITS):
-        mine = frame.filter(pl.col(SPLIT) == code)
+        mine = frame.filter(split == code)
         if not len(mine):
             continue
         size = 0
