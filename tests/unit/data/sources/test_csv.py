@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lepton_tasks.core.errors import ConfigError, DataError
-from lepton_tasks.data.sources import lines
+from lepton_tasks.data.sources import csv, lines
 from lepton_tasks.data.sources.csv import Csv
 
 
@@ -270,3 +270,22 @@ def test_a_packed_file_is_read_and_one_cut_short_is_named(tmp_path):
     (tmp_path / "a.csv.gz").write_bytes(data[: len(data) // 2])
     with pytest.raises(DataError, match=r"a.csv.gz: cannot be read to its end: Compressed file ended"):
         read(Csv("a.csv.gz", tmp_path))
+
+
+WHOLE = '|7| 8 |\t9|+5|007|-0|0x1F|0X1f|1_0|-|x| |NA| NA|9223372036854775808|\u00a03|"4"'
+FRACTIONS = "1.5|1.|.5|1e5|00.5|nan|NaN|nan(1)|inf|-inf|Infinity|+inf|1e400"
+fields = st.sampled_from(f"{WHOLE}|{FRACTIONS}".split("|"))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(fields, fields), min_size=1, max_size=6))
+def test_numbers_are_what_they_are_when_each_text_is_looked_at_by_itself(tmp_path_factory, rows):
+    content = "".join(f"{a},{b},t\n" for a, b in rows)
+    folder = written(tmp_path_factory.mktemp("csv"), a="n,f,t\n1,0.5,t\n" + content + "2,0.5,t\n" * 20)
+    (piece,) = Csv("t", folder, types={"n": "int", "f": "float"}).pieces()
+    quick = [frame for frames in piece.read() for frame in frames]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(csv, "_QUICK", {})
+        slow = [frame for frames in piece.read() for frame in frames]
+    assert all(one.equals(other, null_equal=True) for one, other in zip(quick, slow, strict=True))
+    assert sum(map(len, quick)) == len(rows) + 21
