@@ -9,7 +9,8 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +30,12 @@ def sha256_file(path: Path) -> str:
     """Hex sha256 of a file's bytes."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _digests(paths: Sequence[Path]) -> Iterator[str | None]:
+    """The sha256 of each file, None for one that is not there; on all cores, as hashing needs no interpreter."""
+    with ThreadPoolExecutor() as pool:
+        yield from pool.map(lambda path: sha256_file(path) if path.is_file() else None, paths)
 
 
 def digest_of(value: Any) -> str:
@@ -57,10 +64,10 @@ class Draft:
         If another process has published the same fingerprint meanwhile, that artifact wins and is returned,
         unless `replace` is set: then ours takes its place.
         """
+        files = [p for p in sorted(self.path.rglob("*")) if p.is_file()]
         manifest = {
-            str(p.relative_to(self.path)): {"sha256": sha256_file(p), "bytes": p.stat().st_size}
-            for p in sorted(self.path.rglob("*"))
-            if p.is_file()
+            str(p.relative_to(self.path)): {"sha256": digest, "bytes": p.stat().st_size}
+            for p, digest in zip(files, _digests(files), strict=True)
         }
         ref = kind(  # type: ignore[call-arg]  # every subclass fixes `kind`
             uri=f"{_SCHEME}{self._stage}/{self._fingerprint}",
@@ -138,12 +145,12 @@ class ArtifactStore:
                 where=str(folder),
                 fix=f"Run the stage {ref.stage!r} again with --force.",
             ) from error
-        for name, entry in manifest.items():
-            path = folder / name
-            if not path.is_file() or sha256_file(path) != entry["sha256"]:
+        found = _digests([folder / name for name in manifest])
+        for (name, entry), digest in zip(manifest.items(), found, strict=True):
+            if digest != entry["sha256"]:
                 raise ArtifactError(
                     f"{name} of the artifact {ref.uri} is missing or was altered after it was published.",
-                    where=str(path),
+                    where=str(folder / name),
                     fix=f"Run the stage {ref.stage!r} again with --force.",
                 )
         if digest_of({name: entry["sha256"] for name, entry in manifest.items()}) != ref.digest:
