@@ -47,7 +47,7 @@ def assign_splits(placed: TableRows, sizes: Split, ctx: RunContext) -> Iterator[
         return
     low, high = _ends_of(placed, ctx) if sizes.method in ("time", "last") else (0, _LAST)
     if sizes.method == "last":
-        yield from placed.map(functools.partial(_by_limits, low, low + 1), ctx)
+        yield from placed.map_parts(functools.partial(_by_limits, low, low + 1), ctx)
         return
     bins = _Bins(low, (high - low) // _BINS + 1)
     counts = (
