@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
+import pydantic
 
 from lepton_tasks.codecs.text import BEGIN, END, PAD
 from lepton_tasks.core.protocols import Outputs, Rows
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 SURPRISE, HIT = "surprise", "hit"
+
+Choices = Annotated[int, pydantic.Field(ge=1, le=16)]  # the smallest vocabulary has 16 tokens
+Steps = Annotated[int, pydantic.Field(ge=1, le=64)]  # each is a part of the graph
 
 
 class LanguageModelling(Task):
@@ -35,7 +39,9 @@ class LanguageModelling(Task):
     outputs: ClassVar[tuple[str, ...]] = (SURPRISE, HIT, "next", "probabilities", "continuation")
     network_parameters: ClassVar[tuple[str, ...]] = ("vocabulary", "begin")
 
-    def __init__(self, fitted: Mapping[str, Any], labels: Sequence[str], *, choices: int = 5, steps: int = 8) -> None:
+    def __init__(
+        self, fitted: Mapping[str, Any], labels: Sequence[str], *, choices: Choices = 5, steps: Steps = 8
+    ) -> None:
         super().__init__(fitted, labels)
         self.choices, self.steps = choices, steps
 

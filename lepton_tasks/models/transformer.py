@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.models.tokens import Pool, Pooling, TokenEmbedding, real
 
 
@@ -98,7 +99,9 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, *, dropout: float) -> None:
         super().__init__()
         if width % heads:
-            raise ValueError(f"width {width} is no multiple of heads {heads}")
+            raise ConfigError(
+                f"the width {width} is no multiple of {heads} heads.", where="model.params", fix="Change one of them."
+            )
         self.heads, self.dropout = heads, dropout
         self.query, self.value, self.out = (nn.Linear(width, width) for _ in range(3))
         self.key = nn.Linear(width, width, bias=False)  # it would add the same to all scores of a place
