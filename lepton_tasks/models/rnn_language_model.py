@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from lepton_tasks.codecs.text import PAD
 from lepton_tasks.models.rnn import CELLS, Cell
 from lepton_tasks.models.tokens import TokenEmbedding
 
@@ -14,8 +15,8 @@ State = list[torch.Tensor | tuple[torch.Tensor, torch.Tensor]]
 class RNNLanguageModel(nn.Module):
     """Reads tokens one after the other, and after each one knows how likely every token is to follow.
 
-    Its layers have no bias, and padding is a vector of zeros: padding before a text leaves every state at zero, so that
-    texts of different lengths can end at the same place.
+    Its layers have no bias, and padding is read as zeros: padding before a text leaves every state at zero, so that texts
+    of different lengths can end at the same place.
 
     Args:
         vocabulary: Number of tokens.
@@ -58,7 +59,8 @@ class RNNLanguageModel(nn.Module):
             tokens: The first one of a text is `begin`.
             state: Where the part of the text before has led to; none at its beginning.
         """
-        known, after = self.embedding(tokens), []
+        # The vector of padding is no zero: as an answer never wanted, it learns to be unlikely.
+        known, after = self.embedding(tokens) * (tokens != PAD).unsqueeze(2), []
         for index, layer in enumerate(self.layers):
             known, last = layer(known, state[index] if state else None)
             known = self.dropout(known.transpose(1, 2)).transpose(1, 2)
