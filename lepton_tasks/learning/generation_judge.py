@@ -55,15 +55,16 @@ def trained_judge(features: Path, num_classes: int) -> Judge:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = CNN(rows.inputs.shape[1:], max(1, num_classes), width=_WIDTH, dropout=0.0)
-        if num_classes > 1:
-            count = min(_MOST, len(rows.inputs))
+        labelled = torch.from_numpy(np.flatnonzero(rows.targets >= 0))
+        if num_classes > 1 and len(labelled):
+            count = min(_MOST, len(labelled))
             batches = -(-count // _BATCH)
             steps = max(_EPOCHS * batches, _LEAST_STEPS)
             optimizer = torch.optim.Adam(network.parameters(), lr=_RATE)
             schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps)
             for step in range(steps):
                 if step % batches == 0:
-                    order = torch.randperm(len(rows.inputs))[:count].split(_BATCH)
+                    order = labelled[torch.randperm(len(labelled))[:count]].split(_BATCH)
                 chosen = order[step % batches].numpy()
                 images = pixels(torch.from_numpy(rows.inputs[chosen])) * 2 - 1
                 loss = functional.cross_entropy(network(images), torch.from_numpy(rows.targets[chosen]))

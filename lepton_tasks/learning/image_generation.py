@@ -63,7 +63,7 @@ class ImageGeneration(Task):
         super().__init__(fitted, labels)
         self.latent, self.conditional = latent, conditional and bool(labels)
         self.objective, self.penalty, self.critic_steps = objective, penalty, critic_steps
-        self._judge: Judge | None = None
+        self._features: Path | None = None
 
     def network_arguments(self) -> dict[str, Any]:
         """``output_shape`` (height, width, channels), ``num_classes`` (0: none can be asked for) and ``latent``."""
@@ -90,7 +90,7 @@ class ImageGeneration(Task):
         codes = [self._codec.code(seed, label) for seed, label in enumerate(asked)]
         targets = np.zeros(len(labels), [("label", np.int64), (PICTURE, np.uint8, pictures.shape[1:])])
         targets["label"], targets[PICTURE] = labels, pictures
-        self._judge = trained_judge(features, len(self.labels))
+        self._features = features
         return Rows(np.stack(codes), targets)
 
     def input_codec(self) -> tuple[str, dict[str, Any]] | None:
@@ -217,9 +217,9 @@ class ImageGeneration(Task):
 
     @property
     def _judged(self) -> Judge:
-        if self._judge is None:
+        if self._features is None:
             raise RuntimeError("pictures are judged after `evaluation_rows` has told where the real ones lie")
-        return self._judge
+        return trained_judge(self._features, len(self.labels))
 
     def _critic_loss(self, network: nn.Module, real: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         import torch

@@ -16,7 +16,7 @@ _SLOPE = 0.2  # of the critic's leaky rectifier; Radford et al.
 class DCGAN(nn.Module):
     """A convolutional generator and critic, for pictures of any kind or, told a class, of that class.
 
-    The default has 0.9 million parameters for pictures of 28x28.
+    The default has 1.5 million parameters for digits of 28x28 pixels.
 
     Args:
         output_shape: ``(height, width, channels)`` of a picture; both sides multiples of 4.

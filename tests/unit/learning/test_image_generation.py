@@ -108,7 +108,11 @@ def test_rows_without_labels_cannot_be_asked_for(tmp_path):
     np.save(folder / "train" / "targets.npy", np.full(96, -1))
     with pytest.raises(DataError, match="unlabelled"):
         ImageGeneration(FITTED, LABELS).training_rows(folder)
-    assert len(ImageGeneration(FITTED, LABELS, conditional=False).training_rows(folder).inputs) == 96
+    free = ImageGeneration(FITTED, LABELS, conditional=False)
+    assert len(free.training_rows(folder).inputs) == 96
+    rows = free.evaluation_rows(folder, "test")
+    assert free.baseline(rows)["recognised"] == 0
+    assert free.requests(rows)[1] == b'{"seed": 1}'
 
 
 @pytest.mark.parametrize("objective", ["non_saturating", "hinge", "wasserstein"])
