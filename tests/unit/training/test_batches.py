@@ -83,5 +83,5 @@ def test_an_empty_split_is_refused(tmp_path):
     (tmp_path / "train").mkdir()
     for name in ("inputs", "targets"):
         np.save(tmp_path / "train" / f"{name}.npy", np.empty((0, 2)))
-    with pytest.raises(DataError, match="train split has 0 inputs"):
+    with pytest.raises(DataError, match="train split has no rows"):
         open_split(tmp_path, "train")
