@@ -86,6 +86,10 @@ class ImageCodec:
         except (binascii.Error, ValueError) as error:
             raise DataError(f"not base64: {error}.", where="image") from error
 
+    def observe(self, payload: bytes, sample: np.ndarray) -> dict[str, Any]:
+        """Mean and standard deviation of its pixels, both in [0, 1]."""
+        return {"brightness": float(sample.mean()) / 255, "contrast": float(sample.std()) / 255}
+
     def open(self, payload: bytes) -> Opened:
         """The picture in the codec's channels, a JPEG at the smallest scale that is not much below the codec's size.
 

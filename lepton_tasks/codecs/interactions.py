@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import numpy as np
 
@@ -40,6 +41,10 @@ class InteractionCodec(JsonRequests):
         users, items = self._numbers
         pair = (users.get(str(request[self.user]), UNKNOWN), items.get(str(request[self.item]), UNKNOWN))
         return np.array(pair, np.int32)
+
+    def observe(self, payload: bytes, sample: np.ndarray) -> dict[str, Any]:
+        """Whether training knew the user and the item, 0 or 1."""
+        return {"user_known": int(sample[0] != UNKNOWN), "item_known": int(sample[1] != UNKNOWN)}
 
     @functools.cached_property
     def _numbers(self) -> tuple[dict[str, int], dict[str, int]]:
@@ -84,6 +89,15 @@ class VisitorCodec(JsonRequests):
         row[0] = users.get(str(user), UNKNOWN)
         row[1 : 1 + len(known)] = known
         return row
+
+    def observe(self, payload: bytes, sample: np.ndarray) -> dict[str, Any]:
+        """Whether training knew the user, and any of the items, 0 or 1; null if none was named."""
+        request = json_object(payload)
+        user, touched = request.get(self.user), request.get("recent")
+        return {
+            "user_known": None if user is None else int(sample[0] != UNKNOWN),
+            "items_known": int(bool(sample[1:].any())) if touched else None,
+        }
 
     @functools.cached_property
     def _numbers(self) -> tuple[dict[str, int], dict[str, int]]:

@@ -98,6 +98,17 @@ class SeriesCodec(JsonRequests):
         words = {name: [str(row.get(name)) for row in rows] for name in self.categories}
         return self.features(times, np.array(numbers, np.float64), words)[-self.window :]
 
+    def observe(self, payload: bytes, sample: np.ndarray) -> dict[str, Any]:
+        """The numbers of the last row, to 6 digits, and its categories; null for one that training did not know."""
+        last, width = sample[-1].tolist(), len(self.columns)
+        scaled = zip(self.columns, last[:width], self.mean, self.std, strict=True)
+        values: dict[str, Any] = {name: float(f"{value * std + mean:.6g}") for name, value, mean, std in scaled}
+        for name, known in self.categories.items():
+            marks = last[width : width + len(known)]
+            values[name] = known[marks.index(1.0)] if 1.0 in marks else None
+            width += len(known)
+        return values
+
 
 def _since_start(part: Calendar, times: np.ndarray) -> np.ndarray:
     """Whole hours of the day, days of the week (Monday: 0), or months of the year."""

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lepton_tasks.codecs.json_rows import JsonRequests, json_object
+from lepton_tasks.codecs.observing import MOST_VALUES
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.registry import did_you_mean
 
@@ -55,6 +56,10 @@ class TabularColumn:
             return float(MISSING_CODE) if category else math.nan
         checked = self._checked(value)
         return float(self._code(_text(checked))) if category else float(checked)
+
+    def told(self, value: Any) -> Any:
+        """A JSON value of a row that was decoded, in the column's type; times in seconds since 1970."""
+        return None if value is None else self._checked(value)
 
     def _checked(self, value: Any) -> Any:
         if self.type == "text":
@@ -124,6 +129,11 @@ class TabularCodec(JsonRequests):
             if name not in known:
                 raise DataError(f"there is no column {name!r}.", where=name, fix=did_you_mean(name, known))
         return np.array([column.number(row.get(column.name)) for column in self.columns], np.float64)
+
+    def observe(self, payload: bytes, sample: np.ndarray) -> dict[str, Any]:
+        """The row's values by column, in the columns' types."""
+        row = json_object(payload)
+        return {column.name: column.told(row.get(column.name)) for column in self.columns[:MOST_VALUES]}
 
 
 def _text(value: Any) -> str:

@@ -181,6 +181,11 @@ class TextCodec(TextRequests):
         row: np.ndarray = self.encode([text_of(payload, self.columns)])[0][0]
         return row
 
+    def observe(self, payload: bytes, sample: np.ndarray) -> dict[str, Any]:
+        """How many tokens there are, and which share of them training did not know."""
+        tokens = int(np.count_nonzero(sample != PAD))
+        return {"tokens": tokens, "unknown": int(np.count_nonzero(sample == UNKNOWN)) / max(1, tokens)}
+
     def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Tokens of canonical texts as int32 [N, max_length], and how many each has, int32 [N]."""
         ids, lengths = token_ids(load_tokenizer(self.tokenizer), texts)
@@ -207,6 +212,10 @@ class TfidfCodec(TextRequests):
         row = np.zeros(len(self.idf), np.float32)
         row[indices] = values
         return row
+
+    def observe(self, payload: bytes, sample: np.ndarray) -> dict[str, Any]:
+        """How many different known words count."""
+        return {"words": int(np.count_nonzero(sample))}
 
     def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Weights of canonical texts as compressed sparse rows of unit length.

@@ -119,6 +119,19 @@ class Codec(Protocol):
 
 
 @runtime_checkable
+class Observing(Protocol):
+    """A codec that tells what of a request is worth comparing with the training data."""
+
+    def observe(self, payload: bytes, sample: np.ndarray) -> dict[str, Any]:
+        """A few JSON values by name, null for a missing one; cheap: it is part of answering a request.
+
+        Args:
+            payload: A request's bytes.
+            sample: What `Codec.decode` made of them.
+        """
+
+
+@runtime_checkable
 class OutputCodec(Protocol):
     """Model outputs -> what a caller reads."""
 

@@ -114,9 +114,13 @@ class ArtifactStore:
 
     def folder(self, ref: ArtifactRef) -> Path:
         """Where the artifact lies on this machine (it may be missing: see `open`)."""
-        stage, _, fingerprint = ref.uri.removeprefix(_SCHEME).partition("/")
-        if not ref.uri.startswith(_SCHEME) or not stage or not fingerprint or ".." in ref.uri:
-            raise ArtifactError(f"{ref.uri!r} is not an artifact's address.", fix="It reads store://<stage>/<id>.")
+        return self.folder_at(ref.uri)
+
+    def folder_at(self, uri: str) -> Path:
+        """Where the artifact of this address lies on this machine; raises `ArtifactError` if it is no address."""
+        stage, _, fingerprint = uri.removeprefix(_SCHEME).partition("/")
+        if not uri.startswith(_SCHEME) or not stage or not fingerprint or ".." in uri:
+            raise ArtifactError(f"{uri!r} is not an artifact's address.", fix="It reads store://<stage>/<id>.")
         return self.root / "artifacts" / stage / fingerprint
 
     def find(self, stage: str, fingerprint: str) -> ArtifactRef | None:

@@ -91,6 +91,9 @@ class Quality(_Model):
     """Rules for the rows that cleaning kept, of all splits."""
     features: tuple[Expectation, ...] = ()
     """Rules for what training will see."""
+    served: tuple[Expectation, ...] = ()
+    """Rules for what the deployed model is asked, beside those that its training data give: the columns of a row, or
+    what a codec tells of a text (``tokens``, ``unknown``) or a picture (``brightness``, ``contrast``)."""
 
 
 class Train(_Model):

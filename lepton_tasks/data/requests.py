@@ -22,23 +22,58 @@ if TYPE_CHECKING:
     from lepton_tasks.data.tables.rows import TableRows
 
 
+_RUNS = 16  # stretches of neighbouring rows: few parts are read, and yet the beginning, middle and end of a table
+_MOST_BYTES = 64 << 20  # of arrays that are taken from all over a split
+
+
 def requests_of(
-    use_case: UseCase, ctx: RunContext, *, splits: DatasetRef, features: Path, fitted: Mapping[str, Any], limit: int
+    use_case: UseCase,
+    ctx: RunContext,
+    *,
+    splits: DatasetRef,
+    features: Path,
+    fitted: Mapping[str, Any],
+    limit: int,
+    split: str = "test",
+    spread: bool = False,
 ) -> list[bytes]:
-    """The first `limit` stored rows of the test split in the form that a client sends them, in their order."""
-    spec, folder = use_case.features, features / "test"
+    """At most `limit` stored rows of a split in the form that a client sends them, in order; fewer large pictures.
+
+    Args:
+        use_case: Its features.
+        ctx: The run.
+        splits: The split rows.
+        features: Folder of the transformed rows.
+        fitted: What the features learned.
+        limit: Most rows.
+        split: Which split.
+        spread: Whether they are taken from all over the split, and not from its beginning.
+    """
+    spec, folder = use_case.features, features / split
     where = f"{use_case.name}.yaml: features"
     if not takes_tables(use_case):
-        arrays = np.load(folder / "inputs.npy", mmap_mode="r")[:limit]
+        stored = np.load(folder / "inputs.npy", mmap_mode="r")
+        most = min(limit, max(_RUNS, _MOST_BYTES // max(1, stored[:1].nbytes)))
+        arrays = stored[chosen(len(stored), most)] if spread else stored[:limit]
         return FEATURES.build(spec.name, spec.params, where=where).requests(arrays)
     import pyarrow.parquet as pq
 
     from lepton_tasks.data.tables.artifact import open_splits
 
     extractor: Any = TABLE_FEATURES.build(spec.name, spec.params, where=where)
-    numbers = pq.read_table(folder / "ids.parquet", columns=["row"])["row"].to_numpy()[:limit]
-    found: list[bytes] = extractor.requests(open_splits(ctx, splits)["test"], numbers, fitted)
+    numbers = pq.read_table(folder / "ids.parquet", columns=["row"])["row"].to_numpy()
+    numbers = numbers[chosen(len(numbers), limit)] if spread else numbers[:limit]
+    found: list[bytes] = extractor.requests(open_splits(ctx, splits)[split], numbers, fitted)
     return found
+
+
+def chosen(rows: int, limit: int) -> np.ndarray:
+    """Rising indices of at most `limit` of some rows: stretches at even distances, first and last row included."""
+    if rows <= limit:
+        return np.arange(rows)
+    length = max(1, limit // _RUNS)
+    starts = np.linspace(0, rows - length, min(_RUNS, limit)).astype(np.int64)
+    return np.unique(starts[:, np.newaxis] + np.arange(length))
 
 
 def numbered(rows: TableRows, numbers: np.ndarray) -> pl.DataFrame:

@@ -1,12 +1,14 @@
-"""Data quality of served requests: refused ones, unsure answers, blank inputs."""
+"""Data quality of served requests: refused ones, unsure answers, and what was asked beside the training data."""
 
 from __future__ import annotations
 
 import collections
 import dataclasses
+import datetime as dt
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,8 +20,14 @@ from lepton_tasks.core.store import write_json
 from lepton_tasks.core.use_case import Expectation, UseCase
 from lepton_tasks.serving.request_log import REQUESTS_FOLDER, read_requests
 
+if TYPE_CHECKING:
+    from lepton_tasks.quality.rows import FrameRows
+    from lepton_tasks.quality.suite import Judged
+
 Share = Annotated[float, pydantic.Field(ge=0, le=1)]
 
+_TIME = "request_time"
+_SHOWN = 20  # earlier checks that are shown beside the latest
 _SCHEMA = pa.schema(
     [
         ("sample_id", pa.string()),
@@ -51,11 +59,15 @@ class _Rule:
 class DataQuality:
     """Checks the requests since its last check with Great Expectations; the Data Docs lie in the state folder.
 
+    What was asked is compared with the profile of the training data in the model package, and with the use case's
+    ``quality.served``.
+
     Args:
         max_failed: Largest allowed share of samples that got no answer.
         confidence: A probability of the given label below this is an unsure answer.
         max_unsure: Largest allowed share of unsure answers.
         max_blank: Largest allowed share of inputs whose values are all the same.
+        least: Answered samples that are waited for before they are compared with the training data.
         last: How many samples are looked at, the latest ones.
     """
 
@@ -63,39 +75,67 @@ class DataQuality:
     confidence: Share = 0.5
     max_unsure: Share = 0.2
     max_blank: Share = 0.01
+    least: Annotated[int, pydantic.Field(ge=1)] = 50
     last: Annotated[int, pydantic.Field(ge=1)] = 100_000
 
     def check(self, use_case: UseCase, ctx: RunContext, endpoint: EndpointRef) -> list[dict[str, Any]]:
-        """One finding a rule; a broken rule is a warning."""
+        """One finding for each rule about answers, and for what was asked one a broken rule, or one if all held."""
         home = ctx.root / "monitoring" / use_case.name
         mark = home / "data_quality.json"
-        since = json.loads(mark.read_text())["until"] if mark.exists() else 0.0
-        records = read_requests(ctx.root / "serving" / REQUESTS_FOLDER, use_case.name, since=since)
+        marks = json.loads(mark.read_text()) if mark.exists() else {}
+        since, compared = marks.get("until", 0.0), marks.get("compared", marks.get("until", 0.0))
+        records = read_requests(ctx.root / "serving" / REQUESTS_FOLDER, use_case.name, since=min(since, compared))
         real = collections.deque((record for record in records if not record["probe"]), maxlen=self.last)
-        if not real:
+        new = [record for record in real if record["time"] > since]
+        if not new:
             message = "no requests since the last check" if since else "no requests yet"
             return [_finding("ok", message, 0, None, "requests")]
-        findings = self._judge(_table(real), home, use_case.name, ctx)
-        write_json(mark, {"until": real[-1]["time"]})
+        profile, own = _profile(ctx, endpoint), use_case.quality.served
+        asked = [record for record in real if record["time"] > compared and record.get("values")]
+        if profile is None and not own:
+            asked = []
+        enough = len(asked) >= self.least
+        findings = self._judge(new, asked if enough else [], profile, home, use_case, ctx)
+        if asked and not enough:
+            message = f"{len(asked)} samples are too few to compare with the training data"
+            findings.append(_finding("ok", message, len(asked), self.least, "samples"))
+        until = real[-1]["time"]
+        write_json(mark, {"until": until, "compared": until if enough or not asked else compared})
         return findings
 
-    def _judge(self, table: pa.Table, home: Path, name: str, ctx: RunContext) -> list[dict[str, Any]]:
-        from lepton_tasks.quality.check import report_of, write_report
+    def _judge(
+        self,
+        new: Sequence[dict[str, Any]],
+        asked: Sequence[dict[str, Any]],
+        profile: dict[str, Any] | None,
+        home: Path,
+        use_case: UseCase,
+        ctx: RunContext,
+    ) -> list[dict[str, Any]]:
+        from lepton_tasks.quality.check import report_of, write_failing_rows, write_report
         from lepton_tasks.quality.rows import FrameRows
         from lepton_tasks.quality.suite import judge
 
-        rules = self._rules()
+        where, table, rules = f"{use_case.name}.yaml: quality.served", _table(new), self._rules()
         suite = [rule.expectation() for rule in rules]
-        judged = judge(FrameRows.of(table), suite, ctx, where=f"{name}.yaml: monitor", identity="sample_id")
-        report = report_of(judged, table.num_rows) | {"use_case": name, "time": ctx.clock().isoformat()}
-        write_report(home, report, judged, name="requests", history=[])
-        broken = {fault["column"] for fault in report["failed"]}
-        findings = []
-        for rule in rules:
-            asked = table.filter(pc.is_valid(pc.field(rule.column)))
-            share = asked.filter(rule.against).num_rows / max(1, asked.num_rows)
-            message = f"{share:.1%} of {asked.num_rows:,} samples {rule.question} (limit {rule.limit:.1%})"
-            findings.append(_finding("warning" if rule.column in broken else "ok", message, share, rule.limit, "share"))
+        judged = judge(FrameRows.of(table), suite, ctx, where=where, identity="sample_id")
+        broken = {one.result.expectation_config.kwargs["column"] for one in judged if not one.result.success}
+        findings = [_about_answers(rule, table, rule.column in broken) for rule in rules]
+        values: list[Judged] = []
+        if asked:
+            rows, expected = _values(asked, profile)
+            values = judge(rows, [*expected, *use_case.quality.served], ctx, where=where, identity=_TIME)
+            findings += _about_values(report_of(values, rows.height))
+        report = report_of([*judged, *values], table.num_rows)
+        report |= {"use_case": use_case.name, "time": ctx.clock().isoformat()}
+        past = home / "history.json"
+        history = json.loads(past.read_text()) if past.exists() else []
+        write_report(home, report, [*judged, *values], name="requests", history=history)
+        write_json(past, [*history, report][-_SHOWN:])
+        if asked:
+            failing = home / "failing_requests.parquet"
+            failing.unlink(missing_ok=True)
+            write_failing_rows(failing, rows, values, ctx, None)
         return findings
 
     def _rules(self) -> list[_Rule]:
@@ -119,8 +159,50 @@ class DataQuality:
         ]
 
 
-def _table(records: collections.deque[dict[str, Any]]) -> pa.Table:
+def _table(records: Sequence[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist([{**record, "sample_id": str(i)} for i, record in enumerate(records)], schema=_SCHEMA)
+
+
+def _profile(ctx: RunContext, endpoint: EndpointRef) -> dict[str, Any] | None:
+    """The profile in the package that is deployed; None if it was exported before packages had one."""
+    if not (uri := endpoint.facts.get("package_uri")):
+        return None
+    path = ctx.store.folder_at(str(uri)) / "profile.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _values(asked: Sequence[dict[str, Any]], profile: dict[str, Any] | None) -> tuple[FrameRows, list[Expectation]]:
+    """What was asked, with the time of each request, and the rules of the profile about it."""
+    import polars as pl
+
+    from lepton_tasks.quality.rows import FrameRows
+    from lepton_tasks.quality.served import served_rules, values_frame
+
+    frame = values_frame([record["values"] for record in asked], profile)
+    times = [dt.datetime.fromtimestamp(record["time"], dt.UTC).isoformat(timespec="milliseconds") for record in asked]
+    rows = FrameRows(frame.with_columns(pl.Series(_TIME, times)))
+    return rows, served_rules(profile) if profile else []
+
+
+def _about_answers(rule: _Rule, table: pa.Table, broken: bool) -> dict[str, Any]:
+    asked = table.filter(pc.is_valid(pc.field(rule.column)))
+    share = asked.filter(rule.against).num_rows / max(1, asked.num_rows)
+    message = f"{share:.1%} of {asked.num_rows:,} samples {rule.question} (limit {rule.limit:.1%})"
+    return _finding("warning" if broken else "ok", message, share, rule.limit, "share")
+
+
+def _about_values(report: dict[str, Any]) -> list[dict[str, Any]]:
+    from lepton_tasks.quality.check import describe
+
+    findings = []
+    for fault in report["failed"]:
+        limit = 1 - float(fault["params"].get("mostly", 1.0))
+        message = f"requests are unlike what is expected: {describe(fault)}"
+        findings.append(_finding(fault["severity"], message, fault["share"] or 0.0, limit, "share"))
+    if not findings:
+        message = f"{report['rows']:,} samples are like the training data ({report['evaluated']} expectations held)"
+        findings.append(_finding("ok", message, report["evaluated"], None, "expectations"))
+    return findings
 
 
 def _finding(severity: str, message: str, value: float, limit: float | None, unit: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from lepton_tasks.quality.suite import Judged, judge
 
 REPORT_FILE, PROFILE_FILE, FAILING_FILE = "report.json", "profile.json", "failing_rows.parquet"
 DOCS_PAGE = "docs/index.html"
+_LONGEST_PARAM = 100  # characters; a list of values may be as long as a page
 
 
 Suite = tuple[Rows, Sequence[Expectation]]
@@ -81,9 +82,13 @@ def check(
 
 def describe(fault: dict[str, Any]) -> str:
     """One failed expectation in one line."""
-    params = [f"{name}={value}" for name, value in fault["params"].items()]
+    params = [_cut(f"{name}={value}") for name, value in fault["params"].items()]
     given = ", ".join([*([fault["column"]] if fault["column"] else []), *params])
     return f"{fault['type']} ({given}): observed {fault['observed']}"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_PARAM else text[:_LONGEST_PARAM] + "..."
 
 
 def report_of(judged: Sequence[Judged], rows: int) -> dict[str, Any]:

@@ -30,16 +30,17 @@ from lepton_tasks.serving.telemetry import Telemetry
 _log = logging.getLogger("lepton.serving")
 
 
-def create_app(home: Path, *, limits: Limits | None = None, workers: int | None = None) -> FastAPI:
+def create_app(home: Path, *, limits: Limits | None = None, workers: int | None = None, values: bool = True) -> FastAPI:
     """The application of one server. Packages are loaded once it has started, not here.
 
     Args:
         home: State folder: packages, token, request log, record of deployments. It must exist.
         limits: What a request may cost.
         workers: Inference threads of each model; without it, one less than there are cores.
+        values: Whether the request log keeps what was asked: column values of rows, figures of texts and pictures.
     """
     limits = limits or Limits()
-    log = RequestLog(home / REQUESTS_FOLDER)
+    log = RequestLog(home / REQUESTS_FOLDER, values=values)
     telemetry = Telemetry(log)
     table = ModelTable(home, workers=workers)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import queue
 import threading
 import time
@@ -11,10 +12,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from lepton_tasks.codecs.observing import observed
 from lepton_tasks.core.errors import DataError, UnavailableError
 from lepton_tasks.serving.package import Package
 
 _BATCH_SIZES = (2, 4, 8, 16, 32)
+
+_log = logging.getLogger("lepton.serving.batching")
 
 
 class Job(Protocol):
@@ -166,12 +170,14 @@ class SampleJob:
     Attributes:
         mean: Mean of the decoded values, set when it was decoded.
         std: Their standard deviation.
+        values: What its codec tells of it, by name.
     """
 
     def __init__(self, payload: bytes) -> None:
         self.payload = payload
         self.mean: float | None = None
         self.std: float | None = None
+        self.values: dict[str, Any] | None = None
 
     def decode(self, package: Package) -> np.ndarray:
         """The sample with a batch axis of one."""
@@ -179,7 +185,15 @@ class SampleJob:
             raise DataError("the sample is empty.", fix="Send the bytes of a file.")
         sample = package.codec.decode(self.payload)
         self.mean, self.std = float(sample.mean()), float(sample.std())
+        try:
+            self.values = observed(package.codec, self.payload, sample)
+        except Exception:  # noqa: BLE001  # whatever it is, the request is answered all the same
+            _log.exception("a sample of %s is logged without its values", package.spec.name)
         return sample[np.newaxis]
+
+    def told(self) -> dict[str, Any]:
+        """What the request log keeps of it."""
+        return {"bytes": len(self.payload), "mean": self.mean, "std": self.std, "values": self.values}
 
     def answer(self, package: Package, outputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """The output codec's answer."""

@@ -124,7 +124,7 @@ def gallery_router(table: ModelTable, telemetry: Telemetry, limits: Limits, home
         live = call.live = _with_embeddings(table, name)
         job = SampleJob(samples[0])
         answer = await live.batcher.submit(job)
-        call.samples = [{"bytes": len(job.payload), "mean": job.mean, "std": job.std}]
+        call.samples = [job.told()]
         return live, np.array(answer[EMBEDDING], np.float32)
 
     async def people(live: Live) -> dict[str, np.ndarray]:

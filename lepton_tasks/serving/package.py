@@ -22,6 +22,7 @@ ONNX_FILE = "model.onnx"
 SPEC_FILE = "package.json"
 PREPROCESSOR_FILE = "preprocessor.json"
 CARD_FILE = "card.md"
+PROFILE_FILE = "profile.json"
 EXAMPLE_STEM = "example"  # its suffix is the codec's
 EXPECTED_FILE = "expected.json"  # the answer to the example
 MANIFEST_FILE = "manifest.json"
@@ -104,6 +105,7 @@ def write_package(
     preprocessor: Mapping[str, Any],
     card: str,
     example: tuple[bytes, Mapping[str, Any]] | None = None,
+    profile: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a package into `folder` and seal it: the manifest covers every file that lies there, so write it last.
 
@@ -115,6 +117,7 @@ def write_package(
         card: The model card, Markdown.
         example: One encoded sample (PNG for pictures) and the answer expected to it, in the form that the output
             codec gives. The smoke test sends it.
+        profile: Contents of ``profile.json``: what requests are like, for monitors. Serving does not read it.
     """
     graph = onnx.read_bytes() if isinstance(onnx, Path) else onnx
     (folder / ONNX_FILE).write_bytes(graph)
@@ -126,6 +129,8 @@ def write_package(
         suffix = CODECS.load(spec.input_codec.name).suffix
         (folder / EXAMPLE_STEM).with_suffix(suffix).write_bytes(payload)
         write_json(folder / EXPECTED_FILE, dict(expected))
+    if profile is not None:
+        write_json(folder / PROFILE_FILE, dict(profile))
     write_json(folder / MANIFEST_FILE, _digests(folder))
 
 

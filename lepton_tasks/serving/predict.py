@@ -61,7 +61,7 @@ def predict_router(table: ModelTable, telemetry: Telemetry, limits: Limits) -> A
 
 def _sample(job: SampleJob, answer: Any) -> dict[str, Any]:
     """What the request log keeps of one sample."""
-    seen = {"bytes": len(job.payload), "mean": job.mean, "std": job.std}
+    seen = job.told()
     if isinstance(answer, dict):
         seen |= {"label": answer.get("label"), "probability": answer.get("probability")}
     return seen

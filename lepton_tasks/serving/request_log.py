@@ -30,6 +30,7 @@ class RequestLog:
         capacity: Records that may wait; beyond it new ones are dropped and counted in `dropped`.
         file_bytes: Size at which the next file is begun.
         files: Files kept per model; the oldest goes first.
+        values: Whether the ``values`` of samples are kept. They are left out, too, while a tenth of `capacity` waits.
     """
 
     def __init__(
@@ -40,10 +41,11 @@ class RequestLog:
         capacity: int = 100_000,
         file_bytes: int = 64 * 2**20,
         files: int = 16,
+        values: bool = True,
     ) -> None:
         self.dropped = 0
         self._folder, self._every, self._capacity = folder, every, capacity
-        self._file_bytes, self._files = file_bytes, files
+        self._file_bytes, self._files, self._values = file_bytes, files, values
         self._waiting: collections.deque[tuple[str, dict[str, Any]]] = collections.deque()
         self._streams: dict[str, FileIO] = {}
         self._closing = threading.Event()
@@ -55,10 +57,13 @@ class RequestLog:
 
     def add(self, model: str, record: dict[str, Any]) -> None:
         """Hand a record over; returns at once."""
-        if len(self._waiting) >= self._capacity:
+        waiting = len(self._waiting)
+        if waiting >= self._capacity:
             self.dropped += 1
-        else:
-            self._waiting.append((model, record))
+            return
+        if not self._values or waiting >= self._capacity // 10:  # a line without them is short
+            record.pop("values", None)
+        self._waiting.append((model, record))
 
     def close(self) -> None:
         """Write what waits and end the thread."""

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import fcntl
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import uvicorn
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.serving.app import create_app
 
+VALUES_VARIABLE = "LEPTON_REQUEST_VALUES"
 _DRAIN_SECONDS = 20
 
 
@@ -26,6 +28,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=8100, help="port to listen on (default: %(default)s)")
     parser.add_argument("--home", type=Path, required=True, help="folder of packages, request log and admin token")
     parser.add_argument("--workers", type=int, help="inference threads of each model (default: cores - 1)")
+    parser.add_argument(
+        "--values",
+        choices=("on", "off"),
+        default=os.environ.get(VALUES_VARIABLE, "on"),
+        help=f"whether the request log keeps the column values of rows (default: {VALUES_VARIABLE}, or on)",
+    )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
     # uvicorn hands SIGTERM on once it has drained; a server that was asked to stop and did has not failed.
@@ -35,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with _only_server_of(home):
             uvicorn.run(
-                create_app(home, workers=options.workers),
+                create_app(home, workers=options.workers, values=options.values == "on"),
                 host=options.host,
                 port=options.port,
                 loop="uvloop",

@@ -27,7 +27,7 @@ class Call:
         model: Name asked for.
         probe: Why the request is a made-up one; empty for a real one.
         live: What answers.
-        samples: For the request log, one mapping a sample: size, mean, std, label, probability.
+        samples: For the request log, one mapping a sample: size, mean, std, values, label, probability.
     """
 
     model: str

@@ -43,6 +43,7 @@ def deploy(
         "version": version,
         "target": use_case.deploy.target.name,
         "package_digest": package.digest,
+        "package_uri": package.uri,
         "previous_version": served["previous"],
     }
     draft = ctx.draft()

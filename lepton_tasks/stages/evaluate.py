@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any
 
@@ -11,6 +12,9 @@ from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.store import write_json
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.stages import replay
+
+_PROFILED = (("train", 1_536), ("validation", 512))
+"""Of which splits, and of how many rows, the profile of requests is made."""
 
 
 def evaluate(
@@ -24,10 +28,12 @@ def evaluate(
 ) -> EvaluationRef:
     """Metrics of the test and the validation split beside those of a trivial predictor, outputs, and plots.
 
-    The test split is also answered as it would be served: rows as requests, decoded by the codec.
+    The test split is also answered as it would be served: rows as requests, decoded by the codec. A profile of what the
+    other splits are like as requests is what monitors compare served ones with.
     """
     from lepton_tasks.data.requests import requests_of
     from lepton_tasks.models.inference import predict
+    from lepton_tasks.quality.served import profile_of_requests
     from lepton_tasks.tracking.mlflow import Tracker
     from lepton_tasks.training.checkpoint import read_checkpoint
 
@@ -41,11 +47,16 @@ def evaluate(
     metrics["baseline"] = task.baseline(rows)
     metrics["details"] = task.details(outputs, rows)
     fitted = json.loads((ctx.open(preprocessor) / "preprocessor.json").read_text())["fitted"]
-    payloads = task.requests(rows)
-    if payloads is None:
-        payloads = requests_of(use_case, ctx, splits=splits, features=data, fitted=fitted, limit=replay.MOST)
-    samples = replay.decoded(codec_of(use_case, fitted, task), payloads)
+    stored = functools.partial(requests_of, use_case, ctx, splits=splits, features=data, fitted=fitted)
+    own, codec = task.requests(rows), codec_of(use_case, fitted, task)
+    payloads = stored(limit=replay.MOST) if own is None else own
+    samples = replay.decoded(codec, payloads)
+    # What was fitted, such as a vocabulary, knows all of the training split; of the validation split, what it knows is
+    # what it will know of requests. Where requests are no stored rows, there is nothing to compare them with.
+    profiled = _PROFILED if own is None else ()
+    known = (request for name, most in profiled for request in stored(split=name, limit=most, spread=True))
     draft = ctx.draft()
+    write_json(draft.path / replay.PROFILE_FILE, profile_of_requests(codec, known, ctx))
     write_json(draft.path / "metrics.json", metrics)
     replay.write_outputs(draft.path / replay.OUTPUTS_FILE, outputs)
     replay.write_outputs(draft.path / replay.SERVED_FILE, predict(trained.deployable, samples, task.outputs))

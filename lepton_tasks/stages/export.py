@@ -64,7 +64,8 @@ def export(
     )
     row = _typical(task, served, task.evaluation_rows(data, "test").targets[: len(payloads)])
     example = payloads[row], OUTPUT_CODECS.build(output_codec, output_params).encode(served, row)
-    write_package(draft.path, onnx=graph, spec=spec, preprocessor=fitted, card=card, example=example)
+    profile = json.loads((judged / replay.PROFILE_FILE).read_text())
+    write_package(draft.path, onnx=graph, spec=spec, preprocessor=fitted, card=card, example=example, profile=profile)
     size = graph.stat().st_size
     ctx.log.info("model.onnx has %.1f KB", size / 1024)
     return ctx.publish(

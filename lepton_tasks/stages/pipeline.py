@@ -161,7 +161,14 @@ STAGES: tuple[Stage, ...] = (
         needs=("checkpoint", "features", "preprocessor", "splits"),
         produces="evaluation",
         sections=("task", "model", "features", "evaluate"),
-        code=(*_MODEL_CODE, *_REPLAY_CODE, "lepton_tasks.training.checkpoint"),
+        code=(
+            *_MODEL_CODE,
+            *_REPLAY_CODE,
+            "lepton_tasks.quality.one_pass",
+            "lepton_tasks.quality.profile",
+            "lepton_tasks.quality.served",
+            "lepton_tasks.training.checkpoint",
+        ),
         retries=2,
     ),
     Stage(

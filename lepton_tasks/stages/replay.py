@@ -17,6 +17,8 @@ MOST = 2_000
 """Requests that are kept of a test split: a difference that shows in none of them is rarer than 1 in 600 (95 %)."""
 
 REQUESTS_FILE = "requests.parquet"
+PROFILE_FILE = "requests_profile.json"
+"""Of an evaluation: what the training and validation rows are like as requests."""
 OUTPUTS_FILE = "outputs.npz"
 """Of an evaluation: what the network answers to the stored rows of the test split."""
 SERVED_FILE = "served.npz"

@@ -190,6 +190,15 @@ def test_a_package_altered_after_it_was_sealed_is_refused(packaged):
         run_stage("verify_package", use_case(), ctx, refs)
 
 
+def test_the_package_tells_what_the_rows_it_was_made_with_are_like_as_requests(packaged):
+    ctx, refs = packaged
+    profile = json.loads((ctx.open(refs["package"]) / "profile.json").read_text())
+    rows = sum(len(np.load(ctx.open(refs["features"]) / split / "inputs.npy")) for split in ("train", "validation"))
+    assert profile["rows"] == rows
+    assert list(profile["columns"]) == ["brightness", "contrast"]
+    assert 0 < profile["columns"]["brightness"]["mean"] < 1
+
+
 def test_without_a_champion_the_thresholds_decide(evaluated):
     ctx, refs = evaluated
     result = run_stage("gate", use_case(gate={"thresholds": {"accuracy": 0.6}}), ctx, refs)

@@ -255,6 +255,7 @@ def test_every_sample_is_logged_with_what_it_was_and_what_was_answered(tmp_path)
         client.post(PREDICT, content=b"broken", headers={**PNG, "lepton-probe": "smoke_test"})
     first, second, third = read_requests(tmp_path / "home" / "requests", "tiny")
     assert (first["version"], first["status"], first["mean"], first["std"]) == ("7", 200, 51.0, 0.0)
+    assert first["values"] == {"brightness": 0.2, "contrast": 0.0}
     assert (first["label"], first["probability"]) == ("dark", pytest.approx(0.9, abs=1e-6))
     assert second["mean"] == 255.0
     assert (third["status"], third["probe"]) == (400, "smoke_test")

@@ -83,3 +83,14 @@ def test_what_cannot_be_written_now_is_written_later(tmp_path):
 def test_a_full_disk_is_an_error_and_not_a_silence():
     with Path("/dev/full").open("ab", buffering=0) as full, pytest.raises(OSError, match="No space left"):
         _append(full, b"{}\n")
+
+
+def test_values_of_samples_are_left_out_when_not_wanted_or_when_much_waits(tmp_path):
+    for folder, log in (("off", {"values": False}), ("full", {"capacity": 20})):
+        log = RequestLog(tmp_path / folder, **log)
+        for second in range(1, 4):
+            log.add("tiny", {"time": float(second), "values": {"age": 39}})
+        log.start()
+        log.close()
+    assert ["values" in record for record in read_requests(tmp_path / "off", "tiny")] == [False] * 3
+    assert ["values" in record for record in read_requests(tmp_path / "full", "tiny")] == [True, True, False]

@@ -1,0 +1,54 @@
+"""What requests are like: a profile of the rows a model was made with, as its codec tells of them; rules from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from lepton_tasks.codecs.observing import observed
+from lepton_tasks.core.context import RunContext
+from lepton_tasks.core.errors import DataError
+from lepton_tasks.core.protocols import Codec
+from lepton_tasks.core.use_case import Expectation
+from lepton_tasks.quality.profile import profile_of, rules_from
+from lepton_tasks.quality.rows import FrameRows
+
+_TYPES = {str(dtype): dtype for dtype in (pl.Int64(), pl.Float64(), pl.String(), pl.Boolean())}
+
+
+def profile_of_requests(codec: Codec, payloads: Iterable[bytes], ctx: RunContext) -> dict[str, Any]:
+    """The profile of what the codec tells of requests; of those that it refuses, nothing.
+
+    Args:
+        codec: The input codec of the model.
+        payloads: Rows that the model was made with, in the form of requests.
+        ctx: The run.
+    """
+    values = []
+    for payload in payloads:
+        try:
+            values.append(observed(codec, payload, codec.decode(payload)))
+        except DataError:
+            continue
+    frame = pl.DataFrame(values, infer_schema_length=None) if any(values) else pl.DataFrame()
+    frame = frame.select(pl.exclude(pl.Null))  # what never has a value has no type, and no rule would follow
+    return profile_of(FrameRows(frame), ctx) if frame.width else {"rows": len(values), "columns": {}}
+
+
+def served_rules(profile: Mapping[str, Any]) -> list[Expectation]:
+    """What requests should be like, as warnings: ranges, categories and shares of missing values."""
+    return [rule for rule in rules_from(profile) if rule.type != "expect_column_to_exist"]
+
+
+def values_frame(values: Sequence[Mapping[str, Any]], profile: Mapping[str, Any] | None) -> pl.DataFrame:
+    """Values of samples as a table, in the types of the profile; columns that are not in the profile are left out.
+
+    Without a profile, all of them, in the types that they have.
+    """
+    if profile is None:
+        frame = pl.DataFrame(values, infer_schema_length=None) if any(values) else pl.DataFrame()
+        return frame.select(pl.exclude(pl.Null))
+    schema = {name: _TYPES[about["type"]] for name, about in profile["columns"].items()}
+    return pl.DataFrame([{name: one.get(name) for name in schema} for one in values], schema=schema, strict=False)
