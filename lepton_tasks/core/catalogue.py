@@ -128,8 +128,10 @@ OUTPUT_CODECS: Registry[protocols.OutputCodec] = Registry(
     protocols.OutputCodec,
     {
         "boxes": "lepton_tasks.codecs.boxes:BoxesCodec",
+        "anomaly": "lepton_tasks.codecs.anomaly:AnomalyCodec",
         "continuation": "lepton_tasks.codecs.continuation:ContinuationCodec",
         "embedding": "lepton_tasks.codecs.embedding:EmbeddingCodec",
+        "forecast": "lepton_tasks.codecs.forecast:ForecastCodec",
         "items": "lepton_tasks.codecs.recommendations:ItemsCodec",
         "labels": "lepton_tasks.codecs.labels:LabelsCodec",
         "number": "lepton_tasks.codecs.number:NumberCodec",
@@ -141,7 +143,9 @@ LEARNING_TASKS: Registry[protocols.LearningTask] = Registry(
     "learning task",
     protocols.LearningTask,
     {
+        "anomaly_detection": "lepton_tasks.learning.anomaly_detection:AnomalyDetection",
         "face_recognition": "lepton_tasks.learning.face_recognition:FaceRecognition",
+        "forecasting": "lepton_tasks.learning.forecasting:Forecasting",
         "image_classification": "lepton_tasks.learning.image_classification:ImageClassification",
         "image_generation": "lepton_tasks.learning.image_generation:ImageGeneration",
         "item_recommendation": "lepton_tasks.learning.item_recommendation:ItemRecommendation",
@@ -159,6 +163,7 @@ MODELS: Registry[Any] = Registry(
     None,
     {
         "centre_detector": "lepton_tasks.models.detector:CentreDetector",
+        "autoencoder": "lepton_tasks.models.autoencoder:Autoencoder",
         "cnn": "lepton_tasks.models.cnn:CNN",
         "dcgan": "lepton_tasks.models.gan:DCGAN",
         "embedding_cnn": "lepton_tasks.models.embedding:EmbeddingCNN",
@@ -169,7 +174,9 @@ MODELS: Registry[Any] = Registry(
         "ngrams": "lepton_tasks.models.ngrams:NGrams",
         "residual_cnn": "lepton_tasks.models.residual_cnn:ResidualCNN",
         "rnn": "lepton_tasks.models.rnn:RNN",
+        "rnn_forecaster": "lepton_tasks.models.forecasters:RNNForecaster",
         "rnn_language_model": "lepton_tasks.models.rnn_language_model:RNNLanguageModel",
+        "temporal_cnn": "lepton_tasks.models.forecasters:TemporalCNN",
         "transformer": "lepton_tasks.models.transformer:Transformer",
         "two_tower": "lepton_tasks.models.recommenders:TwoTower",
     },

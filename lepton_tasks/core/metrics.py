@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_SMALLER = {"loss", "error", "rmse", "mse", "mae", "mape", "perplexity", "fid", "eer"}
+_SMALLER = {"loss", "error", "rmse", "mse", "mae", "mape", "perplexity", "fid", "eer", "flagged"}
 
 
 def higher_is_better(name: str) -> bool:

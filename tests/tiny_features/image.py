@@ -4,6 +4,7 @@ from tiny_training import write_features as write
 __all__ = ["FITTED", "LABELS", "NETWORKS", "served", "write"]
 
 NETWORKS = {
+    "autoencoder": {"width": 8},
     "centre_detector": {"width": 8, "neck": 8},
     "cnn": {"width": 4},
     "dcgan": {"width": 4},

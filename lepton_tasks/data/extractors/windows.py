@@ -84,7 +84,7 @@ class Windows:
             )
 
     def fit(self, rows: TableRows, ctx: RunContext) -> dict[str, Any]:
-        """The usual step of time, and of each column mean and standard deviation, or its values."""
+        """The usual step of time, of each column mean and standard deviation, or its values; and the windows' shape."""
         series = self._series(rows)
         steps = series.select(pl.col(self.time).diff().over(self.group or pl.lit(0))).to_series().drop_nulls()
         if not len(steps):
@@ -93,15 +93,19 @@ class Windows:
         spreads = [spread or 1.0 for spread in numbers.select(pl.all().std(ddof=0)).row(0)]
         known = {name: series[name].drop_nulls().unique().sort().to_list() for name in self.categories}
         target = series[self.target].cast(pl.Float64)
-        return {
+        fitted = {
             "step_seconds": int(steps.mode().sort()[0]),
             "columns": list(self.columns),
             "mean": list(numbers.select(pl.all().mean()).row(0)),
             "std": spreads,
             "categories": known,
+            "target": self.target,
             "target_mean": target.mean(),
             "target_std": target.std(ddof=0) or 1.0,
+            "window": self.window,
+            "horizon": self.horizon,
         }
+        return fitted | {"width": SeriesCodec(**self.codec(fitted)[1]).width}
 
     def transform(self, rows: TableRows, fitted: Mapping[str, Any], folder: Path, ctx: RunContext) -> dict[str, Any]:
         """Write one split as arrays.

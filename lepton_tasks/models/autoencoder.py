@@ -1,0 +1,113 @@
+"""A network that gives back what it is shown, through a narrow place; and what its errors tell."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from lepton_tasks.codecs.anomaly import CELL
+from lepton_tasks.models.pictures import pixels
+
+
+class Autoencoder(nn.Module):
+    """Convolutions that halve the sample three times, a narrow layer, and the way back.
+
+    Args:
+        sample_shape: ``(height, width, channels)`` of a picture or ``(steps, numbers)`` of a window of a series.
+        width: Channels of the first layer; the later ones have twice and four times as many.
+        code: Channels of the narrow layer, at each cell of 8 x 8 pixels or 8 steps. Fewer than a cell's numbers: what
+            is usual must be told in few words, and what is unusual cannot be.
+
+    Attributes:
+        threshold: The largest error of a cell that is usual: a buffer, infinite until it is set, kept with the weights.
+
+    Source: Hinton and Salakhutdinov, "Reducing the dimensionality of data with neural networks", 2006.
+    """
+
+    threshold: torch.Tensor
+
+    def __init__(self, sample_shape: Sequence[int], *, width: int = 16, code: int = 4) -> None:
+        super().__init__()
+        *sides, channels = sample_shape
+        self._sides = list(sides)
+        self.register_buffer("threshold", torch.tensor(float("inf")))
+        flat = len(sides) == 2
+        conv = nn.Conv2d if flat else nn.Conv1d
+        sizes = [channels, width, 2 * width, 4 * width]
+        down: list[nn.Module] = []
+        for inputs, outputs in itertools.pairwise(sizes):
+            down += [conv(inputs, outputs, 4, stride=2, padding=1), nn.LeakyReLU(0.1)]
+        self.down = nn.Sequential(*down, conv(sizes[-1], code, 1))
+        up: list[nn.Module] = [conv(code, sizes[-1], 1), nn.LeakyReLU(0.1)]
+        for inputs, outputs in zip(sizes[:0:-1], [*sizes[-2:0:-1], width], strict=True):
+            up += [nn.Upsample(scale_factor=2), conv(inputs, outputs, 3, padding=1), nn.LeakyReLU(0.1)]
+        self.up = nn.Sequential(*up, conv(width, channels, 3, padding=1))
+
+    def forward(self, samples: torch.Tensor) -> torch.Tensor:
+        """The samples as they are given back, float32 [N, channels, *sides]."""
+        missing = [side for size in reversed(self._sides) for side in (0, -size % CELL)]
+        given: torch.Tensor = self.up(self.down(functional.pad(samples, missing)))
+        return given[..., : self._sides[0], : self._sides[1]] if len(self._sides) == 2 else given[..., : self._sides[0]]
+
+
+class CellErrors(nn.Module):
+    """How far what an autoencoder gives back is off, cell by cell.
+
+    Args:
+        network: Gives back normalised samples float32 [N, channels, *sides].
+        mean: Per channel.
+        std: Likewise; above 0.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float], *, sides: int) -> None:
+        super().__init__()
+        self.network = network
+        ones = [1] * sides
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, *ones))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, *ones))
+
+    def forward(self, samples: torch.Tensor) -> torch.Tensor:
+        """Mean squared differences over channels and cells, float32 [N, cells, ...], of [N, channels, *sides].
+
+        In units of the spread; a cell at the edge may be smaller.
+        """
+        samples = (samples - self.mean) / self.std
+        wrong = (self.network(samples) - samples).square().mean(dim=1, keepdim=True)
+        if wrong.dim() == 4:
+            return functional.avg_pool2d(wrong, CELL, ceil_mode=True, count_include_pad=False)[:, 0]
+        return functional.avg_pool1d(wrong, CELL, ceil_mode=True, count_include_pad=False)[:, 0]
+
+
+class Watch(nn.Module):
+    """What is served: a stored sample in, whether it is unusual out.
+
+    Args:
+        errors: The autoencoder, whose buffer ``threshold`` says what is usual.
+    """
+
+    def __init__(self, errors: CellErrors) -> None:
+        super().__init__()
+        self.errors = errors
+
+    def forward(self, sample: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Score and threshold float32 [N], whether the score is above it, bool [N], and the errors of all cells.
+
+        Takes pictures uint8 [N, H, W, C] or windows float32 [N, steps, numbers]. The score is the largest error.
+        """
+        errors = self.errors(channels_first(sample))
+        scores = errors.flatten(1).amax(dim=1)
+        thresholds = torch.zeros_like(scores) + cast("torch.Tensor", self.errors.network.threshold)
+        return scores, thresholds, scores > thresholds, errors
+
+
+def channels_first(stored: torch.Tensor) -> torch.Tensor:
+    """float32 [N, channels, *sides] of stored pictures, brought to [0, 1], or of stored windows."""
+    return pixels(stored) if stored.dim() == 4 else stored.transpose(1, 2)

@@ -1,0 +1,131 @@
+"""Networks that see a window of a series and foretell what follows.
+
+Beside its layers each has a linear path from the last row to all that follows: that the last value stays is a good guess
+for the first steps, which layers alone learn slowly.
+
+Source of the linear path: Lai et al., "Modeling long- and short-term temporal patterns with deep neural networks", 2018.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from lepton_tasks.models.rnn import CELLS, Cell
+
+
+class TemporalCNN(nn.Module):
+    """Convolutions that look back only, each twice as far as the one before.
+
+    Args:
+        window: Rows that are seen.
+        inputs: Numbers of a row.
+        horizon: Rows that are foretold.
+        width: Channels.
+        kernel: Rows one convolution sees.
+        dropout: Share of channels' values dropped in training.
+
+    There are as many layers as it takes for the last row to have seen the whole window.
+
+    Source: Bai, Kolter and Koltun, "An empirical evaluation of generic convolutional and recurrent networks for
+    sequence modeling", 2018.
+    """
+
+    def __init__(
+        self, window: int, inputs: int, horizon: int, *, width: int = 32, kernel: int = 3, dropout: float = 0.1
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        seen, reach = 1, 1
+        while not layers or seen < window:
+            layers.append(_Causal(width if layers else inputs, width, kernel, reach, dropout))
+            seen, reach = seen + 2 * (kernel - 1) * reach, 2 * reach
+        self.layers = nn.Sequential(*layers)
+        self.head = nn.Linear(width, horizon)
+        self.direct = nn.Linear(inputs, horizon, bias=False)
+
+    def forward(self, series: torch.Tensor) -> torch.Tensor:
+        """What follows, float32 [N, horizon], of windows float32 [N, window, inputs]."""
+        foretold: torch.Tensor = self.head(self.layers(series.transpose(1, 2))[:, :, -1]) + self.direct(series[:, -1])
+        return foretold
+
+
+class RNNForecaster(nn.Module):
+    """A recurrent network that reads the window and foretells all that follows from where it ends.
+
+    Args:
+        window: Rows that are seen.
+        inputs: Numbers of a row.
+        horizon: Rows that are foretold.
+        cell: ``elman``, ``gru`` or ``lstm``.
+        width: Length of a state.
+        layers: How many readers stand on each other.
+        dropout: Share of numbers dropped in training, between layers and before the answer.
+
+    Source: LSTM by Hochreiter and Schmidhuber, 1997; GRU by Cho et al., 2014.
+    """
+
+    def __init__(
+        self,
+        window: int,
+        inputs: int,
+        horizon: int,
+        *,
+        cell: Cell = "gru",
+        width: int = 64,
+        layers: int = 1,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        del window  # any length is read
+        sizes = [inputs, *[width] * (layers - 1)]
+        self.readers = nn.ModuleList(CELLS[cell](size, width, batch_first=True) for size in sizes)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(width, horizon)
+        self.direct = nn.Linear(inputs, horizon, bias=False)
+
+    def forward(self, series: torch.Tensor) -> torch.Tensor:
+        """What follows, float32 [N, horizon], of windows float32 [N, window, inputs]."""
+        states = series
+        for index, reader in enumerate(self.readers):
+            states = reader(self.dropout(states) if index else states)[0]
+        foretold: torch.Tensor = self.head(self.dropout(states[:, -1])) + self.direct(series[:, -1])
+        return foretold
+
+
+class Forecast(nn.Module):
+    """What is served: windows in, what follows in the unit of the target out.
+
+    Args:
+        network: Takes windows float32 [N, window, inputs], gives scaled numbers [N, horizon].
+        mean: Of the target.
+        std: Its spread.
+    """
+
+    def __init__(self, network: nn.Module, mean: float, std: float) -> None:
+        super().__init__()
+        self.network, self._mean, self._std = network, mean, std
+
+    def forward(self, series: torch.Tensor) -> torch.Tensor:
+        """Numbers float32 [N, horizon]."""
+        foretold: torch.Tensor = self.network(series) * self._std + self._mean
+        return foretold
+
+
+class _Causal(nn.Module):
+    """Two convolutions over the past, and what came in added to what comes out."""
+
+    def __init__(self, inputs: int, width: int, kernel: int, reach: int, dropout: float) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(inputs, width, kernel, dilation=reach)
+        self.second = nn.Conv1d(width, width, kernel, dilation=reach)
+        self.past = nn.Conv1d(inputs, width, 1) if inputs != width else nn.Identity()
+        self.dropout = nn.Dropout(dropout)
+        self._before = (kernel - 1) * reach
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """float32 [N, width, T] of float32 [N, inputs, T]."""
+        y = self.dropout(torch.relu(self.first(functional.pad(x, (self._before, 0)))))
+        y = self.dropout(torch.relu(self.second(functional.pad(y, (self._before, 0)))))
+        return torch.relu(y + self.past(x))
