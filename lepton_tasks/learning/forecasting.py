@@ -59,6 +59,15 @@ class Forecasting(Task):
         """``window`` (rows), ``inputs`` (numbers of a row), ``horizon`` (rows)."""
         return {"window": self.fitted["window"], "inputs": self.fitted["width"], "horizon": self.fitted["horizon"]}
 
+    def initialise(self, network: nn.Module) -> None:
+        """Let a network with a linear path `direct` from the last row begin as persistence."""
+        import torch
+
+        direct = getattr(network, "direct", None)
+        if isinstance(direct, torch.nn.Linear) and self._column is not None:
+            with torch.no_grad():
+                direct.weight.zero_()[:, self._column] = self.fitted["std"][self._column] / self.std
+
     def targets(self, stored: torch.Tensor, label_smoothing: float) -> torch.Tensor:
         """Scaled targets, float32 [N, horizon]."""
         return (stored - self.mean) / self.std
@@ -123,11 +132,16 @@ class Forecasting(Task):
 
     def _past(self, rows: Rows) -> np.ndarray | None:
         """The target's values in the window, float [N, window]; None if they are not seen."""
-        if self.fitted["target"] not in self.fitted["columns"]:
+        if (column := self._column) is None:
             return None
-        column = self.fitted["columns"].index(self.fitted["target"])
         past: np.ndarray = rows.inputs[:, :, column] * self.fitted["std"][column] + self.fitted["mean"][column]
         return past
+
+    @property
+    def _column(self) -> int | None:
+        """Where the target stands among the columns; None if its past is not seen."""
+        target, columns = self.fitted["target"], list(self.fitted["columns"])
+        return columns.index(target) if target in columns else None
 
     def _persistence(self, rows: Rows) -> np.ndarray:
         past = self._past(rows)

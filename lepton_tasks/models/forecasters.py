@@ -1,9 +1,10 @@
 """Networks that see a window of a series and foretell what follows.
 
-Beside its layers each has a linear path from the last row to all that follows: that the last value stays is a good guess
-for the first steps, which layers alone learn slowly.
+Beside its layers each has a linear path, ``direct``, from the last row to all that follows: that the last value stays
+is a good guess for the first steps, which layers alone learn slowly.
 
-Source of the linear path: Lai et al., "Modeling long- and short-term temporal patterns with deep neural networks", 2018.
+Source of the linear path: Lai et al., "Modeling long- and short-term temporal patterns with deep neural networks",
+2018.
 """
 
 from __future__ import annotations
