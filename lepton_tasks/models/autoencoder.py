@@ -38,15 +38,16 @@ class Autoencoder(nn.Module):
         self.register_buffer("threshold", torch.tensor(float("inf")))
         flat = len(sides) == 2
         conv = nn.Conv2d if flat else nn.Conv1d
+        back = nn.ConvTranspose2d if flat else nn.ConvTranspose1d
         sizes = [channels, width, 2 * width, 4 * width]
         down: list[nn.Module] = []
         for inputs, outputs in itertools.pairwise(sizes):
             down += [conv(inputs, outputs, 4, stride=2, padding=1), nn.LeakyReLU(0.1)]
         self.down = nn.Sequential(*down, conv(sizes[-1], code, 1))
-        up: list[nn.Module] = [conv(code, sizes[-1], 1), nn.LeakyReLU(0.1)]
-        for inputs, outputs in zip(sizes[:0:-1], [*sizes[-2:0:-1], width], strict=True):
-            up += [nn.Upsample(scale_factor=2), conv(inputs, outputs, 3, padding=1), nn.LeakyReLU(0.1)]
-        self.up = nn.Sequential(*up, conv(width, channels, 3, padding=1))
+        up: list[nn.Module] = [conv(code, sizes[-1], 3, padding=1)]
+        for inputs, outputs in itertools.pairwise(reversed(sizes)):
+            up += [nn.LeakyReLU(0.1), back(inputs, outputs, 4, stride=2, padding=1)]
+        self.up = nn.Sequential(*up)
 
     def forward(self, samples: torch.Tensor) -> torch.Tensor:
         """The samples as they are given back, float32 [N, channels, *sides]."""
