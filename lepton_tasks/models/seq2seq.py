@@ -1,0 +1,218 @@
+"""What networks that make one text from another share, and the way they are taught and asked.
+
+A network for this has `forward` (teaching), `logits`, and `begin` and `step` (answering, one token at a time).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch._higher_order_ops.while_loop import while_loop
+
+from lepton_tasks.codecs.text import BEGIN, END, PAD, UNKNOWN
+
+State = tuple[torch.Tensor, ...]
+"""Tensors whose first axis is the batch."""
+
+_NEVER = -1e9  # a log-probability below any that adds up; infinities would give NaN when multiplied by 0
+_ROWS_AT_ONCE = 64  # of logits; 1.5 MB for a vocabulary of 6,000
+_TOKENS_AT_ONCE = 4_096  # whose logits lie in memory together outside training: 100 MB for a vocabulary of 6,000
+
+
+class Seq2Seq(nn.Module):
+    """What a network that makes one text from another offers."""
+
+    def forward(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """What is known after each token of the target: float [N, T, width] of tokens int [N, S] and int [N, T].
+
+        What is known at a place does not hang on the tokens after it.
+        """
+        raise NotImplementedError
+
+    def logits(self, known: torch.Tensor) -> torch.Tensor:
+        """For each token of the vocabulary, how likely it comes next: float [..., V] of float [..., width]."""
+        raise NotImplementedError
+
+    def begin(self, source: torch.Tensor, length: int) -> tuple[State, State]:
+        """What `step` needs of the source, tokens int [N, S], and its state before the first of `length` tokens."""
+        raise NotImplementedError
+
+    def step(self, token: torch.Tensor, at: torch.Tensor, context: State, state: State) -> tuple[torch.Tensor, State]:
+        """Logits float [N, V] of the token after `token`, int [N], which is the one numbered `at` (int, no axis)."""
+        raise NotImplementedError
+
+    def attention(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """How much each place of the source counts for what comes after each of the target: float [N, T, S]."""
+        raise NotImplementedError
+
+
+def pair_of(pairs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Source and target, without columns that are padding in all rows, of int [N, 2 W]: one beside the other."""
+    source, target = pairs.chunk(2, dim=1)
+    return trimmed(source), trimmed(target)
+
+
+def trimmed(tokens: torch.Tensor) -> torch.Tensor:
+    """The tokens int [N, T] without the columns that are padding in all rows; two columns at least."""
+    used = int((tokens != PAD).any(dim=0).sum())  # padding is at the end only
+    return tokens[:, : max(2, used)]
+
+
+class TeacherForced(nn.Module):
+    """The log-probability of each token of a given target, the tokens before it being known.
+
+    Args:
+        network: What is taught.
+    """
+
+    def __init__(self, network: Seq2Seq) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pairs: torch.Tensor) -> torch.Tensor:
+        """Of source and target, int [N, 2 W]: two log-probabilities, float32 [M, 2], for each of the M tokens wanted.
+
+        The first is that of the token itself, the second the mean over the vocabulary, for label smoothing.
+        """
+        source, target = pair_of(pairs)
+        wanted = target[:, 1:].long()
+        real = wanted != PAD
+        logits = self.network.logits(self.network(source, target[:, :-1])[real])
+        likely: torch.Tensor = _Likelihood.apply(logits, wanted[real])
+        return likely
+
+
+class _Likelihood(torch.autograd.Function):
+    """Of logits float [M, V]: the log-probability of one token each, int64 [M], and the mean over all; float32 [M, 2].
+
+    A few rows at a time, which stay in the cache: through whole arrays, as torch's functions go, this is a quarter of a
+    training step on a CPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        levels = torch.cat([some.float().logsumexp(dim=1) for some in logits.split(_ROWS_AT_ONCE)])
+        ctx.save_for_backward(logits, tokens, levels)
+        chosen = logits.gather(1, tokens.unsqueeze(1)).squeeze(1).float()
+        return torch.stack([chosen - levels, logits.mean(dim=1, dtype=torch.float32) - levels], dim=1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        logits, tokens, levels = ctx.saved_tensors
+        chosen, mean = gradients[0].unbind(dim=1)
+        result = torch.empty_like(logits)
+        for start in range(0, len(logits), _ROWS_AT_ONCE):
+            rows = slice(start, start + _ROWS_AT_ONCE)
+            part = logits[rows].to(torch.float32, copy=True).sub_(levels[rows].unsqueeze(1)).exp_()
+            part.mul_(-(chosen + mean)[rows].unsqueeze(1)).add_((mean[rows] / logits.shape[1]).unsqueeze(1))
+            part.scatter_add_(1, tokens[rows].unsqueeze(1), chosen[rows].unsqueeze(1))
+            result[rows] = part
+        return result, None
+
+
+class Scored(nn.Module):
+    """How well a network would have gone on at each place of a given target.
+
+    Args:
+        network: What is judged.
+    """
+
+    def __init__(self, network: Seq2Seq) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pairs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of source and target, int [N, 2 W]: for each row the sum of log-probabilities and how many tokens are right.
+
+        Both are float32 [N].
+        """
+        source, target = pair_of(pairs)
+        known, wanted = self.network(source, target[:, :-1]), target[:, 1:].long()
+        real = wanted != PAD
+        chosen, right = [], []
+        for some, tokens in zip(known[real].split(_TOKENS_AT_ONCE), wanted[real].split(_TOKENS_AT_ONCE), strict=True):
+            logits = self.network.logits(some).float()
+            chosen.append(torch.log_softmax(logits, dim=1).gather(1, tokens.unsqueeze(1)).squeeze(1))
+            right.append((logits.argmax(dim=1) == tokens).float())
+        table = torch.zeros((2, *wanted.shape), device=pairs.device)
+        table[0][real], table[1][real] = torch.cat(chosen), torch.cat(right)
+        return table[0].sum(dim=1), table[1].sum(dim=1)
+
+
+class BeamSearch(nn.Module):
+    """The likeliest text that a network makes, found with several drafts side by side; with one it is greedy.
+
+    As a graph it is a loop that ends when all drafts of all rows have ended, so short texts take little time.
+
+    Args:
+        network: What is asked.
+        beams: Drafts of each text that are kept.
+        length: Most tokens of a text, ``</s>`` included.
+        penalty: Drafts are compared by their log-probability over their length to this power: 0 favours short ones.
+
+    Source: Sutskever et al., "Sequence to sequence learning with neural networks", 2014; the power of the length by Wu
+    et al., "Google's neural machine translation system", 2016, simplified.
+    """
+
+    def __init__(self, network: Seq2Seq, *, beams: int = 4, length: int = 64, penalty: float = 1.0) -> None:
+        super().__init__()
+        self.network = network
+        self.beams, self.length, self.penalty = beams, length, penalty
+        self.most_rows = max(1, 256 // beams)  # so that what is known of all drafts takes less than 100 MB
+
+    def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens int32 [N, length] with ``</s>`` after the text, then 0, of int32 [N, S]; and their mean log-probability.
+
+        The second is float32 [N].
+        """
+        rows, beams, length = tokens.shape[0], self.beams, self.length
+        context, state = self.network.begin(tokens, length)
+        context, state = (tuple(_each(part, beams) for part in parts) for parts in (context, state))
+        first = torch.arange(beams, device=tokens.device).unsqueeze(0) == 0
+        score = torch.where(first, 0.0, _NEVER).expand(rows, beams).clone()  # all drafts begin alike: one may go on
+        token = tokens.new_full((rows * beams,), BEGIN, dtype=torch.int64)
+        text = tokens.new_full((rows * beams, length), PAD, dtype=torch.int64)
+        ended = torch.zeros_like(token, dtype=torch.bool)
+        at = torch.zeros((), dtype=torch.int64, device=tokens.device)
+        offsets = torch.arange(rows, device=tokens.device).unsqueeze(1) * beams
+        places = torch.arange(length, device=tokens.device)
+
+        def go_on(at: torch.Tensor, token: torch.Tensor, text: torch.Tensor, ended: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+            return (at < length) & ~ended.all()
+
+        def write(
+            at: torch.Tensor,
+            token: torch.Tensor,
+            text: torch.Tensor,
+            ended: torch.Tensor,
+            score: torch.Tensor,
+            *state: torch.Tensor,
+        ) -> tuple[torch.Tensor, ...]:
+            logits, state = self.network.step(token, at, context, state)
+            likely = torch.log_softmax(logits.float(), dim=1)
+            vocabulary = likely.shape[1]
+            numbers = torch.arange(vocabulary, device=likely.device)
+            padding = (numbers == PAD).unsqueeze(0)
+            never = padding | ((numbers == UNKNOWN) | (numbers == BEGIN)).unsqueeze(0)
+            likely = torch.where(ended.unsqueeze(1), torch.where(padding, 0.0, _NEVER), likely.masked_fill(never, _NEVER))
+            total = (score.unsqueeze(2) + likely.view(rows, beams, vocabulary)).view(rows, beams * vocabulary)
+            score, best = total.topk(beams, dim=1)
+            draft = (offsets + best // vocabulary).view(-1)
+            token = (best % vocabulary).view(-1)
+            text = torch.where((places == at).unsqueeze(0), token.unsqueeze(1), text[draft])
+            ended = ended[draft] | (token == END)
+            return (at + 1, token, text, ended, score, *(part[draft] for part in state))
+
+        _, _, text, _, score, *_ = while_loop(go_on, write, (at, token, text, ended, score, *state))
+        text = text.view(rows, beams, length)
+        lengths = (text != PAD).sum(dim=2).clamp_min(1).float()
+        best = (score / lengths**self.penalty).argmax(dim=1, keepdim=True)
+        chosen = text.gather(1, best.unsqueeze(2).expand(rows, 1, length)).squeeze(1)
+        return chosen.int(), (score / lengths).gather(1, best).squeeze(1)
+
+
+def _each(part: torch.Tensor, times: int) -> torch.Tensor:
+    """Every row `times` times, one after the other."""
+    return part.repeat_interleave(times, dim=0) if times > 1 else part
