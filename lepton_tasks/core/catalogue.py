@@ -136,6 +136,7 @@ OUTPUT_CODECS: Registry[protocols.OutputCodec] = Registry(
         "labels": "lepton_tasks.codecs.labels:LabelsCodec",
         "number": "lepton_tasks.codecs.number:NumberCodec",
         "picture": "lepton_tasks.codecs.picture:PictureCodec",
+        "text_made": "lepton_tasks.codecs.text_made:TextMadeCodec",
     },
 )
 
@@ -155,6 +156,7 @@ LEARNING_TASKS: Registry[protocols.LearningTask] = Registry(
         "tabular_classification": "lepton_tasks.learning.tabular_classification:TabularClassification",
         "tabular_regression": "lepton_tasks.learning.tabular_regression:TabularRegression",
         "text_classification": "lepton_tasks.learning.text_classification:TextClassification",
+        "translation": "lepton_tasks.learning.translation:Translation",
     },
 )
 
@@ -177,6 +179,8 @@ MODELS: Registry[Any] = Registry(
         "rnn_forecaster": "lepton_tasks.models.forecasters:RNNForecaster",
         "rnn_language_model": "lepton_tasks.models.rnn_language_model:RNNLanguageModel",
         "temporal_cnn": "lepton_tasks.models.forecasters:TemporalCNN",
+        "seq2seq_gru": "lepton_tasks.models.seq2seq_gru:Seq2SeqGRU",
+        "seq2seq_transformer": "lepton_tasks.models.seq2seq_transformer:Seq2SeqTransformer",
         "transformer": "lepton_tasks.models.transformer:Transformer",
         "two_tower": "lepton_tasks.models.recommenders:TwoTower",
     },

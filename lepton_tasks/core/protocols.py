@@ -163,6 +163,19 @@ class Phase(NamedTuple):
     """It is left out of all steps but each `every`-th."""
 
 
+class Validation(NamedTuple):
+    """How a network is judged after each epoch."""
+
+    rows: Rows
+    """Of the validation split."""
+    network: torch.nn.Module
+    """Takes the rows' inputs."""
+    outputs: tuple[str, ...]
+    """Names of what it answers, in order."""
+    metrics: Callable[[Outputs, np.ndarray], dict[str, float]]
+    """Figures by name, from what it answers and the rows' targets."""
+
+
 @runtime_checkable
 class LearningTask(Protocol):
     """What is learned: targets, loss, metrics, plots, output. Free of Lightning; torch only where it is needed.
@@ -219,6 +232,9 @@ class LearningTask(Protocol):
     def evaluable(self, network: torch.nn.Module) -> torch.nn.Module:
         """The network as it is judged: inputs of `evaluation_rows` -> `outputs`."""
 
+    def validation(self, network: torch.nn.Module, features: Path) -> Validation:
+        """How the network is judged after each epoch: as on the test split, or by something that takes less time."""
+
     def deployable(self, network: torch.nn.Module) -> torch.nn.Module:
         """The network with numeric preprocessing before and post-processing after it, ready for ONNX.
 
@@ -236,7 +252,7 @@ class LearningTask(Protocol):
         """Figures on a split, by name; `lepton_tasks.core.metrics` tells by the name which way is better."""
 
     def score(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
-        """What the best epoch is chosen by, from the metrics of the validation split; the larger tuple is better."""
+        """What the best epoch is chosen by, from the metrics of `validation`; the larger tuple is better."""
 
     def details(self, outputs: Outputs, rows: Rows) -> dict[str, dict[str, float]]:
         """Figures of each label, or of other parts of the split, for the model card; may be empty."""
@@ -261,6 +277,9 @@ class LearningTask(Protocol):
 
     def requests(self, rows: Rows) -> list[bytes] | None:
         """Rows of `evaluation_rows` in the form that a client sends them; None if the extractor does it."""
+
+    def network_plots(self, folder: Path, network: torch.nn.Module, rows: Rows) -> list[Path]:
+        """Pictures of what goes on inside the network as it reads `rows`, as PNG files in `folder`; may be none."""
 
     def output_codec(self) -> tuple[str, dict[str, Any]]:
         """Name and params of the output codec."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from lepton_tasks.core.metrics import higher_is_better
-from lepton_tasks.core.protocols import Outputs, Phase, Rows
+from lepton_tasks.core.protocols import Outputs, Phase, Rows, Validation
 from lepton_tasks.data.stored import open_split
 
 if TYPE_CHECKING:
@@ -69,6 +69,11 @@ class Task:
         """What is deployed."""
         return self.deployable(network)
 
+    def validation(self, network: nn.Module, features: Path) -> Validation:
+        """As on the test split."""
+        rows, metrics = self.evaluation_rows(features, "validation"), self.metrics  # type: ignore[attr-defined]  # subclass
+        return Validation(rows, self.evaluable(network), self.outputs, metrics)
+
     def deployable(self, network: nn.Module) -> nn.Module:
         """The network itself."""
         return network
@@ -106,5 +111,9 @@ class Task:
         return None
 
     def plots(self, folder: Path, rows: Rows, outputs: Outputs, *, worst: int) -> list[Path]:
+        """None."""
+        return []
+
+    def network_plots(self, folder: Path, network: nn.Module, rows: Rows) -> list[Path]:
         """None."""
         return []

@@ -21,7 +21,8 @@ def predict(module: nn.Module, inputs: np.ndarray, names: Sequence[str]) -> dict
         names: Of the outputs, in order; floats become float32.
     """
     device = next(module.parameters()).device
-    size = max(1, min(512, _BATCH_BYTES // (4 * max(1, int(np.prod(inputs.shape[1:]))))))
+    most = int(getattr(module, "most_rows", 512))  # a module may need far more memory than its inputs tell
+    size = max(1, min(most, _BATCH_BYTES // (4 * max(1, int(np.prod(inputs.shape[1:]))))))
     training = module.training
     module.eval()
     try:

@@ -12,6 +12,7 @@ from torch import nn
 from torch._higher_order_ops.while_loop import while_loop
 
 from lepton_tasks.codecs.text import BEGIN, END, PAD, UNKNOWN
+from lepton_tasks.models.tokens import trimmed
 
 State = tuple[torch.Tensor, ...]
 """Tensors whose first axis is the batch."""
@@ -54,20 +55,14 @@ def pair_of(pairs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return trimmed(source), trimmed(target)
 
 
-def trimmed(tokens: torch.Tensor) -> torch.Tensor:
-    """The tokens int [N, T] without the columns that are padding in all rows; two columns at least."""
-    used = int((tokens != PAD).any(dim=0).sum())  # padding is at the end only
-    return tokens[:, : max(2, used)]
-
-
 class TeacherForced(nn.Module):
     """The log-probability of each token of a given target, the tokens before it being known.
 
     Args:
-        network: What is taught.
+        network: A `Seq2Seq` that is taught.
     """
 
-    def __init__(self, network: Seq2Seq) -> None:
+    def __init__(self, network: Any) -> None:
         super().__init__()
         self.network = network
 
@@ -80,7 +75,7 @@ class TeacherForced(nn.Module):
         wanted = target[:, 1:].long()
         real = wanted != PAD
         logits = self.network.logits(self.network(source, target[:, :-1])[real])
-        likely: torch.Tensor = _Likelihood.apply(logits, wanted[real])
+        likely: torch.Tensor = _Likelihood.apply(logits, wanted[real])  # type: ignore[no-untyped-call]  # torch's
         return likely
 
 
@@ -116,10 +111,10 @@ class Scored(nn.Module):
     """How well a network would have gone on at each place of a given target.
 
     Args:
-        network: What is judged.
+        network: A `Seq2Seq` that is judged.
     """
 
-    def __init__(self, network: Seq2Seq) -> None:
+    def __init__(self, network: Any) -> None:
         super().__init__()
         self.network = network
 
@@ -147,7 +142,7 @@ class BeamSearch(nn.Module):
     As a graph it is a loop that ends when all drafts of all rows have ended, so short texts take little time.
 
     Args:
-        network: What is asked.
+        network: A `Seq2Seq` that is asked.
         beams: Drafts of each text that are kept.
         length: Most tokens of a text, ``</s>`` included.
         penalty: Drafts are compared by their log-probability over their length to this power: 0 favours short ones.
@@ -156,30 +151,32 @@ class BeamSearch(nn.Module):
     et al., "Google's neural machine translation system", 2016, simplified.
     """
 
-    def __init__(self, network: Seq2Seq, *, beams: int = 4, length: int = 64, penalty: float = 1.0) -> None:
+    def __init__(self, network: Any, *, beams: int = 4, length: int = 64, penalty: float = 1.0) -> None:
         super().__init__()
         self.network = network
         self.beams, self.length, self.penalty = beams, length, penalty
         self.most_rows = max(1, 256 // beams)  # so that what is known of all drafts takes less than 100 MB
 
-    def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens int32 [N, length] with ``</s>`` after the text, then 0, of int32 [N, S]; and their mean log-probability.
+    def forward(self, source: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The text made of a source, tokens int32 [N, S], and the mean log-probability of its tokens.
 
-        The second is float32 [N].
+        The first is int32 [N, length], with 0 after ``</s>``; the second float32 [N].
         """
-        rows, beams, length = tokens.shape[0], self.beams, self.length
-        context, state = self.network.begin(tokens, length)
+        rows, beams, length = source.shape[0], self.beams, self.length
+        context, state = self.network.begin(source, length)
         context, state = (tuple(_each(part, beams) for part in parts) for parts in (context, state))
-        first = torch.arange(beams, device=tokens.device).unsqueeze(0) == 0
+        first = torch.arange(beams, device=source.device).unsqueeze(0) == 0
         score = torch.where(first, 0.0, _NEVER).expand(rows, beams).clone()  # all drafts begin alike: one may go on
-        token = tokens.new_full((rows * beams,), BEGIN, dtype=torch.int64)
-        text = tokens.new_full((rows * beams, length), PAD, dtype=torch.int64)
+        token = source.new_full((rows * beams,), BEGIN, dtype=torch.int64)
+        text = source.new_full((rows * beams, length), PAD, dtype=torch.int64)
         ended = torch.zeros_like(token, dtype=torch.bool)
-        at = torch.zeros((), dtype=torch.int64, device=tokens.device)
-        offsets = torch.arange(rows, device=tokens.device).unsqueeze(1) * beams
-        places = torch.arange(length, device=tokens.device)
+        at = torch.zeros((), dtype=torch.int64, device=source.device)
+        offsets = torch.arange(rows, device=source.device).unsqueeze(1) * beams
+        places = torch.arange(length, device=source.device)
 
-        def go_on(at: torch.Tensor, token: torch.Tensor, text: torch.Tensor, ended: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        def go_on(
+            at: torch.Tensor, token: torch.Tensor, text: torch.Tensor, ended: torch.Tensor, *_: torch.Tensor
+        ) -> torch.Tensor:
             return (at < length) & ~ended.all()
 
         def write(
@@ -196,8 +193,10 @@ class BeamSearch(nn.Module):
             numbers = torch.arange(vocabulary, device=likely.device)
             padding = (numbers == PAD).unsqueeze(0)
             never = padding | ((numbers == UNKNOWN) | (numbers == BEGIN)).unsqueeze(0)
-            likely = torch.where(ended.unsqueeze(1), torch.where(padding, 0.0, _NEVER), likely.masked_fill(never, _NEVER))
-            total = (score.unsqueeze(2) + likely.view(rows, beams, vocabulary)).view(rows, beams * vocabulary)
+            likely = torch.where(
+                ended.unsqueeze(1), torch.where(padding, 0.0, _NEVER), likely.masked_fill(never, _NEVER)
+            )
+            total = (score.unsqueeze(2) + likely.unflatten(0, (-1, beams))).flatten(1)
             score, best = total.topk(beams, dim=1)
             draft = (offsets + best // vocabulary).view(-1)
             token = (best % vocabulary).view(-1)
@@ -205,7 +204,13 @@ class BeamSearch(nn.Module):
             ended = ended[draft] | (token == END)
             return (at + 1, token, text, ended, score, *(part[draft] for part in state))
 
-        _, _, text, _, score, *_ = while_loop(go_on, write, (at, token, text, ended, score, *state))
+        drafts: tuple[torch.Tensor, ...] = (at, token, text, ended, score, *state)
+        if torch.compiler.is_exporting():
+            drafts = while_loop(go_on, write, drafts)
+        else:  # the same without a compiler, which `while_loop` would call
+            while go_on(*drafts):
+                drafts = write(*drafts)
+        text, score = drafts[2], drafts[4]
         text = text.view(rows, beams, length)
         lengths = (text != PAD).sum(dim=2).clamp_min(1).float()
         best = (score / lengths**self.penalty).argmax(dim=1, keepdim=True)

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lepton_tasks.codecs.text import PAD
+from lepton_tasks.models.dropout import Dropout
 from lepton_tasks.models.seq2seq import Seq2Seq, State
+from lepton_tasks.models.tokens import real
 
 _HIDDEN = -1e4  # below any score; finite in half precision too
 
@@ -51,7 +52,7 @@ class Seq2SeqTransformer(Seq2Seq):
         self.encoder = nn.ModuleList(_Encoder(width, heads, expansion, dropout) for _ in range(layers))
         self.decoder = nn.ModuleList(_Decoder(width, heads, expansion, dropout) for _ in range(layers))
         self.read_norm, self.write_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.width, self.heads, self.layers = width, heads, layers
 
     def forward(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -70,16 +71,16 @@ class Seq2SeqTransformer(Seq2Seq):
     def begin(self, source: torch.Tensor, length: int) -> tuple[State, State]:
         """What each layer's attention needs of the source, and keys and values of `length` tokens, all 0."""
         memory, seen = self._read(source)
-        context = [part for layer in self.decoder for part in layer.source.memory(memory)]
+        context = [part for layer in self._writers() for part in layer.source.memory(memory)]
         empty = memory.new_zeros((memory.shape[0], self.heads, length, self.width // self.heads))
         return (seen, *context), tuple(empty.clone() for _ in range(2 * self.layers))
 
     def step(self, token: torch.Tensor, at: torch.Tensor, context: State, state: State) -> tuple[torch.Tensor, State]:
         """See `Seq2Seq.step`."""
         place = self._placed(self.target_embedding(token.unsqueeze(1)), at.unsqueeze(0))
-        seen, *memories = context
+        seen, memories = context[0], context[1:]
         after: list[torch.Tensor] = []
-        for index, layer in enumerate(self.decoder):
+        for index, layer in enumerate(self._writers()):
             both = slice(2 * index, 2 * index + 2)
             place, *kept = layer.step(place, at, state[both], memories[both], seen)
             after += kept
@@ -89,13 +90,17 @@ class Seq2SeqTransformer(Seq2Seq):
         """Of the last layer, the mean over its heads; see `Seq2Seq.attention`."""
         memory, seen = self._read(source)
         places = self._placed(self.target_embedding(target), torch.arange(target.shape[1], device=target.device))
-        for layer in self.decoder[:-1]:
+        *layers, last = self._writers()
+        for layer in layers:
             places = layer(places, memory, seen)
-        return self.decoder[-1].weights(places, memory, seen)
+        return last.weights(places, memory, seen)
+
+    def _writers(self) -> list[_Decoder]:
+        return list(self.decoder)  # type: ignore[arg-type]  # `ModuleList` does not know what it holds
 
     def _read(self, source: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The encoded source float [N, S, width], and which places are real, bool [N, 1, 1, S]."""
-        seen = (source != PAD)[:, None, None, :]
+        seen = real(source)[:, None, None, :]
         places = self._placed(self.source_embedding(source), torch.arange(source.shape[1], device=source.device))
         for layer in self.encoder:
             places = layer(places, seen)
@@ -105,7 +110,9 @@ class Seq2SeqTransformer(Seq2Seq):
         """Vectors float [N, T, width] plus waves that tell the places `at`, int [T], apart."""
         rates = torch.exp(torch.arange(0, self.width, 2, device=at.device) * (-math.log(10_000.0) / self.width))
         angles = at.unsqueeze(1).float() * rates
-        placed: torch.Tensor = self.dropout(vectors * math.sqrt(self.width) + torch.cat([angles.sin(), angles.cos()], 1))
+        placed: torch.Tensor = self.dropout(
+            vectors * math.sqrt(self.width) + torch.cat([angles.sin(), angles.cos()], 1)
+        )
         return placed
 
 
@@ -117,7 +124,7 @@ class _Encoder(nn.Module):
         self.own = _Attention(width, heads)
         self.think = _thought(width, expansion)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, places: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
         x = self.norms[0](places)
@@ -134,11 +141,11 @@ class _Decoder(nn.Module):
         self.own, self.source = _Attention(width, heads), _Attention(width, heads)
         self.think = _thought(width, expansion)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, places: torch.Tensor, memory: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
         places = self._look_back(places)
-        return self._rest(places, *self.source.memory(memory), seen)
+        return self._rest(places, self.source.memory(memory), seen)
 
     def step(
         self, place: torch.Tensor, at: torch.Tensor, before: State, memory: State, seen: torch.Tensor
@@ -149,7 +156,7 @@ class _Decoder(nn.Module):
         here = (numbers == at)[:, None]
         keys, values = (torch.where(here, new, old) for new, old in zip(self.own.memory(x), before, strict=True))
         place = place + self.own(x, keys, values, (numbers <= at)[None, None, None, :])
-        return self._rest(place, *memory, seen), keys, values
+        return self._rest(place, memory, seen), keys, values
 
     def weights(self, places: torch.Tensor, memory: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
         """How much each place of the source counts for each of the target, float [N, T, S]."""
@@ -163,10 +170,8 @@ class _Decoder(nn.Module):
         looked: torch.Tensor = places + self.dropout(self.own(x, *self.own.memory(x), before))
         return looked
 
-    def _rest(
-        self, places: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, seen: torch.Tensor
-    ) -> torch.Tensor:
-        places = places + self.dropout(self.source(self.norms[1](places), keys, values, seen))
+    def _rest(self, places: torch.Tensor, memory: State, seen: torch.Tensor) -> torch.Tensor:
+        places = places + self.dropout(self.source(self.norms[1](places), *memory, seen))
         thought: torch.Tensor = places + self.dropout(self.think(self.norms[2](places)))
         return thought
 
@@ -202,16 +207,15 @@ class _Attention(nn.Module):
 
     def _scores(self, places: torch.Tensor, keys: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         asked = self._split(self.query(places) / math.sqrt(self.query.out_features / self.heads))
-        return (asked @ keys.transpose(2, 3)).masked_fill(~mask, _HIDDEN)
+        scores: torch.Tensor = asked @ keys.transpose(2, 3)
+        return scores.masked_fill(~mask, _HIDDEN)
 
     def _split(self, places: torch.Tensor) -> torch.Tensor:
         return places.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
 
 def _thought(width: int, expansion: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(width, expansion * width), nn.ReLU(), nn.Linear(expansion * width, width)
-    )
+    return nn.Sequential(nn.Linear(width, expansion * width), nn.ReLU(), nn.Linear(expansion * width, width))
 
 
 def _embedding(tokens: int, width: int) -> nn.Embedding:

@@ -62,6 +62,7 @@ def evaluate(
     replay.write_outputs(draft.path / replay.SERVED_FILE, predict(trained.deployable, samples, task.outputs))
     replay.write_requests(draft.path, payloads)
     plots = task.plots(draft.path, rows, outputs, worst=use_case.evaluate.worst)
+    plots += task.network_plots(draft.path, trained.network, rows)
     flat = {f"{split}_{name}": metrics[split][name] for split in ("test", "baseline") for name in metrics[split]}
     run_id = str(checkpoint.facts["mlflow_run_id"])
     tracker = Tracker(ctx.environment.tracking_url)

@@ -17,7 +17,6 @@ import torch.distributed as dist
 
 from lepton_tasks.core import catalogue
 from lepton_tasks.core.errors import LeptonError, StageError
-from lepton_tasks.core.protocols import Rows
 from lepton_tasks.core.store import write_json
 from lepton_tasks.models.inference import predict
 from lepton_tasks.training.average import AveragedWeights
@@ -36,7 +35,6 @@ class Course(pl.Callback):
         job: The training.
         module: What is trained.
         batches: Its training batches.
-        rows: Of the validation split.
         state: What `job.resume` holds, if an earlier attempt got somewhere.
     """
 
@@ -45,12 +43,10 @@ class Course(pl.Callback):
         job: Job,
         module: TrainingModule,
         batches: Batches,
-        rows: Rows,
         *,
         state: dict[str, Any] | None,
     ) -> None:
         self.job, self.module, self.batches = job, module, batches
-        self._rows = rows
         self._state = state
         self.history: list[dict[str, Any]] = state["history"] if state else []
         self.best_epoch: int = state["best_epoch"] if state else -1
@@ -161,10 +157,11 @@ class Course(pl.Callback):
                 config.scheduler.observe(self._score(-1))
 
     def _validate(self, trainer: pl.Trainer) -> dict[str, float]:
-        """Metrics of what would be served, on the whole validation split: each rank does its share."""
+        """Metrics on the whole validation split: each rank does its share."""
         rank, ranks = trainer.global_rank, trainer.world_size
-        task, inputs = self.module.task, self._rows.inputs
-        outputs = predict(self.module.evaluable, inputs[rank::ranks], task.outputs)
+        rows, network, names, metrics = self.module.validation
+        inputs = rows.inputs
+        outputs = predict(network, inputs[rank::ranks], names)
         if ranks > 1:
             shares: list[Any] = [None] * ranks
             dist.all_gather_object(shares, outputs)
@@ -173,8 +170,8 @@ class Course(pl.Callback):
                 for index, share in enumerate(shares):
                     outputs[name][index::ranks] = share[name]
         if trainer.is_global_zero:
-            task.epoch_plot(self.job.epoch_plot(self.epochs), self._rows, outputs)
-        return task.metrics(outputs, self._rows.targets)
+            self.module.task.epoch_plot(self.job.epoch_plot(self.epochs), rows, outputs)
+        return metrics(outputs, rows.targets)
 
     def _score(self, epoch: int) -> tuple[float, ...]:
         prefix = "validation_"

@@ -58,7 +58,7 @@ def fit(job: Job) -> None:
         rank=rank,
         class_weights=torch.from_numpy(weights) if weights is not None and not sampled else None,
     )
-    course = Course(job, module, batches, module.task.evaluation_rows(job.features, "validation"), state=state)
+    course = Course(job, module, batches, state=state)
     if not course.done:
         try:
             _trainer(job, course, ranks).fit(module, batches)

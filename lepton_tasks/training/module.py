@@ -46,7 +46,8 @@ class TrainingModule(pl.LightningModule):
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
         self.loss = _loss(job, self.task, class_weights)
         self.trainable = self.task.trainable(self.network)
-        self.evaluable = self.task.evaluable(self.network)
+        self.validation = self.task.validation(self.network, job.features)
+        self.validated = self.validation.network  # a submodule, so that it is moved to where the network is
         self.phases = tuple(self.task.phases(self.network))
         if self.phases:
             _check_phases(job)

@@ -1,0 +1,47 @@
+"""Tokens that a network wrote -> the text a caller reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lepton_tasks.codecs.text import END, PAD, load_tokenizer
+
+
+def text_made(tokenizer: str, tokens: Sequence[int] | np.ndarray) -> str:
+    """The text of a row of tokens up to ``</s>``, without special tokens.
+
+    Args:
+        tokenizer: JSON of a Hugging Face tokenizer.
+        tokens: Numbers of tokens, int [T].
+    """
+    ids = [int(token) for token in tokens if token != PAD]
+    text: str = load_tokenizer(tokenizer).decode(ids[: ids.index(END)] if END in ids else ids)
+    return text.strip()
+
+
+@dataclasses.dataclass(frozen=True)
+class TextMadeCodec:
+    """The output codec of what makes one text from another.
+
+    Args:
+        tokenizer: JSON of a Hugging Face tokenizer, of the text that is made.
+    """
+
+    tokenizer: str
+
+    def encode(self, outputs: Mapping[str, np.ndarray], row: int) -> dict[str, Any]:
+        """The text, whether it is complete, and the geometric mean of its tokens' probabilities.
+
+        Of ``tokens`` (int [N, T]) and ``scores`` (their mean log-probabilities, float [N]).
+        """
+        tokens = outputs["tokens"][row]
+        return {
+            "text": text_made(self.tokenizer, tokens),
+            "complete": bool((tokens == END).any()),
+            "probability": math.exp(float(outputs["scores"][row])),
+        }

@@ -1,0 +1,201 @@
+"""A text from another text: translation, and what has the same form (summaries, spelling)."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import numpy as np
+import pydantic
+
+from lepton_tasks.codecs.text import BEGIN, PAD, load_tokenizer
+from lepton_tasks.codecs.text_made import text_made
+from lepton_tasks.core.protocols import Outputs, Rows, Validation
+from lepton_tasks.data.stored import open_split
+from lepton_tasks.learning.task import Task
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+TOKENS, SCORES = "tokens", "scores"
+_DRAWN = 4  # sentences whose attention is drawn
+_BANDS = (10, 20)  # tokens of the source: short, middling and long texts are judged apart
+
+
+class Translation(Task):
+    """The target's tokens, each predicted from the source and the target's tokens before it.
+
+    Stored rows are int32 [N, W]: the source with ``</s>``, and the target between ``<s>`` and ``</s>``. BLEU and chrF
+    compare texts, so that figures of different vocabularies compare; a vocabulary that knows no capitals is judged
+    without them.
+
+    Args:
+        fitted: Of the extractor ``text_pair``.
+        labels: Not used.
+        beams: Drafts that are kept side by side while a text is made; 1 takes the likeliest token each time.
+        penalty: Drafts are compared by their log-probability over their length to this power; 0 favours short texts.
+        length: Most tokens of a text that is made; null for as many as stored targets may have.
+    """
+
+    metric: ClassVar[str] = "bleu"
+    features: ClassVar[tuple[str, ...]] = ("text_pair",)
+    outputs: ClassVar[tuple[str, ...]] = (TOKENS, SCORES)
+    network_parameters: ClassVar[tuple[str, ...]] = ("source_vocabulary", "target_vocabulary", "joint_vocabulary")
+
+    def __init__(
+        self,
+        fitted: Mapping[str, Any],
+        labels: Sequence[str],
+        *,
+        beams: Annotated[int, pydantic.Field(ge=1, le=32)] = 4,
+        penalty: Annotated[float, pydantic.Field(ge=0, le=2)] = 1.0,
+        length: Annotated[int, pydantic.Field(ge=2)] | None = None,
+    ) -> None:
+        super().__init__(fitted, labels)
+        self.beams, self.penalty, self.length = beams, penalty, length or int(fitted["max_length"])
+
+    def network_arguments(self) -> dict[str, Any]:
+        """The numbers of tokens, and whether both sides have the same ones."""
+        source, target = (json.loads(self.fitted[side])["model"] for side in ("tokenizer", "target_tokenizer"))
+        return {
+            "source_vocabulary": self.fitted["vocabulary"],
+            "target_vocabulary": self.fitted["target_vocabulary"],
+            "joint_vocabulary": source == target,
+        }
+
+    def training_rows(self, features: Path) -> Rows:
+        """Pairs int32 [N, 2 W], source beside target, which is also what is wanted; alike in both lengths."""
+        return _pairs(features, "train")
+
+    def validation(self, network: nn.Module, features: Path) -> Validation:
+        """How well the network goes on at each place of the true targets: making whole texts takes far longer."""
+        from lepton_tasks.models.seq2seq import Scored
+
+        return Validation(_pairs(features, "validation"), Scored(network), ("log_likelihood", "right"), _going_on)
+
+    def targets(self, stored: torch.Tensor, label_smoothing: float) -> torch.Tensor:
+        """How much the wanted token and how much all tokens count, float [2]; the tokens are among the inputs."""
+        return stored.new_tensor([1 - label_smoothing, label_smoothing], dtype=stored.float().dtype)
+
+    def trainable(self, network: nn.Module) -> nn.Module:
+        """The network, shown the target's tokens up to each place."""
+        from lepton_tasks.models.seq2seq import TeacherForced
+
+        return TeacherForced(network)
+
+    def deployable(self, network: nn.Module) -> nn.Module:
+        """What is served: the source's tokens -> the tokens of a text, and their mean log-probability."""
+        from lepton_tasks.models.seq2seq import BeamSearch
+
+        return BeamSearch(network, beams=self.beams, length=self.length, penalty=self.penalty)
+
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Mean cross-entropy (nats a token) of log-probabilities [M, 2], weighed by `targets`.
+
+        Source: label smoothing by Szegedy et al., "Rethinking the Inception architecture", 2016.
+        """
+        return -(outputs * targets).sum(dim=1).mean()
+
+    def score(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
+        """The smaller perplexity, or the larger BLEU where whole texts were made."""
+        return (-metrics["perplexity"],) if "perplexity" in metrics else (metrics["bleu"],)
+
+    def metrics(self, outputs: Outputs, targets: np.ndarray) -> dict[str, float]:
+        """BLEU and chrF, from 0 to 100, and the share of texts that are exactly as wanted.
+
+        Source: Papineni et al., 2002; Popović, 2015; both as sacrebleu computes them (Post, "A call for clarity in
+        reporting BLEU scores", 2018): BLEU with the tokeniser 13a and exponential smoothing, chrF of 6 characters.
+        """
+        return _compared(self._made(outputs[TOKENS]), self._made(targets))
+
+    def details(self, outputs: Outputs, targets: np.ndarray) -> dict[str, dict[str, float]]:
+        """The same figures of short, middling and long targets."""
+        lengths = (np.asarray(targets) != PAD).sum(axis=1) - 2
+        edges = (0, *_BANDS, targets.shape[1])
+        figures: dict[str, dict[str, float]] = {}
+        for low, high in itertools.pairwise(edges):
+            rows = (lengths > low) & (lengths <= high)
+            if rows.any():
+                own = self.metrics({TOKENS: outputs[TOKENS][rows]}, targets[rows])
+                figures[f"{low + 1} to {high} tokens"] = {"rows": int(rows.sum()), **own}
+        return figures
+
+    def confidence(self, outputs: Outputs) -> np.ndarray:
+        """The geometric mean of the tokens' probabilities, float [N]."""
+        return np.exp(outputs[SCORES])
+
+    def baseline(self, rows: Rows) -> dict[str, float]:
+        """The metrics of answering with the source as it is."""
+        source = [text_made(self.fitted["tokenizer"], tokens) for tokens in rows.inputs]
+        return _compared(source, self._made(rows.targets))
+
+    def plots(self, folder: Path, rows: Rows, outputs: Outputs, *, worst: int) -> list[Path]:
+        """The `worst` texts by chrF, beside what was wanted; and how long texts are."""
+        from lepton_tasks.learning.translation_plots import length_plot, worst_plot
+
+        source = [text_made(self.fitted["tokenizer"], tokens) for tokens in rows.inputs]
+        made, wanted = self._made(outputs[TOKENS]), self._made(rows.targets)
+        return [
+            worst_plot(folder / "worst.png", source, made, wanted, count=worst),
+            length_plot(folder / "lengths.png", made, wanted),
+        ]
+
+    def network_plots(self, folder: Path, network: nn.Module, rows: Rows) -> list[Path]:
+        """``attention.png``: where in the source the network looks while it makes some texts."""
+        import torch
+
+        from lepton_tasks.learning.text_plots import pieces
+        from lepton_tasks.learning.translation_plots import attention_plot
+        from lepton_tasks.models.inference import predict
+        from lepton_tasks.models.tokens import trimmed
+
+        source = np.array(rows.inputs[:_DRAWN])
+        made = predict(self.deployable(network), source, self.outputs)[TOKENS]
+        shown, tables = trimmed(torch.from_numpy(source)), []
+        before = torch.from_numpy(np.pad(made, ((0, 0), (1, 0)), constant_values=BEGIN)[:, :-1])
+        with torch.inference_mode():
+            looks = network.attention(shown, before).numpy()  # type: ignore[operator]  # a `Seq2Seq`
+        tokenizers = [load_tokenizer(self.fitted[side]) for side in ("tokenizer", "target_tokenizer")]
+        for row, weights in enumerate(looks):
+            words = [
+                pieces(tokenizer, tokens[row]) for tokenizer, tokens in zip(tokenizers, (source, made), strict=True)
+            ]
+            tables.append((words[0], words[1], weights[: len(words[1]), : len(words[0])]))
+        return [attention_plot(folder / "attention.png", tables)]
+
+    def output_codec(self) -> tuple[str, dict[str, Any]]:
+        """The codec that writes tokens as text."""
+        return "text_made", {"tokenizer": self.fitted["target_tokenizer"]}
+
+    def _made(self, tokens: np.ndarray) -> list[str]:
+        return [text_made(self.fitted["target_tokenizer"], row) for row in tokens]
+
+
+def _pairs(features: Path, split: str) -> Rows:
+    """Source beside target, int32 [N, 2 W], and the targets; in order of the source's length, then the target's."""
+    rows = open_split(features, split)
+    lengths = [(np.asarray(side) != PAD).sum(axis=1) for side in (rows.inputs, rows.targets)]
+    both = lengths[0] * (rows.targets.shape[1] + 1) + lengths[1]
+    return Rows(np.concatenate([rows.inputs, rows.targets], axis=1), rows.targets, both)
+
+
+def _going_on(outputs: Outputs, targets: np.ndarray) -> dict[str, float]:
+    """Perplexity, mean loss (nats a token) and accuracy of each next token of the true targets, ``</s>`` included."""
+    count = int((np.asarray(targets[:, 1:]) != PAD).sum())
+    loss = -float(outputs["log_likelihood"].sum(dtype=np.float64)) / count
+    return {"perplexity": float(np.exp(loss)), "loss": loss, "accuracy": float(outputs["right"].sum()) / count}
+
+
+def _compared(made: Sequence[str], wanted: Sequence[str]) -> dict[str, float]:
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
+
+    return {
+        "bleu": BLEU().corpus_score(made, [wanted]).score,
+        "chrf": CHRF().corpus_score(made, [wanted]).score,
+        "exact": sum(map(str.__eq__, made, wanted)) / len(wanted),
+    }

@@ -1,0 +1,81 @@
+"""Pictures about texts that were made from others."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lepton_tasks.learning.text_plots import text_table
+
+
+def worst_plot(path: Path, source: Sequence[str], made: Sequence[str], wanted: Sequence[str], *, count: int) -> Path:
+    """Write out the texts that are least like what was wanted, by chrF, worst first.
+
+    Args:
+        path: The PNG file to write.
+        source: What was given.
+        made: What was made of it.
+        wanted: What should have been.
+        count: How many at most.
+    """
+    from sacrebleu.metrics.chrf import CHRF
+
+    chrf = CHRF()
+    scores = [chrf.sentence_score(own, [true]).score for own, true in zip(made, wanted, strict=True)]
+    order = [int(row) for row in np.argsort(scores, kind="stable") if made[row] != wanted[row]][:count]
+    rows = [
+        entry
+        for row in order
+        for entry in ((f"chrF {scores[row]:.0f}: {source[row]}", made[row] or "(nothing)"), ("wanted", wanted[row]))
+    ]
+    return text_table(path, "Worst texts" if rows else "No mistake", rows)
+
+
+def length_plot(path: Path, made: Sequence[str], wanted: Sequence[str]) -> Path:
+    """Draw how many words the texts have, and should have.
+
+    Args:
+        path: The PNG file to write.
+        made: What was made.
+        wanted: What should have been.
+    """
+    from matplotlib.figure import Figure
+
+    counts = [[len(text.split()) for text in texts] for texts in (wanted, made)]
+    most = max(map(max, counts))
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axes = figure.subplots()
+    axes.hist(counts, bins=[words - 0.5 for words in range(most + 2)], label=["wanted", "made"])
+    axes.set(xlabel="words", ylabel="texts", title="Rows of the test split")
+    axes.legend()
+    figure.savefig(path, dpi=110)
+    return path
+
+
+def attention_plot(path: Path, tables: Sequence[tuple[Sequence[str], Sequence[str], np.ndarray]]) -> Path:
+    """Draw where the network looked in the source while it made each token.
+
+    Args:
+        path: The PNG file to write.
+        tables: For each text the source's S tokens, the T tokens made, and float [T, S]: the weight of each place.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(2, len(tables))
+    lines = -(-len(tables) // columns)
+    figure = Figure(figsize=(6.5 * columns, 6 * lines), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axes in grid[len(tables) :]:
+        axes.axis("off")
+    for axes, (source, made, weights) in zip(grid, tables, strict=False):
+        axes.imshow(weights, cmap="Blues", vmin=0, aspect="auto")
+        axes.set_xticks(range(len(source)), source, rotation=90, fontsize=8, parse_math=False)
+        axes.set_yticks(range(len(made)), made, fontsize=8, parse_math=False)
+        axes.xaxis.tick_top()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # scripts the font lacks are drawn as boxes
+        figure.savefig(path, dpi=110)
+    return path
