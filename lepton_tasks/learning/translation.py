@@ -112,16 +112,15 @@ class Translation(Task):
         """
         return _compared(self._made(outputs[TOKENS]), self._made(targets))
 
-    def details(self, outputs: Outputs, targets: np.ndarray) -> dict[str, dict[str, float]]:
-        """The same figures of short, middling and long targets."""
-        lengths = (np.asarray(targets) != PAD).sum(axis=1) - 2
-        edges = (0, *_BANDS, targets.shape[1])
+    def details(self, outputs: Outputs, rows: Rows) -> dict[str, dict[str, float]]:
+        """The same figures of short, middling and long sources."""
+        lengths = (np.asarray(rows.inputs) != PAD).sum(axis=1) - 1
         figures: dict[str, dict[str, float]] = {}
-        for low, high in itertools.pairwise(edges):
-            rows = (lengths > low) & (lengths <= high)
-            if rows.any():
-                own = self.metrics({TOKENS: outputs[TOKENS][rows]}, targets[rows])
-                figures[f"{low + 1} to {high} tokens"] = {"rows": int(rows.sum()), **own}
+        for low, high in itertools.pairwise((0, *_BANDS, rows.inputs.shape[1])):
+            some = (lengths > low) & (lengths <= high)
+            if some.any():
+                own = self.metrics({TOKENS: outputs[TOKENS][some]}, rows.targets[some])
+                figures[f"{low + 1} to {high} tokens"] = {"rows": int(some.sum()), **own}
         return figures
 
     def confidence(self, outputs: Outputs) -> np.ndarray:

@@ -25,6 +25,8 @@ _TOKENS_AT_ONCE = 4_096  # whose logits lie in memory together outside training:
 class Seq2Seq(nn.Module):
     """What a network that makes one text from another offers."""
 
+    target_vocabulary: int
+
     def forward(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """What is known after each token of the target: float [N, T, width] of tokens int [N, S] and int [N, T].
 
@@ -165,14 +167,16 @@ class BeamSearch(nn.Module):
         rows, beams, length = source.shape[0], self.beams, self.length
         context, state = self.network.begin(source, length)
         context, state = (tuple(_each(part, beams) for part in parts) for parts in (context, state))
-        first = torch.arange(beams, device=source.device).unsqueeze(0) == 0
-        score = torch.where(first, 0.0, _NEVER).expand(rows, beams).clone()  # all drafts begin alike: one may go on
+        after_end = torch.where(torch.arange(beams, device=source.device) == 0, 0.0, _NEVER)
+        score = after_end.expand(rows, beams).clone()  # all drafts begin alike: one may go on
         token = source.new_full((rows * beams,), BEGIN, dtype=torch.int64)
         text = source.new_full((rows * beams, length), PAD, dtype=torch.int64)
         ended = torch.zeros_like(token, dtype=torch.bool)
         at = torch.zeros((), dtype=torch.int64, device=source.device)
         offsets = torch.arange(rows, device=source.device).unsqueeze(1) * beams
         places = torch.arange(length, device=source.device)
+        tokens = torch.arange(self.network.target_vocabulary, device=source.device)
+        barred = (tokens == PAD) | (tokens == UNKNOWN) | (tokens == BEGIN)
 
         def go_on(
             at: torch.Tensor, token: torch.Tensor, text: torch.Tensor, ended: torch.Tensor, *_: torch.Tensor
@@ -188,18 +192,15 @@ class BeamSearch(nn.Module):
             *state: torch.Tensor,
         ) -> tuple[torch.Tensor, ...]:
             logits, state = self.network.step(token, at, context, state)
-            likely = torch.log_softmax(logits.float(), dim=1)
-            vocabulary = likely.shape[1]
-            numbers = torch.arange(vocabulary, device=likely.device)
-            padding = (numbers == PAD).unsqueeze(0)
-            never = padding | ((numbers == UNKNOWN) | (numbers == BEGIN)).unsqueeze(0)
-            likely = torch.where(
-                ended.unsqueeze(1), torch.where(padding, 0.0, _NEVER), likely.masked_fill(never, _NEVER)
-            )
+            logits = logits.float().masked_fill(barred, _NEVER)
+            found, tokens = logits.topk(beams, dim=1)
+            # A draft that has ended goes on in one way, which costs nothing.
+            likely = torch.where(ended.unsqueeze(1), after_end, found - logits.logsumexp(dim=1, keepdim=True))
+            tokens = tokens.masked_fill(ended.unsqueeze(1), PAD)
             total = (score.unsqueeze(2) + likely.unflatten(0, (-1, beams))).flatten(1)
             score, best = total.topk(beams, dim=1)
-            draft = (offsets + best // vocabulary).view(-1)
-            token = (best % vocabulary).view(-1)
+            draft = (offsets + best // beams).view(-1)
+            token = tokens.unflatten(0, (-1, beams)).flatten(1).gather(1, best).view(-1)
             text = torch.where((places == at).unsqueeze(0), token.unsqueeze(1), text[draft])
             ended = ended[draft] | (token == END)
             return (at + 1, token, text, ended, score, *(part[draft] for part in state))

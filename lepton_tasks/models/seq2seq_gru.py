@@ -39,6 +39,7 @@ class Seq2SeqGRU(Seq2Seq):
         dropout: float = 0.2,
     ) -> None:
         super().__init__()
+        self.target_vocabulary = target_vocabulary
         self.target_embedding = nn.Embedding(target_vocabulary, width)
         self.source_embedding = self.target_embedding if joint_vocabulary else nn.Embedding(source_vocabulary, width)
         for table in dict.fromkeys((self.source_embedding, self.target_embedding)):

@@ -47,6 +47,7 @@ class Seq2SeqTransformer(Seq2Seq):
         dropout: float = 0.2,
     ) -> None:
         super().__init__()
+        self.target_vocabulary = target_vocabulary
         self.target_embedding = _embedding(target_vocabulary, width)
         self.source_embedding = self.target_embedding if joint_vocabulary else _embedding(source_vocabulary, width)
         self.encoder = nn.ModuleList(_Encoder(width, heads, expansion, dropout) for _ in range(layers))
@@ -211,7 +212,8 @@ class _Attention(nn.Module):
         return scores.masked_fill(~mask, _HIDDEN)
 
     def _split(self, places: torch.Tensor) -> torch.Tensor:
-        return places.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        apart: torch.Tensor = places.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return apart
 
 
 def _thought(width: int, expansion: int) -> nn.Sequential:

@@ -17,7 +17,7 @@ def adam(
     betas: tuple[float, float] = (0.9, 0.999),
 ) -> Optimizer:
     """Adam; its weight decay is an L2 penalty. Source: Kingma and Ba, 2015."""
-    return Adam(_groups(parameters, weight_decay), lr=learning_rate, betas=betas, fused=True)
+    return Adam(_groups(parameters, weight_decay), lr=learning_rate, betas=betas)
 
 
 def adamw(
@@ -28,7 +28,7 @@ def adamw(
     betas: tuple[float, float] = (0.9, 0.999),
 ) -> Optimizer:
     """Adam with decoupled weight decay. Source: Loshchilov and Hutter, 2019."""
-    return AdamW(_groups(parameters, weight_decay), lr=learning_rate, betas=betas, fused=True)
+    return AdamW(_groups(parameters, weight_decay), lr=learning_rate, betas=betas)
 
 
 def sgd(
