@@ -15,9 +15,11 @@ class ItemsCodec:
 
     Args:
         items: Names of the items, in the order of their numbers, which count from 1.
+        titles: What people call them, in the same order; empty if that is the same.
     """
 
     items: list[str]
+    titles: list[str] = dataclasses.field(default_factory=list)
 
     def encode(self, outputs: Mapping[str, np.ndarray], row: int) -> dict[str, Any]:
         """Names and scores of one row of ``items`` (int [N, K]) and ``scores`` (float32 [N, K]), the best first.
@@ -25,4 +27,8 @@ class ItemsCodec:
         What has no finite score, because the user has touched nearly everything, is left out.
         """
         pairs = zip(outputs["items"][row].tolist(), outputs["scores"][row].tolist(), strict=True)
-        return {"items": [{"item": self.items[n - 1], "score": score} for n, score in pairs if np.isfinite(score)]}
+        return {"items": [{**self._named(n - 1), "score": score} for n, score in pairs if np.isfinite(score)]}
+
+    def _named(self, index: int) -> dict[str, str]:
+        title = {"title": self.titles[index]} if self.titles else {}
+        return {"item": self.items[index], **title}

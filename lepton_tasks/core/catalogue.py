@@ -96,6 +96,7 @@ TABLE_FEATURES: Registry[Any] = Registry(  # `TableFeatures` or `RowFeatures`
     "table feature extractor",
     None,
     {
+        "content": "lepton_tasks.data.extractors.content:Content",
         "interactions": "lepton_tasks.data.extractors.interactions:Interactions",
         "text": "lepton_tasks.data.extractors.text:TextFeatures",
         "text_pair": "lepton_tasks.data.extractors.text_pair:TextPairFeatures",
@@ -127,8 +128,8 @@ OUTPUT_CODECS: Registry[protocols.OutputCodec] = Registry(
     "output codec",
     protocols.OutputCodec,
     {
-        "boxes": "lepton_tasks.codecs.boxes:BoxesCodec",
         "anomaly": "lepton_tasks.codecs.anomaly:AnomalyCodec",
+        "boxes": "lepton_tasks.codecs.boxes:BoxesCodec",
         "continuation": "lepton_tasks.codecs.continuation:ContinuationCodec",
         "embedding": "lepton_tasks.codecs.embedding:EmbeddingCodec",
         "forecast": "lepton_tasks.codecs.forecast:ForecastCodec",
@@ -145,6 +146,7 @@ LEARNING_TASKS: Registry[protocols.LearningTask] = Registry(
     protocols.LearningTask,
     {
         "anomaly_detection": "lepton_tasks.learning.anomaly_detection:AnomalyDetection",
+        "content_recommendation": "lepton_tasks.learning.content_recommendation:ContentRecommendation",
         "face_recognition": "lepton_tasks.learning.face_recognition:FaceRecognition",
         "forecasting": "lepton_tasks.learning.forecasting:Forecasting",
         "image_classification": "lepton_tasks.learning.image_classification:ImageClassification",
@@ -164,14 +166,15 @@ MODELS: Registry[Any] = Registry(
     "model",
     None,
     {
-        "centre_detector": "lepton_tasks.models.detector:CentreDetector",
         "autoencoder": "lepton_tasks.models.autoencoder:Autoencoder",
+        "centre_detector": "lepton_tasks.models.detector:CentreDetector",
         "cnn": "lepton_tasks.models.cnn:CNN",
+        "content_tower": "lepton_tasks.models.content_tower:ContentTower",
         "dcgan": "lepton_tasks.models.gan:DCGAN",
         "embedding_cnn": "lepton_tasks.models.embedding:EmbeddingCNN",
-        "item_item": "lepton_tasks.models.item_item:ItemItem",
         "matrix_factorisation": "lepton_tasks.models.recommenders:MatrixFactorisation",
         "mlp": "lepton_tasks.models.mlp:MLP",
+        "neighbours": "lepton_tasks.models.neighbours:Neighbours",
         "neumf": "lepton_tasks.models.recommenders:NeuMF",
         "ngrams": "lepton_tasks.models.ngrams:NGrams",
         "residual_cnn": "lepton_tasks.models.residual_cnn:ResidualCNN",

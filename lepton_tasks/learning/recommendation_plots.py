@@ -61,9 +61,9 @@ def _name_parts(axes: Axes, parts: Mapping[str, np.ndarray]) -> None:
 
 
 def bins_of(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Parts of about one size by count, int [N]: ``"3 to 9" -> bool [N]``; those with none are a part of their own."""
+    """Parts of about one size by count, int [N]: ``"3 to 9" -> bool [N]``; those with 0 are a part of their own."""
     some = counts[counts > 0]
-    found = {"none": counts == 0}
+    found = {"0": counts == 0}
     low = 1
     edges = np.quantile(some, np.linspace(0, 1, _BINS + 1)[1:], method="higher") if len(some) else some
     for edge in np.unique(edges).tolist():
@@ -87,7 +87,7 @@ def hit_rate_plot(path: Path, hits: Mapping[str, np.ndarray], counts: Mapping[st
         axes.set_xticks(
             range(len(parts)), [f"{label}\n{rows.sum():,} rows" for label, rows in parts.items()], fontsize=8
         )
-        axes.set(xlabel=f"{name}, in training", ylabel="hit rate at 10", ylim=(0, 1))
+        axes.set(xlabel=f"{name}, in training", ylabel="hit rate at 10", ylim=(0, 1.2))
         axes.legend(loc="upper right")
     figure.savefig(path, dpi=110)
     return path

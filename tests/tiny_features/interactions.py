@@ -9,7 +9,7 @@ USERS, ITEMS = 12, 16
 ROWS = {"train": 12 * 10, "validation": 24, "test": 24}
 LABELS = []
 NETWORKS = {
-    "item_item": {"neighbours": 6, "ridge": 1.0, "size": 4},
+    "neighbours": {"count": 6, "ridge": 1.0},
     "matrix_factorisation": {"size": 4, "history": True},
     "neumf": {"size": 4, "hidden": [8, 4]},
     "two_tower": {"size": 4, "hidden": [8]},

@@ -91,6 +91,7 @@ class MovieLens(Csv):
             (25,000,095 ratings, 262 MB).
         mirror: A server that has ``movielens-latest-small/ml-latest-small.zip``; else ``LEPTON_MIRROR``; else the
             publisher.
+        films: Add ``title`` and ``genres`` of each film, from the ``movies.csv`` that lies beside the ratings.
 
     Source: Harper and Konstan, "The MovieLens Datasets: History and Context", 2015.
     """
@@ -101,15 +102,36 @@ class MovieLens(Csv):
     }
 
     def __init__(
-        self, data_root: Path, edition: Literal["latest-small", "25m"] = "latest-small", mirror: str | None = None
+        self,
+        data_root: Path,
+        edition: Literal["latest-small", "25m"] = "latest-small",
+        mirror: str | None = None,
+        films: bool = False,
     ) -> None:
         super().__init__(f"movielens-{edition}/ratings.csv", data_root)
         self._folder, self._mirror = Path(data_root, f"movielens-{edition}"), mirror
         self.public = PublicFile(f"{_GROUPLENS}/ml-{edition}.zip", self.digests[edition])
+        place = "movies.csv" if self._by_hand else f"{self.public.name}/ml-{edition}/movies.csv"
+        self._films = Csv(f"movielens-{edition}/{place}", data_root) if films else None
 
     def state(self) -> dict[str, Any]:
         """The archive's address and digest, or name, size and time of the file that was put there."""
-        return super().state() if self._by_hand else dataclasses.asdict(self.public)
+        if not self._by_hand:
+            return dataclasses.asdict(self.public)
+        return super().state() if self._films is None else super().state() | {"films": self._films.state()}
+
+    def schema(self) -> dict[str, pl.DataType]:
+        """Those of the ratings, and of the films if they are asked for."""
+        added = dict.fromkeys(_FILM, pl.String()) if self._films is not None else {}
+        return {**super().schema(), **added}
+
+    def pieces(self) -> list[Any]:
+        """Those of the ratings."""
+        if self._films is None:
+            return super().pieces()
+        read = [rows for piece in self._films.pieces() for rows, _ in piece.read()]
+        films = pl.concat(read).select("movieId", *_FILM)
+        return [_Filmed(piece, piece.origin, films) for piece in super().pieces()]
 
     def fetch(self, ctx: RunContext) -> None:
         """The archive, unless ``ratings.csv`` was put there."""
@@ -132,6 +154,21 @@ class MovieLens(Csv):
     @property
     def _by_hand(self) -> bool:
         return (self._folder / "ratings.csv").is_file()
+
+
+_FILM = ("title", "genres")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Filmed:
+    piece: Piece
+    origin: str
+    films: pl.DataFrame
+    parquet: str | None = None
+
+    def read(self) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+        for rows, refused in self.piece.read():
+            yield rows.join(self.films, on="movieId", how="left", maintain_order="left"), refused
 
 
 class DogsAndCats(ImageFolder):

@@ -9,6 +9,7 @@ from small_tables import table_rows
 from lepton_tasks.codecs.interactions import InteractionCodec
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ConfigError
+from lepton_tasks.data.extractors.content import Content
 from lepton_tasks.data.extractors.interactions import Interactions, seen_pairs
 
 
@@ -102,3 +103,26 @@ def test_columns_are_checked():
         Interactions("user", "user", rating="stars").check(schema, None)
     with pytest.raises(ConfigError, match="not a label"):
         Interactions("user", "user").check(schema, "stars")
+
+
+def test_items_are_known_by_their_words(tmp_path, ctx):
+    texts = {30: ("Red Sun (1999)", "Drama"), 10: ("Red Moon", "Drama|War"), 20: (None, "War")}
+    described = pl.DataFrame(
+        {"item": [*texts], "name": [n for n, _ in texts.values()], "kinds": [k for _, k in texts.values()]},
+        schema={"item": pl.Int64, "name": pl.String, "kinds": pl.String},
+    )
+    train = TRAIN.join(described, on="item", maintain_order="left")
+    features = Content("user", "item", recent=2, text=("name", "kinds"))
+    features.check(train.schema, None)
+    learned = json.loads(json.dumps(features.fit(table_rows(tmp_path, train, parts=2), ctx)))
+    assert learned["items"] == ["10", "20", "30"]
+    assert learned["words"] == ["drama", "red", "war"]  # sun, moon and 1999 are those of one item
+    assert learned["weights"] == pytest.approx([np.log(4 / 3) + 1] * 3)
+    assert learned["item_words"] == [[3, 2, 1], [3], [2, 1]]
+    assert learned["titles"] == ["Red Moon", "", "Red Sun (1999)"]
+    name, params = features.codec(learned)
+    assert (name, params["recent"]) == ("visitor", 2)
+    requests = features.requests(table_rows(tmp_path, train), np.arange(1), learned)
+    assert json.loads(requests[0]) == {"user": "ann", "recent": [30]}
+    with pytest.raises(ConfigError, match="no column of text"):
+        Content("user", "item").check(train.schema, None)

@@ -12,7 +12,7 @@ from lepton_tasks.learning.ranking import ranks
 from lepton_tasks.learning.rating_prediction import RatingPrediction
 from lepton_tasks.learning.recommendation_plots import bins_of
 from lepton_tasks.models.inference import predict
-from lepton_tasks.models.item_item import ItemItem
+from lepton_tasks.models.neighbours import Neighbours
 from lepton_tasks.models.recommenders import MatrixFactorisation, NeuMF, Recommender, TwoTower
 from lepton_tasks.models.recommending import Sampled
 
@@ -115,7 +115,7 @@ def test_negatives_are_new_in_each_step_and_never_what_the_user_touched():
     assert set(first[1, 1:].tolist()) == set(range(1, 41))
 
 
-@pytest.mark.parametrize("cls", [MatrixFactorisation, NeuMF, TwoTower, ItemItem])
+@pytest.mark.parametrize("cls", [MatrixFactorisation, NeuMF, TwoTower, Neighbours])
 def test_all_items_get_the_scores_they_get_one_by_one(cls):
     torch.manual_seed(0)
     network = cls(5, 7).eval()
@@ -127,11 +127,11 @@ def test_all_items_get_the_scores_they_get_one_by_one(cls):
 def test_items_begin_with_the_ridge_regression_on_all_others():
     touches = np.array([[1, 1, 0], [1, 1, 1], [0, 1, 1], [1, 0, 0]], float)
     users, items = (index + 1 for index in touches.nonzero())
-    network = ItemItem(4, 3, neighbours=3, ridge=0.5)
+    network = Neighbours(4, 3, count=3, ridge=0.5)
     network.begin(level=0.0, users=users, items=items)
     with torch.no_grad():
-        network.touched.weight.zero_()
-        found = network.every(torch.tensor([0, 0]), torch.tensor([[1, 3, 0], [2, 0, 0]]))[:, 1:]
+        network.item_bias.weight.zero_()
+        found = network.every(torch.tensor([0, 0]), torch.tensor([[1, 3, 0], [2, 0, 0]]))[:, 1:] / network.sharpness
     weights = np.zeros((3, 3))
     for item in range(3):  # the regression of each column on the others, by the normal equations
         others = [i for i in range(3) if i != item]
@@ -154,6 +154,6 @@ def test_ratings_stay_on_the_scale_and_errors_are_by_hand():
 
 def test_parts_are_named_by_their_counts():
     parts = bins_of(np.array([0, 1, 1, 2, 5, 9]))
-    assert next(iter(parts)) == "none"
+    assert next(iter(parts)) == "0"
     assert sum(rows.sum() for rows in parts.values()) == 6
-    assert list(bins_of(np.zeros(3, int))) == ["none"]
+    assert list(bins_of(np.zeros(3, int))) == ["0"]

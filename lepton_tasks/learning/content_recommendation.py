@@ -1,0 +1,43 @@
+"""What is like that which a user touched, by the words about it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from lepton_tasks.learning.item_recommendation import ItemRecommendation
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lepton_tasks.models.content_tower import ContentTower
+
+
+class ContentRecommendation(ItemRecommendation):
+    """As `ItemRecommendation`, with items known by their words alone.
+
+    Args:
+        fitted: Of the extractor ``content``.
+        labels: None.
+        history: How many of the items touched before the network is told, the latest ones.
+        negatives: Items drawn for each interaction.
+        answers: How many items are recommended.
+    """
+
+    features: ClassVar[tuple[str, ...]] = ("content",)
+    network_parameters: ClassVar[tuple[str, ...]] = ("num_items", "num_words", "item_words")
+
+    def network_arguments(self) -> dict[str, Any]:
+        """``num_items``, ``num_words`` and the most words of an item, ``item_words``."""
+        return {
+            "num_items": len(self.fitted["items"]),
+            "num_words": len(self.fitted["words"]),
+            "item_words": max(1, *map(len, self.fitted["item_words"])),
+        }
+
+    def initialise(self, network: nn.Module) -> None:
+        """The words of each item, and their weights."""
+        cast("ContentTower", network).describe(self.fitted["item_words"], self.fitted["weights"])
+
+    def output_codec(self) -> tuple[str, dict[str, Any]]:
+        """The codec that names items and gives their titles."""
+        return "items", {"items": self.fitted["items"], "titles": self.fitted["titles"]}
