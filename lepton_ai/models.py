@@ -29,6 +29,7 @@ class Model:
     Args:
         features: The feature extractor and its params.
         network: Params of the network.
+        num_classes: Of the data it is for.
     """
 
     kind: ClassVar[str]
@@ -36,8 +37,8 @@ class Model:
     task: ClassVar[str]
     network: str
 
-    def __init__(self, features: dict[str, Any], network: dict[str, Any]) -> None:
-        self._features, self._params = features, network
+    def __init__(self, features: dict[str, Any], network: dict[str, Any], num_classes: int) -> None:
+        self._features, self._params, self._classes = features, network, num_classes
         self._trained: Checkpoint | None = None
         self.history: list[dict[str, Any]] = []
         """One row an epoch: losses, validation metrics, learning rate, samples/s, seconds."""
@@ -128,7 +129,13 @@ class Model:
         return {}
 
     def _check(self, labels: Sequence[str]) -> None:
-        """Raise `ConfigError` if the data do not suit the model."""
+        """Raise `ConfigError` if the data have another number of classes than the model was made for."""
+        if len(labels) != self._classes:
+            raise ConfigError(
+                f"the data have {len(labels)} classes: {', '.join(labels)}.",
+                where="num_classes",
+                fix=f"Write num_classes={len(labels)}.",
+            )
 
 
 class CNN(Model):
@@ -147,17 +154,39 @@ class CNN(Model):
     def __init__(self, input_shape: Sequence[int], num_classes: int, *, residual: bool = False, **network: Any) -> None:
         height, width, channels = input_shape
         features = {"name": "image", "params": {"height": height, "width": width, "channels": channels}}
-        super().__init__(features, network)
+        super().__init__(features, network, num_classes)
         self.network = "residual_cnn" if residual else "cnn"
-        self._classes = num_classes
 
-    def _check(self, labels: Sequence[str]) -> None:
-        if len(labels) != self._classes:
-            raise ConfigError(
-                f"the data have {len(labels)} classes: {', '.join(labels)}.",
-                where="num_classes",
-                fix=f"Write num_classes={len(labels)}.",
-            )
+
+class RNN(Model):
+    """A recurrent network that sorts texts.
+
+    Args:
+        num_classes: Of the data.
+        vocab_size: Most words that are told apart.
+        max_length: Words of a text that are read.
+        tokenizer: ``word``, ``bpe`` or ``wordpiece``.
+        network: Further params of the network, e.g. ``cell="lstm"``, ``width=256``, ``bidirectional=False``.
+    """
+
+    kind = "texts"
+    task = "text_classification"
+    network = "rnn"
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        vocab_size: int = 20_000,
+        max_length: int = 128,
+        tokenizer: str = "word",
+        **network: Any,
+    ) -> None:
+        params = {"vocab_size": vocab_size, "max_length": max_length, "tokenizer": tokenizer}
+        super().__init__({"name": "text", "params": params}, network, num_classes)
+
+    def _of_data(self, data: Part) -> dict[str, Any]:
+        return {"columns": list(data.columns)}
 
 
 def load(path: str | Path) -> Model:
@@ -169,10 +198,10 @@ def load(path: str | Path) -> Model:
     from lepton_ai import running
 
     name, trained = running.load(Path(path))
-    model = {cls.__name__: cls for cls in (CNN,)}[name]
+    model = {cls.__name__: cls for cls in (CNN, RNN)}[name]
     made = model.__new__(model)
-    features = trained.spec["features"]
-    Model.__init__(made, features, trained.spec["model"]["params"])
-    made.network = trained.spec["model"]["name"]
+    spec = trained.spec
+    Model.__init__(made, spec["features"], spec["model"]["params"], len(spec["labels"]))
+    made.network = spec["model"]["name"]
     made._trained = trained
     return made

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 import lepton_ai as la
-from lepton_ai.datasets import DogsAndCats, ImageFolder
-from lepton_ai.models import CNN
+from lepton_ai.datasets import DogsAndCats, ImageFolder, Texts
+from lepton_ai.models import CNN, RNN
 from lepton_tasks.core.errors import ArtifactError, ConfigError
 
 
@@ -48,6 +48,25 @@ def test_fit_evaluate_save_and_load_agree(trained, photos, tmp_path, capsys):
     assert again.predict([pictures[0].read_bytes(), str(pictures[1])]) == answers
     assert again.evaluate(test_data) == (loss, accuracy)
     assert [p.name for p in tmp_path.iterdir()] == ["model.pth"]
+
+
+def test_a_recurrent_network_sorts_texts(tmp_path, monkeypatch):
+    monkeypatch.setenv("LEPTON_HOME", str(tmp_path / "home"))
+    chance, words = np.random.default_rng(0), {"good": ["fine", "great", "nice"], "bad": ["awful", "poor", "sad"]}
+    lines = ["text,label"]
+    for i in range(160):
+        label = ("good", "bad")[i % 2]
+        lines.append(f"it was {chance.choice(words[label])} and {chance.choice(words[label])} number {i},{label}")
+    (tmp_path / "reviews.csv").write_text("\n".join(lines))
+    train_data, test_data = Texts.split(tmp_path / "reviews.csv", test=0.25)
+    model = RNN(num_classes=2, max_length=12, width=8, embedding=8, dropout=0.0)
+    model.fit(train_data, epochs=6, batch_size=8, learning_rate=0.02)
+    assert model.evaluate(test_data).metric > 0.9
+    again = la.load(model.save(tmp_path / "reviews.pth"))
+    answers = again.predict(["it was great and nice", {"text": "it was awful and sad"}])
+    assert [answer["label"] for answer in answers] == ["good", "bad"]
+    with pytest.raises(ConfigError, match="RNN takes texts, not pictures"):
+        model.evaluate(ImageFolder.split(tmp_path)[1])
 
 
 def test_mistakes_are_answered_with_the_way_out(trained, tmp_path, monkeypatch):
