@@ -19,7 +19,8 @@ import torch
 from torch.nn import functional
 
 from benchmarks.harness import alternate, arguments, report
-from lepton_tasks.core.use_case import ComponentSpec, Train
+from lepton_tasks.core.spec import ComponentSpec
+from lepton_tasks.core.train_settings import Train
 from lepton_tasks.data.stored import open_split
 from lepton_tasks.models.cnn import CNN
 from lepton_tasks.models.pictures import Normalised, pixels

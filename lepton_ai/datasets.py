@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lepton_tasks.core.errors import ConfigError
-from lepton_tasks.core.use_case import ComponentSpec, Data, Split
+from lepton_tasks.core.spec import ComponentSpec
+from lepton_tasks.core.use_case import Data, Split
 
 _PICTURES = ("undecodable", "unlabelled", "duplicates")
 _TEXTS = ("text_normalise", "empty_text")

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton_tasks.core.artifacts import ArtifactRef
-from lepton_tasks.core.catalogue import CODECS, OUTPUT_CODECS, codec_spec_of
+from lepton_tasks.core.catalogue import CODECS, OUTPUT_CODECS
+from lepton_tasks.core.components import codec_spec_of
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ArtifactError, DataError
 from lepton_tasks.core.use_case import UseCase

@@ -44,7 +44,7 @@ def validate(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Use cases to check.")], as_json: Json = False
 ) -> None:
     """Check use cases: keys, types, names, and every component's parameters."""
-    from lepton_tasks.core.catalogue import check_params_of
+    from lepton_tasks.core.components import check_params_of
     from lepton_tasks.core.use_case import load_use_case
 
     faults: dict[str, str] = {}

@@ -5,14 +5,10 @@ Nothing is imported until it is used. Each line is covered by the contract tests
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lepton_tasks.core import protocols, table_protocols
-from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.registry import Registry
-from lepton_tasks.core.use_case import ComponentSpec, UseCase
 
 SOURCES: Registry[protocols.Source] = Registry(
     "source",
@@ -107,7 +103,7 @@ TABLE_FEATURES: Registry[Any] = Registry(  # `TableFeatures` or `RowFeatures`
     },
 )
 
-_ALL_FEATURES: Registry[Any] = Registry("feature extractor", None, FEATURES.entries | TABLE_FEATURES.entries)
+ALL_FEATURES: Registry[Any] = Registry("feature extractor", None, FEATURES.entries | TABLE_FEATURES.entries)
 
 CODECS: Registry[protocols.Codec] = Registry(
     "codec",
@@ -285,147 +281,3 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "deploy_targets": DEPLOY_TARGETS,
     "monitors": MONITORS,
 }
-
-
-def takes_tables(use_case: UseCase) -> bool:
-    """Whether the features are made of the rows of a table; otherwise of samples such as pictures."""
-    return use_case.features.name in TABLE_FEATURES.entries
-
-
-def named_components(use_case: UseCase) -> list[tuple[str, Registry[Any], ComponentSpec]]:
-    """Every catalogue name a use case holds: its dotted key, the registry it is looked up in, and the spec."""
-    tables = takes_tables(use_case)
-    found: list[tuple[str, Registry[Any], ComponentSpec]] = [
-        ("data.source", TABLE_SOURCES if tables else SOURCES, use_case.data.source),
-        ("features", _ALL_FEATURES, use_case.features),
-        ("train.optimizer", OPTIMIZERS, use_case.train.optimizer),
-        ("train.schedule", SCHEDULES, use_case.train.schedule),
-        ("deploy.target", DEPLOY_TARGETS, use_case.deploy.target),
-    ]
-    if use_case.train.loss is not None:
-        found.append(("train.loss", LOSSES, use_case.train.loss))
-    if use_case.train.average is not None:
-        found.append(("train.average", AVERAGES, use_case.train.average))
-    if use_case.learns:
-        found += [("task", LEARNING_TASKS, use_case.learning_task), ("model", MODELS, use_case.network)]
-    steps: Registry[Any] = TABLE_STEPS if tables else CLEANING_STEPS
-    found += [(f"clean.{i}", steps, spec) for i, spec in enumerate(use_case.clean)]
-    found += [(f"train.augment.{i}", AUGMENTATIONS, spec) for i, spec in enumerate(use_case.train.augment)]
-    found += [(f"monitor.{i}", MONITORS, spec) for i, spec in enumerate(use_case.monitor)]
-    return found
-
-
-def check_names(use_case: UseCase, *, where: str) -> None:
-    """Raise `ConfigError` for the first name that no registry knows. Imports no component."""
-    for key, registry, spec in named_components(use_case):
-        registry.check(spec.name, where=f"{where}: {key}.name")
-
-
-# What the code gives to each kind of component beside the YAML's params.
-_GIVEN: dict[str, tuple[str, ...]] = {
-    "source": ("data_root",),
-    "table source": ("data_root",),
-    "learning task": ("fitted", "labels"),
-    "loss": ("class_weights",),
-    "optimizer": ("parameters", "learning_rate", "weight_decay"),
-    "schedule": ("optimizer", "steps", "learning_rate"),
-}
-
-
-def check_network(name: str, arguments: Sequence[str], *, where: str = "") -> None:
-    """Raise `ConfigError` if a network does not take the arguments that the learning task gives it."""
-
-    def suits(name: str) -> bool:
-        return set(arguments) <= set(inspect.signature(MODELS.load(name)).parameters)
-
-    if not suits(name):
-        raise ConfigError(
-            f"the model {name!r} does not take {', '.join(arguments)}, which the learning task gives.",
-            where=where,
-            fix=f"Suitable: {', '.join(known for known in MODELS.names() if suits(known)) or 'none'}.",
-        )
-
-
-def check_loss(name: str, kind: str, *, where: str = "") -> None:
-    """Raise `ConfigError` if a loss is not one of what the learning task gives to losses."""
-    if LOSSES.load(name).of != kind:
-        raise ConfigError(
-            f"the loss {name!r} does not suit the learning task.",
-            where=where,
-            fix=f"Suitable: {', '.join(n for n in LOSSES.names() if LOSSES.load(n).of == kind) or 'only its own'}.",
-        )
-
-
-def check_augmentation(name: str, boxes: bool, *, where: str = "") -> None:
-    """Raise `ConfigError` if an augmentation moves pictures and not their boxes, or boxes where there are none."""
-
-    def suits(name: str) -> bool:
-        return getattr(AUGMENTATIONS.load(name), "boxes", False) in (boxes, None)
-
-    if not suits(name):
-        raise ConfigError(
-            f"the augmentation {name!r} "
-            + ("leaves boxes where they were." if boxes else "is for pictures with boxes."),
-            where=where,
-            fix=f"Suitable: {', '.join(known for known in AUGMENTATIONS.names() if suits(known))}.",
-        )
-
-
-def learning_task_of(use_case: UseCase, fitted: Mapping[str, Any], labels: Sequence[str]) -> protocols.LearningTask:
-    """The learning task of a use case, told what was fitted and the names of the classes."""
-    spec, where = use_case.learning_task, f"{use_case.name}.yaml: task"
-    return LEARNING_TASKS.build(spec.name, spec.params, where=where, fitted=fitted, labels=labels)
-
-
-def codec_spec_of(
-    use_case: UseCase, fitted: Mapping[str, Any], task: protocols.LearningTask
-) -> tuple[str, dict[str, Any]]:
-    """Name and params of the input codec of a use case: its task's own, or that of its feature extractor."""
-    if (own := task.input_codec()) is not None:
-        return own
-    spec = use_case.features
-    named: tuple[str, dict[str, Any]] = _ALL_FEATURES.build(
-        spec.name, spec.params, where=f"{use_case.name}.yaml: features"
-    ).codec(fitted)
-    return named
-
-
-def codec_of(use_case: UseCase, fitted: Mapping[str, Any], task: protocols.LearningTask) -> protocols.Codec:
-    """The input codec of a use case."""
-    return CODECS.build(*codec_spec_of(use_case, fitted, task))
-
-
-def check_params_of(use_case: UseCase, *, where: str) -> None:
-    """Check every component's params against its signature; imports the components (torch among them).
-
-    Raises:
-        ConfigError: naming file, key and value.
-    """
-    from lepton_tasks.core.registry import check_params
-
-    arguments: tuple[str, ...] = ()
-    if use_case.learns:
-        task = LEARNING_TASKS.load(use_case.learning_task.name)
-        arguments = task.network_parameters
-        if use_case.features.name not in task.features:
-            raise ConfigError(
-                f"the task {use_case.learning_task.name!r} does not learn from {use_case.features.name!r}.",
-                where=f"{where}: features.name",
-                fix=f"Suitable: {', '.join(task.features)}.",
-            )
-        if use_case.train.loss is not None:
-            check_loss(use_case.train.loss.name, task.loss_of, where=f"{where}: train.loss.name")
-        for i, spec in enumerate(use_case.train.augment):
-            check_augmentation(spec.name, task.boxes, where=f"{where}: train.augment.{i}.name")
-    for key, registry, spec in named_components(use_case):
-        given = dict.fromkeys(arguments if registry is MODELS else _GIVEN.get(registry.kind, ()))
-        try:
-            if registry is MODELS:
-                check_network(spec.name, arguments, where=f"{where}: {key}")
-            check_params(registry.load(spec.name), spec.params, where=f"{where}: {key}", given=given)
-        except ImportError as error:
-            raise ConfigError(
-                f"{registry.kind} {spec.name!r} cannot be imported: {error}.",
-                where=f"{where}: {key}",
-                fix="Install the locked requirements.",
-            ) from error

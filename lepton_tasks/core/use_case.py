@@ -11,29 +11,13 @@ import pydantic
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.registry import did_you_mean
 from lepton_tasks.core.settings import apply_overrides, read_yaml
+from lepton_tasks.core.spec import ComponentSpec, Section
+from lepton_tasks.core.train_settings import Choices, Train, Tune
 
 _NAME = r"^[a-z][a-z0-9_]{1,62}$"
 
 
-class _Model(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class ComponentSpec(_Model):
-    """Something named in the catalogue, with its parameters."""
-
-    name: str
-    """The name in the catalogue."""
-    params: dict[str, Any] = {}
-    """Keyword arguments of the class behind the name."""
-
-    @pydantic.model_validator(mode="before")
-    @classmethod
-    def _bare_name(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
-
-
-class Split(_Model):
+class Split(Section):
     """How rows are divided. The three parts add up to 1."""
 
     train: float = pydantic.Field(0.7, gt=0, lt=1)
@@ -60,7 +44,7 @@ class Split(_Model):
         return self
 
 
-class Data(_Model):
+class Data(Section):
     """Where the rows come from and how they are split."""
 
     source: ComponentSpec
@@ -71,7 +55,7 @@ class Data(_Model):
     """Sizes of the splits."""
 
 
-class Expectation(_Model):
+class Expectation(Section):
     """One rule of a Great Expectations suite."""
 
     type: str = pydantic.Field(pattern=r"^expect_[a-z_]+$")
@@ -82,7 +66,7 @@ class Expectation(_Model):
     """``critical`` stops the run; ``warning`` is recorded."""
 
 
-class Quality(_Model):
+class Quality(Section):
     """Rules beside those that the learning task brings."""
 
     raw: tuple[Expectation, ...] = ()
@@ -96,131 +80,14 @@ class Quality(_Model):
     what a codec tells of a text (``tokens``, ``unknown``) or a picture (``brightness``, ``contrast``)."""
 
 
-class Train(_Model):
-    """How the network is trained."""
-
-    epochs: int = pydantic.Field(10, ge=1, le=10_000)
-    """Passes over the training split at most."""
-    batch_size: int = pydantic.Field(64, ge=1, le=65_536)
-    """Samples per step and device."""
-    learning_rate: float = pydantic.Field(1e-3, gt=0, le=10)
-    """Peak learning rate."""
-    weight_decay: float = pydantic.Field(0.01, ge=0)
-    """Decoupled weight decay."""
-    optimizer: ComponentSpec = ComponentSpec(name="adamw")
-    """An optimiser of the catalogue."""
-    schedule: ComponentSpec = ComponentSpec(name="one_cycle")
-    """A learning-rate schedule of the catalogue."""
-    loss: ComponentSpec | None = None
-    """A loss of the catalogue; null for the learning task's own."""
-    balance: Literal["none", "loss", "sampling"] = "none"
-    """What is done about classes of very unequal size: ``loss`` lets rows of rare ones count more, ``sampling`` shows
-    them more often."""
-    label_smoothing: float = pydantic.Field(0.0, ge=0, lt=1)
-    """Share of the target spread over all classes."""
-    augment: tuple[ComponentSpec, ...] = ()
-    """Augmentations of training batches, in order."""
-    average: ComponentSpec | None = None
-    """An average of the weights along the training, validated and kept in their place."""
-    keep: Literal["best", "last"] = "best"
-    """Which epoch's weights are kept. ``last`` goes through all epochs: better where the validation split is too small
-    to tell a good epoch from a lucky one, and the schedule ends at 0."""
-    patience: int = pydantic.Field(5, ge=1)
-    """Epochs without improvement on the validation split after which training stops, if the best one is kept."""
-    gradient_clip: float | None = pydantic.Field(None, gt=0)
-    """Largest norm of the gradient."""
-    accumulate: int = pydantic.Field(1, ge=1, le=10_000)
-    """Batches whose gradients are added up for one step of the optimiser."""
-    precision: Literal["32", "bf16", "16"] = "32"
-    """Arithmetic of the forward and backward pass."""
-    devices: int = pydantic.Field(1, ge=1, le=1024)
-    """Processes (one a GPU, or one a gloo worker on a CPU)."""
-    checkpoint_steps: int = pydantic.Field(50, ge=1)
-    """Batches between two checkpoints to resume from."""
-
-
-class Range(_Model):
-    """Numbers from `low` to `high`, both of them included; whole ones if both are written as whole numbers."""
-
-    low: int | float
-    """Smallest."""
-    high: int | float
-    """Largest."""
-    step: int | float | None = pydantic.Field(None, gt=0)
-    """Distance of two neighbours; null for any number."""
-    log: bool = False
-    """Whether each order of magnitude is tried as often as the next."""
-
-    @pydantic.model_validator(mode="after")
-    def _in_order(self) -> Range:
-        if not self.low < self.high:
-            raise ValueError(f"low ({self.low:g}) is not below high ({self.high:g})")
-        if self.log and (self.low <= 0 or self.step is not None):
-            raise ValueError("with `log`, low is above 0 and there is no step")
-        return self
-
-    @property
-    def whole(self) -> bool:
-        """Whether whole numbers are tried."""
-        return isinstance(self.low, int) and isinstance(self.high, int)
-
-
-class Choices(_Model):
-    """One of a few values."""
-
-    choices: tuple[Any, ...] = pydantic.Field(min_length=2)
-    """The values."""
-
-
-class Tune(_Model):
-    """The search for better values of some keys, on the validation split, before training."""
-
-    space: dict[str, Range | Choices] = pydantic.Field(min_length=1)
-    """By dotted key of `task`, `model` or `train`: a range or choices."""
-    trials: int = pydantic.Field(20, ge=1, le=10_000)
-    """Trainings at most; the first has the use case's own values."""
-    minutes: float | None = pydantic.Field(None, gt=0)
-    """After so many minutes no further trial begins; null for no limit."""
-    workers: int = pydantic.Field(2, ge=1, le=256)
-    """Trials side by side on this machine; on a Dask cluster, as many as it has threads."""
-    epochs: int | None = pydantic.Field(None, ge=1)
-    """Epochs of a trial at most; null for those of `train`."""
-    sampler: Literal["tpe", "random"] = "tpe"
-    """How values are chosen: by what was good so far, or evenly."""
-    pruner: Literal["median", "hyperband", "none"] = "median"
-    """Which trials are ended early."""
-    metric: str | None = None
-    """What is sought, of the validation split; null for the learning task's own metric."""
-
-    @pydantic.field_validator("space")
-    @classmethod
-    def _known_sections(cls, space: dict[str, Range | Choices]) -> dict[str, Range | Choices]:
-        for key in space:
-            if key.split(".")[0] not in ("task", "model", "train"):
-                raise ValueError(f"{key!r} is not in `task`, `model` or `train`")
-        return space
-
-    def own_values(self, use_case: UseCase) -> dict[str, Any]:
-        """What the use case itself says of the keys that are sought; none of those it leaves to a default elsewhere."""
-        dump = use_case.model_dump(mode="json")
-        own = {}
-        for key in self.space:
-            node: Any = dump
-            for name in key.split("."):
-                node = node.get(name) if isinstance(node, dict) else None
-            if node is not None:
-                own[key] = node["name"] if isinstance(node, dict) and not node.get("params") else node
-        return own
-
-
-class Evaluate(_Model):
+class Evaluate(Section):
     """What is reported about the test split."""
 
     worst: int = pydantic.Field(16, ge=0, le=256)
     """How many of the worst mistakes are drawn."""
 
 
-class Gate(_Model):
+class Gate(Section):
     """What a candidate must reach to be promoted."""
 
     metric: str | None = None
@@ -231,7 +98,7 @@ class Gate(_Model):
     """How much worse than the champion, on the same test split, the candidate may be."""
 
 
-class Export(_Model):
+class Export(Section):
     """Conversion to ONNX and what it may cost."""
 
     opset: int = pydantic.Field(20, ge=17, le=25)
@@ -244,7 +111,7 @@ class Export(_Model):
     """Largest allowed loss of the gate's metric on the test split."""
 
 
-class Deploy(_Model):
+class Deploy(Section):
     """Where the model is served."""
 
     enabled: bool = True
@@ -253,7 +120,7 @@ class Deploy(_Model):
     """A deployment target of the catalogue."""
 
 
-class Schedule(_Model):
+class Schedule(Section):
     """When Airflow starts a run by itself: a cron expression, or assets of other Dags."""
 
     cron: str | None = None
@@ -270,7 +137,7 @@ class Schedule(_Model):
         return self
 
 
-class UseCase(_Model):
+class UseCase(Section):
     """One use case. Every field but `name`, `data` and `features` has a default.
 
     Without `task` and `model` it prepares data: its run ends when the features are checked.
@@ -364,7 +231,7 @@ def load_use_case(path: Path, overrides: Mapping[str, Any] | None = None) -> Use
 
     Imports none of the components. Raises `ConfigError` naming file, key and value.
     """
-    from lepton_tasks.core.catalogue import check_names
+    from lepton_tasks.core.components import check_names
 
     raw = apply_overrides(read_yaml(path), overrides or {})
     use_case = parse_use_case(raw, where=path.name)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton_tasks.core.artifacts import DatasetRef
-from lepton_tasks.core.catalogue import FEATURES, TABLE_FEATURES, takes_tables
+from lepton_tasks.core.catalogue import FEATURES, TABLE_FEATURES
+from lepton_tasks.core.components import takes_tables
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.use_case import UseCase
 

@@ -15,8 +15,8 @@ import pydantic
 from lepton_tasks.core.catalogue import CODECS, OUTPUT_CODECS
 from lepton_tasks.core.errors import ArtifactError, ConfigError
 from lepton_tasks.core.protocols import Codec, OutputCodec
+from lepton_tasks.core.spec import ComponentSpec
 from lepton_tasks.core.store import digest_of, sha256_file, write_json
-from lepton_tasks.core.use_case import ComponentSpec
 
 ONNX_FILE = "model.onnx"
 SPEC_FILE = "package.json"

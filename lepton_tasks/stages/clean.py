@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_tasks.core.artifacts import DatasetRef
-from lepton_tasks.core.catalogue import CLEANING_STEPS, FEATURES, takes_tables
+from lepton_tasks.core.catalogue import CLEANING_STEPS, FEATURES
+from lepton_tasks.core.components import takes_tables
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.store import write_json

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from lepton_tasks.core.artifacts import CheckpointRef, DatasetRef, EvaluationRef, PreprocessorRef
-from lepton_tasks.core.catalogue import codec_of
+from lepton_tasks.core.components import codec_of
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.store import write_json
 from lepton_tasks.core.use_case import UseCase

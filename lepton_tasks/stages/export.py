@@ -7,7 +7,8 @@ import json
 import numpy as np
 
 from lepton_tasks.core.artifacts import CheckpointRef, DatasetRef, EvaluationRef, ModelPackageRef, PreprocessorRef
-from lepton_tasks.core.catalogue import CODECS, OUTPUT_CODECS, codec_spec_of
+from lepton_tasks.core.catalogue import CODECS, OUTPUT_CODECS
+from lepton_tasks.core.components import codec_spec_of
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.protocols import LearningTask, Outputs
 from lepton_tasks.core.use_case import UseCase

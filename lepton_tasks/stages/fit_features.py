@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from lepton_tasks.core.artifacts import DatasetRef, PreprocessorRef
-from lepton_tasks.core.catalogue import FEATURES, takes_tables
+from lepton_tasks.core.catalogue import FEATURES
+from lepton_tasks.core.components import takes_tables
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.store import write_json
 from lepton_tasks.core.use_case import UseCase

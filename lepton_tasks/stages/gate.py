@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lepton_tasks.core.artifacts import ArtifactRef, DatasetRef, EvaluationRef, ModelPackageRef, PreprocessorRef
-from lepton_tasks.core.catalogue import learning_task_of
+from lepton_tasks.core.components import learning_task_of
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ArtifactError, ConfigError, DataError, GateError
 from lepton_tasks.core.metrics import higher_is_better, is_worse

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from lepton_tasks.core.artifacts import DatasetRef
-from lepton_tasks.core.catalogue import SOURCES, TABLE_SOURCES, takes_tables
+from lepton_tasks.core.catalogue import SOURCES, TABLE_SOURCES
+from lepton_tasks.core.components import takes_tables
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.protocols import Fetching
 from lepton_tasks.core.registry import Registry

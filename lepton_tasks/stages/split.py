@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 
 from lepton_tasks.core.artifacts import DatasetRef
-from lepton_tasks.core.catalogue import takes_tables
+from lepton_tasks.core.components import takes_tables
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.use_case import UseCase
 

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_tasks.core.artifacts import DatasetRef, EvaluationRef, PreprocessorRef
-from lepton_tasks.core.catalogue import learning_task_of
+from lepton_tasks.core.components import learning_task_of
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.store import write_json
-from lepton_tasks.core.use_case import Tune, UseCase
+from lepton_tasks.core.train_settings import Tune
+from lepton_tasks.core.use_case import UseCase
 
 if TYPE_CHECKING:
     import optuna

@@ -7,7 +7,7 @@ import functools
 from typing import TYPE_CHECKING
 
 from lepton_tasks.core.artifacts import DatasetRef, QualityReportRef
-from lepton_tasks.core.catalogue import takes_tables
+from lepton_tasks.core.components import takes_tables
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.use_case import UseCase
 

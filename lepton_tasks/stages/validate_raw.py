@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 
 from lepton_tasks.core.artifacts import DatasetRef, QualityReportRef
-from lepton_tasks.core.catalogue import FEATURES, TABLE_FEATURES, takes_tables
+from lepton_tasks.core.catalogue import FEATURES, TABLE_FEATURES
+from lepton_tasks.core.components import takes_tables
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.use_case import UseCase
 

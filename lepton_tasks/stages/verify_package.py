@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from lepton_tasks.core.artifacts import DatasetRef, EvaluationRef, ModelPackageRef, PreprocessorRef
-from lepton_tasks.core.catalogue import learning_task_of
+from lepton_tasks.core.components import learning_task_of
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import GateError
 from lepton_tasks.core.metrics import higher_is_better

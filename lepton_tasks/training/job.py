@@ -11,7 +11,8 @@ import pydantic
 from lepton_tasks.core import catalogue
 from lepton_tasks.core.environment import Training
 from lepton_tasks.core.protocols import LearningTask
-from lepton_tasks.core.use_case import ComponentSpec, Train
+from lepton_tasks.core.spec import ComponentSpec
+from lepton_tasks.core.train_settings import Train
 
 JOB_FILE = "job.json"
 

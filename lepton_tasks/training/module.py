@@ -10,10 +10,10 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from lepton_tasks.core import catalogue
+from lepton_tasks.core import catalogue, components
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.protocols import LearningTask
-from lepton_tasks.core.use_case import ComponentSpec
+from lepton_tasks.core.spec import ComponentSpec
 from lepton_tasks.training.job import Job
 
 
@@ -33,7 +33,7 @@ class TrainingModule(pl.LightningModule):
         self.step_done = 0
         self.task: LearningTask = job.learning_task()
         for i, spec in enumerate(job.train.augment):
-            catalogue.check_augmentation(spec.name, self.task.boxes, where=f"train.augment.{i}.name")
+            components.check_augmentation(spec.name, self.task.boxes, where=f"train.augment.{i}.name")
         self.augmentations = [
             catalogue.AUGMENTATIONS.build(spec.name, spec.params, where=f"train.augment.{i}")
             for i, spec in enumerate(job.train.augment)
@@ -133,7 +133,7 @@ def _loss(job: Job, task: LearningTask, class_weights: torch.Tensor | None) -> C
     spec = job.train.loss or (ComponentSpec(name="cross_entropy") if class_weights is not None else None)
     if spec is None:
         return task.loss
-    catalogue.check_loss(spec.name, task.loss_of, where="train.loss.name")
+    components.check_loss(spec.name, task.loss_of, where="train.loss.name")
     given = {"class_weights": class_weights} if class_weights is not None else {}
     loss: nn.Module = catalogue.LOSSES.build(spec.name, spec.params, where="train.loss", **given)
     return loss

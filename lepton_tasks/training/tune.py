@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_tasks.core.errors import LeptonError, StageError
 from lepton_tasks.core.metrics import higher_is_better
-from lepton_tasks.core.use_case import Choices, Range, Tune
+from lepton_tasks.core.train_settings import Choices, Range, Tune
 from lepton_tasks.training.job import Job
 from lepton_tasks.training.launch import training, wait
 

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from lepton_tasks.core.errors import ConfigError, StageError
-from lepton_tasks.core.use_case import ComponentSpec
+from lepton_tasks.core.spec import ComponentSpec
 from lepton_tasks.training.course import Course
 from lepton_tasks.training.fit import fit
 

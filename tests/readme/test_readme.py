@@ -8,7 +8,7 @@ import typer
 import yaml
 
 from lepton_tasks.cli.app import app
-from lepton_tasks.core.catalogue import check_names, check_params_of
+from lepton_tasks.core.components import check_names, check_params_of
 from lepton_tasks.core.environment import project_root
 from lepton_tasks.core.use_case import parse_use_case
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lepton_tasks.core.catalogue import CODECS, LEARNING_TASKS, MODELS, check_network
+from lepton_tasks.core.catalogue import CODECS, LEARNING_TASKS, MODELS
+from lepton_tasks.core.components import check_network
 from lepton_tasks.core.errors import ConfigError
 
 TASKS = [(task, features) for task in LEARNING_TASKS.names() for features in LEARNING_TASKS.load(task).features]

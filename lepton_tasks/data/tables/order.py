@@ -10,7 +10,8 @@ import polars as pl
 
 from lepton_tasks.core.catalogue import TABLE_STEPS
 from lepton_tasks.core.errors import ConfigError
-from lepton_tasks.core.use_case import ComponentSpec, UseCase
+from lepton_tasks.core.spec import ComponentSpec
+from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.data.tables.rows import visible
 
 Kind = Literal["row", "key", "whole", "fitted"]

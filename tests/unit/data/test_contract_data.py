@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from lepton_tasks.core import catalogue, table_protocols
+from lepton_tasks.core import catalogue, components, table_protocols
 from lepton_tasks.core.environment import project_root
 from lepton_tasks.core.use_case import load_use_case
 from lepton_tasks.data.tables.order import NamedStep, steps_of
@@ -52,6 +52,6 @@ def test_what_samples_need_keeps_its_protocol(registry):
 @pytest.mark.parametrize("path", USE_CASES, ids=lambda path: path.stem)
 def test_every_component_of_a_shipped_use_case_takes_its_params(path):
     use_case = load_use_case(path)
-    catalogue.check_params_of(use_case, where=path.name)
-    if catalogue.takes_tables(use_case):
+    components.check_params_of(use_case, where=path.name)
+    if components.takes_tables(use_case):
         assert len(steps_of(use_case)) == len(use_case.clean)

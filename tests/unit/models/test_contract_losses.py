@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from lepton_tasks.core.catalogue import LOSSES, check_loss
+from lepton_tasks.core.catalogue import LOSSES
+from lepton_tasks.core.components import check_loss
 from lepton_tasks.core.errors import ConfigError
 
 GOOD_AND_BAD = {

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from lepton_tasks.core.catalogue import AUGMENTATIONS, check_augmentation
+from lepton_tasks.core.catalogue import AUGMENTATIONS
+from lepton_tasks.core.components import check_augmentation
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.training.augment import Affine, Colour, Crop, Flip, Mixup
 
