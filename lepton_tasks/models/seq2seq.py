@@ -90,7 +90,7 @@ class _Likelihood(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        levels = torch.cat([some.float().logsumexp(dim=1) for some in logits.split(_ROWS_AT_ONCE)])
+        levels = torch.cat([some.float().logsumexp(dim=1) for some in logits.split(_rows_at_once(logits))])
         ctx.save_for_backward(logits, tokens, levels)
         chosen = logits.gather(1, tokens.unsqueeze(1)).squeeze(1).float()
         return torch.stack([chosen - levels, logits.mean(dim=1, dtype=torch.float32) - levels], dim=1)
@@ -100,13 +100,17 @@ class _Likelihood(torch.autograd.Function):
         logits, tokens, levels = ctx.saved_tensors
         chosen, mean = gradients[0].unbind(dim=1)
         result = torch.empty_like(logits)
-        for start in range(0, len(logits), _ROWS_AT_ONCE):
-            rows = slice(start, start + _ROWS_AT_ONCE)
+        for start in range(0, len(logits), _rows_at_once(logits)):
+            rows = slice(start, start + _rows_at_once(logits))
             part = logits[rows].to(torch.float32, copy=True).sub_(levels[rows].unsqueeze(1)).exp_()
             part.mul_(-(chosen + mean)[rows].unsqueeze(1)).add_((mean[rows] / logits.shape[1]).unsqueeze(1))
             part.scatter_add_(1, tokens[rows].unsqueeze(1), chosen[rows].unsqueeze(1))
             result[rows] = part
         return result, None
+
+
+def _rows_at_once(logits: torch.Tensor) -> int:
+    return _ROWS_AT_ONCE if logits.device.type == "cpu" else max(1, len(logits))  # a GPU would wait for each call
 
 
 class Scored(nn.Module):
