@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lepton_tasks.data.tables.rows import Part, TableRows
@@ -63,7 +64,7 @@ def read_dictionaries(part: Part, names: Sequence[str]) -> dict[str, Dictionary]
     table = table.slice(part.offset - start, part.rows).unify_dictionaries()
     found = {}
     for name in names:
-        chunks = table[name].chunks
+        chunks = [c if isinstance(c, pa.DictionaryArray) else c.dictionary_encode() for c in table[name].chunks]
         index = pl.concat([pl.Series(chunk.indices) for chunk in chunks])
         found[name] = Dictionary(pl.Series(name, chunks[0].dictionary), (index + 1).fill_null(0).to_numpy())
     return found

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from tiny_tables import Frames
 
 from lepton_tasks.core import catalogue
+from lepton_tasks.core.artifacts import parse_ref
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ConfigError, DataError
 from lepton_tasks.core.use_case import parse_use_case
+from lepton_tasks.data.tables.artifact import open_cleaned
 from lepton_tasks.stages import pipeline
 from lepton_tasks.stages.runner import run_stage
 
@@ -129,6 +131,31 @@ def test_what_is_refused_keeps_its_values_as_they_came_and_its_origin(tmp_path):
     assert [(r["step"], r["reason"], r["origin"], r["row"]) for r in row] == [("types", "x: not float", "two", 13)]
     assert json.loads(row[0]["text"]) == {"id": 13, "x": "oops", "label": "b"}
     assert report_of(folder)["steps"][0]["examples"][0]["row"] == 13
+
+
+def test_columns_that_steps_change_are_written_once_beside_the_rows(tmp_path):
+    frame = numbers(20).with_columns(
+        id=pl.Series([0, 0, *range(2, 20)]),
+        x=pl.Series(["1.5", "9", *map(str, range(2, 20))]),
+        label=pl.Series(["a ", "b"] * 10),
+    )
+    clean = [
+        {"name": "duplicates", "params": {"columns": ["id"]}},
+        {"name": "types", "params": {"columns": {"x": "float"}}},
+        {"name": "duplicates", "params": {"columns": ["x"]}},
+        {"name": "labels", "params": {"column": "label"}},
+        {"name": "ranges", "params": {"columns": {"x": [None, 17]}, "otherwise": "clip"}},
+    ]
+    folder = run(tmp_path, {"one": frame[:7], "two": frame[7:]}, clean, until="split")["cleaned"]
+    assert sorted(path.name for path in folder.glob("*.arrow")) == [
+        f"changed-003-{first:012d}.arrow" for first in (0, 7)
+    ]
+    ref = parse_ref(json.loads((folder / "_ref.json").read_text()))
+    rows = pl.concat(open_cleaned(RunContext.local(tmp_path), ref).frames())
+    assert rows["_row"].to_list() == [0, *range(2, 20)]
+    assert rows["x"].to_list() == [1.5, *map(float, range(2, 18)), 17.0, 17.0]
+    assert rows["label"].to_list() == ["a", *["a", "b"] * 9]
+    assert rows["id"].to_list() == [0, *range(2, 20)]
 
 
 def test_changes_are_counted_with_examples(tmp_path):
