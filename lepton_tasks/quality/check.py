@@ -39,6 +39,7 @@ def check(
     identity: str = ROW,
     origin: Callable[[int], str] | None = None,
     profile: dict[str, Any] | None = None,
+    note: str = "",
 ) -> QualityReportRef:
     """Run rules over a table and publish the report, its Data Docs and the rows against a rule.
 
@@ -50,6 +51,7 @@ def check(
         identity: The column that names a row for people.
         origin: Where a row came from, by its number.
         profile: Kept beside the report.
+        note: A sentence for people about the rules.
 
     Raises:
         DataQualityError: a critical rule failed; the report is then kept in the stage's work folder.
@@ -57,7 +59,8 @@ def check(
     """
     judged = [judge(rows, rules, ctx, where=where, identity=identity) for rows, rules in suites]
     everything = [one for part in judged for one in part]
-    report = report_of(everything, suites[0][0].height) | {"use_case": use_case, "time": ctx.clock().isoformat()}
+    about = {"use_case": use_case, "time": ctx.clock().isoformat(), "note": note}
+    report = report_of(everything, suites[0][0].height) | about
     draft = ctx.draft()
     write_report(draft.path, report, everything, name=ctx.stage, history=reports_about(use_case, ctx.stage, ctx.root))
     write_failing_rows(draft.path / FAILING_FILE, suites[0][0], everything, ctx, origin)

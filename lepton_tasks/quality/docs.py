@@ -59,7 +59,7 @@ def write_docs(
     told = "held" if report["success"] else "failed"
     when = str(report.get("time", ""))[:19].replace("T", " ")
     count = f"{report['evaluated']} expectations on {report['rows']:,} rows; {len(report['failed'])} not met."
-    about = f"{html.escape(report.get('use_case', ''))} {when} {count}"
+    about = html.escape(f"{report.get('use_case', '')} {when} {count} {report.get('note', '')}")
     parts = [f"<h1>{html.escape(name)}: {told}</h1><p class=sum>{about}</p>", _overview(report["outcomes"])]
     if history is not None:
         picture = base64.b64encode(history.read_bytes()).decode()

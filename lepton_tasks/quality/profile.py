@@ -48,14 +48,14 @@ def rules_from(profile: Mapping[str, Any], *, slack: float = 0.1) -> list[Expect
         rules.append(Expectation(type="expect_column_to_exist", params={"column": name}))
         if not about["rows"] or about["nulls"] == about["rows"]:
             continue
-        share = about["nulls"] / about["rows"]
+        rows, share = about["rows"], about["nulls"] / about["rows"]
         rules.append(_warn("expect_column_values_to_not_be_null", name, mostly=max(0.0, 1 - share - slack)))
         if "mean" in about:
             room = slack * (about["max"] - about["min"])
             ends = {"min_value": about["min"] - room, "max_value": about["max"] + room}
             bounds = {key: float(f"{end:.6g}") for key, end in ends.items()}
             rules.append(_warn("expect_column_values_to_be_between", name, mostly=_HELD, **bounds))
-        elif about["distinct"] <= TOP_VALUES and about["distinct_exact"] and about["type"] == "String":
+        elif about["type"] == "String" and about["distinct_exact"] and about["distinct"] <= min(TOP_VALUES, rows / 2):
             known = [value for value, _ in about["top"]]
             rules.append(_warn("expect_column_values_to_be_in_set", name, mostly=_HELD, value_set=known))
     return rules

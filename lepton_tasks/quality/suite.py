@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -45,16 +45,18 @@ class _Plan:
         answers: How to read each metric it needs, by the metric's id.
         rows_key: Where the rows against it are among the answers.
         error: Why it cannot be judged.
+        judged: What came out, if the schema alone tells.
     """
 
     expectation: Any
     answers: dict[Any, Callable[[Answers], Any]] | None = None
     rows_key: str | None = None
     error: LeptonError | None = None
+    judged: Judged | None = None
 
     @property
     def needs_rows(self) -> bool:
-        return self.answers is None and self.error is None
+        return self.answers is None and self.error is None and self.judged is None
 
 
 def judge(
@@ -80,7 +82,10 @@ def judge(
     expectations = [expectation_of(rule, where=where) for rule in rules]
     asked = MetricQuestions(rows.schema, identity)
     with quiet():
-        plans = [_plan(expectation, asked, _format(identity), where=where) for expectation in expectations]
+        plans = [
+            _by_type(expectation, rows.schema) or _plan(expectation, asked, _format(identity), where=where)
+            for expectation in expectations
+        ]
         step = -(-max(1, rows.height) // SAMPLE)
         if any(plan.needs_rows for plan in plans):
             asked.questions.sample = (step, tuple(rows.schema))
@@ -128,6 +133,23 @@ def _format(identity: str) -> dict[str, Any]:
     }
 
 
+def _by_type(expectation: Any, schema: Mapping[str, pl.DataType]) -> _Plan | None:
+    """The outcome of a rule that names a type as profiles do, such as ``Int64``; other names are pandas' own."""
+    from great_expectations.core import ExpectationValidationResult
+
+    if expectation.expectation_type != "expect_column_values_to_be_of_type":
+        return None
+    if not hasattr(pl, expectation.type_.partition("(")[0]):
+        return None
+    found = str(schema.get(expectation.column, "no such column"))
+    result = ExpectationValidationResult(
+        success=found == expectation.type_,
+        expectation_config=expectation.configuration,
+        result={"observed_value": found},
+    )
+    return _Plan(expectation, judged=Judged(result, []))
+
+
 def _plan(expectation: Any, asked: MetricQuestions, result_format: dict[str, Any], *, where: str) -> _Plan:
     needed = expectation.get_validation_dependencies(runtime_configuration={"result_format": dict(result_format)})
     answers: dict[Any, Callable[[Answers], Any]] = {}
@@ -147,6 +169,8 @@ def _plan(expectation: Any, asked: MetricQuestions, result_format: dict[str, Any
 
 
 def _judged(plan: _Plan, answers: Answers, result_format: dict[str, Any], step: int) -> Judged:
+    if plan.judged is not None:
+        return plan.judged
     if plan.needs_rows:
         return _on_rows(plan.expectation, pl.concat(answers.sample), result_format, step)
     try:
