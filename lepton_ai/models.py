@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -18,9 +19,9 @@ class Score(NamedTuple):
     """How good a model is on data it has not seen."""
 
     loss: float
-    """Mean loss, e.g. negative log-likelihood in nats."""
+    """What is better when smaller, e.g. the mean negative log-likelihood in nats."""
     metric: float
-    """The learning task's main figure, e.g. accuracy."""
+    """What is better when larger, e.g. accuracy."""
 
 
 class Model:
@@ -36,9 +37,12 @@ class Model:
     """Of the data it takes: ``pictures`` or ``texts``."""
     task: ClassVar[str]
     network: str
+    figures: ClassVar[tuple[str, str]] = ("loss", "accuracy")
+    """What `evaluate` gives, of the learning task's metrics."""
 
     def __init__(self, features: dict[str, Any], network: dict[str, Any], num_classes: int) -> None:
         self._features, self._params, self._classes = features, network, num_classes
+        self._task_params: dict[str, Any] = {}
         self._trained: Checkpoint | None = None
         self.history: list[dict[str, Any]] = []
         """One row an epoch: losses, validation metrics, learning rate, samples/s, seconds."""
@@ -84,7 +88,7 @@ class Model:
             raise ConfigError("this is the part that is learned from.", where=data.name, fix="Take the test part.")
         trained = self._ready()
         figures = running.evaluate(self._use_case(data, {}), trained)
-        return Score(figures["loss"], figures[trained.task.metric])
+        return Score(*(figures[name] for name in self.figures))
 
     def predict(self, inputs: Sequence[Any]) -> list[dict[str, Any]]:
         """The answer to each input, in the form in which the endpoint would give it.
@@ -114,7 +118,7 @@ class Model:
             raise ConfigError(f"{type(self).__name__} takes {self.kind}, not {data.kind}.", where=data.name)
         raw = {
             "name": f"sdk_{''.join(c if c.isalnum() else '_' for c in data.name.lower())}"[:63],
-            "task": self.task,
+            "task": {"name": self.task, "params": self._task_params},
             "data": data.data.model_dump(),
             "clean": [step.model_dump() for step in data.clean],
             "features": {**self._features, "params": self._features["params"] | self._of_data(data)},
@@ -189,6 +193,37 @@ class RNN(Model):
         return {"columns": list(data.columns)}
 
 
+class GAN(Model):
+    """Two networks that quarrel: one draws pictures, the other tells them from real ones.
+
+    ``evaluate`` gives a Fréchet distance (0 is best) and the share of drawn pictures in which a classifier of the real
+    ones sees what was asked for. ``predict`` takes ``{"label": "3", "seed": 1}``; see also `draw`.
+
+    Args:
+        input_shape: ``(height, width, channels)`` of the pictures, pixels; 1 or 3 channels.
+        num_classes: Of the data.
+        objective: ``non_saturating``, ``hinge`` or ``wasserstein``.
+        network: Further params of the network, e.g. ``width=32``.
+    """
+
+    kind = "pictures"
+    task = "image_generation"
+    network = "dcgan"
+    figures = ("fid", "recognised")
+
+    def __init__(
+        self, input_shape: Sequence[int], num_classes: int, *, objective: str = "non_saturating", **network: Any
+    ) -> None:
+        height, width, channels = input_shape
+        features = {"name": "image", "params": {"height": height, "width": width, "channels": channels}}
+        super().__init__(features, network, num_classes)
+        self._task_params = {"objective": objective}
+
+    def draw(self, label: str, *, seed: int = 0) -> bytes:
+        """A picture of the kind asked for, as a PNG file; the same seed gives the same picture."""
+        return base64.b64decode(self.predict([{"label": label, "seed": seed}])[0]["image"])
+
+
 def load(path: str | Path) -> Model:
     """The model that `Model.save` wrote, ready to predict; no code of the file is run.
 
@@ -198,10 +233,11 @@ def load(path: str | Path) -> Model:
     from lepton_ai import running
 
     name, trained = running.load(Path(path))
-    model = {cls.__name__: cls for cls in (CNN, RNN)}[name]
+    model = {cls.__name__: cls for cls in (CNN, GAN, RNN)}[name]
     made = model.__new__(model)
     spec = trained.spec
     Model.__init__(made, spec["features"], spec["model"]["params"], len(spec["labels"]))
+    made._task_params = spec["task"]["params"]
     made.network = spec["model"]["name"]
     made._trained = trained
     return made

@@ -1,12 +1,14 @@
 """The Python SDK as a script uses it, on pictures of seconds."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
 
 import lepton_ai as la
 from lepton_ai.datasets import DogsAndCats, ImageFolder, Texts
-from lepton_ai.models import CNN, RNN
+from lepton_ai.models import CNN, GAN, RNN
 from lepton_tasks.core.errors import ArtifactError, ConfigError
 
 
@@ -67,6 +69,18 @@ def test_a_recurrent_network_sorts_texts(tmp_path, monkeypatch):
     assert [answer["label"] for answer in answers] == ["good", "bad"]
     with pytest.raises(ConfigError, match="RNN takes texts, not pictures"):
         model.evaluate(ImageFolder.split(tmp_path)[1])
+
+
+def test_a_gan_draws_the_same_picture_for_the_same_seed(photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("LEPTON_HOME", str(tmp_path / "home"))
+    train_data, test_data = ImageFolder.split(photos, test=0.25)
+    model = GAN(input_shape=(16, 16, 1), num_classes=2, width=4).fit(train_data, epochs=2, batch_size=16)
+    distance, recognised = model.evaluate(test_data)
+    assert distance > 0
+    assert 0 <= recognised <= 1
+    again = la.load(model.save(tmp_path / "gan.pth"))
+    assert again.draw("cat", seed=3) == model.draw("cat", seed=3) != model.draw("cat", seed=4)
+    assert Image.open(io.BytesIO(again.draw("dog"))).size == (16, 16)
 
 
 def test_mistakes_are_answered_with_the_way_out(trained, tmp_path, monkeypatch):
