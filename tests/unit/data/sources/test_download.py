@@ -187,6 +187,32 @@ def test_ratings_are_fetched_or_taken_from_where_they_were_put(publisher, tmp_pa
     assert len(read(source)) == 2
 
 
+def test_films_are_told_beside_their_ratings(publisher, tmp_path):
+    files = {
+        "ratings.csv": b"userId,movieId,rating,timestamp\n1,31,2.5,9\n1,7,4.0,8\n",
+        "movies.csv": b'movieId,title,genres\n31,"Sun, The (1999)",Drama|War\n32,Moon,War\n',
+    }
+    archive = zipped({f"ml-latest-small/{name}": content for name, content in files.items()})
+    publisher.files = {"/movielens-latest-small/ml-latest-small.zip": archive}
+    expected = [(1, 31, 2.5, 9, "Sun, The (1999)", "Drama|War"), (1, 7, 4.0, 8, None, None)]
+    params = {"mirror": publisher.address, "films": True}
+    source = TABLE_SOURCES.build("movielens", params, data_root=tmp_path)
+    source.fetch(RunContext.local(tmp_path / "state"))
+    assert read(source) == expected
+    assert list(source.schema())[-2:] == ["title", "genres"]
+    folder = tmp_path / "hand" / "movielens-latest-small"
+    folder.mkdir(parents=True)
+    (folder / "ratings.csv").write_bytes(files["ratings.csv"])
+    with pytest.raises(DataError, match=r"movies\.csv"):
+        TABLE_SOURCES.build("movielens", params, data_root=tmp_path / "hand").pieces()
+    (folder / "movies.csv").write_bytes(files["movies.csv"])
+    source = TABLE_SOURCES.build("movielens", params, data_root=tmp_path / "hand")
+    before = source.state()
+    assert read(source) == expected
+    (folder / "movies.csv").write_bytes(files["movies.csv"] + b"33,Rain,War\n")
+    assert TABLE_SOURCES.build("movielens", params, data_root=tmp_path / "hand").state() != before
+
+
 def test_photos_are_fetched_and_read_in_their_archive(publisher, tmp_path, monkeypatch):
     archive = zipped({"PetImages/Cat/0.jpg": b"c", "PetImages/Dog/0.jpg": b"d", "readme.txt": b"x"})
     name = public.DogsAndCats.public.name
