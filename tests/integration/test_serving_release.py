@@ -82,6 +82,7 @@ def test_a_release_moves_endpoint_and_aliases_together(ctx, registry):
         "version": "1",
         "target": "process",
         "package_digest": package.digest,
+        "package_uri": package.uri,
         "previous_version": None,
     }
     report = smoke_test(USE_CASE, at(ctx, "smoke_test", "1"), endpoint=endpoint, package=package)
