@@ -44,10 +44,14 @@ def load_profile(what: str) -> dict[str, Any]:
     kept = [file for file in kept if file.exists()]
     back_by = int(back or 0)
     if back_by >= len(kept):
+        there = f"only {len(kept)} of its runs left a profile" if kept else "none of its runs left a profile yet"
+        use_case = project_root() / "configs" / "use_cases" / f"{name}.yaml"
         raise DataError(
-            f"there are {len(kept)} profiles of it.",
+            f"{there}.",
             where=what,
-            fix=f"Run `lepton run {project_root() / 'configs' / 'use_cases' / name}.yaml --until validate_cleaned`.",
+            fix=f"Run `lepton run {use_case} --until validate_cleaned`; same data and settings leave no new one."
+            if use_case.exists()
+            else "See `lepton list` for the names of use cases, or give the path of a table.",
         )
     return _profile_in(kept[-1 - back_by])
 

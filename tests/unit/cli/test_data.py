@@ -67,7 +67,7 @@ def test_a_use_case_means_its_latest_run_and_a_tilde_an_earlier_one(lepton, tmp_
     kept(tmp_path, "f2", "2026-01-01", 10)
     assert json.loads(lepton("profile", "pets", "--json"))["rows"] == 20
     assert json.loads(lepton("diff", "pets~1", "configs/pets.yaml", "--json"))["rows"] == [10, 20]
-    with pytest.raises(DataError, match=r"^pets~2: there are 2 profiles of it"):
+    with pytest.raises(DataError, match=r"^pets~2: only 2 of its runs left a profile"):
         lepton("profile", "pets~2")
 
 
