@@ -55,7 +55,7 @@ def training(job: Job, *, threads: int | None = None) -> Iterator[Process]:
         try:
             yield process
         finally:
-            _end(process)
+            end(process)
 
 
 def wait(job: Job, process: Process, on_epoch: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -115,7 +115,8 @@ def _forward_signals(process: Process) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _end(process: Process) -> None:
+def end(process: Process) -> None:
+    """Tell a process to stop, wait, and kill it if it does not."""
     if process.poll() is None:
         process.terminate()
         try:

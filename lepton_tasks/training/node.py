@@ -21,6 +21,7 @@ from pathlib import Path
 from lepton_tasks.core.environment import state_root
 from lepton_tasks.core.lifetime import PARENT
 from lepton_tasks.core.store import write_json
+from lepton_tasks.training.launch import end
 
 CALLS = "run/trainings"
 """Folder of calls in the state folder: a JSON file a training, ``{"job": <path>}``."""
@@ -29,7 +30,6 @@ ADDRESS, JOINS = "LEPTON_NODE_ADDRESS", "LEPTON_NODE_JOINS"
 """Variables of the worker: this machine's address, as the others reach it; and that another machine started it all."""
 
 _POLL_SECONDS = 0.5
-_GRACE_SECONDS = 20.0
 
 _log = logging.getLogger("lepton.node")
 
@@ -82,13 +82,7 @@ def _take_part(call: Path, job: Path, address: str) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_POLL_SECONDS * 4)  # its end and the call's come at about the same time
     finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(_GRACE_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        end(process)
     _log.info("left %s (status %s)", call.stem, process.returncode)
 
 
