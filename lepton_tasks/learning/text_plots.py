@@ -111,7 +111,7 @@ def attention_plot(path: Path, tokenizer: Tokenizer, rows: Rows, outputs: Output
 
 
 def surprise_plot(path: Path, tokenizer: Tokenizer, rows: Rows, surprise: np.ndarray) -> Path:
-    """Draw the first texts with each token the darker the less it was expected.
+    """Draw texts from all over the split with each token the darker the less it was expected.
 
     Args:
         path: The PNG file to write.
@@ -120,9 +120,10 @@ def surprise_plot(path: Path, tokenizer: Tokenizer, rows: Rows, surprise: np.nda
         surprise: Of each token (nats), float [N, T + 1].
     """
     texts = []
-    for tokens, nats in zip(rows.inputs[:_TEXTS], surprise, strict=False):
-        words = pieces(tokenizer, tokens)
-        own = nats[: len(words)]
+    count = len(rows.inputs)
+    for row in np.unique(np.linspace(0, count - 1, min(_TEXTS, count)).astype(int)):
+        words = pieces(tokenizer, rows.inputs[row])
+        own = surprise[row][: len(words)]
         texts.append((f"perplexity {np.exp(own.mean()):.0f}", words, own / max(float(surprise.max()), 1e-9)))
     return _shaded(path, texts)
 
