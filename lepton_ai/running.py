@@ -32,8 +32,19 @@ class Prepared:
 
     ctx: RunContext
     refs: dict[str, ArtifactRef]
-    fitted: dict[str, Any]
-    labels: list[str]
+    preprocessor: dict[str, Any]
+
+    @property
+    def fitted(self) -> dict[str, Any]:
+        """What the feature extractor learned."""
+        fitted: dict[str, Any] = self.preprocessor["fitted"]
+        return fitted
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the classes."""
+        labels: list[str] = self.preprocessor["labels"]
+        return labels
 
     @property
     def features(self) -> Path:
@@ -55,8 +66,7 @@ def prepared(use_case: UseCase) -> Prepared:
         if stage.error is not None:
             raise stage.error
     refs = dict(result.refs)
-    preprocessor = json.loads((ctx.open(refs["preprocessor"]) / "preprocessor.json").read_text())
-    return Prepared(ctx, refs, preprocessor["fitted"], preprocessor["labels"])
+    return Prepared(ctx, refs, ctx.read_json(refs["preprocessor"], "preprocessor.json"))
 
 
 def fit(
@@ -71,15 +81,12 @@ def fit(
     check(data.labels)
     workdir = data.ctx.root / "work" / data.ctx.run_id
     workdir.mkdir(parents=True)
-    job = Job(
+    job = Job.of(
+        use_case,
         run_id=data.ctx.run_id,
         features=data.features,
         workdir=workdir,
-        task=use_case.learning_task,
-        model=use_case.network,
-        train=use_case.train,
-        fitted=data.fitted,
-        labels=data.labels,
+        preprocessor=data.preprocessor,
         seed=seed,
     )
     try:

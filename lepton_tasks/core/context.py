@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import json
 import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from lepton_tasks.core.artifacts import ArtifactRef, Fact
 from lepton_tasks.core.environment import Environment, load_environment, state_root
@@ -94,6 +96,10 @@ class RunContext:
     def open(self, ref: ArtifactRef) -> Path:
         """The checked folder of an input."""
         return self.store.open(ref)
+
+    def read_json(self, ref: ArtifactRef, name: str) -> Any:
+        """The values in a JSON file of an input."""
+        return json.loads((self.open(ref) / name).read_text())
 
     def meter(self, total: int, unit: str, *, every: float = 2.0) -> Callable[..., None]:
         """A function to call with the count done so far, and the parts left where they are known.

@@ -46,7 +46,7 @@ def evaluate(
         metrics[split] = task.metrics(outputs, rows.targets)
     metrics["baseline"] = task.baseline(rows)
     metrics["details"] = task.details(outputs, rows)
-    fitted = json.loads((ctx.open(preprocessor) / "preprocessor.json").read_text())["fitted"]
+    fitted = ctx.read_json(preprocessor, "preprocessor.json")["fitted"]
     stored = functools.partial(requests_of, use_case, ctx, splits=splits, features=data, fitted=fitted)
     own, codec = task.requests(rows), codec_of(use_case, fitted, task)
     payloads = stored(limit=replay.MOST) if own is None else own

@@ -33,7 +33,7 @@ def export(
 
     trained = read_checkpoint(ctx.open(checkpoint))
     task, judged, data = trained.task, ctx.open(evaluation), ctx.open(features)
-    fitted = json.loads((ctx.open(preprocessor) / "preprocessor.json").read_text())
+    fitted = ctx.read_json(preprocessor, "preprocessor.json")
     metrics = json.loads((judged / "metrics.json").read_text())
     rows = json.loads((data / "dataset.json").read_text())["rows"]
     input_codec, input_params = codec_spec_of(use_case, fitted["fitted"], task)

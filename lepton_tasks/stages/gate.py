@@ -43,8 +43,8 @@ def gate(
         GateError: a threshold is missed, or the champion is better by more than ``gate.max_drop``.
         ConfigError: a metric is named that the learning task does not compute.
     """
-    metrics = json.loads((ctx.open(evaluation) / "metrics.json").read_text())["test"]
-    fitted = json.loads((ctx.open(preprocessor) / "preprocessor.json").read_text())
+    metrics = ctx.read_json(evaluation, "metrics.json")["test"]
+    fitted = ctx.read_json(preprocessor, "preprocessor.json")
     task = learning_task_of(use_case, fitted["fitted"], fitted["labels"])
     metric = use_case.gate.metric or task.metric
     for name in (metric, *use_case.gate.thresholds):

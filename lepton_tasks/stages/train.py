@@ -61,16 +61,12 @@ def train(
         values = tuned_values(ctx, tuned)
         ctx.log.info("tuned: %s", json.dumps(values))
         use_case = parse_use_case(apply_overrides(use_case.model_dump(mode="json"), values), where=use_case.name)
-    fitted = json.loads((ctx.open(preprocessor) / "preprocessor.json").read_text())
-    job = Job(
+    job = Job.of(
+        use_case,
         run_id=ctx.run_id,
         features=ctx.open(features),
         workdir=_workdir(ctx),
-        task=use_case.learning_task,
-        model=use_case.network,
-        train=use_case.train,
-        fitted=fitted["fitted"],
-        labels=fitted["labels"],
+        preprocessor=ctx.read_json(preprocessor, "preprocessor.json"),
         seed=ctx.seed,
         machines=ctx.environment.training,
     )

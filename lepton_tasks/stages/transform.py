@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from lepton_tasks.core.artifacts import DatasetRef, Fact, PreprocessorRef
 from lepton_tasks.core.catalogue import FEATURES
 from lepton_tasks.core.components import takes_tables
@@ -25,7 +23,7 @@ def transform(
     from lepton_tasks.data.samples import ARRAYS, Samples, write_ids
     from lepton_tasks.data.split import SPLITS
 
-    fitted = json.loads((ctx.open(preprocessor) / "preprocessor.json").read_text())
+    fitted = ctx.read_json(preprocessor, "preprocessor.json")
     spec, labels = use_case.features, fitted["labels"]
     extractor = FEATURES.build(spec.name, spec.params, where=f"{use_case.name}.yaml: features")
     table, arrays = ctx.open(splits) / "rows.parquet", ctx.open(cleaned) / ARRAYS

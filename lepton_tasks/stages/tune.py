@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
-import os
 import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_tasks.core.artifacts import DatasetRef, EvaluationRef, PreprocessorRef
-from lepton_tasks.core.components import learning_task_of
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.store import write_json
@@ -89,31 +86,26 @@ def _search(
     use_case: UseCase, ctx: RunContext, features: DatasetRef, preprocessor: PreprocessorRef, parent: str
 ) -> Search:
     from lepton_tasks.training.job import Job
+    from lepton_tasks.training.launch import cores
     from lepton_tasks.training.tune import JobTemplate, Search
 
     settings = _settings(use_case)
-    fitted = json.loads((ctx.open(preprocessor) / "preprocessor.json").read_text())
     train = use_case.train.model_copy(update={"epochs": settings.epochs or use_case.train.epochs})
-    job = Job(
+    job = Job.of(
+        use_case.model_copy(update={"train": train}),
         run_id=ctx.run_id,
         features=ctx.open(features),
         workdir=ctx.workdir,
-        task=use_case.learning_task,
-        model=use_case.network,
-        train=train,
-        fitted=fitted["fitted"],
-        labels=fitted["labels"],
+        preprocessor=ctx.read_json(preprocessor, "preprocessor.json"),
         seed=ctx.seed,
     )
-    task = learning_task_of(use_case, fitted["fitted"], fitted["labels"])
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Search(
         folder=ctx.workdir,
         tune=settings,
         jobs=JobTemplate(job, settings.own_values(use_case)),
         seed=ctx.seed,
-        metric=settings.metric or task.metric,
-        threads=max(1, cores // settings.workers),
+        metric=settings.metric or job.learning_task().metric,
+        threads=max(1, cores() // settings.workers),
         until=None if settings.minutes is None else time.time() + 60 * settings.minutes,
         tracking_url=ctx.environment.tracking_url,
         experiment=use_case.name,
@@ -151,5 +143,5 @@ def _write_trials(study: optuna.Study, path: Path, sign: int) -> None:
 
 def tuned_values(ctx: RunContext, ref: EvaluationRef) -> dict[str, Any]:
     """The best values by dotted key of the use case."""
-    values: dict[str, Any] = json.loads((ctx.open(ref) / TUNED_FILE).read_text())["values"]
+    values: dict[str, Any] = ctx.read_json(ref, TUNED_FILE)["values"]
     return values

@@ -50,7 +50,7 @@ def verify_package(
         ("max_mismatch", limits.max_mismatch, share),
         ("max_difference", limits.max_difference, parity["example_difference"]),
     ]
-    fitted = json.loads((ctx.open(preprocessor) / "preprocessor.json").read_text())["fitted"]
+    fitted = ctx.read_json(preprocessor, "preprocessor.json")["fitted"]
     task = learning_task_of(use_case, fitted, loaded.spec.labels)
     if task.replayable:
         stored = replay.first_rows(replay.read_outputs(judged / replay.OUTPUTS_FILE), len(payloads))

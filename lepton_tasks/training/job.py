@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from lepton_tasks.core.environment import Training
 from lepton_tasks.core.protocols import LearningTask
 from lepton_tasks.core.spec import ComponentSpec
 from lepton_tasks.core.train_settings import Train
+from lepton_tasks.core.use_case import UseCase
 
 JOB_FILE = "job.json"
 
@@ -42,6 +44,42 @@ class Job(pydantic.BaseModel):
     """Seed of weights, shuffles and augmentations."""
     machines: Training = Training()
     """The machines it runs on."""
+
+    @classmethod
+    def of(
+        cls,
+        use_case: UseCase,
+        *,
+        run_id: str,
+        features: Path,
+        workdir: Path,
+        preprocessor: Mapping[str, Any],
+        seed: int,
+        machines: Training | None = None,
+    ) -> Job:
+        """The training of a use case.
+
+        Args:
+            use_case: Says what is trained and how.
+            run_id: The run that it belongs to.
+            features: Folder of the features artifact.
+            workdir: See the attribute.
+            preprocessor: Contents of ``preprocessor.json``.
+            seed: Of weights, shuffles and augmentations.
+            machines: The machines it runs on; this one if nothing is said.
+        """
+        return cls(
+            run_id=run_id,
+            features=features,
+            workdir=workdir,
+            task=use_case.learning_task,
+            model=use_case.network,
+            train=use_case.train,
+            fitted=preprocessor["fitted"],
+            labels=preprocessor["labels"],
+            seed=seed,
+            machines=machines or Training(),
+        )
 
     @property
     def file(self) -> Path:

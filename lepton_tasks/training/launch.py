@@ -38,13 +38,12 @@ def training(job: Job, *, threads: int | None = None) -> Iterator[Process]:
     write_json(job.file, job.model_dump(mode="json"))
     job.failure.unlink(missing_ok=True)
     devices = job.train.devices
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     command = [sys.executable, "-m", "lepton_tasks.training.worker", str(job.file), f"--processes={devices}"]
     environment = {**os.environ, PARENT: str(os.getpid())}
     if devices > 1 or job.machines.nodes > 1:
-        environment.setdefault("OMP_NUM_THREADS", str(threads or max(1, cores // devices)))
+        environment.setdefault("OMP_NUM_THREADS", str(threads or max(1, cores() // devices)))
     elif threads or "OMP_NUM_THREADS" not in environment:
-        command.append(f"--threads={threads or cores}")
+        command.append(f"--threads={threads or cores()}")
     # How long threads spin before they sleep while they wait for each other. GNU OpenMP's own 300,000 rounds take the
     # cores from whatever else runs (an epoch of 3 s took 80); none at all costs a third of a quiet machine's speed.
     environment.setdefault("GOMP_SPINCOUNT", "1000")
@@ -56,6 +55,11 @@ def training(job: Job, *, threads: int | None = None) -> Iterator[Process]:
             yield process
         finally:
             end(process)
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def wait(job: Job, process: Process, on_epoch: Callable[[dict[str, Any]], None]) -> dict[str, Any]:

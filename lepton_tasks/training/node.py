@@ -21,7 +21,7 @@ from pathlib import Path
 from lepton_tasks.core.environment import state_root
 from lepton_tasks.core.lifetime import PARENT
 from lepton_tasks.core.store import write_json
-from lepton_tasks.training.launch import end
+from lepton_tasks.training.launch import cores, end
 
 CALLS = "run/trainings"
 """Folder of calls in the state folder: a JSON file a training, ``{"job": <path>}``."""
@@ -72,9 +72,8 @@ def _take_part(call: Path, job: Path, address: str) -> None:
     _log.info("joining %s", call.stem)
     processes = json.loads(job.read_text())["train"]["devices"]
     command = [sys.executable, "-m", "lepton_tasks.training.worker", str(job), f"--processes={processes}"]
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     environment = {**os.environ, PARENT: str(os.getpid()), ADDRESS: address, JOINS: "1"}
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // processes)))
     process = subprocess.Popen(command, env=environment)
     try:
         while process.poll() is None and call.exists():

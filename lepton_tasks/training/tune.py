@@ -138,10 +138,9 @@ def run_trial(search: Search, number: Sequence[int]) -> str | None:
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
         return f"trial {trial.number} ended early: {_told(values)}"
     except LeptonError as error:
-        if error.retryable:
-            study.tell(trial, state=optuna.trial.TrialState.FAIL)
-            raise
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        if error.retryable:
+            raise
         return f"trial {trial.number} failed: {error} ({_told(values)})"
     study.tell(trial, value)
     return f"trial {trial.number}: {search.metric} {search.sign * value:.4f} ({_told(values)})"

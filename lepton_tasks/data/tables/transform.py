@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,7 @@ def transform_table(
     Training rows that a fitted step refuses, and rows of a class that training does not know, are left out and go to
     ``rejected.parquet``.
     """
-    fitted = json.loads((ctx.open(preprocessor) / "preprocessor.json").read_text())
+    fitted = ctx.read_json(preprocessor, "preprocessor.json")
     spec, label = use_case.features, use_case.data.label
     extractor: Any = TABLE_FEATURES.build(spec.name, spec.params, where=f"{use_case.name}.yaml: features")
     rows = open_splits(ctx, splits)
