@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lepton_tasks.core.errors import LeptonError, StageError
+from lepton_tasks.core.errors import ConfigError, LeptonError, StageError
 from lepton_tasks.core.metrics import higher_is_better
+from lepton_tasks.core.registry import did_you_mean
 from lepton_tasks.core.train_settings import Choices, Range, Tune
 from lepton_tasks.training.job import Job
 from lepton_tasks.training.launch import training, wait
@@ -166,7 +167,7 @@ def _trained(search: Search, trial: optuna.Trial, values: Mapping[str, Any]) -> 
             nonlocal best
             figures = {key: value for key, value in row.items() if key not in ("epoch", "seconds")}
             tracker.metrics(run_id, figures, row["epoch"])
-            value = search.sign * row[f"validation_{search.metric}"]
+            value = search.sign * _figure(row, search.metric)
             best = max(best, value)
             trial.report(value, row["epoch"])
             if trial.should_prune():
@@ -184,10 +185,18 @@ def _trained(search: Search, trial: optuna.Trial, values: Mapping[str, Any]) -> 
         shutil.rmtree(job.workdir, ignore_errors=True)
 
 
+def _figure(row: Mapping[str, Any], metric: str) -> float:
+    """A metric of the validation split in a row of the history; raises `ConfigError` naming those there are."""
+    prefix = "validation_"
+    if prefix + metric not in row:
+        known = [name.removeprefix(prefix) for name in row if name.startswith(prefix)]
+        raise ConfigError(f"no metric named {metric!r}.", where="tune.metric", fix=did_you_mean(metric, known))
+    return float(row[prefix + metric])
+
+
 def _suggested(trial: optuna.Trial, key: str, space: Range | Choices) -> Any:
     if isinstance(space, Choices):
-        chosen = trial.suggest_categorical(key, [_category(choice) for choice in space.choices])
-        return next(choice for choice in space.choices if _category(choice) == chosen)
+        return _choice(space, trial.suggest_categorical(key, [_category(choice) for choice in space.choices]))
     if space.whole:
         return trial.suggest_int(key, int(space.low), int(space.high), step=int(space.step or 1), log=space.log)
     return trial.suggest_float(key, space.low, space.high, step=space.step, log=space.log)
@@ -196,6 +205,11 @@ def _suggested(trial: optuna.Trial, key: str, space: Range | Choices) -> Any:
 def _category(value: Any) -> Any:
     """A value as Optuna's categories can be: plain, or JSON."""
     return value if isinstance(value, bool | int | float | str) else json.dumps(value, sort_keys=True)
+
+
+def _choice(space: Choices, category: Any) -> Any:
+    """The choice that a category stands for."""
+    return next(choice for choice in space.choices if _category(choice) == category)
 
 
 def _told(values: Mapping[str, Any]) -> str:
@@ -216,13 +230,10 @@ def winner(study: optuna.Study, search: Search) -> dict[str, Any]:
         raise StageError(
             "no trial came to its end.", where="tune", fix="See the log for why; the ranges may be too wide."
         )
-    best = max(complete, key=lambda trial: trial.value or -float("inf"))
-    spaces = search.tune.space
+    best = study.best_trial
     values = {
-        key: next(c for c in space.choices if _category(c) == best.params[key])
-        if isinstance(space, Choices)
-        else best.params[key]
-        for key, space in spaces.items()
+        key: _choice(space, best.params[key]) if isinstance(space, Choices) else best.params[key]
+        for key, space in search.tune.space.items()
     }
     own = next((trial for trial in complete if trial.number == 0), None)
     return {

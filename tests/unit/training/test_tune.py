@@ -2,8 +2,8 @@ import pytest
 from optuna.trial import TrialState
 from tiny_training import job, use_case
 
-from lepton_tasks.core.errors import StageError
-from lepton_tasks.training.tune import JobTemplate, Search, plots, prepare, winner
+from lepton_tasks.core.errors import ConfigError, StageError
+from lepton_tasks.training.tune import JobTemplate, Search, _figure, plots, prepare, winner
 
 
 @pytest.fixture
@@ -47,6 +47,24 @@ def test_values_go_into_the_job_and_the_best_is_the_smallest_loss(search, tmp_pa
     assert best["values"] == {"train.batch_size": 32, "train.schedule": "step"}
     assert (best["value"], best["trial"], best["complete"]) == (0.2, 1, 3)
     assert {path.name for path in plots(study, tmp_path, "loss")} >= {"tuning_history.png", "tuning_parallel.png"}
+
+
+def test_a_figure_of_zero_is_a_figure(search):
+    study = search.study()
+    for size, loss in ((8, 0.4), (32, 0.0)):
+        study.enqueue_trial({"train.batch_size": size, "train.schedule": "step"})
+        trial = study.ask()
+        trial.suggest_int("train.batch_size", 8, 64, log=True)
+        trial.suggest_categorical("train.schedule", ["cosine", "step"])
+        study.tell(trial, search.sign * loss)
+    assert winner(study, search)["values"]["train.batch_size"] == 32
+
+
+def test_a_metric_that_does_not_exist_is_named():
+    row = {"epoch": 0, "validation_accuracy": 0.5, "validation_loss": 0.7}
+    assert _figure(row, "loss") == 0.7
+    with pytest.raises(ConfigError, match=r"tune.metric: no metric named 'acuracy'. Did you mean 'accuracy'\?"):
+        _figure(row, "acuracy")
 
 
 def test_a_search_in_which_nothing_ended_is_an_error(search):
