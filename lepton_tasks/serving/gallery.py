@@ -116,7 +116,10 @@ def gallery_router(table: ModelTable, telemetry: Telemetry, limits: Limits, home
     guarded = [Depends(token_check(token))]
 
     async def asked(request: Request, name: str, call: Call) -> tuple[Live, np.ndarray]:
-        """What answers, and the embedding of the one sample that was sent."""
+        """The champion, whoever else answers predictions, and the embedding of the one sample that was sent.
+
+        Embeddings of two versions cannot be compared: a canary here would compute those of all enrolled anew and anew.
+        """
         call.live = _with_embeddings(table, name)
         samples = await read_samples(request, limits, call.live.package.codec)
         if len(samples) != 1:
@@ -153,7 +156,7 @@ def gallery_router(table: ModelTable, telemetry: Telemetry, limits: Limits, home
             limit = _limit(live, threshold)
             (row,) = ranked(embedding, {id: known[id]})
             reply = {"model": name, "version": live.release.version, **row, "threshold": limit}
-            return json_reply({**reply, "same": row["similarity"] >= limit})
+            return json_reply({**reply, "same": row["similarity"] >= limit}, version=live.release.version)
 
     @router.post("/identify", openapi_extra=predict_body())
     async def identify(
@@ -166,7 +169,7 @@ def gallery_router(table: ModelTable, telemetry: Telemetry, limits: Limits, home
             limit = _limit(live, threshold)
             best = rows[0]["id"] if rows and rows[0]["similarity"] >= limit else None
             reply = {"model": name, "version": live.release.version, "id": best, "threshold": limit}
-            return json_reply({**reply, "candidates": rows})
+            return json_reply({**reply, "candidates": rows}, version=live.release.version)
 
     @router.get("/gallery", dependencies=guarded)
     async def known(name: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from lepton_tasks.core.errors import DataError
 from lepton_tasks.serving.package import Package, TensorSpec
 from lepton_tasks.serving.payload import Limits, read_body
 from lepton_tasks.serving.predict import json_reply
-from lepton_tasks.serving.routing import ModelTable
+from lepton_tasks.serving.routing import KEY_HEADER, VERSION_HEADER, ModelTable
 from lepton_tasks.serving.schema import ERRORS, infer_body
 from lepton_tasks.serving.telemetry import Telemetry
 
@@ -202,12 +202,14 @@ def oip_router(table: ModelTable, telemetry: Telemetry, limits: Limits) -> APIRo
     async def infer(name: str, request: Request, version: str | None = None) -> Response:
         """Outputs of the network for a batch of tensors."""
         with telemetry.watch(name, "v2", probe=request.headers.get("lepton-probe", "")[:32]) as call:
-            call.live = table.get(name, version)
+            key = request.headers.get(KEY_HEADER)
+            call.live = table.route(name, key=key, version=version)
             body = await read_body(request, limits)
-            live = call.live = table.get(name, version)  # another version may have taken over meanwhile
+            live = call.live = table.route(name, key=key, version=version)  # another may have taken over
             job = InferJob(body, model=name, version=live.release.version, limits=limits)
             answer: bytes = await live.batcher.submit(job)
             call.samples = [{"rows": job.rows, "bytes": len(body)}]
-            return Response(answer, media_type="application/json")
+            headers = {VERSION_HEADER: live.release.version}
+            return Response(answer, headers=headers, media_type="application/json")
 
     return router

@@ -13,15 +13,16 @@ from starlette.responses import Response
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.serving.batching import SampleJob
 from lepton_tasks.serving.payload import Limits, read_samples
-from lepton_tasks.serving.routing import ModelTable
+from lepton_tasks.serving.routing import KEY_HEADER, VERSION_HEADER, ModelTable
 from lepton_tasks.serving.schema import ERRORS, ModelList, PredictReply, predict_body
 from lepton_tasks.serving.telemetry import Telemetry
 
 
-def json_reply(value: Any, status: int = 200) -> Response:
-    """A JSON response; numbers of NumPy are understood."""
+def json_reply(value: Any, status: int = 200, *, version: str | None = None) -> Response:
+    """A JSON response; numbers of NumPy are understood. `version` is the model version that answered."""
     body = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
-    return Response(body, status, media_type="application/json")
+    headers = {VERSION_HEADER: version} if version is not None else None
+    return Response(body, status, headers, media_type="application/json")
 
 
 def predict_router(table: ModelTable, telemetry: Telemetry, limits: Limits) -> APIRouter:
@@ -43,10 +44,11 @@ def predict_router(table: ModelTable, telemetry: Telemetry, limits: Limits) -> A
     async def predict(name: str, request: Request) -> Response:
         """Answer one sample (a file field, the raw body, or JSON), or several (``{"instances": [...]}``)."""
         with telemetry.watch(name, "v1", probe=request.headers.get("lepton-probe", "")[:32]) as call:
-            call.live = table.get(name)
+            key = request.headers.get(KEY_HEADER)
+            call.live = table.route(name, key=key)
             jobs = [SampleJob(payload) for payload in await read_samples(request, limits, call.live.package.codec)]
             # Read again: while the body came in, another version may have taken over, and the old one takes no more.
-            live = call.live = table.get(name)
+            live = call.live = table.route(name, key=key)
             answers = await asyncio.gather(*(live.batcher.submit(job) for job in jobs), return_exceptions=True)
             call.samples = [_sample(job, answer) for job, answer in zip(jobs, answers, strict=True)]
             for i, answer in enumerate(answers):
@@ -54,7 +56,8 @@ def predict_router(table: ModelTable, telemetry: Telemetry, limits: Limits) -> A
                     raise DataError(answer.what, where=f"instances[{i}]", fix=answer.fix) from answer
                 if isinstance(answer, BaseException):
                     raise answer
-            return json_reply({"model": name, "version": live.release.version, "predictions": answers})
+            version = live.release.version
+            return json_reply({"model": name, "version": version, "predictions": answers}, version=version)
 
     return router
 

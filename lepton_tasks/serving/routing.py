@@ -26,6 +26,8 @@ from lepton_tasks.serving.package import Package, load_package
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _STATE_FILE = "deployed.json"
+KEY_HEADER = "lepton-key"  # requests of one key are answered by one version as long as the split stays
+VERSION_HEADER = "lepton-version"  # in every reply: the version that answered
 _RECORD_FILE = "deployments.jsonl"
 
 _log = logging.getLogger("lepton.serving")
@@ -114,6 +116,20 @@ class ModelTable:
                 f"{name!r} has no version {version!r} here.", fix=f"Version {live.release.version} is served."
             )
         return live
+
+    def route(self, name: str, *, key: str | None = None, version: str | None = None) -> Live:
+        """What answers this request: the hot path's one question.
+
+        Args:
+            name: The model.
+            key: Text of the header ``lepton-key``: equal keys meet the same version; without one, chance decides.
+            version: The version asked for, if the request names one.
+
+        Raises:
+            UnavailableError: it is known, but not loaded.
+            UnknownModelError: nothing is served under the name, or not this version.
+        """
+        return self.get(name, version)
 
     async def restore(self) -> None:
         """Load what was deployed when the server last ran; one that cannot be loaded stops no other."""

@@ -53,7 +53,7 @@ def test_a_picture_is_answered_however_it_is_sent(client, request_):
     reply = client.post(PREDICT, **request_)
     assert reply.status_code == 200
     assert reply.json()["model"] == "tiny"
-    assert reply.json()["version"] == "7"
+    assert reply.json()["version"] == reply.headers["lepton-version"] == "7"
     (answer,) = reply.json()["predictions"]
     assert answer["label"] == "dark"
     assert answer["probabilities"] == pytest.approx(expected(100)["probabilities"], abs=1e-6)
