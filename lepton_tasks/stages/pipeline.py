@@ -195,6 +195,7 @@ STAGES: tuple[Stage, ...] = (
             "lepton_tasks.serving.package",
             "lepton_tasks.training.card",
             "lepton_tasks.training.checkpoint",
+            "lepton_tasks.training.energy",
             "lepton_tasks.training.export",
         ),
     ),

@@ -22,7 +22,8 @@ from lepton_tasks.data.cluster.client import reports_of
 from lepton_tasks.stages.register import git_commit
 from lepton_tasks.stages.tune import tuned_values
 from lepton_tasks.training.checkpoint import HISTORY_FILE, write_checkpoint, write_history
-from lepton_tasks.training.curves import plot_curves
+from lepton_tasks.training.curves import plot_curves, plot_rates
+from lepton_tasks.training.energy import energies
 from lepton_tasks.training.job import JOB_FILE, Job
 from lepton_tasks.training.launch import training, wait
 from lepton_tasks.training.node import called
@@ -82,7 +83,10 @@ def train(
         outcome = wait(job, process, lambda row: _epoch_ended(row, job, ctx, record))
         history = job.rows()
         record.files(plot_curves(job.workdir / "curves.png", history, outcome["best_epoch"]), "plots")
+        rates = json.loads(job.rates.read_text())
+        record.files(plot_rates(job.workdir / "learning_rate.png", rates), "plots")
         record.files(write_history(job.workdir / HISTORY_FILE, history), "plots")
+        record.files(job.summary)
     draft = ctx.draft()
     write_checkpoint(draft.path, job, outcome)
     facts = {
@@ -90,6 +94,7 @@ def train(
         "best_epoch": outcome["best_epoch"],
         "parameters": outcome["parameters"],
         "seconds": round(outcome["seconds"], 3),
+        **energies(outcome),
         **{name: value for name, value in history[outcome["best_epoch"]].items() if name.startswith("validation_")},
         "metric": catalogue.LEARNING_TASKS.load(job.task.name).metric,
         "mlflow_run_id": record.run_id,

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lepton_tasks.core.use_case import UseCase
+from lepton_tasks.training.energy import ESTIMATED, MEASURED, WATTS_PER_CORE, energies
 
 _KEPT = {
     "best": "The best epoch was chosen on the validation split.",
@@ -55,12 +56,25 @@ def model_card(
         "## Training",
         f"`{model['name']}` {_inline(model['params'])} with {checkpoint['parameters']:,} parameters; "
         f"the {train['keep']} of {checkpoint['epochs']} epochs (epoch {checkpoint['best_epoch']}, counted from 0); "
-        f"{checkpoint['seconds']:.0f} s; seed {checkpoint['seed']}.",
+        f"{checkpoint['seconds']:.0f} s; seed {checkpoint['seed']}. {_energy(checkpoint)}"
+        "Its MLflow run holds the table of layers and a plot of the learning rate.",
         _table(("setting", "value"), [(f"`{key}`", f"`{_plain(value)}`") for key, value in train.items()]),
         "## Limits",
         "\n".join(f"- {line}" for line in _limits(rows, metrics["details"], checkpoint["labels"], interval)),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _energy(checkpoint: Mapping[str, Any]) -> str:
+    """What training took, and how that is known; empty for a training that did not count it."""
+    told = {
+        MEASURED: "the hardware's counters",
+        ESTIMATED: f"an estimate, for which a busy core takes {WATTS_PER_CORE} W",
+    }
+    return "".join(
+        f"Training took {value:.3g} Wh ({told.get(name, f'{name}, without the GPU')}). "
+        for name, value in energies(checkpoint).items()
+    )
 
 
 def _limits(

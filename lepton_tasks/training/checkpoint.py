@@ -66,8 +66,9 @@ def spec_of(job: Job, outcome: dict[str, Any]) -> dict[str, Any]:
 
 def write_history(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
     """The history as CSV, one row an epoch."""
+    names = dict.fromkeys(name for row in rows for name in row)  # one that went on elsewhere may measure otherwise
     with path.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
+        writer = csv.DictWriter(stream, fieldnames=list(names))
         writer.writeheader()
         writer.writerows(rows)
     return path

@@ -21,8 +21,12 @@ from lepton_tasks.core.store import write_json
 from lepton_tasks.models.inference import predict
 from lepton_tasks.training.average import AveragedWeights
 from lepton_tasks.training.batches import Batches
+from lepton_tasks.training.energy import Meter, energies
 from lepton_tasks.training.job import Job
 from lepton_tasks.training.module import TrainingModule
+
+_RATES = 1_000
+"""About how many learning rates of a training are kept to be drawn."""
 
 
 class Course(pl.Callback):
@@ -55,6 +59,10 @@ class Course(pl.Callback):
         self._loss_sum = torch.tensor(state["loss_sum"] if state else none, dtype=torch.float64)
         self._loss_steps: int = state["loss_steps"] if state else 0
         self._seconds_before: float = state["seconds"] if state else 0.0
+        self._watt_hours: float = state["watt_hours"] if state else 0.0
+        self.rates: list[list[float]] = state["rates"] if state else []
+        """Every so often: the epoch, with its fraction, and the learning rate of each optimiser in the next step."""
+        self._rate_steps = -(-batches.steps * job.train.epochs // _RATES)
         self._timed_steps = self._unsaved = 0
         self._average: AveragedWeights | None = None
         self.told_to_stop = False
@@ -71,7 +79,8 @@ class Course(pl.Callback):
 
     def outcome(self) -> dict[str, Any]:
         """Facts of the finished training."""
-        return {"epochs": self.epochs, "best_epoch": self.best_epoch, "seconds": self.history[-1]["seconds"]}
+        last = self.history[-1]
+        return {"epochs": self.epochs, "best_epoch": self.best_epoch, "seconds": last["seconds"], **energies(last)}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take up the state of the earlier attempt."""
@@ -94,7 +103,16 @@ class Course(pl.Callback):
                 self._average.load_state_dict(self._state["average"])
             self._state = None
         self._loss_sum = self._loss_sum.to(self.module.device)
+        self._meter = Meter(self.module.device, local_rank=trainer.local_rank)
         self._began = self._epoch_began = time.monotonic()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Note the learning rate every so often."""
+        if self.module.step_done % self._rate_steps == 0:
+            now = [optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers]
+            self.rates.append([self.module.step_done / self.batches.steps, *now])
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -137,6 +155,8 @@ class Course(pl.Callback):
         # After a resume the first part of the sum is rank 0's on all ranks; nothing is learned from this figure.
         train_loss, *parts = trainer.strategy.reduce(self._loss_sum / self._loss_steps, reduce_op="mean").tolist()
         self._check_finite(train_loss)
+        energy = torch.tensor(self._meter.take(), dtype=torch.float64, device=self.module.device)
+        self._watt_hours += float(trainer.strategy.reduce(energy, reduce_op="sum"))
         row = {
             "epoch": self.epochs,
             "train_loss": train_loss,
@@ -144,6 +164,7 @@ class Course(pl.Callback):
             **{f"validation_{name}": value for name, value in self._validate(trainer).items()},
             "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
             "samples_per_second": rate,
+            self._meter.name: self._watt_hours,
             "seconds": self._seconds(),
         }
         self.history.append(row)
@@ -208,6 +229,9 @@ class Course(pl.Callback):
                 "loss_sum": self._loss_sum.tolist(),
                 "loss_steps": self._loss_steps,
                 "seconds": self._seconds(),
+                # Since the last epoch, rank 0's alone: to ask the others takes all of them at the same step.
+                "watt_hours": self._watt_hours + self._meter.spent(),
+                "rates": self.rates,
             },
             self.job.resume,
         )

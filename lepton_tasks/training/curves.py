@@ -1,4 +1,4 @@
-"""The picture of a training."""
+"""The pictures of a training."""
 
 from __future__ import annotations
 
@@ -21,6 +21,30 @@ def plot_curves(path: Path, history: Sequence[dict[str, Any]], best_epoch: int) 
         axes.axvline(best_epoch, color="grey", linestyle=":", label=f"kept epoch ({best_epoch})")
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path, dpi=110)
+    return path
+
+
+def plot_rates(path: Path, rates: Sequence[Sequence[float]]) -> Path:
+    """Draw the learning rate over epochs, one line an optimiser, into the PNG file `path`.
+
+    Args:
+        path: The file.
+        rates: `Course.rates`.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axes = figure.subplots()
+    epochs, *optimizers = zip(*rates, strict=True)
+    for number, values in enumerate(optimizers):
+        axes.plot(epochs, values, label=f"optimiser {number}")
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("learning rate")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    if len(optimizers) > 1:
         axes.legend()
     figure.savefig(path, dpi=110)
     return path

@@ -18,6 +18,7 @@ from lepton_tasks.training.batches import Batches
 from lepton_tasks.training.course import Course, save_whole
 from lepton_tasks.training.job import Job
 from lepton_tasks.training.module import TrainingModule
+from lepton_tasks.training.summary import summary
 
 _PRECISION: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "32": "32-true",
@@ -59,6 +60,8 @@ def fit(job: Job) -> None:
         class_weights=torch.from_numpy(weights) if weights is not None and not sampled else None,
     )
     course = Course(job, module, batches, state=state)
+    if rank == 0:
+        job.summary.write_text(summary(module.network, module.validation))
     if not course.done:
         try:
             _trainer(job, course, ranks).fit(module, batches)
@@ -68,6 +71,7 @@ def fit(job: Job) -> None:
             raise
     if rank == 0:
         _calibrate(job, module, rows)
+        write_json(job.rates, course.rates)
         write_json(job.outcome, {**course.outcome(), "parameters": sum(p.numel() for p in module.network.parameters())})
 
 

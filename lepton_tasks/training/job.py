@@ -101,6 +101,16 @@ class Job(pydantic.BaseModel):
         """One row an epoch, as a JSON list."""
         return self.workdir / "history.json"
 
+    @property
+    def rates(self) -> Path:
+        """The learning rate along the steps, as `Course.rates` has it; there is none before the end."""
+        return self.workdir / "learning_rate.json"
+
+    @property
+    def summary(self) -> Path:
+        """The layers of the network, as text."""
+        return self.workdir / "model_summary.txt"
+
     def epoch_plot(self, epoch: int) -> Path:
         """The picture that was drawn after an epoch, if one was."""
         return self.workdir / f"epoch_{epoch:04d}.png"

@@ -99,7 +99,8 @@ def test_a_training_outlives_mlflow_and_is_not_repeated_when_it_is_back(ctx, ref
     assert Tracker.ended == ["FINISHED"]
     docs = {f"quality/{what}/docs" for what in ("raw", "cleaned", "features")}
     sent = {"use_case.yaml", *docs, "cleaning/report.json"}
-    assert sent | {"plots/curves.png", "plots/history.csv"} == set(Tracker.files_sent)
+    made = {"plots/curves.png", "plots/history.csv", "plots/learning_rate.png", "model_summary.txt"}
+    assert sent | made == set(Tracker.files_sent)
     assert not workdir.exists()
 
     assert read_checkpoint(folder).network.training is False
@@ -109,3 +110,5 @@ def test_a_training_outlives_mlflow_and_is_not_repeated_when_it_is_back(ctx, ref
     assert len(rows) == ref.facts["epochs"] == 2
     assert float(rows[spec["best_epoch"]]["validation_accuracy"]) == ref.facts["validation_accuracy"]
     assert ref.facts["mlflow_run_id"] == "a-run"
+    (energy,) = (name for name in rows[0] if name.endswith("_wh"))
+    assert 0 < float(rows[0][energy]) < float(rows[1][energy]) == ref.facts[energy] == spec[energy]
