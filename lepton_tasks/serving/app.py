@@ -17,12 +17,12 @@ from starlette.responses import HTMLResponse, Response
 
 from lepton_tasks.core.errors import LeptonError
 from lepton_tasks.serving.admin import admin_router, admin_token
-from lepton_tasks.serving.errors import status_of
+from lepton_tasks.serving.answering import Answerer, error_reply
 from lepton_tasks.serving.gallery import gallery_router
 from lepton_tasks.serving.oip import oip_router
 from lepton_tasks.serving.page import PAGE
 from lepton_tasks.serving.payload import Limits
-from lepton_tasks.serving.predict import json_reply, predict_router
+from lepton_tasks.serving.predict import as_response, json_reply, predict_router
 from lepton_tasks.serving.request_log import REQUESTS_FOLDER, RequestLog
 from lepton_tasks.serving.routing import ModelTable
 from lepton_tasks.serving.telemetry import Telemetry
@@ -42,7 +42,8 @@ def create_app(home: Path, *, limits: Limits | None = None, workers: int | None 
     limits = limits or Limits()
     log = RequestLog(home / REQUESTS_FOLDER, values=values)
     telemetry = Telemetry(log)
-    table = ModelTable(home, workers=workers)
+    table = ModelTable(home, workers=workers, observer=telemetry.observer)
+    answerer = Answerer(table, telemetry, limits)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -64,8 +65,8 @@ def create_app(home: Path, *, limits: Limits | None = None, workers: int | None 
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.include_router(predict_router(table, telemetry, limits))
-    app.include_router(oip_router(table, telemetry, limits))
+    app.include_router(predict_router(table, answerer))
+    app.include_router(oip_router(table, answerer))
     app.include_router(admin_router(table, telemetry, admin_token(home)))
     app.include_router(gallery_router(table, telemetry, limits, home, admin_token(home)))
 
@@ -79,20 +80,13 @@ def create_app(home: Path, *, limits: Limits | None = None, workers: int | None 
         return HTMLResponse(PAGE)
 
     _answer_errors_as_json(app)
+    app.state.answerer = answerer
     return app
 
 
 def _answer_errors_as_json(app: FastAPI) -> None:
     async def known(_: Request, error: Exception) -> Response:
-        status = status_of(error)
-        reply = json_reply({"error": error.detail if isinstance(error, HTTPException) else str(error)}, status)
-        if status == 401:
-            reply.headers["WWW-Authenticate"] = "Bearer"
-        if status == 503:
-            reply.headers["Retry-After"] = "1"
-        if isinstance(error, HTTPException) and error.headers:
-            reply.headers.update(error.headers)
-        return reply
+        return as_response(error_reply(error))
 
     async def invalid(_: Request, error: Exception) -> Response:
         faults = error.errors() if isinstance(error, RequestValidationError) else []
@@ -101,7 +95,7 @@ def _answer_errors_as_json(app: FastAPI) -> None:
 
     async def unforeseen(request: Request, error: Exception) -> Response:
         _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return json_reply({"error": "the server failed; its log says why."}, 500)
+        return as_response(error_reply(error))
 
     app.add_exception_handler(LeptonError, known)
     app.add_exception_handler(HTTPException, known)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import dataclasses
+import math
 import queue
 import threading
 import time
@@ -12,26 +13,56 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lepton_tasks.codecs.observing import observed
-from lepton_tasks.core.errors import DataError, UnavailableError
+from lepton_tasks.core.errors import UnavailableError
+from lepton_tasks.serving.errors import DeadlineError
 from lepton_tasks.serving.package import Package
 
 _BATCH_SIZES = (2, 4, 8, 16, 32)
+_LONGEST_WAIT_SECONDS = 0.5  # what more would wait for is refused at once
+_LEAST_BACKLOG, _MOST_BACKLOG = 64, 4096  # jobs
 
-_log = logging.getLogger("lepton.serving.batching")
+Outputs = Mapping[str, np.ndarray]
 
 
 class Job(Protocol):
     """One request's share of a batch; both methods run in a worker thread."""
 
-    def decode(self, package: Package) -> np.ndarray:
-        """The request's samples, first axis the batch; raises `DataError` if they cannot be read."""
+    def decode(self, package: Package) -> Sequence[np.ndarray]:
+        """The request's samples: arrays whose first axis is the batch; raises `DataError` if they cannot be read."""
 
-    def answer(self, package: Package, outputs: Mapping[str, np.ndarray]) -> Any:
-        """The reply, from this job's rows of the outputs."""
+    def answer(self, package: Package, outputs: Sequence[Outputs]) -> Any:
+        """The reply, from the outputs for each of the arrays."""
 
 
-_Entry = tuple[Job, "asyncio.Future[Any]"]
+@dataclasses.dataclass(slots=True)
+class Ticket:
+    """A job in the queue.
+
+    Attributes:
+        job: The job.
+        done: Called in the event loop with its answer, or with the exception it met.
+        deadline: Time (`time.perf_counter`) after which nobody waits for the answer.
+        queued: When it was queued.
+        taken: When a worker took it; 0 before.
+        cancelled: Set once nobody wants the answer; a worker then passes over it.
+    """
+
+    job: Job
+    done: Callable[[Any], None]
+    deadline: float
+    queued: float
+    taken: float = 0.0
+    cancelled: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Timings:
+    """How long the stages of a batch took, in seconds."""
+
+    jobs: int
+    decode: float
+    run: float
+    encode: float
 
 
 class Batcher:
@@ -39,26 +70,57 @@ class Batcher:
 
     Args:
         package: What answers.
-        max_batch: Most samples of one inference (a single larger job still runs whole).
+        max_batch: Most jobs of one inference.
         workers: Threads.
-        backlog: Jobs that may wait; beyond it a submission is refused with `UnavailableError`.
+        rate: Samples a second that it was seen to answer; how many jobs may wait follows from it.
+        backlog: Jobs that may wait, instead; beyond it a submission is refused with `UnavailableError`.
+        observe: Told of every batch, in the event loop.
     """
 
-    def __init__(self, package: Package, *, max_batch: int, workers: int, backlog: int = 2048) -> None:
+    def __init__(
+        self,
+        package: Package,
+        *,
+        max_batch: int,
+        workers: int,
+        rate: float = math.inf,
+        backlog: int | None = None,
+        observe: Callable[[Timings], None] | None = None,
+    ) -> None:
         self.package, self.max_batch = package, max_batch
-        self._backlog = backlog
+        fitting = int(min(_MOST_BACKLOG, max(_LEAST_BACKLOG, rate * workers * _LONGEST_WAIT_SECONDS)))
+        self.backlog = fitting if backlog is None else backlog
+        self._observe = observe
         self._loop = asyncio.get_running_loop()
-        self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
         self._threads = [threading.Thread(target=self._work, name=f"infer-{i}", daemon=True) for i in range(workers)]
         for thread in self._threads:
             thread.start()
 
-    def submit(self, job: Job) -> asyncio.Future[Any]:
+    def depth(self) -> int:
+        """How many jobs wait."""
+        return self._queue.qsize()
+
+    def submit(self, job: Job, done: Callable[[Any], None], *, seconds: float = math.inf) -> Ticket:
+        """Queue a job; `done` is called in the event loop with its answer or its error.
+
+        Args:
+            job: The job.
+            done: What is told.
+            seconds: After them the job is not begun any more, and gets a `DeadlineError`.
+        """
+        if self._queue.qsize() >= self.backlog:
+            raise UnavailableError(f"{self.backlog} requests are waiting already.", fix="Send fewer at a time.")
+        now = time.perf_counter()
+        ticket = Ticket(job, done, now + seconds, now)
+        self._queue.put(ticket)
+        return ticket
+
+    def ask(self, job: Job) -> asyncio.Future[Any]:
         """Queue a job; the future holds its answer or its error."""
-        if self._queue.qsize() >= self._backlog:
-            raise UnavailableError(f"{self._backlog} requests are waiting already.", fix="Send fewer at a time.")
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._queue.put((job, future))
+        ticket = self.submit(job, lambda answer: _resolve(future, answer))
+        future.add_done_callback(lambda done: setattr(ticket, "cancelled", done.cancelled()))
         return future
 
     def close(self) -> None:
@@ -76,42 +138,71 @@ class Batcher:
         while more:
             batch, more = self._take()
             if batch:
-                answers = answer_all(self.package, [job for job, _ in batch])
-                self._loop.call_soon_threadsafe(_settle, [future for _, future in batch], answers)
+                answers, timings = answer_all(self.package, [ticket.job for ticket in batch])
+                self._loop.call_soon_threadsafe(self._settle, batch, answers, timings)
 
-    def _take(self) -> tuple[list[_Entry], bool]:
+    def _take(self) -> tuple[list[Ticket], bool]:
         """All that is queued up to the batch size, waiting for the first; False after the end mark."""
-        batch: list[_Entry] = []
-        entry = self._queue.get()
-        while entry is not None:
-            batch.append(entry)
+        batch: list[Ticket] = []
+        ticket = self._queue.get()
+        while ticket is not None:
+            now = ticket.taken = time.perf_counter()
+            if ticket.deadline < now:
+                late = DeadlineError("the answer would have come too late, so it was not computed.")
+                self._loop.call_soon_threadsafe(self._settle, [ticket], [late], None)
+            elif not ticket.cancelled:
+                batch.append(ticket)
             if len(batch) >= self.max_batch:
                 return batch, True
             try:
-                entry = self._queue.get_nowait()
+                ticket = self._queue.get_nowait()
             except queue.Empty:
                 return batch, True
         return batch, False
 
+    def _settle(self, batch: Sequence[Ticket], answers: Sequence[Any], timings: Timings | None) -> None:
+        for ticket, answer in zip(batch, answers, strict=True):
+            if not ticket.cancelled:
+                ticket.done(answer)
+        if timings is not None and self._observe is not None:
+            self._observe(timings)
 
-def answer_all(package: Package, jobs: Sequence[Job]) -> list[Any]:
+
+def answer_all(package: Package, jobs: Sequence[Job]) -> tuple[list[Any], Timings]:
     """Each job's answer, or the exception it met; a job that cannot be decoded does not touch the others."""
+    began = time.perf_counter()
     answers: list[Any] = [_attempt(job.decode, package) for job in jobs]
-    groups: dict[tuple[Any, ...], list[int]] = {}  # samples of free size can only be joined with their like
-    for i, samples in enumerate(answers):
-        if isinstance(samples, np.ndarray):
-            groups.setdefault((samples.dtype, samples.shape[1:]), []).append(i)
+    groups: dict[tuple[Any, ...], list[tuple[int, int]]] = {}  # samples of free size can only join their like
+    for i, arrays in enumerate(answers):
+        if not isinstance(arrays, Exception):
+            for j, samples in enumerate(arrays):
+                groups.setdefault((samples.dtype, samples.shape[1:]), []).append((i, j))
+    decoded = time.perf_counter()
+    parts: dict[tuple[int, int], Any] = {}
     for members in groups.values():
-        batch = [answers[i] for i in members]
-        outputs = _attempt(package.run, np.concatenate(batch) if len(batch) > 1 else batch[0])
-        start = 0
-        for i, samples in zip(members, batch, strict=True):
-            rows = slice(start, start := start + len(samples))
-            if isinstance(outputs, Exception):
-                answers[i] = outputs
-            else:
-                answers[i] = _attempt(jobs[i].answer, package, {name: value[rows] for name, value in outputs.items()})
-    return answers
+        parts |= _run(package, answers, members)
+    ran = time.perf_counter()
+    for i, arrays in enumerate(answers):
+        if not isinstance(arrays, Exception):
+            outputs = [parts[i, j] for j in range(len(arrays))]
+            failed = next((part for part in outputs if isinstance(part, Exception)), None)
+            answers[i] = failed or _attempt(jobs[i].answer, package, outputs)
+    return answers, Timings(len(jobs), decoded - began, ran - decoded, time.perf_counter() - ran)
+
+
+def _run(
+    package: Package, arrays: Sequence[Sequence[np.ndarray]], members: Sequence[tuple[int, int]]
+) -> dict[tuple[int, int], Any]:
+    """The outputs for some of the jobs' arrays, which go as one batch; or the exception that met it."""
+    batch = [arrays[i][j] for i, j in members]
+    outputs = _attempt(package.run, np.concatenate(batch) if len(batch) > 1 else batch[0])
+    if isinstance(outputs, Exception) or len(batch) == 1:
+        return dict.fromkeys(members, outputs)
+    parts, start = {}, 0
+    for member, samples in zip(members, batch, strict=True):
+        rows = slice(start, start := start + len(samples))
+        parts[member] = {name: value[rows] for name, value in outputs.items()}
+    return parts
 
 
 def _attempt(call: Callable[..., Any], *arguments: Any) -> Any:
@@ -122,18 +213,17 @@ def _attempt(call: Callable[..., Any], *arguments: Any) -> Any:
         return error
 
 
-def _settle(futures: Sequence[asyncio.Future[Any]], answers: Sequence[Any]) -> None:
-    for future, answer in zip(futures, answers, strict=True):
-        if future.done():  # the client went away
-            continue
-        if isinstance(answer, Exception):
-            future.set_exception(answer)
-        else:
-            future.set_result(answer)
+def _resolve(future: asyncio.Future[Any], answer: Any) -> None:
+    if future.done():  # the client went away
+        return
+    if isinstance(answer, Exception):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)
 
 
-def best_batch(package: Package, sample: np.ndarray, *, gain: float = 1.15) -> int:
-    """The batch size to serve this package with, by measurement; also warms it up.
+def best_batch(package: Package, sample: np.ndarray, *, gain: float = 1.15) -> tuple[int, float]:
+    """The batch size to serve this package with, by measurement, and the samples a second it gives; also warms it up.
 
     A small CNN gains nothing from batches on a CPU, an embedding ninefold. A larger size is taken as long as it answers
     `gain` times as many samples a second as the best smaller one.
@@ -149,7 +239,7 @@ def best_batch(package: Package, sample: np.ndarray, *, gain: float = 1.15) -> i
         if faster < rate * gain:
             break
         best, rate = size, faster
-    return best
+    return best, rate
 
 
 def _rate(package: Package, sample: np.ndarray, size: int) -> float:
@@ -161,40 +251,4 @@ def _rate(package: Package, sample: np.ndarray, size: int) -> float:
         started = time.perf_counter()
         package.run(batch)
         seconds.append(time.perf_counter() - started)
-    return size / min(seconds)
-
-
-class SampleJob:
-    """One encoded sample of a predict request, e.g. a picture file.
-
-    Attributes:
-        mean: Mean of the decoded values, set when it was decoded.
-        std: Their standard deviation.
-        values: What its codec tells of it, by name.
-    """
-
-    def __init__(self, payload: bytes) -> None:
-        self.payload = payload
-        self.mean: float | None = None
-        self.std: float | None = None
-        self.values: dict[str, Any] | None = None
-
-    def decode(self, package: Package) -> np.ndarray:
-        """The sample with a batch axis of one."""
-        if not self.payload:
-            raise DataError("the sample is empty.", fix="Send the bytes of a file.")
-        sample = package.codec.decode(self.payload)
-        self.mean, self.std = float(sample.mean()), float(sample.std())
-        try:
-            self.values = observed(package.codec, self.payload, sample)
-        except Exception:  # noqa: BLE001  # whatever it is, the request is answered all the same
-            _log.exception("a sample of %s is logged without its values", package.spec.name)
-        return sample[np.newaxis]
-
-    def told(self) -> dict[str, Any]:
-        """What the request log keeps of it."""
-        return {"bytes": len(self.payload), "mean": self.mean, "std": self.std, "values": self.values}
-
-    def answer(self, package: Package, outputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """The output codec's answer."""
-        return package.output_codec.encode(outputs, 0)
+    return size / max(min(seconds), 1e-9)

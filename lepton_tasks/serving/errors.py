@@ -23,6 +23,10 @@ class MediaTypeError(DataError):
     """The request's content type is none the server reads."""
 
 
+class DeadlineError(UnavailableError):
+    """The time in which the caller wants the answer is over."""
+
+
 class ForbiddenError(LeptonError, PermissionError):
     """The admin token is missing or wrong."""
 
@@ -37,6 +41,7 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (DataError, 400),
     (ConfigError, 422),
     (ArtifactError, 422),
+    (DeadlineError, 504),
     (UnavailableError, 503),
 )
 

@@ -18,12 +18,12 @@ from starlette.responses import Response
 
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.serving.admin import token_check
-from lepton_tasks.serving.batching import SampleJob
 from lepton_tasks.serving.errors import ConflictError, UnknownModelError
 from lepton_tasks.serving.package import Package
 from lepton_tasks.serving.payload import Limits, read_samples
 from lepton_tasks.serving.predict import json_reply
 from lepton_tasks.serving.routing import Live, ModelTable
+from lepton_tasks.serving.samples import SampleJob
 from lepton_tasks.serving.schema import ERRORS, predict_body
 from lepton_tasks.serving.telemetry import Call, Telemetry
 
@@ -126,8 +126,8 @@ def gallery_router(table: ModelTable, telemetry: Telemetry, limits: Limits, home
             raise DataError(f"{len(samples)} samples; one is compared at a time.")
         live = call.live = _with_embeddings(table, name)
         job = SampleJob(samples[0])
-        answer = await live.batcher.submit(job)
-        call.samples = [job.told()]
+        answer = await live.batcher.ask(job)
+        call.samples = job.seen
         return live, np.array(answer[EMBEDDING], np.float32)
 
     async def people(live: Live) -> dict[str, np.ndarray]:

@@ -6,16 +6,14 @@ import asyncio
 import dataclasses
 from collections.abc import AsyncGenerator
 
-import orjson
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.protocols import Codec
-from lepton_tasks.serving.errors import MediaTypeError, TooLargeError
-
-_BIG_JSON_BYTES = 256 * 1024  # about a millisecond of parsing: beyond it, not in the event loop
+from lepton_tasks.serving.errors import TooLargeError
+from lepton_tasks.serving.samples import instances
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +22,12 @@ class Limits:
 
     body_bytes: int = 16 * 2**20
     samples: int = 256
+    """In one request."""
+    seconds: float = 30.0
+    """A request that has waited longer is not begun."""
+    read_seconds: float = 30.0
+    """In which a request must have come in, with one more for every `read_bytes_a_second`."""
+    read_bytes_a_second: int = 16 * 1024
 
 
 async def read_body(request: Request, limits: Limits) -> bytes:
@@ -43,31 +47,25 @@ async def read_body(request: Request, limits: Limits) -> bytes:
 
 
 async def read_samples(request: Request, limits: Limits, codec: Codec) -> list[bytes]:
-    """The encoded samples of a predict request, in order.
+    """The encoded samples of a request with a form, one raw sample, or JSON, in order.
 
     Raises:
         DataError: the body holds none, or is not of the announced form.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    body = await read_body(request, limits)
     if kind == "multipart/form-data":
-        samples = await _files(request, await read_body(request, limits), limits)
-    elif kind == "application/json":
-        body = await read_body(request, limits)
-        big = len(body) > _BIG_JSON_BYTES
-        samples = await asyncio.to_thread(_instances, body, codec) if big else _instances(body, codec)
-    elif kind == "application/octet-stream" or kind.partition("/")[0] == codec.media_type.partition("/")[0]:
-        samples = [await read_body(request, limits)]
+        samples = await read_files(request, body, limits)
     else:
-        raise MediaTypeError(
-            f"the content type {kind!r} is not read here.",
-            fix=f"Send {codec.media_type}, a form with the field 'file', or application/json.",
-        )
+        samples = await asyncio.to_thread(instances, body, codec) if kind == "application/json" else [body]
     if len(samples) > limits.samples:
         raise TooLargeError(f"{len(samples)} samples in one request; at most {limits.samples} are taken.")
     return samples
 
 
-async def _files(request: Request, body: bytes, limits: Limits) -> list[bytes]:
+async def read_files(request: Request, body: bytes, limits: Limits) -> list[bytes]:
+    """The files in the field ``file`` of a form."""
+
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
@@ -82,22 +80,3 @@ async def _files(request: Request, body: bytes, limits: Limits) -> list[bytes]:
     if not files:
         raise DataError("the form has no file in the field 'file'.", fix="For example: curl -F file=@picture.png URL")
     return files
-
-
-def _instances(body: bytes, codec: Codec) -> list[bytes]:
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise DataError(f"the body is not JSON: {error}.") from error
-    if not isinstance(value, dict) or "instances" not in value:
-        return [codec.payload(value)]
-    instances = value["instances"]
-    if not isinstance(instances, list) or not instances:
-        raise DataError("'instances' is not a list with at least one sample.", fix='Send {"instances": [...]}.')
-    samples = []
-    for i, instance in enumerate(instances):
-        try:
-            samples.append(codec.payload(instance))
-        except DataError as error:
-            raise DataError(error.what, where=f"instances[{i}].{error.where}", fix=error.fix) from error
-    return samples

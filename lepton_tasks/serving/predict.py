@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import orjson
@@ -10,12 +9,11 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from lepton_tasks.core.errors import DataError
-from lepton_tasks.serving.batching import SampleJob
-from lepton_tasks.serving.payload import Limits, read_samples
-from lepton_tasks.serving.routing import KEY_HEADER, VERSION_HEADER, ModelTable
+from lepton_tasks.core.errors import LeptonError
+from lepton_tasks.serving.answering import Answerer, Asked, Reply
+from lepton_tasks.serving.payload import read_body, read_files
+from lepton_tasks.serving.routing import VERSION_HEADER, ModelTable
 from lepton_tasks.serving.schema import ERRORS, ModelList, PredictReply, predict_body
-from lepton_tasks.serving.telemetry import Telemetry
 
 
 def json_reply(value: Any, status: int = 200, *, version: str | None = None) -> Response:
@@ -25,7 +23,12 @@ def json_reply(value: Any, status: int = 200, *, version: str | None = None) -> 
     return Response(body, status, headers, media_type="application/json")
 
 
-def predict_router(table: ModelTable, telemetry: Telemetry, limits: Limits) -> APIRouter:
+def as_response(reply: Reply) -> Response:
+    """The reply as the framework sends it."""
+    return Response(reply.body, reply.status, reply.headers)
+
+
+def predict_router(table: ModelTable, answerer: Answerer) -> APIRouter:
     """The routes of the prediction API."""
     router = APIRouter(prefix="/v1", tags=["predict"])
 
@@ -43,28 +46,15 @@ def predict_router(table: ModelTable, telemetry: Telemetry, limits: Limits) -> A
     @router.post("/models/{name}/predict", response_model=PredictReply, responses=ERRORS, openapi_extra=predict_body())
     async def predict(name: str, request: Request) -> Response:
         """Answer one sample (a file field, the raw body, or JSON), or several (``{"instances": [...]}``)."""
-        with telemetry.watch(name, "v1", probe=request.headers.get("lepton-probe", "")[:32]) as call:
-            key = request.headers.get(KEY_HEADER)
-            call.live = table.route(name, key=key)
-            jobs = [SampleJob(payload) for payload in await read_samples(request, limits, call.live.package.codec)]
-            # Read again: while the body came in, another version may have taken over, and the old one takes no more.
-            live = call.live = table.route(name, key=key)
-            answers = await asyncio.gather(*(live.batcher.submit(job) for job in jobs), return_exceptions=True)
-            call.samples = [_sample(job, answer) for job, answer in zip(jobs, answers, strict=True)]
-            for i, answer in enumerate(answers):
-                if isinstance(answer, DataError) and len(jobs) > 1:
-                    raise DataError(answer.what, where=f"instances[{i}]", fix=answer.fix) from answer
-                if isinstance(answer, BaseException):
-                    raise answer
-            version = live.release.version
-            return json_reply({"model": name, "version": version, "predictions": answers}, version=version)
+        asked = Asked("v1", name)
+        asked.read_headers(request.headers.get)
+        try:
+            table.route(name)  # before a long body for nothing is read
+            asked.body = await read_body(request, answerer.limits)
+            if asked.kind == "multipart/form-data":
+                asked.payloads = await read_files(request, asked.body, answerer.limits)
+        except LeptonError as error:
+            return as_response(answerer.refuse(asked, error))
+        return as_response(await answerer.answer(asked))
 
     return router
-
-
-def _sample(job: SampleJob, answer: Any) -> dict[str, Any]:
-    """What the request log keeps of one sample."""
-    seen = job.told()
-    if isinstance(answer, dict):
-        seen |= {"label": answer.get("label"), "probability": answer.get("probability")}
-    return seen

@@ -11,6 +11,7 @@ import re
 import shutil
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import orjson
 from lepton_tasks.core.errors import ArtifactError, ConfigError, LeptonError, UnavailableError
 from lepton_tasks.core.registry import did_you_mean
 from lepton_tasks.core.store import write_json
-from lepton_tasks.serving.batching import Batcher, best_batch
+from lepton_tasks.serving.batching import Batcher, Timings, best_batch
 from lepton_tasks.serving.errors import ConflictError, UnknownModelError
 from lepton_tasks.serving.package import Package, load_package
 
@@ -29,6 +30,8 @@ _STATE_FILE = "deployed.json"
 KEY_HEADER = "lepton-key"  # requests of one key are answered by one version as long as the split stays
 VERSION_HEADER = "lepton-version"  # in every reply: the version that answered
 _RECORD_FILE = "deployments.jsonl"
+
+Observer = Callable[[str, str], Callable[[Timings], None]]
 
 _log = logging.getLogger("lepton.serving")
 
@@ -79,11 +82,13 @@ class ModelTable:
         home: State folder: ``models/<name>/<version>-<digest8>/``, ``models/<name>/deployed.json`` and
             ``deployments.jsonl``, the append-only record of what was live when.
         workers: Inference threads of each model.
+        observer: Gives, for a model and a version, what is told of its batches.
     """
 
-    def __init__(self, home: Path, *, workers: int | None = None) -> None:
+    def __init__(self, home: Path, *, workers: int | None = None, observer: Observer | None = None) -> None:
         self._models, self._record_path = home / "models", home / _RECORD_FILE
         self._workers = workers or max(1, min(8, (os.cpu_count() or 2) - 1))
+        self._observer = observer
         self._live: dict[str, Live] = {}
         self._unready: dict[str, str] = {}
         self._lock = asyncio.Lock()  # one change at a time
@@ -209,8 +214,9 @@ class ModelTable:
 
     async def _switch(self, name: str, release: Release, previous: Release | None) -> Live:
         """Load `release` and let it answer."""
-        package, batch = await asyncio.to_thread(_load, self._models / name / release.folder)
-        batcher = Batcher(package, max_batch=batch, workers=self._workers)
+        package, batch, rate = await asyncio.to_thread(_load, self._models / name / release.folder)
+        observe = self._observer and self._observer(name, release.version)
+        batcher = Batcher(package, max_batch=batch, workers=self._workers, rate=rate, observe=observe)
         live = Live(name, release, previous, package, batcher)
         states = {"current": dataclasses.asdict(release), "previous": previous and dataclasses.asdict(previous)}
         write_json(self._models / name / _STATE_FILE, states)  # first: a restart right after the swap serves the same
@@ -274,8 +280,8 @@ def _read_state(path: Path) -> tuple[Release, Release | None]:
     return Release(**state["current"]), Release(**state["previous"]) if state["previous"] else None
 
 
-def _load(folder: Path) -> tuple[Package, int]:
-    """A package that has answered its own example, and the batch size that suits it."""
+def _load(folder: Path) -> tuple[Package, int, float]:
+    """A package that has answered its own example, the batch size that suits it, and its samples a second then."""
     package = load_package(folder)
     example = package.example()
     try:
@@ -285,7 +291,7 @@ def _load(folder: Path) -> tuple[Package, int]:
             tensor = package.spec.inputs[0]
             sample = np.zeros([size or 1 for size in tensor.shape[1:]], tensor.dtype)
         package.output_codec.encode(package.run(sample[np.newaxis]), 0)
-        return package, best_batch(package, sample)
+        return package, *best_batch(package, sample)
     except Exception as error:  # whatever it is, this package must not be let at requests
         reason = " ".join(str(error).split())
         raise ArtifactError(f"the model does not answer: {reason}.", where=str(folder)) from error

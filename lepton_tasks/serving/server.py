@@ -16,6 +16,7 @@ import uvicorn
 
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.serving.app import create_app
+from lepton_tasks.serving.lane import Lane
 
 VALUES_VARIABLE = "LEPTON_REQUEST_VALUES"
 _DRAIN_SECONDS = 20
@@ -42,12 +43,13 @@ def main(arguments: list[str] | None = None) -> int:
     home.mkdir(parents=True, exist_ok=True)
     try:
         with _only_server_of(home):
+            app = create_app(home, workers=options.workers, values=options.values == "on")
             uvicorn.run(
-                create_app(home, workers=options.workers, values=options.values == "on"),
+                app,
                 host=options.host,
                 port=options.port,
                 loop="uvloop",
-                http="httptools",
+                http=Lane(app.state.answerer).protocol,  # type: ignore[arg-type]  # it is called like a class
                 ws="none",
                 access_log=False,
                 log_config=None,

@@ -5,21 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
+import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from lepton_tasks.core.errors import LeptonError
+from lepton_tasks.serving.batching import Timings
 from lepton_tasks.serving.errors import status_of
 from lepton_tasks.serving.request_log import RequestLog
 from lepton_tasks.serving.routing import Live
 
 _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_SIZES = (1, 2, 4, 8, 16, 32)
+
+_log = logging.getLogger("lepton.serving")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class Call:
     """One request while it is answered; the handler fills in what it learns.
 
@@ -28,12 +34,14 @@ class Call:
         probe: Why the request is a made-up one; empty for a real one.
         live: What answers.
         samples: For the request log, one mapping a sample: size, mean, std, values, label, probability.
+        queued: Seconds it waited for a worker.
     """
 
     model: str
     probe: str
     live: Live | None = None
     samples: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    queued: float | None = None
 
 
 class Telemetry:
@@ -50,18 +58,49 @@ class Telemetry:
         self._requests = Counter("lepton_requests", "Requests for predictions.", (*by, "status"), registry=registry)
         self._errors = Counter("lepton_errors", "Requests without a prediction.", (*by, "status"), registry=registry)
         self._seconds = Histogram("lepton_request_seconds", "Time to answer.", by, buckets=_BUCKETS, registry=registry)
+        self._stages = Histogram(
+            "lepton_stage_seconds",
+            "Time of a request in the queue, and of a batch in each later stage.",
+            ("model", "version", "stage"),
+            buckets=(0.00001, 0.00005, 0.0001, *_BUCKETS),
+            registry=registry,
+        )
+        self._batches = Histogram(
+            "lepton_batch_requests", "Requests answered by one inference.", by[:2], buckets=_SIZES, registry=registry
+        )
         self._served = Gauge(
             "lepton_model_info", "1 for each version that answers.", ("model", "version", "digest"), registry=registry
         )
+        self._depth = Gauge("lepton_queue_depth", "Requests that wait for a worker.", by[:2], registry=registry)
         dropped = Gauge("lepton_request_log_dropped", "Records the log had no room for.", registry=registry)
         dropped.set_function(lambda: log.dropped)
         self._log = log
+        # Looking a series up by its labels takes longer than counting in it.
+        self._series = functools.lru_cache(maxsize=4096)(self._series_of)
 
     def serving(self, live: list[Live]) -> None:
         """Set what is served now."""
         self._served.clear()
+        self._depth.clear()
         for item in live:
             self._served.labels(item.model, item.release.version, item.release.digest).set(1)
+            depth = self._depth.labels(item.model, item.release.version)
+            depth.set_function(item.batcher.depth)
+
+    def observer(self, model: str, version: str) -> Callable[[Timings], None]:
+        """What counts the batches of a version."""
+        decode, run, encode = (
+            self._stages.labels(model, version, stage).observe for stage in ("decode", "run", "encode")
+        )
+        size = self._batches.labels(model, version).observe
+
+        def observe(timings: Timings) -> None:
+            size(timings.jobs)
+            decode(timings.decode)
+            run(timings.run)
+            encode(timings.encode)
+
+        return observe
 
     @contextlib.contextmanager
     def watch(self, model: str, api: str, *, probe: str = "") -> Iterator[Call]:
@@ -77,17 +116,18 @@ class Telemetry:
             status = 499
             raise
         finally:
-            self._finish(call, api, status, time.perf_counter() - started, reason)
+            self.finish(call, api, status, time.perf_counter() - started, reason)
 
-    def _finish(self, call: Call, api: str, status: int, seconds: float, reason: str | None) -> None:
+    def finish(self, call: Call, api: str, status: int, seconds: float, reason: str | None = None) -> None:
+        """Count a request that took `seconds`, and log it."""
         # An unknown name is the caller's own text: as a label, or a folder, it would let anybody fill the disk.
         known = call.live is not None
         version = call.live.release.version if call.live else ""
-        labels = (call.model if known else "", version, api)
-        self._requests.labels(*labels, status).inc()
-        self._seconds.labels(*labels).observe(seconds)
-        if status != 200:
-            self._errors.labels(*labels, status).inc()
+        count, observe, queue = self._series(call.model if known else "", version, api, status)
+        count()
+        observe(seconds)
+        if call.queued is not None:
+            queue(call.queued)
         if known:
             shared = {
                 "time": time.time(),
@@ -100,3 +140,23 @@ class Telemetry:
             }
             for sample in call.samples or [{}]:
                 self._log.add(call.model, {**shared, **sample})
+
+    def unforeseen(self, what: str, error: BaseException) -> None:
+        """Log an error that nobody foresaw, with its traceback."""
+        _log.error("%s failed", what, exc_info=error)
+
+    def _series_of(self, model: str, version: str, api: str, status: int) -> tuple[Callable[..., None], ...]:
+        requests = self._requests.labels(model, version, api, status)
+        errors = self._errors.labels(model, version, api, status) if status != 200 else None
+
+        def count() -> None:
+            requests.inc()
+            if errors is not None:
+                errors.inc()
+
+        seconds = self._seconds.labels(model, version, api)
+        return count, seconds.observe, self._stages.labels(model, version, "queue").observe if model else _nothing
+
+
+def _nothing(_: float) -> None:
+    """A request for no model has waited for none."""

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from tiny_packages import make_package, picture
 
 from lepton_tasks.core.errors import DataError, UnavailableError
-from lepton_tasks.serving.batching import Batcher, SampleJob, answer_all, best_batch
+from lepton_tasks.serving.batching import Batcher, answer_all, best_batch
 from lepton_tasks.serving.package import load_package
+from lepton_tasks.serving.samples import SampleJob
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def package(tmp_path_factory):
 @given(st.lists(st.integers(0, 255) | st.just(b"broken") | st.just(b""), min_size=1, max_size=12))
 def test_each_job_of_a_batch_gets_its_own_answer_or_error(package, wanted):
     jobs = [SampleJob(value if isinstance(value, bytes) else picture(value)) for value in wanted]
-    for value, answer in zip(wanted, answer_all(package, jobs), strict=True):
+    for value, answer in zip(wanted, answer_all(package, jobs)[0], strict=True):
         if isinstance(value, bytes):
             assert isinstance(answer, DataError)
         else:
@@ -38,10 +39,10 @@ class Blocking:
     def decode(self, package):
         self.started.set()
         self.gate.wait(10)
-        return np.zeros((1, 8, 8, 1), np.uint8)
+        return [np.zeros((1, 8, 8, 1), np.uint8)]
 
     def answer(self, package, outputs):
-        return outputs["probabilities"].shape
+        return outputs[0]["probabilities"].shape
 
 
 class Recording:
@@ -58,7 +59,7 @@ def test_what_queues_up_while_a_worker_is_busy_is_answered_as_one_batch(package)
     async def scenario():
         gate, seen = threading.Event(), Recording(package)
         batcher = Batcher(seen, max_batch=4, workers=1)
-        futures = [batcher.submit(Blocking(gate)) for _ in range(10)]
+        futures = [batcher.ask(Blocking(gate)) for _ in range(10)]
         gate.set()
         assert await asyncio.gather(*futures) == [(1, 2)] * 10
         batcher.close()
@@ -75,7 +76,7 @@ def test_close_answers_what_is_queued(package):
     async def scenario():
         gate = threading.Event()
         batcher = Batcher(package, max_batch=2, workers=2)
-        futures = [batcher.submit(Blocking(gate)) for _ in range(20)]
+        futures = [batcher.ask(Blocking(gate)) for _ in range(20)]
         batcher.close()
         gate.set()
         answers = await asyncio.gather(*futures)
@@ -89,11 +90,11 @@ def test_a_full_backlog_refuses(package):
     async def scenario():
         gate = threading.Event()
         batcher = Batcher(package, max_batch=1, workers=1, backlog=3)
-        busy = batcher.submit(first := Blocking(gate))
+        busy = batcher.ask(first := Blocking(gate))
         await asyncio.to_thread(first.started.wait, 10)
-        waiting = [batcher.submit(Blocking(gate)) for _ in range(3)]
+        waiting = [batcher.ask(Blocking(gate)) for _ in range(3)]
         with pytest.raises(UnavailableError, match="3 requests are waiting"):
-            batcher.submit(Blocking(gate))
+            batcher.ask(Blocking(gate))
         gate.set()
         await asyncio.gather(busy, *waiting)
         batcher.close()
@@ -127,4 +128,4 @@ class Clock:
 def test_the_batch_grows_only_as_long_as_it_pays(monkeypatch, fixed, each, size):
     clock = Clock()
     monkeypatch.setattr("lepton_tasks.serving.batching.time", clock)
-    assert best_batch(Timed(clock, fixed, each), np.zeros((8, 8, 1))) == size
+    assert best_batch(Timed(clock, fixed, each), np.zeros((8, 8, 1))) == (size, size / (fixed + each * size))

@@ -172,7 +172,7 @@ def test_infer_takes_nested_data_and_a_choice_of_outputs(client):
         (tensor(data=["a"] * 64), "other values"),
         (tensor(data=[None] * 64), "other values"),
         (tensor(data=[[1, 2], [3]]), "ragged"),
-        (tensor(data=None), "1 values"),
+        (tensor(data=None), "not a list"),
         ({**tensor(), "outputs": [{"name": "logits"}]}, "no output 'logits'"),
         ({**tensor(), "outputs": "probabilities"}, "not a list"),
         ({**tensor(), "outputs": [{"name": {}}]}, "no output"),

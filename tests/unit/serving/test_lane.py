@@ -1,0 +1,238 @@
+"""The fast lane over real sockets: uvicorn in a thread, requests written byte by byte."""
+
+import contextlib
+import json
+import socket
+import threading
+import time
+
+import numpy as np
+import pytest
+import uvicorn
+from tiny_packages import SIDE, expected, make_package, picture
+
+from lepton_tasks.serving import lane
+from lepton_tasks.serving.app import create_app
+from lepton_tasks.serving.payload import Limits
+
+LIMITS = Limits(body_bytes=100_000, samples=4, read_seconds=0.3, read_bytes_a_second=10**6)
+INFER = "/v2/models/tiny/infer"
+
+
+class Held:
+    """A server whose only inference thread can be held."""
+
+    def __init__(self, app, server):
+        self.app, self.server = app, server
+        self.address = server.servers[0].sockets[0].getsockname()
+
+    def connect(self):
+        return socket.create_connection(self.address, timeout=10)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    patch = pytest.MonkeyPatch()
+    patch.setattr(lane, "_SWEEP_SECONDS", 0.1)
+    home = tmp_path_factory.mktemp("home")
+    digest = make_package(folder := tmp_path_factory.mktemp("package"))
+    app = create_app(home, limits=LIMITS, workers=1)
+    config = uvicorn.Config(app, port=0, loop="uvloop", http=lane.Lane(app.state.answerer).protocol, log_config=None)
+    made = uvicorn.Server(config)
+    thread = threading.Thread(target=made.run)
+    thread.start()
+    while not made.started:
+        time.sleep(0.005)
+    held = Held(app, made)
+    body = json.dumps({"package": str(folder), "version": "7", "digest": digest}).encode()
+    token = (home / "admin.token").read_text().strip()
+    status, _, _ = ask(held, "/admin/models/tiny", body, authorization=f"Bearer {token}")
+    assert status == 200
+    yield held
+    patch.undo()
+    made.should_exit = True
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def request(path, body=b"", version="1.1", **headers):
+    headers = {"host": "x", "content-length": len(body), "content-type": "application/json"} | {
+        name.replace("_", "-"): value for name, value in headers.items()
+    }
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"POST {path} HTTP/{version}\r\n{lines}\r\n".encode() + body
+
+
+def replies(connection, count=1):
+    """That many replies: status, headers, body."""
+    stream = connection.makefile("rb")
+    for _ in range(count):
+        status = int(stream.readline().split()[1])
+        headers = dict(line.decode().rstrip().split(": ", 1) for line in iter(stream.readline, b"\r\n"))
+        yield status, headers, stream.read(int(headers["content-length"]))
+
+
+def ask(server, path, body=b"", **headers):
+    with contextlib.closing(server.connect()) as connection:
+        connection.sendall(request(path, body, **headers))
+        return next(replies(connection))
+
+
+def tensor(value, **more):
+    data = [value] * SIDE * SIDE
+    return {"inputs": [{"name": "image", "shape": [1, SIDE, SIDE, 1], "datatype": "UINT8", "data": data}], **more}
+
+
+def light(body):
+    return json.loads(body)["outputs"][0]["data"][1]
+
+
+def test_both_apis_answer_and_name_the_version(server):
+    status, headers, body = ask(server, INFER, json.dumps(tensor(51)).encode())
+    assert (status, headers["lepton-version"], headers["content-type"]) == (200, "7", "application/json")
+    assert light(body) == pytest.approx(0.1, abs=1e-6)
+    status, headers, body = ask(server, "/v1/models/tiny/predict", picture(100), content_type="image/png")
+    assert (status, headers["lepton-version"]) == (200, "7")
+    assert json.loads(body)["predictions"][0]["probability"] == pytest.approx(expected(100)["probability"], abs=1e-6)
+
+
+def binary_request(pixels, **parameters):
+    entry = {"name": "image", "shape": list(pixels.shape), "datatype": "UINT8"}
+    entry["parameters"] = {"binary_data_size": pixels.nbytes}
+    header = json.dumps({"inputs": [entry], "parameters": parameters}).encode()
+    return header + pixels.tobytes(), len(header)
+
+
+def test_tensors_travel_as_bytes_both_ways(server):
+    pixels = np.stack([np.full((SIDE, SIDE, 1), value, np.uint8) for value in (51, 255)])
+    body, length = binary_request(pixels, binary_data_output=True)
+    status, headers, answer = ask(server, INFER, body, inference_header_content_length=length)
+    assert (status, headers["content-type"]) == (200, "application/octet-stream")
+    head = int(headers["inference-header-content-length"])
+    (output,) = json.loads(answer[:head])["outputs"]
+    assert output["parameters"] == {"binary_data_size": 16}
+    values = np.frombuffer(answer[head:], "<f4").reshape(output["shape"])
+    assert values == pytest.approx(np.array([[0.9, 0.1], [0.5, 0.5]]), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"inference_header_content_length": 10_000}, "the body has"),
+        ({"inference_header_content_length": "many"}, "no number of bytes"),
+        ({"cut": 1}, "63 bytes of 1 a value came"),
+        ({"without": True}, "not JSON"),
+        ({"lepton_timeout_ms": "soon"}, "no time in milliseconds"),
+        ({"content_encoding": "gzip"}, "content encoding"),
+    ],
+)
+def test_a_bad_binary_request_gets_a_reason(server, change, reason):
+    body, length = binary_request(np.zeros((1, SIDE, SIDE, 1), np.uint8))
+    headers = {} if change.pop("without", False) else {"inference_header_content_length": length}
+    cut = change.pop("cut", 0)
+    status, _, answer = ask(server, INFER, body[: len(body) - cut], **(headers | change))
+    assert status in (400, 415)
+    assert reason in json.loads(answer)["error"]
+
+
+def test_many_requests_of_one_connection_are_answered_in_their_order(server):
+    values = list(range(0, 250, 10))
+    with contextlib.closing(server.connect()) as connection:  # all at once: the first goes the fast way
+        connection.sendall(b"".join(request(INFER, json.dumps(tensor(value)).encode()) for value in values))
+        found = [light(body) for _, _, body in replies(connection, len(values))]
+        assert found == pytest.approx([value / 510 for value in values], abs=1e-6)
+        connection.sendall(request(INFER, json.dumps(tensor(255)).encode()))  # and it still lives
+        assert light(next(replies(connection))[2]) == pytest.approx(0.5)
+
+
+def test_a_body_in_pieces_and_one_in_chunks_are_read(server):
+    whole = request(INFER, json.dumps(tensor(51)).encode())
+    with contextlib.closing(server.connect()) as connection:
+        for start in range(0, len(whole), 97):
+            connection.sendall(whole[start : start + 97])
+            time.sleep(0.001)
+        assert light(next(replies(connection))[2]) == pytest.approx(0.1, abs=1e-6)
+        body = json.dumps(tensor(51)).encode()
+        chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:50], body[50:])) + b"0\r\n\r\n"
+        connection.sendall(f"POST {INFER} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n".encode() + chunks)
+        assert light(next(replies(connection))[2]) == pytest.approx(0.1, abs=1e-6)
+
+
+def test_a_body_that_is_too_long_is_refused_and_the_connection_closed(server):
+    with contextlib.closing(server.connect()) as connection:
+        connection.sendall(request(INFER, b"x" * 100_001))
+        status, headers, body = next(replies(connection))
+        assert (status, headers["connection"]) == (413, "close")
+        assert b"larger than 100,000 bytes" in body
+        assert connection.recv(1) == b""
+
+
+def test_a_client_that_asks_to_close_is_closed(server):
+    with contextlib.closing(server.connect()) as connection:
+        connection.sendall(request(INFER, json.dumps(tensor(51)).encode(), connection="close"))
+        assert next(replies(connection))[1]["connection"] == "close"
+        assert connection.recv(1) == b""
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /v2/mod", request(INFER, b"", content_length=50) + b"{"])
+def test_a_client_that_is_too_slow_is_closed(server, sent):
+    with contextlib.closing(server.connect()) as connection:
+        connection.sendall(sent)
+        began = time.monotonic()
+        assert connection.recv(1) == b""
+        assert 0.1 < time.monotonic() - began < 5
+
+
+class Gate:
+    """A job that holds the inference thread."""
+
+    def __init__(self):
+        self.open, self.held = threading.Event(), threading.Event()
+        self.seen = []
+
+    def decode(self, package):
+        self.held.set()
+        self.open.wait(10)
+        return []
+
+    def answer(self, package, outputs):
+        return b""
+
+
+@pytest.fixture
+def gate(server):
+    """The inference thread stands still until the gate opens."""
+    gate = Gate()
+    batcher = server.app.state.answerer._table.get("tiny").batcher
+    batcher._loop.call_soon_threadsafe(batcher.submit, gate, lambda _: None)
+    assert gate.held.wait(10)
+    yield gate
+    gate.open.set()
+
+
+def test_a_request_that_waits_beyond_its_time_is_not_computed(server, gate):
+    with contextlib.closing(server.connect()) as connection:
+        connection.sendall(request(INFER, json.dumps(tensor(51)).encode(), lepton_timeout_ms=20))
+        time.sleep(0.1)
+        gate.open.set()
+        status, _, body = next(replies(connection))
+    assert status == 504
+    assert b"too late" in body
+
+
+def test_the_request_of_a_client_that_went_away_leaves_the_queue(server, gate):
+    connection = server.connect()
+    connection.sendall(request(INFER, json.dumps(tensor(51)).encode()))
+    key = 'lepton_requests_total{api="v2",model="tiny",status="499",version="7"}'
+
+    def gone():
+        with contextlib.closing(server.connect()) as other:
+            other.sendall(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n")
+            return key.encode() in next(replies(other))[2]
+
+    time.sleep(0.05)
+    connection.close()
+    deadline = time.monotonic() + 5
+    while not gone() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert gone()
