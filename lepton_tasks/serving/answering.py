@@ -8,12 +8,13 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import orjson
 from starlette.exceptions import HTTPException
 
 from lepton_tasks.core.errors import DataError, LeptonError
+from lepton_tasks.serving.batching import Job
 from lepton_tasks.serving.errors import MediaTypeError, status_of
 from lepton_tasks.serving.payload import Limits
 from lepton_tasks.serving.routing import VERSION_HEADER, Live, ModelTable
@@ -26,12 +27,18 @@ TIMEOUT_HEADER = "lepton-timeout-ms"
 _JSON, _BYTES = "application/json", "application/octet-stream"
 
 
+class Answering(Job, Protocol):
+    """A job that answers with bytes and tells the request log what it saw."""
+
+    seen: list[dict[str, Any]]
+
+
 @dataclasses.dataclass(slots=True)
 class Asked:
     """A request for predictions.
 
     Attributes:
-        api: ``v1``: encoded samples; ``v2``: tensors.
+        api: ``v1``: encoded samples; ``v2``: tensors; ``grpc``: tensors, too.
         model: Name asked for.
         version: Version asked for; None for whichever answers.
         body: The whole body.
@@ -42,10 +49,11 @@ class Asked:
         timeout_ms: Text of the header ``lepton-timeout-ms``.
         header_length: Text of the header ``Inference-Header-Content-Length``.
         encoding: Text of the header ``Content-Encoding``.
+        make: Makes the job, where the request is no bytes.
         began: `time.perf_counter` when it came.
     """
 
-    api: Literal["v1", "v2"]
+    api: Literal["v1", "v2", "grpc"]
     model: str
     version: str | None = None
     body: bytes = b""
@@ -56,6 +64,7 @@ class Asked:
     timeout_ms: str | None = None
     header_length: str | None = None
     encoding: str | None = None
+    make: Callable[[Live], Answering] | None = None
     began: float = dataclasses.field(default_factory=time.perf_counter)
 
     def read_headers(self, get: Callable[[str], str | None]) -> None:
@@ -68,11 +77,12 @@ class Asked:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Reply:
-    """What goes back: status, headers and body."""
+    """What goes back: status, headers and body; and why, in words, if it is no answer."""
 
     status: int
     body: bytes
     headers: dict[str, str]
+    reason: str = ""
 
 
 class Answerer:
@@ -166,10 +176,12 @@ def error_reply(error: Exception) -> Reply:
         headers["retry-after"] = str(max(1, math.ceil(getattr(error, "seconds", 1))))
     if isinstance(error, HTTPException) and error.headers:
         headers |= error.headers
-    return Reply(status, orjson.dumps({"error": reason}), headers)
+    return Reply(status, orjson.dumps({"error": reason}), headers, reason)
 
 
-def _job(asked: Asked, live: Live, most: int) -> PredictJob | InferJob:
+def _job(asked: Asked, live: Live, most: int) -> Answering:
+    if asked.make is not None:
+        return asked.make(live)
     if asked.encoding not in (None, "identity"):
         raise MediaTypeError(f"the content encoding {asked.encoding!r} is not read.", fix="Send the body as it is.")
     model, version = asked.model, live.release.version

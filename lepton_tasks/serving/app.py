@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -27,16 +28,29 @@ from lepton_tasks.serving.request_log import REQUESTS_FOLDER, RequestLog
 from lepton_tasks.serving.routing import ModelTable
 from lepton_tasks.serving.telemetry import Telemetry
 
+if TYPE_CHECKING:
+    from lepton_tasks.serving.grpc_api import GrpcServer
+
+DRAIN_SECONDS = 20  # for what is being answered when the server is told to stop
+
 _log = logging.getLogger("lepton.serving")
 
 
-def create_app(home: Path, *, limits: Limits | None = None, workers: int | None = None, values: bool = True) -> FastAPI:
+def create_app(
+    home: Path,
+    *,
+    limits: Limits | None = None,
+    workers: int | None = None,
+    values: bool = True,
+    grpc: str | None = None,
+) -> FastAPI:
     """The application of one server. Packages are loaded once it has started, not here.
 
     Args:
         home: State folder: packages, token, request log, record of deployments. It must exist.
         limits: What a request may cost.
         workers: Inference threads of each model; without it, one less than there are cores.
+        grpc: ``host:port`` to listen on for gRPC, too.
         values: Whether the request log keeps what was asked: column values of rows, figures of texts and pictures.
     """
     limits = limits or Limits()
@@ -52,9 +66,12 @@ def create_app(home: Path, *, limits: Limits | None = None, workers: int | None 
             telemetry.serving(table.live())
 
         log.start()
+        beside = await _start_grpc(table, answerer, grpc) if grpc else None
         restoring = asyncio.create_task(restore())  # the server answers (503) while it loads
         yield
         await restoring
+        if beside is not None:
+            await beside.stop(DRAIN_SECONDS)
         await table.close()
         await asyncio.to_thread(log.close)
 
@@ -82,6 +99,15 @@ def create_app(home: Path, *, limits: Limits | None = None, workers: int | None 
     _answer_errors_as_json(app)
     app.state.answerer = answerer
     return app
+
+
+async def _start_grpc(table: ModelTable, answerer: Answerer, address: str) -> GrpcServer:
+    from lepton_tasks.serving.grpc_api import GrpcServer  # 0.1 s and 20 MB that most servers can do without
+
+    server = GrpcServer(table, answerer, address)
+    await server.start()
+    _log.info("gRPC on %s", address)
+    return server
 
 
 def _answer_errors_as_json(app: FastAPI) -> None:

@@ -26,7 +26,8 @@ def _metadata(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "datatype": DATATYPES[spec.dtype], "shape": open_shape(spec)}
 
 
-def _own_version() -> str:
+def own_version() -> str:
+    """The version of the installed package."""
     try:
         return version("lepton-ai")
     except PackageNotFoundError:  # a source tree that was never installed
@@ -40,7 +41,7 @@ def oip_router(table: ModelTable, answerer: Answerer) -> APIRouter:
     @router.get("")
     async def server() -> dict[str, Any]:
         """The server's name and version."""
-        return {"name": "lepton", "version": _own_version(), "extensions": ["binary_tensor_data"]}
+        return {"name": "lepton", "version": own_version(), "extensions": ["binary_tensor_data"]}
 
     @router.get("/health/live")
     async def is_live() -> dict[str, bool]:

@@ -15,11 +15,10 @@ from pathlib import Path
 import uvicorn
 
 from lepton_tasks.core.errors import ConfigError
-from lepton_tasks.serving.app import create_app
+from lepton_tasks.serving.app import DRAIN_SECONDS, create_app
 from lepton_tasks.serving.lane import Lane
 
 VALUES_VARIABLE = "LEPTON_REQUEST_VALUES"
-_DRAIN_SECONDS = 20
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,6 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lepton_tasks.serving", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8100, help="port to listen on (default: %(default)s)")
+    parser.add_argument("--grpc-port", type=int, help="port to listen on for gRPC, too (default: none)")
     parser.add_argument("--home", type=Path, required=True, help="folder of packages, request log and admin token")
     parser.add_argument("--workers", type=int, help="inference threads of each model (default: cores - 1)")
     parser.add_argument(
@@ -43,7 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
     home.mkdir(parents=True, exist_ok=True)
     try:
         with _only_server_of(home):
-            app = create_app(home, workers=options.workers, values=options.values == "on")
+            grpc = f"{options.host}:{options.grpc_port}" if options.grpc_port else None
+            app = create_app(home, workers=options.workers, values=options.values == "on", grpc=grpc)
             uvicorn.run(
                 app,
                 host=options.host,
@@ -54,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
                 access_log=False,
                 log_config=None,
                 timeout_keep_alive=75,  # above the idle time of common clients and proxies, so they close first
-                timeout_graceful_shutdown=_DRAIN_SECONDS,
+                timeout_graceful_shutdown=DRAIN_SECONDS,
             )
     except ConfigError as error:
         logging.getLogger("lepton.serving").error("%s", error)

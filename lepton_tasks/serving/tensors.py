@@ -63,9 +63,8 @@ class InferJob:
         self._wanted = _wanted_outputs(request, package)
         spec = package.spec.inputs[0]
         binary = None if self._header is None else memoryview(self._body)[self._header :]
-        array = _tensor(_only_input(request.get("inputs"), spec), spec, binary)
-        if not 0 < len(array) <= self._most:
-            raise DataError(f"{len(array)} rows; 1 to {self._most} are taken.", where=f"inputs.{spec.name}")
+        tensor = _only_input(request.get("inputs"), spec)
+        array = checked(_values(tensor, spec, binary), tensor.get("shape"), tensor.get("datatype"), spec, self._most)
         told["rows"] = len(array)
         return [array]
 
@@ -138,12 +137,19 @@ def _only_input(inputs: Any, spec: TensorSpec) -> dict[str, Any]:
     return only
 
 
-def _tensor(value: Mapping[str, Any], spec: TensorSpec, binary: memoryview | None) -> np.ndarray:
-    """The array that a tensor describes, checked against what the model takes."""
+def checked(values: np.ndarray, shape: Any, datatype: Any, spec: TensorSpec, most: int) -> np.ndarray:
+    """The values in the shape they are said to have, if that is one the model takes.
+
+    Args:
+        values: All of them, already of the model's dtype.
+        shape: What came as the shape.
+        datatype: What came as the datatype.
+        spec: What the model takes.
+        most: How many rows are allowed.
+    """
     at = f"inputs.{spec.name}"
-    if value.get("datatype") != DATATYPES[spec.dtype]:
-        raise DataError(f"the datatype is {value.get('datatype')!r}, not {DATATYPES[spec.dtype]}.", where=at)
-    shape = value.get("shape")
+    if datatype != DATATYPES[spec.dtype]:
+        raise DataError(f"the datatype is {datatype!r}, not {DATATYPES[spec.dtype]}.", where=at)
     if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
         raise DataError("'shape' is not a list of sizes.", where=at)
     fits = len(shape) == len(spec.shape) and all(
@@ -151,22 +157,31 @@ def _tensor(value: Mapping[str, Any], spec: TensorSpec, binary: memoryview | Non
     )
     if not fits:
         raise DataError(f"the shape is {shape}, not {open_shape(spec)} (-1: any size).", where=at)
-    parameters = value.get("parameters")
+    if values.size != math.prod(shape):
+        raise DataError(f"{values.size} values came; the shape {shape} asks for {math.prod(shape)}.", where=at)
+    array = values.reshape(shape)
+    if not 0 < len(array) <= most:
+        raise DataError(f"{len(array)} rows; 1 to {most} are taken.", where=at)
+    return array
+
+
+def _values(tensor: Mapping[str, Any], spec: TensorSpec, binary: memoryview | None) -> np.ndarray:
+    at = f"inputs.{spec.name}"
+    parameters = tensor.get("parameters")
     size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
-    array = _listed(value.get("data"), spec, at) if size is None else _raw(size, binary, spec, at)
-    if array.size != math.prod(shape):
-        raise DataError(f"'data' has {array.size} values; the shape {shape} asks for {math.prod(shape)}.", where=at)
-    return array.reshape(shape)
-
-
-def _raw(size: Any, binary: memoryview | None, spec: TensorSpec, at: str) -> np.ndarray:
-    """The values of a tensor that came as bytes, little end first."""
+    if size is None:
+        return _listed(tensor.get("data"), spec, at)
     if binary is None:
         raise DataError(
             "the tensor is said to be binary, but the request has no binary part.",
             where=at,
             fix="Send the header Inference-Header-Content-Length: the bytes of the JSON before the tensors.",
         )
+    return raw_values(size, binary, spec, at)
+
+
+def raw_values(size: Any, binary: memoryview, spec: TensorSpec, at: str) -> np.ndarray:
+    """The values of a tensor that came as bytes, little end first, said to be `size` of them."""
     dtype = np.dtype(spec.dtype)
     if type(size) is not int or size != len(binary) or size % dtype.itemsize:
         raise DataError(
