@@ -1,90 +1,27 @@
-"""The fast lane over real sockets: uvicorn in a thread, requests written byte by byte."""
+"""The fast lane over real sockets: requests written byte by byte."""
 
 import contextlib
 import json
-import socket
 import threading
 import time
 
 import numpy as np
 import pytest
-import uvicorn
-from tiny_packages import SIDE, expected, make_package, picture
+from lane_server import INFER, ask, lane_server, light, replies, request, tensor
+from tiny_packages import SIDE, expected, picture
 
 from lepton_tasks.serving import lane
-from lepton_tasks.serving.app import create_app
 from lepton_tasks.serving.payload import Limits
 
 LIMITS = Limits(body_bytes=100_000, samples=4, read_seconds=0.3, read_bytes_a_second=10**6)
-INFER = "/v2/models/tiny/infer"
-
-
-class Held:
-    """A server whose only inference thread can be held."""
-
-    def __init__(self, app, server):
-        self.app, self.server = app, server
-        self.address = server.servers[0].sockets[0].getsockname()
-
-    def connect(self):
-        return socket.create_connection(self.address, timeout=10)
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    patch = pytest.MonkeyPatch()
-    patch.setattr(lane, "_SWEEP_SECONDS", 0.1)
-    home = tmp_path_factory.mktemp("home")
-    digest = make_package(folder := tmp_path_factory.mktemp("package"))
-    app = create_app(home, limits=LIMITS, workers=1)
-    config = uvicorn.Config(app, port=0, loop="uvloop", http=lane.Lane(app.state.answerer).protocol, log_config=None)
-    made = uvicorn.Server(config)
-    thread = threading.Thread(target=made.run)
-    thread.start()
-    while not made.started:
-        time.sleep(0.005)
-    held = Held(app, made)
-    body = json.dumps({"package": str(folder), "version": "7", "digest": digest}).encode()
-    token = (home / "admin.token").read_text().strip()
-    status, _, _ = ask(held, "/admin/models/tiny", body, authorization=f"Bearer {token}")
-    assert status == 200
-    yield held
-    patch.undo()
-    made.should_exit = True
-    thread.join(20)
-    assert not thread.is_alive()
-
-
-def request(path, body=b"", version="1.1", **headers):
-    headers = {"host": "x", "content-length": len(body), "content-type": "application/json"} | {
-        name.replace("_", "-"): value for name, value in headers.items()
-    }
-    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    return f"POST {path} HTTP/{version}\r\n{lines}\r\n".encode() + body
-
-
-def replies(connection, count=1):
-    """That many replies: status, headers, body."""
-    stream = connection.makefile("rb")
-    for _ in range(count):
-        status = int(stream.readline().split()[1])
-        headers = dict(line.decode().rstrip().split(": ", 1) for line in iter(stream.readline, b"\r\n"))
-        yield status, headers, stream.read(int(headers["content-length"]))
-
-
-def ask(server, path, body=b"", **headers):
-    with contextlib.closing(server.connect()) as connection:
-        connection.sendall(request(path, body, **headers))
-        return next(replies(connection))
-
-
-def tensor(value, **more):
-    data = [value] * SIDE * SIDE
-    return {"inputs": [{"name": "image", "shape": [1, SIDE, SIDE, 1], "datatype": "UINT8", "data": data}], **more}
-
-
-def light(body):
-    return json.loads(body)["outputs"][0]["data"][1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lane, "_SWEEP_SECONDS", 0.1)
+        with lane_server(tmp_path_factory.mktemp("lane"), LIMITS) as server:
+            yield server
 
 
 def test_both_apis_answer_and_name_the_version(server):
@@ -236,3 +173,12 @@ def test_the_request_of_a_client_that_went_away_leaves_the_queue(server, gate):
     while not gone() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert gone()
+
+
+@pytest.mark.parametrize("jump", [-86_400, 86_400])
+def test_a_clock_that_jumps_changes_no_answer(server, monkeypatch, jump):
+    real = time.time
+    for shift in (0, jump, 0):
+        monkeypatch.setattr(time, "time", lambda shift=shift: real() + shift)
+        status, _, body = ask(server, INFER, json.dumps(tensor(51)).encode(), lepton_timeout_ms=5000)
+        assert (status, light(body)) == (200, pytest.approx(0.1, abs=1e-6))
