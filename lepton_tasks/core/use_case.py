@@ -10,6 +10,7 @@ import pydantic
 
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.registry import did_you_mean
+from lepton_tasks.core.rollout import Rollout
 from lepton_tasks.core.settings import apply_overrides, read_yaml
 from lepton_tasks.core.spec import ComponentSpec, Section
 from lepton_tasks.core.train_settings import Choices, Train, Tune
@@ -118,6 +119,8 @@ class Deploy(Section):
     """Whether a passing model is deployed."""
     target: ComponentSpec = ComponentSpec(name="process")
     """A deployment target of the catalogue."""
+    rollout: Rollout = Rollout()
+    """How a new version takes over."""
 
 
 class Schedule(Section):

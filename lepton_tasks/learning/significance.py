@@ -33,14 +33,3 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
         z = max(0, n - 2 * least - 1) / math.sqrt(n)
         p_value = math.erfc(z / math.sqrt(2))
     return {"only_first": only_first, "only_second": only_second, "p_value": p_value}
-
-
-def wilson(right: float, rows: int) -> tuple[float, float]:
-    """The 95 % interval of a share `right` seen on `rows` rows.
-
-    Source: Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
-    """
-    z = 1.96
-    centre = (right + z**2 / (2 * rows)) / (1 + z**2 / rows)
-    half = z * math.sqrt(right * (1 - right) / rows + z**2 / (4 * rows**2)) / (1 + z**2 / rows)
-    return max(0.0, centre - half), min(1.0, centre + half)

@@ -17,7 +17,6 @@ from lepton_tasks.serving.errors import ForbiddenError
 from lepton_tasks.serving.predict import json_reply
 from lepton_tasks.serving.routing import ModelTable
 from lepton_tasks.serving.schema import ERRORS, DeployRequest, ErrorReply
-from lepton_tasks.serving.telemetry import Telemetry
 
 TOKEN_FILE = "admin.token"
 
@@ -46,7 +45,7 @@ def token_check(token: str) -> Callable[[Request], None]:
     return check_token
 
 
-def admin_router(table: ModelTable, telemetry: Telemetry, token: str) -> APIRouter:
+def admin_router(table: ModelTable, token: str) -> APIRouter:
     """The routes of administration; every one asks for ``Authorization: Bearer <token>``."""
     refusals: dict[int | str, dict[str, Any]] = {
         401: {"model": ErrorReply, "description": "The token is missing or wrong."},
@@ -62,25 +61,32 @@ def admin_router(table: ModelTable, telemetry: Telemetry, token: str) -> APIRout
 
     @router.post("/{name}")
     async def deploy(name: str, wanted: DeployRequest) -> Response:
-        """Serve this package from now on; the current one answers until it is loaded and warm."""
+        """Serve this package from now on, or beside the champion; that one answers until it is loaded and warm."""
         served = await table.deploy(
-            name, Path(wanted.package), version=wanted.version, digest=wanted.digest, by=wanted.by
+            name,
+            Path(wanted.package),
+            version=wanted.version,
+            digest=wanted.digest,
+            by=wanted.by,
+            rollout=wanted.rollout,
         )
-        telemetry.serving(table.live())
         return json_reply(served)
 
     @router.post("/{name}/rollback")
-    async def rollback(name: str, by: str = "") -> Response:
-        """Serve the version before the current one again."""
-        served = await table.rollback(name, by=by)
-        telemetry.serving(table.live())
+    async def rollback(name: str, by: str = "", version: str | None = None) -> Response:
+        """Undo what was done last, or `version`: the challenger goes, or the version before the champion is back."""
+        served = await table.rollback(name, by=by, only=version)
         return json_reply(served)
+
+    @router.post("/{name}/promote")
+    async def promote(name: str, by: str = "", version: str | None = None) -> Response:
+        """Let the challenger be the champion."""
+        return json_reply(await table.promote(name, by=by, only=version))
 
     @router.delete("/{name}")
     async def remove(name: str, by: str = "") -> Response:
         """Stop serving the model."""
         await table.remove(name, by=by)
-        telemetry.serving(table.live())
         return json_reply({"name": name, "removed": True})
 
     return router

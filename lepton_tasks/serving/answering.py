@@ -16,8 +16,9 @@ from starlette.exceptions import HTTPException
 from lepton_tasks.core.errors import DataError, LeptonError
 from lepton_tasks.serving.batching import Job
 from lepton_tasks.serving.errors import MediaTypeError, status_of
+from lepton_tasks.serving.live import Live
 from lepton_tasks.serving.payload import Limits
-from lepton_tasks.serving.routing import VERSION_HEADER, Live, ModelTable
+from lepton_tasks.serving.routing import VERSION_HEADER, ModelTable
 from lepton_tasks.serving.samples import PredictJob
 from lepton_tasks.serving.telemetry import Call, Telemetry
 from lepton_tasks.serving.tensors import InferJob

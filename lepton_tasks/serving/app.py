@@ -19,6 +19,7 @@ from starlette.responses import HTMLResponse, Response
 from lepton_tasks.core.errors import LeptonError
 from lepton_tasks.serving.admin import admin_router, admin_token
 from lepton_tasks.serving.answering import Answerer, error_reply
+from lepton_tasks.serving.controller import Controller
 from lepton_tasks.serving.gallery import gallery_router
 from lepton_tasks.serving.oip import oip_router
 from lepton_tasks.serving.page import PAGE
@@ -56,19 +57,19 @@ def create_app(
     limits = limits or Limits()
     log = RequestLog(home / REQUESTS_FOLDER, values=values)
     telemetry = Telemetry(log)
-    table = ModelTable(home, workers=workers, observer=telemetry.observer)
+    table = ModelTable(
+        home, workers=workers, observer=telemetry.observer, changed=lambda: telemetry.serving(table.live())
+    )
     answerer = Answerer(table, telemetry, limits)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async def restore() -> None:
-            await table.restore()
-            telemetry.serving(table.live())
-
         log.start()
         beside = await _start_grpc(table, answerer, grpc) if grpc else None
-        restoring = asyncio.create_task(restore())  # the server answers (503) while it loads
+        restoring = asyncio.create_task(table.restore())  # the server answers (503) while it loads
+        judging = asyncio.create_task(Controller(table).run())
         yield
+        judging.cancel()
         await restoring
         if beside is not None:
             await beside.stop(DRAIN_SECONDS)
@@ -84,7 +85,7 @@ def create_app(
     )
     app.include_router(predict_router(table, answerer))
     app.include_router(oip_router(table, answerer))
-    app.include_router(admin_router(table, telemetry, admin_token(home)))
+    app.include_router(admin_router(table, admin_token(home)))
     app.include_router(gallery_router(table, telemetry, limits, home, admin_token(home)))
 
     @app.get("/metrics", tags=["metrics"], response_class=Response)

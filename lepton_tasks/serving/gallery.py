@@ -19,10 +19,11 @@ from starlette.responses import Response
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.serving.admin import token_check
 from lepton_tasks.serving.errors import ConflictError, UnknownModelError
+from lepton_tasks.serving.live import Live
 from lepton_tasks.serving.package import Package
 from lepton_tasks.serving.payload import Limits, read_samples
 from lepton_tasks.serving.predict import json_reply
-from lepton_tasks.serving.routing import Live, ModelTable
+from lepton_tasks.serving.routing import ModelTable
 from lepton_tasks.serving.samples import SampleJob
 from lepton_tasks.serving.schema import ERRORS, predict_body
 from lepton_tasks.serving.telemetry import Call, Telemetry

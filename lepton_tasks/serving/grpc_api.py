@@ -13,9 +13,10 @@ from lepton_tasks.serving.answering import Answerer, Asked
 from lepton_tasks.serving.batching import Outputs
 from lepton_tasks.serving.errors import status_of
 from lepton_tasks.serving.grpc_messages import MESSAGES, SERVICE
+from lepton_tasks.serving.live import Live
 from lepton_tasks.serving.oip import own_version
 from lepton_tasks.serving.package import Package, TensorSpec
-from lepton_tasks.serving.routing import Live, ModelTable
+from lepton_tasks.serving.routing import ModelTable
 from lepton_tasks.serving.tensors import DATATYPES, checked, open_shape, raw_values
 
 _CONTENTS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,6 +71,8 @@ class Package:
     def __init__(self, folder: Path, spec: PackageSpec, digest: str, session: ort.InferenceSession) -> None:
         self.folder, self.spec, self.digest = folder, spec, digest
         self._session = session
+        self.observe: Callable[[Mapping[str, np.ndarray]], None] | None = None
+        """Told of the outputs of every batch, by name, in the thread that ran it."""
         self._output_names = [output.name for output in spec.outputs]
 
     @functools.cached_property
@@ -86,7 +88,10 @@ class Package:
     def run(self, inputs: np.ndarray) -> dict[str, np.ndarray]:
         """The graph's outputs by name for a batch of decoded samples (first axis: the batch)."""
         values = self._session.run(self._output_names, {self.spec.inputs[0].name: inputs})
-        return dict(zip(self._output_names, values, strict=True))
+        outputs = dict(zip(self._output_names, values, strict=True))
+        if self.observe is not None:
+            self.observe(outputs)
+        return outputs
 
     def predict(self, payload: bytes) -> dict[str, Any]:
         """The answer to one sample, e.g. an encoded picture; raises `DataError` if it cannot be decoded."""

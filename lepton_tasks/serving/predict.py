@@ -36,12 +36,12 @@ def predict_router(table: ModelTable, answerer: Answerer) -> APIRouter:
     async def models() -> Response:
         """What is served, and what should be but is not ready."""
         unready = [{"name": name, "ready": False, "reason": why} for name, why in table.unready().items()]
-        return json_reply({"models": [*(live.to_dict() for live in table.live()), *unready]})
+        return json_reply({"models": [*map(table.about, table.names()), *unready]})
 
     @router.get("/models/{name}", responses=ERRORS)
     async def model(name: str) -> Response:
         """One model: version, digest, what it takes, labels, test metrics."""
-        return json_reply(table.get(name).to_dict())
+        return json_reply(table.about(name))
 
     @router.post("/models/{name}/predict", response_model=PredictReply, responses=ERRORS, openapi_extra=predict_body())
     async def predict(name: str, request: Request) -> Response:

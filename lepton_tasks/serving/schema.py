@@ -6,6 +6,8 @@ from typing import Any
 
 import pydantic
 
+from lepton_tasks.core.rollout import Rollout
+
 
 class ErrorReply(pydantic.BaseModel):
     """Every refusal."""
@@ -45,6 +47,7 @@ class DeployRequest(pydantic.BaseModel):
         version: Version in the model registry.
         digest: sha256 of the package, as its artifact reference gives it.
         by: Who asks, for the record.
+        rollout: How it takes over; without one, at once.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid")
@@ -53,6 +56,7 @@ class DeployRequest(pydantic.BaseModel):
     version: str
     digest: str = pydantic.Field(pattern="^[0-9a-f]{64}$")
     by: str = ""
+    rollout: Rollout = Rollout()
 
 
 ERRORS: dict[int | str, dict[str, Any]] = {

@@ -16,8 +16,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from lepton_tasks.core.errors import LeptonError
 from lepton_tasks.serving.batching import Timings
 from lepton_tasks.serving.errors import status_of
+from lepton_tasks.serving.live import Live
 from lepton_tasks.serving.request_log import RequestLog
-from lepton_tasks.serving.routing import Live
 
 _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _SIZES = (1, 2, 4, 8, 16, 32)
@@ -128,6 +128,8 @@ class Telemetry:
         observe(seconds)
         if call.queued is not None:
             queue(call.queued)
+        if call.live is not None and not call.probe:
+            call.live.tally.request(status, seconds)
         if known:
             shared = {
                 "time": time.time(),

@@ -10,6 +10,7 @@ from lepton_tasks.core.artifacts import CheckpointRef, DatasetRef, EvaluationRef
 from lepton_tasks.core.catalogue import CODECS, OUTPUT_CODECS
 from lepton_tasks.core.components import codec_spec_of
 from lepton_tasks.core.context import RunContext
+from lepton_tasks.core.proportions import wilson
 from lepton_tasks.core.protocols import LearningTask, Outputs
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.stages import replay
@@ -25,7 +26,6 @@ def export(
     evaluation: EvaluationRef,
 ) -> ModelPackageRef:
     """Everything that serving needs, sealed."""
-    from lepton_tasks.learning.significance import wilson
     from lepton_tasks.serving.package import ONNX_FILE, PackageSpec, write_package
     from lepton_tasks.training.card import model_card
     from lepton_tasks.training.checkpoint import read_checkpoint

@@ -1,11 +1,14 @@
 import asyncio
 import json
 
+import numpy as np
 import pytest
 from tiny_packages import expected, make_package, picture
 
 from lepton_tasks.core.errors import ArtifactError, ConfigError, UnavailableError
+from lepton_tasks.core.rollout import Rollout
 from lepton_tasks.core.store import digest_of, sha256_file
+from lepton_tasks.serving.controller import Controller
 from lepton_tasks.serving.errors import ConflictError, UnknownModelError
 from lepton_tasks.serving.routing import ModelTable
 from lepton_tasks.serving.samples import SampleJob
@@ -30,9 +33,9 @@ def on_table(home, scenario):
     return asyncio.run(run())
 
 
-async def deploy(table, packages, i):
+async def deploy(table, packages, i, rollout=None):
     folder, digest = packages[i]
-    return await table.deploy("tiny", folder, version=str(i), digest=digest)
+    return await table.deploy("tiny", folder, version=str(i), digest=digest, rollout=rollout)
 
 
 async def light(table):
@@ -238,3 +241,194 @@ def test_requests_taken_in_before_a_swap_are_answered_by_what_they_met(tmp_path,
         assert values == [expected(0, 0.1)["probabilities"]["light"]] * 100 + [0.2] * 100
 
     on_table(tmp_path / "home", scenario)
+
+
+HALF = Rollout(kind="canary", steps=(50, 100), step_seconds=60, min_requests=100)
+
+
+def test_a_canary_answers_its_share_and_a_key_always_meets_the_same_version(tmp_path, packages):
+    home = tmp_path / "home"
+    keys = [f"user {i}" for i in range(2000)]
+    split = {}
+
+    async def scenario(table):
+        await deploy(table, packages, 1)
+        first = await deploy(table, packages, 2, HALF)
+        assert (first["version"], first["changed"]) == ("1", True)
+        assert (first["challenger"]["version"], first["challenger"]["weight"]) == ("2", 0.5)
+        split["before"] = [table.route("tiny", key=key).release.version for key in keys]
+        assert split["before"] == [table.route("tiny", key=key).release.version for key in keys]
+        assert 900 < split["before"].count("2") < 1100  # 4.5 standard deviations
+        assert 900 < sum(table.route("tiny").release.version == "2" for _ in keys) < 1100
+        assert {table.route("tiny", version=v, key="x").release.version for v in "12"} == {"1", "2"}
+        assert not (await deploy(table, packages, 2, HALF))["changed"]
+        await table.step("tiny", 1)
+        assert {table.route("tiny", key=key).release.version for key in keys} == {"2"}
+        assert [live.release.version for live in table.live()] == ["1", "2"]
+        await deploy(table, packages, 2, HALF.model_copy(update={"steps": (10, 50, 100)}))
+        small = [table.route("tiny", key=key).release.version for key in keys]
+        assert 140 < small.count("2") < 260
+        assert all(b == "2" for a, b in zip(small, split["before"], strict=True) if a == "2")  # a ramp takes none away
+
+    async def restarted(table):
+        await table.restore()
+        assert table.about("tiny")["challenger"]["steps"] == [10, 50, 100]
+        await table.step("tiny", 1)
+        assert [table.route("tiny", key=key).release.version for key in keys] == split["before"]
+
+    on_table(home, scenario)
+    on_table(home, restarted)
+    actions = [("deploy", "1"), ("canary", "2"), ("step", "2"), ("canary", "2"), ("step", "2")]
+    assert records(home) == actions
+
+
+def test_a_challenger_is_promoted_or_taken_away_without_being_loaded_again(tmp_path, packages):
+    home = tmp_path / "home"
+
+    async def scenario(table):
+        with pytest.raises(UnknownModelError):
+            await table.promote("tiny")
+        await deploy(table, packages, 1, HALF)  # the first one answers at once
+        assert table.about("tiny")["challenger"] is None
+        with pytest.raises(ConflictError, match="no challenger"):
+            await table.promote("tiny")
+        await deploy(table, packages, 2, Rollout(kind="hold"))
+        challenger = table.get("tiny", "2")
+        assert {table.route("tiny").release.version for _ in range(50)} == {"1"}
+        with pytest.raises(ConflictError, match="version 9"):
+            await table.promote("tiny", only="9")
+        await table.promote("tiny")
+        assert table.get("tiny") is challenger
+        assert table.about("tiny")["previous"] == "1"
+        assert table.get("tiny", "1").release.version == "1"
+        await deploy(table, packages, 0, HALF)
+        await table.rollback("tiny", only="0")
+        assert (table.get("tiny"), table.about("tiny")["previous"]) == (challenger, "1")
+        with pytest.raises(ConflictError, match="is 2, not 0"):
+            await table.rollback("tiny", only="0")
+        before = table.get("tiny", "1")
+        await table.rollback("tiny")
+        assert table.get("tiny") is before
+        await deploy(table, packages, 2, Rollout(kind="hold"))
+        held = table.get("tiny", "2")
+        await deploy(table, packages, 2)  # at once, now
+        assert table.get("tiny") is held
+        with pytest.raises(UnknownModelError, match="no version '0' here"):
+            table.route("tiny", version="0")
+
+    on_table(home, scenario)
+    kept = {path.name[0] for path in (home / "models" / "tiny").iterdir()}
+    assert kept == {"1", "2", "d"}
+
+
+def test_a_challenger_that_cannot_be_loaded_changes_nothing_and_is_left_out_of_a_restart(tmp_path, packages):
+    home = tmp_path / "home"
+
+    async def scenario(table):
+        await deploy(table, packages, 1)
+        refused_graph(tmp_path / "bad")
+        digest = digest_of_folder(tmp_path / "bad")
+        with pytest.raises(ArtifactError, match="ONNX Runtime refuses"):
+            await table.deploy("tiny", tmp_path / "bad", version="3", digest=digest, rollout=HALF)
+        assert table.about("tiny")["challenger"] is None
+        await deploy(table, packages, 2, HALF)
+
+    async def restarted(table):
+        await table.restore()
+        assert (table.about("tiny")["version"], table.about("tiny")["challenger"]) == ("1", None)
+
+    on_table(home, scenario)
+    next((home / "models" / "tiny").glob("2-*/model.onnx")).unlink()
+    on_table(home, restarted)
+    assert records(home)[-1] == ("back", "2")
+
+
+def test_a_previous_version_on_disk_only_is_loaded_by_the_rollback(tmp_path, packages):
+    async def scenario():
+        table = ModelTable(tmp_path, workers=1, previous="disk")
+        await deploy(table, packages, 1)
+        await deploy(table, packages, 2)
+        with pytest.raises(UnknownModelError):
+            table.get("tiny", "1")
+        await table.rollback("tiny")
+        assert await light(table) == 0.1
+        await table.close()
+
+    asyncio.run(scenario())
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def answered(table, version, requests, *, errors=0, light=0.1):
+    """What the tallies would hold after so many requests."""
+    tally = table.get("tiny", version).tally
+    for i in range(requests):
+        tally.request(500 if i < errors else 200, 0.01 + i / 1e5)
+    tally.outputs({"probabilities": np.tile(np.float32([[1 - light, light]]), (requests, 1))})
+
+
+def test_a_good_canary_becomes_the_champion_step_by_step(tmp_path, packages):
+    home, clock = tmp_path / "home", Clock()
+
+    async def scenario(table):
+        controller = Controller(table, clock=clock)
+        await deploy(table, packages, 1)
+        await deploy(table, packages, 2, HALF)
+        await controller.tick()
+        assert table.about("tiny")["challenger"]["progress"]["reason"] == "0 of 100 requests, 0 of 60 s"
+        answered(table, "1", 100)
+        answered(table, "2", 100)
+        clock.now = 59
+        await controller.tick()
+        assert table.about("tiny")["challenger"]["step"] == 0
+        clock.now = 60
+        await controller.tick()
+        assert table.about("tiny")["challenger"]["step"] == 1
+        await controller.tick()
+        answered(table, "2", 100)  # alone, and judged beside what the champion did in the step before
+        clock.now = 121
+        await controller.tick()
+        assert (table.about("tiny")["version"], table.about("tiny")["challenger"]) == ("2", None)
+
+    on_table(home, scenario)
+    assert records(home) == [("deploy", "1"), ("canary", "2"), ("step", "2"), ("promote", "2")]
+    told = [json.loads(line) for line in (home / "deployments.jsonl").read_text().splitlines()]
+    assert [t.get("weight") for t in told] == [None, None, 0.5, 1.0]
+    assert told[-1]["figures"]["challenger"]["requests"] == told[-1]["figures"]["champion"]["requests"] == 100
+    assert told[-1]["reason"] == "nothing speaks against it after 100 requests"
+
+
+def test_a_bad_canary_is_taken_back_at_its_first_step_and_at_its_last(tmp_path, packages):
+    home, clock = tmp_path / "home", Clock()
+
+    async def scenario(table):
+        controller = Controller(table, clock=clock)
+        await deploy(table, packages, 1)
+        await deploy(table, packages, 2, HALF)
+        await controller.tick()
+        answered(table, "1", 100)
+        answered(table, "2", 20, errors=10)
+        await controller.tick()
+        assert table.about("tiny")["challenger"] is None
+        await deploy(table, packages, 2, HALF)
+        await controller.tick()
+        answered(table, "1", 100)
+        answered(table, "2", 100)
+        clock.now = 60
+        await controller.tick()
+        await controller.tick()
+        answered(table, "2", 100, light=0.9)
+        await controller.tick()
+        assert (table.about("tiny")["version"], table.about("tiny")["challenger"]) == ("1", None)
+
+    on_table(home, scenario)
+    told = [json.loads(line) for line in (home / "deployments.jsonl").read_text().splitlines()]
+    backs = [t for t in told if t["action"] == "back"]
+    assert [t["version"] for t in backs] == ["2", "2"]
+    assert "50.0% of its requests failed" in backs[0]["reason"]
+    assert "its labels differ" in backs[1]["reason"]

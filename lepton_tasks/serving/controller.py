@@ -1,0 +1,86 @@
+"""Moves canaries on, or back, by what they did."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from lepton_tasks.core.errors import LeptonError
+from lepton_tasks.serving.live import Served
+from lepton_tasks.serving.rollout import judge
+from lepton_tasks.serving.routing import ModelTable
+from lepton_tasks.serving.tally import Figures
+
+_BY = "rollout"
+
+_log = logging.getLogger("lepton.serving.rollout")
+
+
+class Controller:
+    """Judges the canaries of a table again and again.
+
+    Args:
+        table: The models.
+        clock: Seconds; only differences count.
+    """
+
+    def __init__(self, table: ModelTable, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._table, self._clock = table, clock
+        self._began: dict[str, tuple[Served, float]] = {}
+        self._champions: dict[str, tuple[str, Figures]] = {}
+
+    async def run(self, *, every: float = 1.0) -> None:
+        """Judge every so many seconds until cancelled."""
+        while True:
+            await asyncio.sleep(every)
+            await self.tick()
+
+    async def tick(self) -> None:
+        """Judge each canary once, and do what the verdict says."""
+        for served in self._table.models():
+            if served.state.challenger is not None and served.state.challenger.plan.kind == "canary":
+                name = served.champion.model
+                try:
+                    await self._judge(name, served)
+                except (LeptonError, OSError) as error:  # e.g. rolled back by somebody meanwhile, or the disk is full
+                    _log.error("the rollout of %s: %s", name, error)
+
+    async def _judge(self, name: str, served: Served) -> None:
+        challenge, challenger = served.state.challenger, served.challenger
+        if challenge is None or challenger is None:
+            return
+        now = self._clock()
+        if self._began.get(name, (None, 0.0))[0] is not served:  # a new step; its tallies are empty
+            self._began[name] = served, now
+        verdict = judge(
+            challenge.plan, now - self._began[name][1], self._reference(name, served), challenger.tally.figures()
+        )
+        percent = served.weight * 100
+        self._table.progress[name] = {"verdict": verdict.action, "reason": verdict.reason, **verdict.figures}
+        if verdict.action == "wait":
+            return
+        told = {"weight": served.weight, "reason": verdict.reason, "figures": verdict.figures}
+        version = challenge.release.version
+        if verdict.action == "back":
+            await self._table.rollback(name, by=_BY, only=version, **told)
+            _log.warning("version %s of %s is taken back at %g %%: %s", version, name, percent, verdict.reason)
+        elif challenge.step + 1 < len(challenge.plan.steps):
+            await self._table.step(name, challenge.step + 1, by=_BY, only=version, **told)
+            _log.info("version %s of %s goes on from %g %%: %s", version, name, percent, verdict.reason)
+        else:
+            await self._table.promote(name, by=_BY, only=version, **told)
+            _log.info("version %s of %s is the champion: %s", version, name, verdict.reason)
+
+    def _reference(self, name: str, served: Served) -> Figures:
+        """What the champion did in this step, or when it last answered enough: at 100 % it answers nothing."""
+        champion, challenge = served.champion, served.state.challenger
+        figures = champion.tally.figures()
+        kept = self._champions.get(name)
+        least = challenge.plan.min_requests if challenge else 0
+        if figures.requests < least and kept is not None and kept[0] == champion.release.digest:
+            return kept[1]
+        if figures.requests >= least:
+            self._champions[name] = champion.release.digest, figures
+        return figures

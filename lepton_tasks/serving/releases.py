@@ -1,0 +1,162 @@
+"""The packages of a server on its disk, and which of them it serves: what survives a restart."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from lepton_tasks.core.errors import ArtifactError, ConfigError
+from lepton_tasks.core.rollout import Rollout
+from lepton_tasks.core.store import write_json
+from lepton_tasks.serving.package import load_package
+
+STATE_FILE = "deployed.json"
+RECORD_FILE = "deployments.jsonl"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Release:
+    """One deployed version."""
+
+    version: str
+    digest: str
+    folder: str
+    deployed_at: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Challenge:
+    """A version beside the champion, and how far its rollout is."""
+
+    release: Release
+    plan: Rollout
+    step: int = 0
+
+    @property
+    def weight(self) -> float:
+        """Share of the requests that it answers."""
+        return self.plan.steps[self.step] / 100 if self.plan.kind == "canary" else 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """What `deployed.json` says of one model.
+
+    Attributes:
+        current: The champion.
+        previous: The champion before it.
+        challenger: What may become the next one.
+        unannounced: Whether the model registry is yet to be told of the champion.
+    """
+
+    current: Release
+    previous: Release | None = None
+    challenger: Challenge | None = None
+    unannounced: bool = False
+
+    def releases(self) -> list[Release]:
+        """All of them, the champion first."""
+        challenger = self.challenger.release if self.challenger else None
+        return [release for release in (self.current, challenger, self.previous) if release]
+
+
+class Releases:
+    """The folder of a server's packages.
+
+    Args:
+        home: State folder: ``models/<name>/<version>-<digest8>/``, ``models/<name>/deployed.json`` and
+            ``deployments.jsonl``, the append-only record of what was live when and why.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self._models, self._record_path = home / "models", home / RECORD_FILE
+
+    def names(self) -> list[str]:
+        """Models that were deployed."""
+        return sorted(path.parent.name for path in self._models.glob(f"*/{STATE_FILE}"))
+
+    def folder(self, name: str, release: Release) -> Path:
+        """Where a release's package lies."""
+        return self._models / name / release.folder
+
+    def read(self, name: str) -> State:
+        """What was served last.
+
+        Raises:
+            FileNotFoundError: nothing was.
+            ValueError, KeyError, TypeError: the file is damaged.
+        """
+        state = json.loads((self._models / name / STATE_FILE).read_text())
+        challenger = state.get("challenger")
+        if challenger:
+            plan = Rollout.model_validate(challenger["plan"])
+            challenger = Challenge(Release(**challenger["release"]), plan, challenger["step"])
+        previous = Release(**state["previous"]) if state["previous"] else None
+        return State(Release(**state["current"]), previous, challenger or None, state.get("unannounced", False))
+
+    def write(self, name: str, state: State) -> None:
+        """Remember what is served, whole or not at all."""
+        value = dataclasses.asdict(state)
+        if state.challenger:
+            value["challenger"]["plan"] = state.challenger.plan.model_dump(mode="json")
+        write_json(self._models / name / STATE_FILE, value)
+
+    def place(self, name: str, source: Path, version: str, digest: str) -> Release:
+        """Copy a package into our own folder, whole or not at all.
+
+        Raises:
+            ArtifactError: it cannot be copied or used, or is another one.
+            ConfigError: the name or version is none.
+        """
+        for what, text in (("model name", name), ("version", version)):
+            if not _NAME.fullmatch(text):
+                raise ConfigError(f"{text!r} is not a {what}.", fix="Use letters, digits, '_', '-' and '.'.")
+        part = self._models / name / f".{uuid.uuid4().hex}"
+        try:
+            try:
+                shutil.copytree(source, part, ignore=shutil.ignore_patterns("_*"))
+            except (OSError, shutil.Error) as error:
+                raise ArtifactError(f"the package cannot be copied: {error}.", where=str(source)) from error
+            found = load_package(part).digest
+            if found != digest:
+                raise ArtifactError(f"the package's digest is {found[:12]}, not {digest[:12]}.", where=str(source))
+            final = part.with_name(f"{version}-{digest[:8]}")
+            shutil.rmtree(final, ignore_errors=True)
+            part.rename(final)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        return Release(version, digest, final.name, time.time())
+
+    def tidy(self, name: str, state: State) -> None:
+        """Remove the packages that are not served any more."""
+        keep = {release.folder for release in state.releases()}
+        for folder in (self._models / name).iterdir():
+            if folder.is_dir() and folder.name not in keep:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def remove(self, name: str) -> None:
+        """Forget a model and its packages."""
+        shutil.rmtree(self._models / name, ignore_errors=True)
+
+    def record(self, action: str, name: str, release: Release | None, by: str, **more: Any) -> None:
+        """Add a line to the record."""
+        entry = {
+            "time": time.time(),
+            "action": action,
+            "model": name,
+            "version": release.version if release else None,
+            "digest": release.digest if release else None,
+            "by": by,
+            **more,
+        }
+        with self._record_path.open("ab") as stream:
+            stream.write(orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE))
