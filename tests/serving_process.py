@@ -12,16 +12,20 @@ from free_ports import free_port
 
 
 class Server:
-    def __init__(self, home, port):
+    def __init__(self, home, port, *options):
         self.home, self.port = home, port
         self.url = f"http://127.0.0.1:{port}"
         self.log = home / "server.log"
         with self.log.open("ab") as stream:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "lepton_tasks.serving", "--port", str(port), "--home", str(home)],
+                [sys.executable, "-m", "lepton_tasks.serving", "--port", str(port), "--home", str(home), *options],
                 stdout=stream,
                 stderr=stream,
             )
+        self.http = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
+
+    def connect_anew(self):
+        self.http.close()
         self.http = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
 
     @property
@@ -55,9 +59,9 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(home, port=None):
+def serving(home, port=None, options=()):
     home.mkdir(parents=True, exist_ok=True)
-    server = Server(home, port or free_port())
+    server = Server(home, port or free_port(), *options)
     try:
         yield server.wait_ready()
     finally:

@@ -17,8 +17,8 @@ from lepton_tasks.core.errors import DataError, LeptonError
 from lepton_tasks.serving.batching import Job
 from lepton_tasks.serving.errors import MediaTypeError, status_of
 from lepton_tasks.serving.live import Live
+from lepton_tasks.serving.lookup import VERSION_HEADER, Lookup
 from lepton_tasks.serving.payload import Limits
-from lepton_tasks.serving.routing import VERSION_HEADER, ModelTable
 from lepton_tasks.serving.samples import PredictJob
 from lepton_tasks.serving.telemetry import Call, Telemetry
 from lepton_tasks.serving.tensors import InferJob
@@ -95,7 +95,7 @@ class Answerer:
         limits: What a request may cost.
     """
 
-    def __init__(self, table: ModelTable, telemetry: Telemetry, limits: Limits) -> None:
+    def __init__(self, table: Lookup, telemetry: Telemetry, limits: Limits) -> None:
         self.limits = limits
         self._table, self._telemetry = table, telemetry
 

@@ -20,6 +20,8 @@ from lepton_tasks.core.errors import LeptonError
 from lepton_tasks.serving.admin import admin_router, admin_token
 from lepton_tasks.serving.answering import Answerer, error_reply
 from lepton_tasks.serving.controller import Controller
+from lepton_tasks.serving.exposition import merged
+from lepton_tasks.serving.fleet import Fleet
 from lepton_tasks.serving.gallery import gallery_router
 from lepton_tasks.serving.oip import oip_router
 from lepton_tasks.serving.page import PAGE
@@ -44,6 +46,7 @@ def create_app(
     workers: int | None = None,
     values: bool = True,
     grpc: str | None = None,
+    fleet: Fleet | None = None,
 ) -> FastAPI:
     """The application of one server. Packages are loaded once it has started, not here.
 
@@ -52,21 +55,34 @@ def create_app(
         limits: What a request may cost.
         workers: Inference threads of each model; without it, one less than there are cores.
         grpc: ``host:port`` to listen on for gRPC, too.
+        fleet: The other processes of the server, if there are several.
         values: Whether the request log keeps what was asked: column values of rows, figures of texts and pictures.
     """
     limits = limits or Limits()
-    log = RequestLog(home / REQUESTS_FOLDER, values=values)
+    log = RequestLog(home / REQUESTS_FOLDER, values=values, member=fleet.member if fleet else 0)
     telemetry = Telemetry(log)
+
+    def changed() -> None:
+        telemetry.serving(table.live())
+
     table = ModelTable(
-        home, workers=workers, observer=telemetry.observer, changed=lambda: telemetry.serving(table.live())
+        home,
+        workers=workers,
+        observer=telemetry.observer,
+        changed=changed,
+        fleet=fleet,
     )
     answerer = Answerer(table, telemetry, limits)
+    if fleet is not None:
+        fleet.metrics = lambda: generate_latest(telemetry.registry).decode()
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         log.start()
-        beside = await _start_grpc(table, answerer, grpc) if grpc else None
+        beside = await _start_grpc(table, answerer, grpc, shared=fleet is not None) if grpc else None
         restoring = asyncio.create_task(table.restore())  # the server answers (503) while it loads
+        if fleet is not None:  # the others answer meanwhile: connections must not come here
+            await restoring
         judging = asyncio.create_task(Controller(table).run())
         yield
         judging.cancel()
@@ -74,6 +90,8 @@ def create_app(
         if beside is not None:
             await beside.stop(DRAIN_SECONDS)
         await table.close()
+        if fleet is not None:
+            fleet.close()
         await asyncio.to_thread(log.close)
 
     app = FastAPI(
@@ -91,7 +109,11 @@ def create_app(
     @app.get("/metrics", tags=["metrics"], response_class=Response)
     async def metrics() -> Response:
         """Prometheus metrics."""
-        return Response(generate_latest(telemetry.registry), media_type=CONTENT_TYPE_LATEST)
+        own = generate_latest(telemetry.registry)
+        if fleet is not None:
+            others = {reply["member"]: reply["text"] for reply in await fleet.ask(op="metrics")}
+            own = merged({fleet.member: own.decode(), **others})
+        return Response(own, media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
@@ -102,10 +124,10 @@ def create_app(
     return app
 
 
-async def _start_grpc(table: ModelTable, answerer: Answerer, address: str) -> GrpcServer:
+async def _start_grpc(table: ModelTable, answerer: Answerer, address: str, *, shared: bool) -> GrpcServer:
     from lepton_tasks.serving.grpc_api import GrpcServer  # 0.1 s and 20 MB that most servers can do without
 
-    server = GrpcServer(table, answerer, address)
+    server = GrpcServer(table, answerer, address, shared=shared)
     await server.start()
     _log.info("gRPC on %s", address)
     return server

@@ -35,7 +35,8 @@ class Controller:
         """Judge every so many seconds until cancelled."""
         while True:
             await asyncio.sleep(every)
-            await self.tick()
+            if self._table.leads():
+                await self.tick()
 
     async def tick(self) -> None:
         """Judge each canary once, and do what the verdict says."""
@@ -54,9 +55,9 @@ class Controller:
         now = self._clock()
         if self._began.get(name, (None, 0.0))[0] is not served:  # a new step; its tallies are empty
             self._began[name] = served, now
-        verdict = judge(
-            challenge.plan, now - self._began[name][1], self._reference(name, served), challenger.tally.figures()
-        )
+        figures = await self._table.figures(name)
+        reference = self._reference(name, served, figures[served.champion.release.version])
+        verdict = judge(challenge.plan, now - self._began[name][1], reference, figures[challenge.release.version])
         percent = served.weight * 100
         self._table.progress[name] = {"verdict": verdict.action, "reason": verdict.reason, **verdict.figures}
         if verdict.action == "wait":
@@ -73,10 +74,9 @@ class Controller:
             await self._table.promote(name, by=_BY, only=version, **told)
             _log.info("version %s of %s is the champion: %s", version, name, verdict.reason)
 
-    def _reference(self, name: str, served: Served) -> Figures:
+    def _reference(self, name: str, served: Served, figures: Figures) -> Figures:
         """What the champion did in this step, or when it last answered enough: at 100 % it answers nothing."""
         champion, challenge = served.champion, served.state.challenger
-        figures = champion.tally.figures()
         kept = self._champions.get(name)
         least = challenge.plan.min_requests if challenge else 0
         if figures.requests < least and kept is not None and kept[0] == champion.release.digest:

@@ -14,9 +14,9 @@ from lepton_tasks.serving.batching import Outputs
 from lepton_tasks.serving.errors import status_of
 from lepton_tasks.serving.grpc_messages import MESSAGES, SERVICE
 from lepton_tasks.serving.live import Live
+from lepton_tasks.serving.lookup import Lookup
 from lepton_tasks.serving.oip import own_version
 from lepton_tasks.serving.package import Package, TensorSpec
-from lepton_tasks.serving.routing import ModelTable
 from lepton_tasks.serving.tensors import DATATYPES, checked, open_shape, raw_values
 
 _CONTENTS = {
@@ -111,21 +111,23 @@ class GrpcServer:
         table: The models.
         answerer: What answers.
         address: ``host:port`` to listen on; port 0 takes a free one.
+        shared: Whether other processes listen there, too.
         credentials: For TLS.
     """
 
     def __init__(
         self,
-        table: ModelTable,
+        table: Lookup,
         answerer: Answerer,
         address: str,
         *,
+        shared: bool = False,
         credentials: grpc.ServerCredentials | None = None,
     ) -> None:
         self._table, self._answerer = table, answerer
         most = answerer.limits.body_bytes
         self._server = grpc.aio.server(
-            options=[("grpc.max_receive_message_length", most), ("grpc.so_reuseport", 0)],
+            options=[("grpc.max_receive_message_length", most), ("grpc.so_reuseport", int(shared))],
         )
         methods = {
             "ServerLive": self._live,

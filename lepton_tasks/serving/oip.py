@@ -14,10 +14,10 @@ from starlette.responses import Response
 
 from lepton_tasks.core.errors import LeptonError
 from lepton_tasks.serving.answering import Answerer, Asked
+from lepton_tasks.serving.lookup import Lookup
 from lepton_tasks.serving.package import TensorSpec
 from lepton_tasks.serving.payload import read_body
 from lepton_tasks.serving.predict import as_response, json_reply
-from lepton_tasks.serving.routing import ModelTable
 from lepton_tasks.serving.schema import ERRORS, infer_body
 from lepton_tasks.serving.tensors import DATATYPES, open_shape
 
@@ -34,7 +34,7 @@ def own_version() -> str:
         return "0"
 
 
-def oip_router(table: ModelTable, answerer: Answerer) -> APIRouter:
+def oip_router(table: Lookup, answerer: Answerer) -> APIRouter:
     """The routes of the protocol."""
     router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 

@@ -11,8 +11,8 @@ from starlette.responses import Response
 
 from lepton_tasks.core.errors import LeptonError
 from lepton_tasks.serving.answering import Answerer, Asked, Reply
+from lepton_tasks.serving.lookup import VERSION_HEADER, Lookup
 from lepton_tasks.serving.payload import read_body, read_files
-from lepton_tasks.serving.routing import VERSION_HEADER, ModelTable
 from lepton_tasks.serving.schema import ERRORS, ModelList, PredictReply, predict_body
 
 
@@ -28,7 +28,7 @@ def as_response(reply: Reply) -> Response:
     return Response(reply.body, reply.status, reply.headers)
 
 
-def predict_router(table: ModelTable, answerer: Answerer) -> APIRouter:
+def predict_router(table: Lookup, answerer: Answerer) -> APIRouter:
     """The routes of the prediction API."""
     router = APIRouter(prefix="/v1", tags=["predict"])
 

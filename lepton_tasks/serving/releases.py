@@ -68,6 +68,23 @@ class State:
         challenger = self.challenger.release if self.challenger else None
         return [release for release in (self.current, challenger, self.previous) if release]
 
+    def to_dict(self) -> dict[str, Any]:
+        """The state as JSON values."""
+        value = dataclasses.asdict(self)
+        if self.challenger:
+            value["challenger"]["plan"] = self.challenger.plan.model_dump(mode="json")
+        return value
+
+    @classmethod
+    def from_dict(cls, state: dict[str, Any]) -> State:
+        """The state that `to_dict` gave; raises ValueError, KeyError or TypeError for anything else."""
+        challenger = state.get("challenger")
+        if challenger:
+            plan = Rollout.model_validate(challenger["plan"])
+            challenger = Challenge(Release(**challenger["release"]), plan, challenger["step"])
+        previous = Release(**state["previous"]) if state["previous"] else None
+        return cls(Release(**state["current"]), previous, challenger or None, state.get("unannounced", False))
+
 
 class Releases:
     """The folder of a server's packages.
@@ -95,20 +112,11 @@ class Releases:
             FileNotFoundError: nothing was.
             ValueError, KeyError, TypeError: the file is damaged.
         """
-        state = json.loads((self._models / name / STATE_FILE).read_text())
-        challenger = state.get("challenger")
-        if challenger:
-            plan = Rollout.model_validate(challenger["plan"])
-            challenger = Challenge(Release(**challenger["release"]), plan, challenger["step"])
-        previous = Release(**state["previous"]) if state["previous"] else None
-        return State(Release(**state["current"]), previous, challenger or None, state.get("unannounced", False))
+        return State.from_dict(json.loads((self._models / name / STATE_FILE).read_text()))
 
     def write(self, name: str, state: State) -> None:
         """Remember what is served, whole or not at all."""
-        value = dataclasses.asdict(state)
-        if state.challenger:
-            value["challenger"]["plan"] = state.challenger.plan.model_dump(mode="json")
-        write_json(self._models / name / STATE_FILE, value)
+        write_json(self._models / name / STATE_FILE, state.to_dict())
 
     def place(self, name: str, source: Path, version: str, digest: str) -> Release:
         """Copy a package into our own folder, whole or not at all.

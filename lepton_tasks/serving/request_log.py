@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import collections
+import heapq
 import itertools
 import logging
+import operator
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ _log = logging.getLogger("lepton.serving.request_log")
 
 
 class RequestLog:
-    """Writes records in the background, into ``folder/<model>/<time in ns>.jsonl``.
+    """Writes records in the background, into ``folder/<model>/<time in ns>-<member>.jsonl``.
 
     A new file is begun at every start and whenever one is full, so a line torn by a crash is never continued.
 
@@ -30,6 +32,7 @@ class RequestLog:
         capacity: Records that may wait; beyond it new ones are dropped and counted in `dropped`.
         file_bytes: Size at which the next file is begun.
         files: Files kept per model; the oldest goes first.
+        member: Which of a server's processes it is; each has files of its own.
         values: Whether the ``values`` of samples are kept. They are left out, too, while a tenth of `capacity` waits.
     """
 
@@ -42,9 +45,11 @@ class RequestLog:
         file_bytes: int = 64 * 2**20,
         files: int = 16,
         values: bool = True,
+        member: int = 0,
     ) -> None:
         self.dropped = 0
         self._folder, self._every, self._capacity = folder, every, capacity
+        self._member = member
         self._file_bytes, self._files, self._values = file_bytes, files, values
         self._waiting: collections.deque[tuple[str, dict[str, Any]]] = collections.deque()
         self._streams: dict[str, FileIO] = {}
@@ -101,9 +106,9 @@ class RequestLog:
             stream.close()
         folder = self._folder / model
         folder.mkdir(parents=True, exist_ok=True)
-        for old in sorted(folder.glob("*.jsonl"))[: -(self._files - 1) or None]:
+        for old in sorted(folder.glob(f"*-{self._member}.jsonl"))[: -(self._files - 1) or None]:
             old.unlink(missing_ok=True)
-        self._streams[model] = (folder / f"{time.time_ns()}.jsonl").open("ab", buffering=0)
+        self._streams[model] = (folder / f"{time.time_ns()}-{self._member}.jsonl").open("ab", buffering=0)
         return self._streams[model]
 
 
@@ -122,13 +127,20 @@ def _append(stream: FileIO, lines: bytes) -> None:
 
 
 def read_requests(folder: Path, model: str, *, since: float = 0.0) -> Iterator[dict[str, Any]]:
-    """The records of a model that were made after `since` (seconds since the epoch), oldest file first.
+    """The records of a model that were made after `since` (seconds since the epoch), as good as oldest first.
 
     A line that a crash tore is left out.
     """
-    files = sorted((folder / model).glob("*.jsonl"))
+    members: dict[str, list[Path]] = {}
+    for path in sorted((folder / model).glob("*.jsonl")):
+        members.setdefault(path.stem.partition("-")[2], []).append(path)
+    yield from heapq.merge(*(_records(files, since) for files in members.values()), key=operator.itemgetter("time"))
+
+
+def _records(files: Sequence[Path], since: float) -> Iterator[dict[str, Any]]:
+    """The records of one process's files after `since`."""
     for path, following in itertools.zip_longest(files, files[1:]):
-        if following is not None and int(following.stem) / 1e9 < since:
+        if following is not None and int(following.stem.partition("-")[0]) / 1e9 < since:
             continue  # all of it is older
         with path.open("rb") as stream:
             for line in stream:

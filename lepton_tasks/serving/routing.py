@@ -1,30 +1,30 @@
-"""Which version answers for which model: loading, the swap by one reference, challengers, rollback, restart."""
+"""Every change of what a server serves: deployment, challengers, rollback, restart; in all its processes at once."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from lepton_tasks.core.errors import LeptonError, UnavailableError
-from lepton_tasks.core.registry import did_you_mean
+from lepton_tasks.core.errors import LeptonError
 from lepton_tasks.core.rollout import Rollout
-from lepton_tasks.serving.errors import ConflictError, UnknownModelError
-from lepton_tasks.serving.live import Live, Loader, Observer, Served, close
+from lepton_tasks.serving.errors import ConflictError
+from lepton_tasks.serving.fleet import Fleet, Line
+from lepton_tasks.serving.live import Loader, Observer, Served
+from lepton_tasks.serving.lookup import Lookup
 from lepton_tasks.serving.releases import Challenge, Release, Releases, State
-
-KEY_HEADER = "lepton-key"  # requests of one key are answered by one version as long as the split stays
-VERSION_HEADER = "lepton-version"  # in every reply: the version that answered
+from lepton_tasks.serving.tally import Figures
 
 _log = logging.getLogger("lepton.serving")
 
 
-class ModelTable:
-    """The models of one server. A request asks it once, so it never sees two versions.
+class ModelTable(Lookup):
+    """The models of one server, and every change of what is served.
 
     Every method runs in the event loop; files and graphs are read in threads.
 
@@ -35,6 +35,7 @@ class ModelTable:
             ``disk`` only, which saves its memory.
         observer: Gives, for a model and a version, what is told of its batches.
         changed: Called after each change of what is served.
+        fleet: The other processes of the server, if there are several.
     """
 
     def __init__(
@@ -45,91 +46,23 @@ class ModelTable:
         previous: Literal["loaded", "disk"] = "loaded",
         observer: Observer | None = None,
         changed: Callable[[], None] = lambda: None,
+        fleet: Fleet | None = None,
     ) -> None:
+        super().__init__(changed)
         self._releases = Releases(home)
         workers = workers or max(1, min(8, (os.cpu_count() or 2) - 1))
         self._loader = Loader(self._releases, workers=workers, previous=previous == "loaded", observer=observer)
-        self._changed = changed
-        self._served: dict[str, Served] = {}
-        self._unready: dict[str, str] = {}
+        self._fleet = fleet
         self._lock = asyncio.Lock()  # one change at a time
-        self.restored = False
-        self.progress: dict[str, dict[str, Any]] = {}
-        """How the rollout of a model goes, for those who ask; kept by who judges it."""
-
-    def route(self, name: str, *, key: str | None = None, version: str | None = None) -> Live:
-        """What answers this request: the hot path's one question. Not to be kept across an ``await``.
-
-        Args:
-            name: The model.
-            key: Text of the header ``lepton-key``: equal keys meet the same version; without one, chance decides.
-            version: The version asked for, if the request names one.
-
-        Raises:
-            UnavailableError: it is known, but not loaded.
-            UnknownModelError: nothing is served under the name, or not this version.
-        """
-        served = self._served.get(name)
-        if served is None or version is not None:
-            return self.get(name, version)
-        return served.answering(key)
-
-    def get(self, name: str, version: str | None = None) -> Live:
-        """The champion, or another version that is loaded.
-
-        Raises:
-            UnavailableError: it is known, but not loaded.
-            UnknownModelError: nothing is served under the name, or not this version.
-        """
-        served = self.served(name)
-        if version is None:
-            return served.champion
-        for live in served.versions():
-            if live.release.version == version:
-                return live
-        known = ", ".join(live.release.version for live in served.versions())
-        raise UnknownModelError(f"{name!r} has no version {version!r} here.", fix=f"Version {known} is served.")
-
-    def served(self, name: str) -> Served:
-        """All versions of a model; raises as `get` does."""
-        served = self._served.get(name)
-        if served is not None:
-            return served
-        if name in self._unready:
-            raise UnavailableError(f"the model {name!r} is not ready: {self._unready[name]}")
-        known = [*self._served, *self._unready]
-        fix = did_you_mean(name, known) if known else "None is deployed yet."
-        raise UnknownModelError(f"no model named {name!r}.", fix=fix)
-
-    def models(self) -> list[Served]:
-        """All that answer, by name."""
-        return [self._served[name] for name in sorted(self._served)]
-
-    def names(self) -> list[str]:
-        """Names of all models that answer."""
-        return sorted(self._served)
-
-    def live(self) -> list[Live]:
-        """All versions that answer: champions and canaries, by the name of their model."""
-        return [live for served in self.models() for live in served.versions() if served.answers(live)]
-
-    def about(self, name: str) -> dict[str, Any]:
-        """What a caller may know about a model, and how its rollout goes."""
-        about = self.served(name).to_dict()
-        if about["challenger"] is not None:
-            about["challenger"]["progress"] = self.progress.get(name)
-        return about
-
-    def unready(self) -> dict[str, str]:
-        """Why a known model does not answer, by name."""
-        return dict(self._unready)
 
     async def restore(self) -> None:
         """Load what was served when the server last ran; one that cannot be loaded stops no other.
 
         Previous versions come last, when the server is ready already.
         """
-        async with self._lock:
+        async with self._changing(shared=True):
+            if self._fleet is not None:
+                await self._fleet.listen(self._told)
             names = self._releases.names()
             self._unready |= dict.fromkeys(names, "it is being loaded.")
             for name in names:
@@ -141,7 +74,7 @@ class ModelTable:
             self.restored = True
             for served in self.models():
                 if served.state.previous is not None:
-                    await self._serve(served.champion.model, served.state)
+                    await self._serve(served.champion.model, served.state, tell=False)
 
     async def deploy(
         self,
@@ -175,7 +108,7 @@ class ModelTable:
             ConfigError: the name or version is none.
         """
         plan = rollout or Rollout()
-        async with self._lock:
+        async with self._changing():
             old = self._served.get(name)
             known = [live.release for live in old.versions()] if old else []
             release = next((r for r in known if (r.version, r.digest) == (version, digest)), None)
@@ -202,7 +135,7 @@ class ModelTable:
         Raises:
             ConflictError: there is no challenger, or another one.
         """
-        async with self._lock:
+        async with self._changing():
             state, challenge = self._challenged(name, only)
             new = State(challenge.release, state.current, unannounced=True)
             return await self._change(name, new, "promote", challenge.release, by, **figures)
@@ -211,7 +144,7 @@ class ModelTable:
         self, name: str, step: int, *, by: str = "", only: str | None = None, **figures: Any
     ) -> dict[str, Any]:
         """Let the challenger answer the share of this step of its plan; else like `promote`."""
-        async with self._lock:
+        async with self._changing():
             state, challenge = self._challenged(name, only)
             new = dataclasses.replace(state, challenger=dataclasses.replace(challenge, step=step))
             return await self._change(name, new, "step", challenge.release, by, **figures)
@@ -228,7 +161,7 @@ class ModelTable:
         Raises:
             ConflictError: there is neither, or another one; after a rollback there is no version before the champion.
         """
-        async with self._lock:
+        async with self._changing():
             state = self._served[name].state if name in self._served else await self._on_disk(name)
             last = state.challenger.release if state.challenger else state.current
             if only is not None and last.version != only:
@@ -241,9 +174,21 @@ class ModelTable:
             new = State(state.previous, unannounced=True)
             return await self._change(name, new, "rollback", state.previous, by, **figures)
 
+    async def figures(self, name: str) -> dict[str, Figures]:
+        """What each loaded version of a model did lately, in all processes of the server."""
+        found = {live.release.version: live.tally.figures() for live in self.served(name).versions()}
+        for reply in await self._fleet.ask(op="figures", name=name) if self._fleet else []:
+            for version, figures in reply.items():
+                found[version] = found.get(version, Figures()).plus(Figures.from_dict(figures))
+        return found
+
+    def leads(self) -> bool:
+        """Whether this process is the one that decides for all processes of the server."""
+        return self._fleet is None or self._fleet.leads()
+
     async def announced(self, name: str) -> None:
         """Note that the model registry was told of the champion."""
-        async with self._lock:
+        async with self._changing():
             served = self.served(name)
             state = dataclasses.replace(served.state, unannounced=False)
             self._releases.write(name, state)
@@ -251,15 +196,15 @@ class ModelTable:
 
     async def remove(self, name: str, *, by: str = "") -> None:
         """Stop serving a model and forget its packages."""
-        async with self._lock:
+        async with self._changing():
             if name not in self._unready:
                 self.served(name)
-            served = self._served.pop(name, None)
-            self._unready.pop(name, None)
-            close(served.versions() if served else ())
+            served = self._served.get(name)
+            if self._fleet is not None:
+                await self._fleet.ask(op="remove", name=name)
+            self.forget(name)
             await asyncio.to_thread(self._releases.remove, name)
             self._releases.record("remove", name, served.champion.release if served else None, by)
-            self._changed()
 
     async def close(self) -> None:
         """Answer what is queued, then stop."""
@@ -278,11 +223,11 @@ class ModelTable:
     async def _restore(self, name: str, state: State) -> None:
         """Serve as before; a challenger that cannot be loaded is left out."""
         try:
-            await self._serve(name, state, previous=False)
+            await self._serve(name, state, previous=False, tell=False)
         except LeptonError as error:
             if state.challenger is None:
                 raise
-            await self._serve(name, dataclasses.replace(state, challenger=None), previous=False)
+            await self._serve(name, dataclasses.replace(state, challenger=None), previous=False, tell=False)
             self._releases.record("back", name, state.challenger.release, "restart", reason=str(error))
 
     async def _on_disk(self, name: str) -> State:
@@ -302,19 +247,63 @@ class ModelTable:
         self._releases.record(action, name, release, by, **figures)
         return {**served.to_dict(), "changed": True}
 
-    async def _serve(self, name: str, state: State, *, previous: bool = True) -> Served:
-        """Load what `state` names and is not loaded yet, then swap."""
+    async def _serve(self, name: str, state: State, *, previous: bool = True, tell: bool = True) -> Served:
+        """Load what `state` names and is not loaded yet, here and, with `tell`, in the other processes; then swap."""
         served, retired = await self._loader.load(name, state, self._served.get(name), previous=previous)
-        self._releases.write(name, state)  # first: a restart right after the swap serves the same
-        self._served[name] = served
-        self._unready.pop(name, None)
-        self.progress.pop(name, None)
-        for live in served.versions():
-            live.tally.reset()
-            live.package.observe = live.tally.outputs if served.weight else None
-        close(retired)  # submissions happen in this loop too, so none can come after this
-        self._changed()
-        return served
+        try:
+            async with contextlib.AsyncExitStack() as others:
+                if self._fleet is not None and tell:
+                    await others.enter_async_context(self._fleet.together(op="serve", name=name, state=state.to_dict()))
+                self._releases.write(name, state)  # first: a restart right after the swap serves the same
+        except BaseException:
+            self.drop(name, served)
+            raise
+        return self.swap(name, served, retired)
+
+    @contextlib.asynccontextmanager
+    async def _changing(self, *, shared: bool = False) -> AsyncIterator[None]:
+        """Nobody else changes what is served; `shared`: in this process only, others may read it, too."""
+        async with contextlib.AsyncExitStack() as held:
+            if self._fleet is not None:  # before our own lock, which another process's change needs, too
+                await held.enter_async_context(self._fleet.alone(shared=shared))
+            await held.enter_async_context(self._lock)
+            yield
+
+    async def _told(self, line: Line, message: dict[str, Any]) -> None:
+        """Another process of the server says what is served from now on, or asks."""
+        name = message["name"]
+        if message["op"] == "remove":
+            async with self._lock:
+                self.forget(name)
+            await line.send({})
+        elif message["op"] == "figures":
+            found = self._served.get(name)
+            versions = {live.release.version: live.tally.figures() for live in found.versions()} if found else {}
+            await line.send({version: dataclasses.asdict(figures) for version, figures in versions.items()})
+        elif message["op"] == "serve":
+            async with self._lock:
+                await self._follow(line, name, State.from_dict(message["state"]))
+
+    async def _follow(self, line: Line, name: str, state: State) -> None:
+        """Load what another process says, and swap when it does."""
+        try:
+            served, retired = await self._loader.load(name, state, self._served.get(name))
+        except (LeptonError, OSError) as error:
+            await line.send({"error": str(error)})
+            return
+        await line.send({})
+        # If it ends before it says so, the disk knows whether it had decided.
+        if await line.receive() is not None or await asyncio.to_thread(self._decided, name, state):
+            self.swap(name, served, retired)
+            await line.send({})
+        else:
+            self.drop(name, served)
+
+    def _decided(self, name: str, state: State) -> bool:
+        try:
+            return self._releases.read(name) == state
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
 
 def _is_served(state: State, release: Release, plan: Rollout) -> bool:

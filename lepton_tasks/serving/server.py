@@ -8,15 +8,19 @@ import fcntl
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import uvicorn
 
+from lepton_tasks.core import lifetime
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.serving.app import DRAIN_SECONDS, create_app
+from lepton_tasks.serving.fleet import Fleet
 from lepton_tasks.serving.lane import Lane
+from lepton_tasks.serving.supervisor import Supervisor, own_command
 
 VALUES_VARIABLE = "LEPTON_REQUEST_VALUES"
 
@@ -28,6 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=8100, help="port to listen on (default: %(default)s)")
     parser.add_argument("--grpc-port", type=int, help="port to listen on for gRPC, too (default: none)")
     parser.add_argument("--home", type=Path, required=True, help="folder of packages, request log and admin token")
+    parser.add_argument("--processes", type=int, default=1, help="processes that share the port (default: 1)")
+    parser.add_argument("--member", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--workers", type=int, help="inference threads of each model (default: cores - 1)")
     parser.add_argument(
         "--values",
@@ -37,32 +44,45 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
-    # uvicorn hands SIGTERM on once it has drained; a server that was asked to stop and did has not failed.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    home = options.home.resolve()
-    home.mkdir(parents=True, exist_ok=True)
+    options.home = options.home.resolve()
+    options.home.mkdir(parents=True, exist_ok=True)
     try:
-        with _only_server_of(home):
-            grpc = f"{options.host}:{options.grpc_port}" if options.grpc_port else None
-            app = create_app(home, workers=options.workers, values=options.values == "on", grpc=grpc)
-            uvicorn.run(
-                app,
-                host=options.host,
-                port=options.port,
-                loop="uvloop",
-                http=Lane(app.state.answerer).protocol,  # type: ignore[arg-type]  # it is called like a class
-                ws="none",
-                access_log=False,
-                log_config=None,
-                timeout_keep_alive=75,  # above the idle time of common clients and proxies, so they close first
-                timeout_graceful_shutdown=DRAIN_SECONDS,
-            )
+        if options.member is not None:
+            return _serve(options, Fleet(options.home, options.member, options.processes))
+        with _only_server_of(options.home):
+            if options.processes > 1:
+                address = options.host, options.port
+                return Supervisor(own_command(), options.processes, address, grace=DRAIN_SECONDS + 5).run()
+            return _serve(options, None)
     except ConfigError as error:
         logging.getLogger("lepton.serving").error("%s", error)
         return 1
-    except KeyboardInterrupt:
-        pass
-    return 0
+
+
+def _serve(options: argparse.Namespace, fleet: Fleet | None) -> int:
+    """One process: the only one, or one of several, which then ends with its parent."""
+    # uvicorn hands SIGTERM on once it has drained; a server that was asked to stop and did has not failed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    if fleet is not None:
+        lifetime.die_with(int(os.environ[lifetime.PARENT]))
+    grpc = f"{options.host}:{options.grpc_port}" if options.grpc_port else None
+    app = create_app(options.home, workers=options.workers, values=options.values == "on", grpc=grpc, fleet=fleet)
+    config = uvicorn.Config(
+        app,
+        host=options.host,
+        port=options.port,
+        loop="uvloop",
+        http=Lane(app.state.answerer).protocol,  # type: ignore[arg-type]  # it is called like a class
+        ws="none",
+        access_log=False,
+        log_config=None,
+        timeout_keep_alive=75,  # above the idle time of common clients and proxies, so they close first
+        timeout_graceful_shutdown=DRAIN_SECONDS,
+    )
+    server = uvicorn.Server(config)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run(sockets=[socket.socket(fileno=options.fd)] if options.fd is not None else None)
+    return 0 if server.started else 1
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import random
 import threading
@@ -36,6 +37,21 @@ class Figures:
     times: tuple[int, ...] = ()
     labels: tuple[int, ...] = ()
     scores: tuple[float, ...] = ()
+
+    def plus(self, other: Figures) -> Figures:
+        """The figures of both together."""
+        times, labels = (
+            tuple(a + b for a, b in itertools.zip_longest(mine, theirs, fillvalue=0))
+            for mine, theirs in ((self.times, other.times), (self.labels, other.labels))
+        )
+        scores = self.scores + other.scores
+        return Figures(self.requests + other.requests, self.errors + other.errors, times, labels, scores)
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Figures:
+        """The figures that `dataclasses.asdict` gave."""
+        times, labels, scores = (tuple(value[name]) for name in ("times", "labels", "scores"))
+        return cls(value["requests"], value["errors"], times, labels, scores)
 
     def quantile(self, share: float) -> float | None:
         """The time that this share of the requests took at most, in seconds, 5 % exact; None without requests."""
