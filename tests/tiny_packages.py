@@ -79,3 +79,44 @@ def make_package(folder, *, offset=0.0, onnx_bytes=None, example=True, expects=N
         example=(picture(200), expects or expected(200, offset)) if example else None,
     )
     return digest_of({p.name: sha256_file(p) for p in folder.iterdir()})
+
+
+def sums(dtype, shape):
+    """value [N] = the sum of an input [N, *shape]."""
+    nodes = [
+        helper.make_node("Cast", ["row"], ["numbers"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceSum", ["numbers", "axes"], ["value"], keepdims=0),
+    ]
+    made = helper.make_graph(
+        nodes,
+        "sums",
+        [helper.make_tensor_value_info("row", helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), ["N", *shape])],
+        [helper.make_tensor_value_info("value", TensorProto.FLOAT, ["N"])],
+        [onnx.numpy_helper.from_array(np.arange(1, 1 + len(shape)), "axes")],
+    )
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
+
+
+def make_sums(folder, codec, params, *, dtype="float64", shape, name="sums", example=None):
+    """A package that answers with the sum of what its codec makes of a request; returns its digest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    spec = PackageSpec(
+        name=name,
+        task="tabular_regression",
+        input_codec={"name": codec, "params": params},
+        output_codec={"name": "number", "params": {}},
+        labels=(),
+        inputs=[{"name": "row", "dtype": dtype, "shape": [None, *shape]}],
+        outputs=[{"name": "value", "dtype": "float32", "shape": [None]}],
+    )
+    write_package(folder, onnx=sums(dtype, shape), spec=spec, preprocessor={}, card="# Sums\n", example=example)
+    return digest_of({p.name: sha256_file(p) for p in folder.iterdir()})
+
+
+TABLE = {
+    "columns": [
+        {"name": "a", "type": "float", "required": True},
+        {"name": "code", "type": "text", "values": ["007", "8"]},
+    ]
+}
+"""Params of a tabular codec: ``code`` counts 2 for ``007``, 3 for ``8``, 0 for others and 1 where it is missing."""

@@ -114,28 +114,43 @@ def stage(
     _end(run_use_case(file, overrides or [], until=name, force=False, force_last=force, console=console), as_json)
 
 
-@app.command(epilog="Example: `lepton predict mnist_digits seven.png`")
+@app.command(
+    epilog="Example: `lepton predict mnist_digits seven.png` or, of many files, "
+    "`lepton predict mnist_digits --input pictures/ --output answers.parquet`"
+)
 def predict(
-    name: Annotated[str, typer.Argument(metavar="MODEL", help="The use case's name.")],
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Inputs: one prediction each.")],
+    name: Annotated[
+        str, typer.Argument(metavar="MODEL", help="The use case's name; with --input a package folder too.")
+    ],
+    files: Annotated[list[Path] | None, typer.Argument(metavar="FILE...", help="Inputs: one prediction each.")] = None,
+    input_: Annotated[
+        str | None,
+        typer.Option(
+            "--input", metavar="FILES", help="Folder, file or pattern: pictures, CSV, Parquet, JSON lines, texts."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE.parquet", help="Where the answers to --input go.")
+    ] = None,
+    version: Annotated[str | None, typer.Option(help="Of --input: number in the model registry.")] = None,
+    alias: Annotated[str | None, typer.Option(help="Of --input: alias there [champion].")] = None,
     as_json: Json = False,
 ) -> None:
-    """Ask the deployed model."""
-    from lepton_tasks.cli.display import in_short
-    from lepton_tasks.core.environment import load_environment
-    from lepton_tasks.serving.client import Client
+    """Ask the deployed model; or score whole files with --input, without a server."""
+    from lepton_tasks.cli import predict
 
-    answers = []
-    with Client(load_environment().serving_url) as client:
-        for file in files:
-            if not file.is_file():
-                raise ConfigError("no such file.", where=str(file))
-            answer = client.predict(name, file.read_bytes())
-            answers.append({"file": str(file), **answer})
-            if not as_json:
-                typer.echo(f"{file}: {in_short(answer['predictions'][0])}  version {answer['version']}")
+    if input_ is None:
+        if not files or output or version or alias:
+            raise ConfigError("no FILE, or an option that belongs to --input.", fix="See `lepton predict --help`.")
+        predict.ask(name, files, as_json=as_json)
+        return
+    if files or output is None:
+        raise ConfigError("--input goes with --output, and without FILE.", fix="See `lepton predict --help`.")
+    found = predict.score_files(name, input_, output, version=version, alias=alias, console=_console(as_json))
     if as_json:
-        _print_json({"answers": answers})
+        _print_json(found)
+    if not found["answered"]:
+        raise typer.Exit(1)
 
 
 @app.command(epilog="Example: `lepton status --json`")

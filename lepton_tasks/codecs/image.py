@@ -12,6 +12,7 @@ import numpy as np
 import pydantic
 from PIL import Image, UnidentifiedImageError
 
+from lepton_tasks.codecs.fields import Field
 from lepton_tasks.core.errors import DataError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # raster only: EPS would start Ghostscript
@@ -85,6 +86,10 @@ class ImageCodec:
             return base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError) as error:
             raise DataError(f"not base64: {error}.", where="image") from error
+
+    def fields(self) -> list[Field]:
+        """The picture."""
+        return [Field("image", "picture", required=True)]
 
     def observe(self, payload: bytes, sample: np.ndarray) -> dict[str, Any]:
         """Mean and standard deviation of its pixels, both in [0, 1]."""

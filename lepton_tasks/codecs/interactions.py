@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lepton_tasks.codecs.fields import Field
 from lepton_tasks.codecs.json_rows import JsonRequests, json_object
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.registry import did_you_mean
@@ -41,6 +42,13 @@ class InteractionCodec(JsonRequests):
         users, items = self._numbers
         pair = (users.get(str(request[self.user]), UNKNOWN), items.get(str(request[self.item]), UNKNOWN))
         return np.array(pair, np.int32)
+
+    def fields(self) -> list[Field]:
+        """User and item; the choices are those that training knew."""
+        return [
+            Field(self.user, "text", required=True, choices=tuple(self.users)),
+            Field(self.item, "text", required=True, choices=tuple(self.items)),
+        ]
 
     def observe(self, payload: bytes, sample: np.ndarray) -> dict[str, Any]:
         """Whether training knew the user and the item, 0 or 1."""
@@ -89,6 +97,13 @@ class VisitorCodec(JsonRequests):
         row[0] = users.get(str(user), UNKNOWN)
         row[1 : 1 + len(known)] = known
         return row
+
+    def fields(self) -> list[Field]:
+        """User and latest items; the choices are those that training knew."""
+        return [
+            Field(self.user, "text", choices=tuple(self.users)),
+            Field("recent", "list", choices=tuple(self.items)),
+        ]
 
     def observe(self, payload: bytes, sample: np.ndarray) -> dict[str, Any]:
         """Whether training knew the user, and any of the items, 0 or 1; null if none was named."""

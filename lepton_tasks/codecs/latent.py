@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 import pydantic
 
+from lepton_tasks.codecs.fields import Field
 from lepton_tasks.codecs.json_rows import JsonRequests, json_object
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.registry import did_you_mean
@@ -39,6 +40,11 @@ class LatentCodec(JsonRequests):
             if name not in ("label", "seed"):
                 raise DataError(f"there is no field {name!r}.", where=name, fix='Send {"label": ..., "seed": 1}.')
         return self.code(self._seed(request.get("seed")), self._label(request.get("label")))
+
+    def fields(self) -> list[Field]:
+        """Label, where one can be asked for, and seed."""
+        label = [Field("label", "text", required=True, choices=tuple(self.labels))] if self.labels else []
+        return [*label, Field("seed", "int")]
 
     def code(self, seed: int, label: int | None) -> np.ndarray:
         """The code of a seed and the number of a label, float32 [latent + labels]."""

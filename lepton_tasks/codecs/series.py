@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pydantic
 
+from lepton_tasks.codecs.fields import Field
 from lepton_tasks.codecs.json_rows import JsonRequests, json_object
 from lepton_tasks.core.errors import DataError
 
@@ -97,6 +98,13 @@ class SeriesCodec(JsonRequests):
         numbers = [[_number(r.get(c), f"rows[{first + i}].{c}") for c in self.columns] for i, r in enumerate(rows)]
         words = {name: [str(row.get(name)) for row in rows] for name in self.categories}
         return self.features(times, np.array(numbers, np.float64), words)[-self.window :]
+
+    def fields(self) -> list[Field]:
+        """The rows, and what each holds."""
+        columns = [Field(self.time, "time", required=True)]
+        columns += [Field(name, "float", required=True) for name in self.columns]
+        columns += [Field(name, "text", choices=known) for name, known in self.categories.items()]
+        return [Field("rows", "rows", required=True, columns=tuple(columns))]
 
     def observe(self, payload: bytes, sample: np.ndarray) -> dict[str, Any]:
         """The numbers of the last row, to 6 digits, and its categories; null for one that training did not know."""

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lepton_tasks.codecs.fields import Field
 from lepton_tasks.codecs.json_rows import JsonRequests, json_object
 from lepton_tasks.codecs.observing import MOST_VALUES
 from lepton_tasks.core.errors import DataError
@@ -129,6 +130,10 @@ class TabularCodec(JsonRequests):
             if name not in known:
                 raise DataError(f"there is no column {name!r}.", where=name, fix=did_you_mean(name, known))
         return np.array([column.number(row.get(column.name)) for column in self.columns], np.float64)
+
+    def fields(self) -> list[Field]:
+        """One a column."""
+        return [Field(c.name, c.type, required=c.required, choices=c.values or ()) for c in self.columns]
 
     def observe(self, payload: bytes, sample: np.ndarray) -> dict[str, Any]:
         """The row's values by column, in the columns' types."""

@@ -16,6 +16,7 @@ import numpy as np
 import pydantic
 from tokenizers import Tokenizer
 
+from lepton_tasks.codecs.fields import Field
 from lepton_tasks.core.errors import DataError
 
 PAD, UNKNOWN, BEGIN, END = range(4)
@@ -160,6 +161,10 @@ class TextRequests:
         if _SURROGATE.search(text):
             raise DataError("the text holds half a character (a lone surrogate).", fix="Send valid Unicode.")
         return text.encode()
+
+    def fields(self) -> list[Field]:
+        """The texts."""
+        return [Field(name, "text", required=True) for name in self.columns]
 
 
 @dataclasses.dataclass(frozen=True)

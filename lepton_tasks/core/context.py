@@ -19,20 +19,22 @@ from lepton_tasks.core.store import ArtifactStore, Draft, R
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far a long job is."""
+    """How far a long job is; `total` is None where only the end tells it."""
 
     stage: str
     done: int
-    total: int
+    total: int | None
     unit: str
     seconds: float
     parts_left: int | None = None
 
     def __str__(self) -> str:
         rate = self.done / self.seconds if self.seconds > 0 else 0.0
-        left = f", {(self.total - self.done) / rate:.0f} s left" if rate > 0 and self.done < self.total else ""
+        total = self.done if self.total is None else self.total
+        left = f", {(total - self.done) / rate:.0f} s left" if rate > 0 and self.done < total else ""
         parts = f", {self.parts_left:,} parts left" if self.parts_left else ""
-        return f"{self.stage}: {self.done:,} of {self.total:,} {self.unit} ({rate:,.1f} {self.unit}/s{parts}{left})"
+        of = "" if self.total is None else f" of {self.total:,}"
+        return f"{self.stage}: {self.done:,}{of} {self.unit} ({rate:,.1f} {self.unit}/s{parts}{left})"
 
 
 def _utc_now() -> dt.datetime:
@@ -101,10 +103,10 @@ class RunContext:
         """The values in a JSON file of an input."""
         return json.loads((self.open(ref) / name).read_text())
 
-    def meter(self, total: int, unit: str, *, every: float = 2.0) -> Callable[..., None]:
+    def meter(self, total: int | None, unit: str, *, every: float = 2.0) -> Callable[..., None]:
         """A function to call with the count done so far, and the parts left where they are known.
 
-        It reports at most once in `every` seconds, and at the end.
+        It reports at most once in `every` seconds, and at the end if `total` tells where that is.
         """
         started = time.monotonic()
         last = started
@@ -112,7 +114,7 @@ class RunContext:
         def tick(done: int, parts_left: int | None = None) -> None:
             nonlocal last
             now = time.monotonic()
-            if now - last >= every or done >= total:
+            if now - last >= every or (total is not None and done >= total):
                 last = now
                 self.on_progress(Progress(self.stage, done, total, unit, now - started, parts_left))
 

@@ -19,7 +19,7 @@ WINDOW = 4
 
 
 def map_chunks(
-    function: Callable[[C], R], chunks: Iterable[C], ctx: RunContext, *, total: int, unit: str
+    function: Callable[[C], R], chunks: Iterable[C], ctx: RunContext, *, total: int | None, unit: str
 ) -> Iterator[R]:
     """The function's result for each chunk, in order; at most a window of them is in memory.
 
@@ -28,7 +28,7 @@ def map_chunks(
             function that writes a file writes it aside and renames it.
         chunks: Rows, by chunks of a length.
         ctx: Says where to compute, and is told the progress.
-        total: Rows in all chunks together.
+        total: Rows in all chunks together; None if that is not known.
         unit: What a row is called in the progress line.
 
     Raises:

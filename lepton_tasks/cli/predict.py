@@ -1,0 +1,70 @@
+"""`lepton predict`: one answer a file from the endpoint, or whole files scored without it."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from lepton_tasks.core.context import Progress, RunContext
+from lepton_tasks.core.errors import ConfigError
+
+
+def ask(name: str, files: Sequence[Path], *, as_json: bool) -> None:
+    """Send each file to the deployed model and print the answers."""
+    from lepton_tasks.cli.display import in_short
+    from lepton_tasks.core.environment import load_environment
+    from lepton_tasks.serving.client import Client
+
+    answers = []
+    with Client(load_environment().serving_url) as client:
+        for file in files:
+            if not file.is_file():
+                raise ConfigError("no such file.", where=str(file))
+            answer = client.predict(name, file.read_bytes())
+            answers.append({"file": str(file), **answer})
+            if not as_json:
+                typer.echo(f"{file}: {in_short(answer['predictions'][0])}  version {answer['version']}")
+    if as_json:
+        typer.echo(json.dumps({"answers": answers}))
+
+
+def score_files(
+    name: str, path: str, output: Path, *, version: str | None, alias: str | None, console: Console
+) -> dict[str, Any]:
+    """Score the files at `path` with a model's package, and show how far it is; returns the summary."""
+    from lepton_tasks.scoring.choose import chosen
+    from lepton_tasks.scoring.score import score
+
+    if output.suffix != ".parquet":
+        raise ConfigError("the answers are written as Parquet.", where=f"--output {output}", fix="Name it *.parquet.")
+    run_id = f"predict-{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S}"
+    ctx = dataclasses.replace(RunContext.from_env(run_id), stage="predict", fingerprint=run_id)
+    model = chosen(name, ctx, version=version, alias=alias)
+    with console.status("predict: reading") as status:
+
+        def told(progress: Progress) -> None:
+            if console.is_terminal:
+                status.update(str(progress))
+            else:
+                console.print(str(progress), highlight=False)
+
+        found = score(path, output, model, dataclasses.replace(ctx, on_progress=told))
+    for note in found["notes"]:
+        console.print(f"columns {note}", highlight=False, soft_wrap=True)
+    for row in found["reasons"]:
+        place = row["origin"] if row["row"] is None else f"{row['origin']} row {row['row']}"
+        console.print(f"refused: {place}: {row['error']}", highlight=False, soft_wrap=True, markup=False)
+    console.print(
+        f"{found['rows']:,} rows of {found['files']:,} files: {found['answered']:,} answered by version "
+        f"{found['version']}, {found['refused']:,} refused ({found['rows_per_second']:,.0f} rows/s) -> {output}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return found

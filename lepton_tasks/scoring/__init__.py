@@ -1,0 +1,1 @@
+"""Files of samples in, files of answers out, without a server."""

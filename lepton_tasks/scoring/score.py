@@ -1,0 +1,130 @@
+"""Files of samples -> a file of answers, as the endpoint would give them: on all cores, or on a Dask cluster."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lepton_tasks.core.context import RunContext
+from lepton_tasks.core.errors import ArtifactError, DataError
+from lepton_tasks.scoring.answers import answers_file, flat, schema_of
+from lepton_tasks.scoring.choose import Chosen
+from lepton_tasks.scoring.inputs import Sample, open_inputs
+from lepton_tasks.serving.package import Package, load_package
+
+_BATCH = 32  # samples of one inference: where batches gain anything, this many gain nearly all of it
+_SHOWN = 5
+
+_loading = threading.Lock()
+
+
+def scored(samples: Sequence[Sample], *, folder: str, digest: str) -> list[dict[str, Any]]:
+    """For each sample, in order: ``origin``, ``row``, and the columns of the answer or ``error``.
+
+    Args:
+        samples: Of one model.
+        folder: Of its package, as every worker sees it.
+        digest: Of the package.
+    """
+    package = _loaded(folder, digest)
+    answers: list[dict[str, Any]] = [{"origin": sample.origin, "row": sample.row} for sample in samples]
+    groups: dict[tuple[Any, ...], list[tuple[int, np.ndarray]]] = {}  # samples of free size join with their like
+    for i, sample in enumerate(samples):
+        try:
+            array = _decoded(package, sample)
+            groups.setdefault((array.dtype, array.shape), []).append((i, array))
+        except DataError as error:
+            answers[i]["error"] = str(error)
+    for members in groups.values():
+        for start in range(0, len(members), _BATCH):
+            batch = members[start : start + _BATCH]
+            outputs = package.run(np.stack([array for _, array in batch]))
+            for row, (i, _) in enumerate(batch):
+                answers[i] |= flat(package.output_codec.encode(outputs, row))
+    return answers
+
+
+def _decoded(package: Package, sample: Sample) -> np.ndarray:
+    payload = sample.payload(package.codec)
+    if not payload:
+        raise DataError("the sample is empty.")
+    return package.codec.decode(payload)
+
+
+@functools.lru_cache(maxsize=2)
+def _load(folder: str, digest: str) -> Package:
+    package = load_package(Path(folder))
+    if package.digest != digest:
+        raise ArtifactError(f"the package's digest is {package.digest[:12]}, not {digest[:12]}.", where=folder)
+    return package
+
+
+def _loaded(folder: str, digest: str) -> Package:
+    with _loading:
+        return _load(folder, digest)
+
+
+def score(path: str, output: Path, model: Chosen, ctx: RunContext) -> dict[str, Any]:
+    """Score the samples at `path` and write the answers.
+
+    Args:
+        path: See `open_inputs`; a relative one starts from the current folder.
+        output: The Parquet file to write; it is replaced once all is done, and left alone otherwise.
+        model: The package.
+        ctx: Says where to compute, and is told the progress.
+
+    Returns:
+        ``model, version, digest, files, rows, answered, refused, reasons`` (of the first refused rows), ``notes,
+        seconds, rows_per_second, output``.
+
+    Raises:
+        DataError: nothing can be read there, or the output cannot be written.
+        ArtifactError: the package is altered, or not the one that was registered.
+    """
+    from lepton_tasks.data.cluster import map_chunks
+
+    package = load_package(model.folder)
+    same = {"folder": str(model.folder), "digest": model.digest or package.digest}
+    _loaded(**same)
+    job = functools.partial(scored, **same)
+    version = model.version or package.digest[:12]
+    inputs = open_inputs(path, package.codec, Path.cwd())
+    about = {"model": package.spec.name, "version": version, "digest": package.digest, "input": path}
+    refused: list[dict[str, Any]] = []
+    counts = {"rows": 0, "refused": 0}
+    started = time.monotonic()
+    with answers_file(output, schema_of(_any_answer(package), about), model=package.spec.name, version=version) as file:
+        for rows in map_chunks(job, inputs.chunks, ctx, total=inputs.total, unit="rows"):
+            file.add(rows)
+            wrong = [row for row in rows if "error" in row]
+            refused += wrong[: _SHOWN - len(refused)]
+            counts = {"rows": counts["rows"] + len(rows), "refused": counts["refused"] + len(wrong)}
+        if not counts["rows"]:
+            raise DataError("there are no rows.", where=path)
+    seconds = time.monotonic() - started
+    return {
+        **about,
+        "files": inputs.files,
+        **counts,
+        "answered": counts["rows"] - counts["refused"],
+        "reasons": [{"origin": row["origin"], "row": row["row"], "error": row["error"]} for row in refused],
+        "notes": inputs.notes,
+        "seconds": round(seconds, 3),
+        "rows_per_second": round(counts["rows"] / seconds, 1) if seconds else 0.0,
+        "output": str(output),
+    }
+
+
+def _any_answer(package: Package) -> dict[str, Any]:
+    """An answer of the package, whose columns are those of all its answers."""
+    if (example := package.example()) is not None:
+        return package.predict(example[0])
+    tensor = package.spec.inputs[0]
+    zeros = np.zeros([1, *(size or 1 for size in tensor.shape[1:])], tensor.dtype)
+    return package.output_codec.encode(package.run(zeros), 0)
