@@ -90,9 +90,9 @@ def score(path: str, output: Path, model: Chosen, ctx: RunContext) -> dict[str, 
     from lepton_tasks.data.cluster import map_chunks
 
     package = load_package(model.folder)
-    same = {"folder": str(model.folder), "digest": model.digest or package.digest}
-    _loaded(**same)
-    job = functools.partial(scored, **same)
+    folder, digest = str(model.folder), model.digest or package.digest
+    _loaded(folder, digest)
+    job = functools.partial(scored, folder=folder, digest=digest)
     version = model.version or package.digest[:12]
     inputs = open_inputs(path, package.codec, Path.cwd())
     about = {"model": package.spec.name, "version": version, "digest": package.digest, "input": path}
