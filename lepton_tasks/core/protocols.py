@@ -292,13 +292,17 @@ class DeployTarget(Protocol):
     def deploy(
         self, use_case: UseCase, ctx: RunContext, version: ModelVersionRef, package: ModelPackageRef
     ) -> dict[str, Any]:
-        """Load, warm up and swap in the version; returns address and facts. The old version serves until then."""
+        """Load and warm up the version, then let it answer as ``deploy.rollout`` says; returns what `health` does.
+
+        The old version serves until then, and as the champion while the new one is its challenger.
+        """
 
     def health(self, use_case: UseCase, ctx: RunContext) -> dict[str, Any]:
-        """What is served now: ``{"version", "digest", "ready"}``; raises `UnavailableError` if nothing answers."""
+        """What is served now: ``{"url", "version", "digest", "previous", "ready"}``, and beside the champion
+        ``"challenger": {"version", "digest"}`` or None; raises `UnavailableError` if nothing answers."""
 
     def rollback(self, use_case: UseCase, ctx: RunContext) -> dict[str, Any]:
-        """Serve the version before this one again; returns what is served then."""
+        """Take the challenger away, or without one serve the version before this one; returns what is served then."""
 
     def remove(self, use_case: UseCase, ctx: RunContext) -> None:
         """Stop serving the use case."""

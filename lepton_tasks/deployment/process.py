@@ -22,10 +22,11 @@ class ProcessTarget:
     def deploy(
         self, use_case: UseCase, ctx: RunContext, version: ModelVersionRef, package: ModelPackageRef
     ) -> dict[str, Any]:
-        """Load, warm up and swap in the version; the old one answers until then.
+        """Load and warm up the version, then let it answer as ``deploy.rollout`` says; the old one answers until then.
 
         Returns:
-            What is served: ``url, version, digest, previous`` and ``changed``, False if it was served before.
+            What is served: ``url, version, digest, previous, challenger`` and ``changed``, False if it was served so
+            before.
 
         Raises:
             ArtifactError: the server refuses the package; what was served still is.
@@ -36,19 +37,20 @@ class ProcessTarget:
             "version": str(version.facts["version"]),
             "digest": package.digest,
             "by": ctx.run_id,
+            "rollout": use_case.deploy.rollout.model_dump(mode="json"),
         }
         return self._admin(use_case, ctx, "POST", "", json=wanted)
 
     def health(self, use_case: UseCase, ctx: RunContext) -> dict[str, Any]:
-        """What is served now: ``version, digest, previous, ready``; ``ready`` is False if it is nothing."""
+        """What is served now: ``version, digest, previous, challenger, ready``, which is False if it is nothing."""
         url = ctx.environment.serving_url
         reply = _request("GET", f"{url}/v1/models/{use_case.name}")
         if reply.status_code in (404, 503):
-            return {"url": url, "version": None, "digest": None, "previous": None, "ready": False}
+            return {"url": url, "version": None, "digest": None, "previous": None, "challenger": None, "ready": False}
         return _served(reply, url)
 
     def rollback(self, use_case: UseCase, ctx: RunContext) -> dict[str, Any]:
-        """Serve the version before this one again; returns what is served then."""
+        """Take the challenger away, or without one serve the version before this one; returns what is served then."""
         return self._admin(use_case, ctx, "POST", "/rollback", params={"by": ctx.run_id})
 
     def remove(self, use_case: UseCase, ctx: RunContext) -> None:

@@ -33,15 +33,24 @@ class Client:
         """Close the connections."""
         self._http.close()
 
-    def predict(self, name: str, payload: bytes) -> dict[str, Any]:
+    def predict(
+        self, name: str, payload: bytes, *, version: str | None = None, key: str | None = None
+    ) -> dict[str, Any]:
         """The answer to one encoded sample: ``{"model", "version", "predictions": [{"label", ...}]}``.
+
+        Args:
+            name: The model.
+            payload: E.g. a picture file.
+            version: The version that is to answer; None for whichever does.
+            key: Who asks: while a canary runs, equal keys meet the same version.
 
         Raises:
             DataError: the server refuses the request; the reason is its own.
             UnavailableError: it does not answer, or is not ready.
         """
-        headers = {"content-type": "application/octet-stream"}
-        return self._ask("POST", f"/v1/models/{name}/predict", content=payload, headers=headers)
+        headers = {"content-type": "application/octet-stream"} | ({"lepton-key": key} if key is not None else {})
+        of = f"/versions/{version}" if version is not None else ""
+        return self._ask("POST", f"/v1/models/{name}{of}/predict", content=payload, headers=headers)
 
     def models(self) -> list[dict[str, Any]]:
         """What is served."""

@@ -19,7 +19,7 @@ from lepton_tasks.serving.answering import Answerer, Asked, Reply
 from lepton_tasks.serving.errors import TooLargeError
 from lepton_tasks.serving.payload import Limits
 
-_PATHS = re.compile(rb"/v1/models/([^/?%]+)/predict|/v2/models/([^/?%]+)(?:/versions/([^/?%]+))?/infer")
+_PATHS = re.compile(rb"/(v1|v2)/models/([^/?%]+)(?:/versions/([^/?%]+))?/(predict|infer)")
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _MOST_ROUTES = 1024
 _SWEEP_SECONDS = 1.0
@@ -117,9 +117,9 @@ class Lane:
             return self._routes[url]
         found = _PATHS.fullmatch(url)
         route: _Route | None = None
-        if found:
-            v1, v2, version = (group.decode("latin-1") if group else None for group in found.groups())
-            route = ("v1", v1, None) if v1 else ("v2", str(v2), version)
+        if found and found.group(1, 4) in ((b"v1", b"predict"), (b"v2", b"infer")):
+            version = found[3].decode("latin-1") if found[3] else None
+            route = "v1" if found[1] == b"v1" else "v2", found[2].decode("latin-1"), version
         if len(self._routes) < _MOST_ROUTES:  # anybody can invent addresses
             self._routes[url] = route
         return route

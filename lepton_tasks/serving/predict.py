@@ -44,12 +44,18 @@ def predict_router(table: Lookup, answerer: Answerer) -> APIRouter:
         return json_reply(table.about(name))
 
     @router.post("/models/{name}/predict", response_model=PredictReply, responses=ERRORS, openapi_extra=predict_body())
-    async def predict(name: str, request: Request) -> Response:
+    @router.post(
+        "/models/{name}/versions/{version}/predict",
+        response_model=PredictReply,
+        responses=ERRORS,
+        openapi_extra=predict_body(),
+    )
+    async def predict(name: str, request: Request, version: str | None = None) -> Response:
         """Answer one sample (a file field, the raw body, or JSON), or several (``{"instances": [...]}``)."""
-        asked = Asked("v1", name)
+        asked = Asked("v1", name, version)
         asked.read_headers(request.headers.get)
         try:
-            table.route(name)  # before a long body for nothing is read
+            table.route(name, version=version)  # before a long body for nothing is read
             asked.body = await read_body(request, answerer.limits)
             if asked.kind == "multipart/form-data":
                 asked.payloads = await read_files(request, asked.body, answerer.limits)

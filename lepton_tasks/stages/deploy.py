@@ -1,4 +1,4 @@
-"""Stage deploy: let the new version answer, then say so in the registry."""
+"""Stage deploy: let the new version answer, or challenge the champion, then say so in the registry."""
 
 from __future__ import annotations
 
@@ -16,35 +16,42 @@ def deploy(
 ) -> EndpointRef:
     """Swap the version in; then the alias ``champion`` is its own, and ``previous`` the old champion's.
 
+    By ``deploy.rollout`` it may be the champion's challenger instead; the server promotes it, or takes it back, later.
     The aliases follow the endpoint, never the other way round: if they cannot be set, the endpoint goes back.
 
     Raises:
         ArtifactError: the target refuses the package; what was served still is.
         UnavailableError: the target or MLflow does not answer.
     """
-    from lepton_tasks.tracking.mlflow import CHAMPION, PREVIOUS, Tracker
+    from lepton_tasks.tracking.mlflow import CHALLENGER, CHAMPION, PREVIOUS, Tracker
 
     version = str(model_version.facts["version"])
     target = target_of(use_case)
     tracker = Tracker(ctx.environment.tracking_url)
     old = tracker.champion(use_case.name)  # before the swap: with MLflow away, nothing is touched
     served = target.deploy(use_case, ctx, model_version, package)
+    challenges = served["version"] != version
     try:
-        if old is not None and old.version != version:
-            tracker.set_alias(use_case.name, PREVIOUS, old.version)
-        tracker.set_alias(use_case.name, CHAMPION, version)  # last: once it is set, all is
+        if challenges:
+            tracker.set_alias(use_case.name, CHALLENGER, version)
+        else:
+            if old is not None and old.version != version:
+                tracker.set_alias(use_case.name, PREVIOUS, old.version)
+            tracker.set_alias(use_case.name, CHAMPION, version)  # last: once it is set, all is
     except LeptonError:
         if served["changed"]:
             withdraw(use_case, ctx, target)
         raise
-    ctx.log.info("%s version %s answers at %s", use_case.name, version, served["url"])
+    kind = use_case.deploy.rollout.kind if challenges else "champion"
+    ctx.log.info("%s version %s answers as %s at %s", use_case.name, version, kind, served["url"])
     facts = {
         "url": served["url"],
         "version": version,
         "target": use_case.deploy.target.name,
         "package_digest": package.digest,
         "package_uri": package.uri,
-        "previous_version": served["previous"],
+        "previous_version": served["version"] if challenges else served["previous"],
+        "role": "challenger" if challenges else "champion",
     }
     draft = ctx.draft()
     write_json(draft.path / "endpoint.json", facts)
@@ -52,12 +59,13 @@ def deploy(
 
 
 def still_serving(use_case: UseCase, ctx: RunContext, ref: ArtifactRef) -> bool:
-    """Whether the endpoint answers with this version of this package."""
+    """Whether this version of this package is the endpoint's champion or challenger."""
     try:
         served = target_of(use_case).health(use_case, ctx)
     except LeptonError:
         return False
-    return (served["version"], served["digest"]) == (ref.facts["version"], ref.facts["package_digest"])
+    wanted = (ref.facts["version"], ref.facts["package_digest"])
+    return any((one["version"], one["digest"]) == wanted for one in (served, served["challenger"]) if one)
 
 
 def target_of(use_case: UseCase) -> DeployTarget:
@@ -67,8 +75,13 @@ def target_of(use_case: UseCase) -> DeployTarget:
 
 
 def withdraw(use_case: UseCase, ctx: RunContext, target: DeployTarget) -> str | None:
-    """Let the previous version answer again, or nothing if there was none; returns the version that answers then."""
-    if target.health(use_case, ctx)["previous"] is None:
+    """Take the challenger away; without one, let the previous version answer again, or nothing if there was none.
+
+    Returns:
+        The version that answers then.
+    """
+    served = target.health(use_case, ctx)
+    if served["challenger"] is None and served["previous"] is None:
         target.remove(use_case, ctx)
         return None
     return str(target.rollback(use_case, ctx)["version"])

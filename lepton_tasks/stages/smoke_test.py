@@ -14,7 +14,7 @@ from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.serving.answers import difference
 from lepton_tasks.serving.client import Client
 from lepton_tasks.serving.package import read_example
-from lepton_tasks.stages.deploy import target_of, withdraw
+from lepton_tasks.stages.deploy import still_serving, target_of, withdraw
 
 # Other processors and batch sizes round differently; a wrong model or preprocessing is off by far more.
 TOLERANCE = 0.01
@@ -24,13 +24,15 @@ _SHOWN = 200  # characters of an answer
 def smoke_test(
     use_case: UseCase, ctx: RunContext, *, endpoint: EndpointRef, package: ModelPackageRef
 ) -> MonitorReportRef:
-    """Send the package's example to the endpoint and compare version and answer.
+    """Send the package's example to the version that was deployed, champion or not, and compare its answer.
 
     Raises:
         GateError: the answer is wrong; the endpoint and the aliases are back at the previous version.
     """
     folder = ctx.open(package)
     try:
+        if not still_serving(use_case, ctx, endpoint):
+            raise GateError("it is not served any more.")
         seen = _ask(use_case, endpoint, folder)
     except LeptonError as error:
         raise GateError(
@@ -46,7 +48,7 @@ def _ask(use_case: UseCase, endpoint: EndpointRef, folder: Path) -> dict[str, An
     """The finding, or an error that says what differs."""
     example, expected = read_example(folder)
     with Client(str(endpoint.facts["url"]), probe="smoke_test") as client:
-        reply = client.predict(use_case.name, example)
+        reply = client.predict(use_case.name, example, version=str(endpoint.facts["version"]))
     answer = reply["predictions"][0]
     apart = difference(answer, expected)
     if reply["version"] != endpoint.facts["version"]:
@@ -75,9 +77,12 @@ def _go_back(use_case: UseCase, ctx: RunContext, endpoint: EndpointRef) -> str:
     target = target_of(use_case)
     try:
         served = target.health(use_case, ctx)
-        if served["version"] != endpoint.facts["version"]:
+        challenges = served["challenger"] and served["challenger"]["version"] == endpoint.facts["version"]
+        if served["version"] != endpoint.facts["version"] and not challenges:
             return f"Version {served['version']} is served, which this run did not deploy; it was left alone."
         restored = withdraw(use_case, ctx, target)
+        if challenges:
+            return f"It challenges version {restored} no more."
         tracker = Tracker(ctx.environment.tracking_url)
         tracker.set_alias(use_case.name, CHAMPION, restored)
         tracker.set_alias(use_case.name, PREVIOUS, None)

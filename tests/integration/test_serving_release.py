@@ -12,7 +12,8 @@ from tiny_packages import make_package, picture
 from lepton_tasks.core.artifacts import ModelPackageRef, ModelVersionRef
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ArtifactError, GateError, UnavailableError
-from lepton_tasks.core.use_case import parse_use_case
+from lepton_tasks.core.rollout import Rollout
+from lepton_tasks.core.use_case import Deploy, parse_use_case
 from lepton_tasks.serving.client import Client
 from lepton_tasks.stages.deploy import deploy, still_serving
 from lepton_tasks.stages.monitor import monitor
@@ -84,6 +85,7 @@ def test_a_release_moves_endpoint_and_aliases_together(ctx, registry):
         "package_digest": package.digest,
         "package_uri": package.uri,
         "previous_version": None,
+        "role": "champion",
     }
     report = smoke_test(USE_CASE, at(ctx, "smoke_test", "1"), endpoint=endpoint, package=package)
     assert report.facts == {"version": "1", "difference": pytest.approx(0, abs=1e-5)}
@@ -95,6 +97,39 @@ def test_a_release_moves_endpoint_and_aliases_together(ctx, registry):
     assert second.facts["previous_version"] == "1"
     assert still_serving(USE_CASE, ctx, second)
     assert not still_serving(USE_CASE, ctx, endpoint)
+
+
+def by(**rollout):
+    return USE_CASE.model_copy(update={"deploy": Deploy(rollout=Rollout(**rollout))})
+
+
+def test_a_canary_leaves_the_champion_its_alias_and_is_asked_by_its_number(ctx, registry):
+    deployed(ctx, "1")
+    model_version, package = released(ctx, "2")
+    canary = by(kind="canary", steps=(1, 100), step_seconds=3600)
+    endpoint = deploy(canary, at(ctx, "deploy", "2"), model_version=model_version, package=package)
+    assert (endpoint.facts["version"], endpoint.facts["previous_version"], endpoint.facts["role"]) == (
+        *("2", "1"),
+        "challenger",
+    )
+    report = smoke_test(canary, at(ctx, "smoke_test", "2"), endpoint=endpoint, package=package)
+    assert report.facts["version"] == "2"
+    assert still_serving(canary, ctx, endpoint)
+    assert aliases(registry) == {"champion": "1", "challenger": "2"}
+    with Client(ctx.environment.serving_url) as client:
+        (model,) = client.models()
+    assert (model["version"], model["challenger"]["version"], model["challenger"]["weight"]) == ("1", "2", 0.01)
+
+
+def test_a_challenger_that_fails_its_smoke_test_is_taken_away_and_the_champion_stays(ctx, registry):
+    deployed(ctx, "1")
+    model_version, package = released(ctx, "2", expects=wrong_example())
+    shadow = by(kind="shadow")
+    endpoint = deploy(shadow, at(ctx, "deploy", "2"), model_version=model_version, package=package)
+    with pytest.raises(GateError, match="It challenges version 1 no more"):
+        smoke_test(shadow, at(ctx, "smoke_test", "2"), endpoint=endpoint, package=package)
+    assert not still_serving(shadow, ctx, endpoint)
+    assert (answers(ctx), aliases(registry)["champion"]) == (("1", 0.1), "1")
 
 
 def wrong_example(label="dark", light=0.2):

@@ -68,5 +68,6 @@ def test_nothing_served_is_not_an_error_of_health(ctx, monkeypatch, status):
         "version": None,
         "digest": None,
         "previous": None,
+        "challenger": None,
         "ready": False,
     }

@@ -280,3 +280,11 @@ def test_importing_the_server_pulls_in_nothing_heavy():
     names = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
     heavy = {"torch", "mlflow", "dask", "distributed", "great_expectations", "pandas", "pyarrow", "matplotlib"}
     assert heavy.isdisjoint(name.partition(".")[0] for name in names)
+
+
+def test_a_version_can_be_asked_for_by_its_number(client):
+    path = "/v1/models/tiny/versions/{}/predict"
+    reply = client.post(path.format(7), content=picture(100), headers=PNG)
+    assert (reply.status_code, reply.json()["version"]) == (200, "7")
+    reply = client.post(path.format(8), content=picture(100), headers=PNG)
+    assert (reply.status_code, "Version 7 is served" in reply.json()["error"]) == (404, True)
