@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
-import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from lepton_tasks.core.errors import DataError, UnavailableError
+from lepton_tasks.core.store import sha256_file
 
 if TYPE_CHECKING:
     import httpx
@@ -47,37 +47,50 @@ class PublicFile:
         return f"{mirror.rstrip('/')}/{folder}/{self.name}" if mirror else self.address
 
 
-def fetched(file: PublicFile, folder: Path, *, mirror: str | None = None, meter: Meter | None = None) -> Path:
-    """The file in a folder; fetched first if it is not there.
+def fetched(
+    files: Sequence[PublicFile], folder: Path, *, mirror: str | None = None, meter: Meter | None = None
+) -> list[Path]:
+    """The files in a folder; those that are not there are fetched first.
 
     Args:
-        file: What is wanted.
-        folder: Where it is kept.
+        files: What is wanted.
+        folder: Where they are kept.
         mirror: See `PublicFile.from_mirror`.
         meter: `RunContext.meter`, to tell the progress to.
 
     Raises:
-        UnavailableError: it cannot be fetched now; the message names the folder where it may be put by hand.
+        UnavailableError: one cannot be fetched now; the message names all that are missing, and the folder where they
+            may be put by hand.
         DataError: what is there, or was fetched, is not the file.
     """
-    target = folder / file.name
+    targets = [folder / file.name for file in files]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder / f".{file.name}.lock"):
-            if not target.is_file():
-                _fetch(file, target, file.from_mirror(mirror, folder.name), meter)
-            elif not _is(target, file.sha256):
-                raise DataError(
-                    f"is not the file of {file.address}: its sha256 is another.",
-                    where=str(target),
-                    fix="Take it away, and it is fetched again.",
-                )
+        for file, target in zip(files, targets, strict=True):
+            with _alone(folder / f".{file.name}.lock"):
+                if target.is_file():
+                    _check(file, target)
+                else:
+                    address = file.from_mirror(mirror, folder.name)
+                    _fetch(file, target, address, meter, way_out=_by_hand(files, folder))
     except PermissionError as error:
-        raise DataError(f"cannot be written ({error.strerror}).", where=str(folder), fix=_by_hand(target)) from error
-    return target
+        raise DataError(
+            f"cannot be written ({error.strerror}).", where=str(folder), fix=_by_hand(files, folder)
+        ) from error
+    return targets
 
 
-def _fetch(file: PublicFile, target: Path, address: str, meter: Meter | None) -> None:
+def _check(file: PublicFile, path: Path) -> None:
+    """Raise `DataError` if a file that lies there is another one."""
+    if (found := sha256_file(path)) != (file.sha256 or found):
+        raise DataError(
+            f"is not the file of {file.address}: its sha256 is {found} and not {file.sha256}.",
+            where=str(path),
+            fix="Take it away, and it is fetched again.",
+        )
+
+
+def _fetch(file: PublicFile, target: Path, address: str, meter: Meter | None, *, way_out: str) -> None:
     part = target.with_name(f".{target.name}.part")
     failures = 0
     while True:
@@ -88,12 +101,12 @@ def _fetch(file: PublicFile, target: Path, address: str, meter: Meter | None) ->
         except UnavailableError as error:
             failures = failures + 1 if _size(part) <= before else 0
             if failures == _ATTEMPTS:
-                raise UnavailableError(error.what, where=error.where, fix=_by_hand(target)) from error
+                raise UnavailableError(error.what, where=error.where, fix=way_out) from error
             time.sleep(min(2**failures, 8) / 4)
-    if not _is(part, file.sha256):
+    if (found := sha256_file(part)) != (file.sha256 or found):
         part.unlink()
         raise DataError(
-            f"sent another file than {file.sha256} (sha256), so it was not kept.", where=address, fix=_by_hand(target)
+            f"sent another file (sha256 {found}) than {file.sha256}, so it was not kept.", where=address, fix=way_out
         )
     os.replace(part, target)
     _tag(part).unlink(missing_ok=True)
@@ -135,8 +148,13 @@ def _write(answer: httpx.Response, stream: IO[bytes], done: int, meter: Meter | 
             tick(done >> 20)
 
 
-def _by_hand(target: Path) -> str:
-    return f"Put {target.name} into {target.parent} by hand, or set LEPTON_MIRROR to a server that has it."
+def _by_hand(files: Sequence[PublicFile], folder: Path) -> str:
+    """How to do without fetching: names what is not in the folder, and how to tell that it is the right file."""
+    missing = [file for file in files if not (folder / file.name).is_file()]
+    named = [f"{file.name} (sha256 {file.sha256 or 'not known: it may change'})" for file in missing]
+    return (
+        f"Put {' and '.join(named)} into {folder} by hand, or set LEPTON_MIRROR to a server that has what is missing."
+    )
 
 
 @contextmanager
@@ -145,13 +163,6 @@ def _alone(lock: Path) -> Iterator[None]:
     with lock.open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
-
-
-def _is(path: Path, sha256: str | None) -> bool:
-    if sha256 is None:
-        return True
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() == sha256
 
 
 def _tag(part: Path) -> Path:

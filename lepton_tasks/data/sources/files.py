@@ -161,7 +161,8 @@ def find_files(path: str, data_root: Path, suffixes: Sequence[str]) -> list[Tabl
     Args:
         path: A file, a folder, or a pattern (``days/*.csv``, ``days/**/*.csv``), each possibly in an archive
             (``data.zip/days/*.csv``) or behind an fsspec address (``s3://bucket/days``, ``https://host/days.csv.gz``).
-            Hidden files and those that begin with ``_`` are passed over in folders and by patterns.
+            Hidden files and those that begin with ``_`` are passed over in folders and by patterns; links to files
+            are followed, those to folders are not.
         data_root: What a relative path starts from.
         suffixes: Endings of the files that are taken from a folder, e.g. ``.csv``; packed ones count too.
 
@@ -198,6 +199,7 @@ def _by_themselves(place: str, suffixes: Sequence[str]) -> list[TableFile]:
             return [_file(place, info)]
         else:
             infos, start = system.find(root, detail=True), root.rstrip("/").count("/") + 1
+        infos = {name: system.info(name) if info.get("islink") else info for name, info in infos.items()}
     return [
         _file(name if "://" not in place else system.unstrip_protocol(name), info)
         for name, info in infos.items()

@@ -50,8 +50,7 @@ class AgNews(Csv):
 
     def fetch(self, ctx: RunContext) -> None:
         """Both files."""
-        for file in self.public:
-            fetched(file, self._folder, mirror=self._mirror, meter=ctx.meter)
+        fetched(self.public, self._folder, mirror=self._mirror, meter=ctx.meter)
 
     @functools.cached_property
     def files(self) -> list[TableFile]:
@@ -136,7 +135,7 @@ class MovieLens(Csv):
     def fetch(self, ctx: RunContext) -> None:
         """The archive, unless ``ratings.csv`` was put there."""
         if not self._by_hand:
-            fetched(self.public, self._folder, mirror=self._mirror, meter=ctx.meter)
+            fetched([self.public], self._folder, mirror=self._mirror, meter=ctx.meter)
 
     @functools.cached_property
     def files(self) -> list[TableFile]:
@@ -200,7 +199,7 @@ class DogsAndCats(ImageFolder):
     def fetch(self, ctx: RunContext) -> None:
         """The archive, unless its folder was put there."""
         if not self._by_hand:
-            fetched(self.public, self._folder, mirror=self._mirror, meter=ctx.meter)
+            fetched([self.public], self._folder, mirror=self._mirror, meter=ctx.meter)
 
     def describe(self) -> dict[str, Any]:
         """Folder, classes, address and licence."""

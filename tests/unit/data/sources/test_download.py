@@ -70,17 +70,17 @@ def left(folder):
 def test_a_file_is_fetched_once_checked_and_told(publisher, tmp_path):
     told = []
     file = PublicFile(f"{publisher.address}/set/a.bin", DIGEST)
-    path = fetched(file, tmp_path / "set", meter=lambda total, unit: lambda done: told.append((done, total, unit)))
+    [path] = fetched([file], tmp_path / "set", meter=lambda total, unit: lambda done: told.append((done, total, unit)))
     assert path.read_bytes() == DATA
     assert told[-1] == (0, 1, "MB")  # 0.3 MB
-    assert fetched(file, tmp_path / "set") == path
+    assert fetched([file], tmp_path / "set") == [path]
     assert publisher.asked == [("/set/a.bin", None)]
     assert left(tmp_path / "set") == ["a.bin"]
 
 
 def test_a_cut_connection_is_taken_up_where_it_broke(publisher, tmp_path):
     publisher.cuts = [100_000, 0, 50_000]
-    assert fetched(PublicFile(f"{publisher.address}/set/a.bin", DIGEST), tmp_path).read_bytes() == DATA
+    assert fetched([PublicFile(f"{publisher.address}/set/a.bin", DIGEST)], tmp_path)[0].read_bytes() == DATA
     assert [asked for _, asked in publisher.asked] == [None, "bytes=100000-", "bytes=100000-", "bytes=150000-"]
 
 
@@ -88,10 +88,10 @@ def test_what_a_killed_run_has_left_is_taken_up(publisher, tmp_path):
     publisher.cuts = [120_000] + [0] * 10
     file = PublicFile(f"{publisher.address}/set/a.bin", DIGEST)
     with pytest.raises(UnavailableError):
-        fetched(file, tmp_path)
+        fetched([file], tmp_path)
     assert left(tmp_path) == [".a.bin.part", ".a.bin.tag"]
     publisher.cuts, publisher.asked = [], []
-    assert fetched(file, tmp_path).read_bytes() == DATA
+    assert fetched([file], tmp_path)[0].read_bytes() == DATA
     assert publisher.asked == [("/set/a.bin", "bytes=120000-")]
 
 
@@ -100,44 +100,53 @@ def test_a_rest_that_does_not_belong_to_the_beginning_starts_anew(publisher, tmp
     publisher.cuts = [100_000] + [0] * 10
     file = PublicFile(f"{publisher.address}/set/a.bin", None)
     with pytest.raises(UnavailableError):
-        fetched(file, tmp_path)
+        fetched([file], tmp_path)
     publisher.cuts, new = [], DATA
     if change == "another file":
         publisher.files["/set/a.bin"] = new = os.urandom(200_000)
     else:
         publisher.ranges = False
-    assert fetched(file, tmp_path).read_bytes() == new
+    assert fetched([file], tmp_path)[0].read_bytes() == new
 
 
 def test_another_file_than_promised_is_not_kept(publisher, tmp_path):
-    with pytest.raises(DataError, match=rf"/set/a.bin: sent another file than {'0' * 64} .*Put a.bin into {tmp_path}"):
-        fetched(PublicFile(f"{publisher.address}/set/a.bin", "0" * 64), tmp_path)
+    with pytest.raises(
+        DataError, match=rf"/set/a.bin: sent .* {DIGEST}\) than {'0' * 64}, .*Put a.bin .* into {tmp_path}"
+    ):
+        fetched([PublicFile(f"{publisher.address}/set/a.bin", "0" * 64)], tmp_path)
     assert left(tmp_path) == [".a.bin.tag"]
 
 
 def test_another_file_put_there_by_hand_is_told(publisher, tmp_path):
     (tmp_path / "a.bin").write_bytes(b"other")
-    with pytest.raises(DataError, match=rf"{tmp_path}/a.bin: is not the file of http://.*Take it away"):
-        fetched(PublicFile(f"{publisher.address}/set/a.bin", DIGEST), tmp_path)
+    with pytest.raises(
+        DataError, match=rf"{tmp_path}/a.bin: is not the file of http://.* and not {DIGEST}\. Take it away"
+    ):
+        fetched([PublicFile(f"{publisher.address}/set/a.bin", DIGEST)], tmp_path)
 
 
 def test_a_mirror_is_asked_instead(publisher, tmp_path, monkeypatch):
     publisher.files = {"/mirror/set/a.bin": DATA}
     file = PublicFile("http://127.0.0.1:9/far/a.bin?x=1", DIGEST)
-    assert fetched(file, tmp_path / "one" / "set", mirror=f"{publisher.address}/mirror/").read_bytes() == DATA
+    assert fetched([file], tmp_path / "one" / "set", mirror=f"{publisher.address}/mirror/")[0].read_bytes() == DATA
     monkeypatch.setenv("LEPTON_MIRROR", f"{publisher.address}/mirror")
-    assert fetched(file, tmp_path / "two" / "set").read_bytes() == DATA
+    assert fetched([file], tmp_path / "two" / "set")[0].read_bytes() == DATA
 
 
 @pytest.mark.parametrize("fault", ["offline", "gone"])
-def test_offline_one_sentence_names_the_folder(publisher, tmp_path, fault):
-    address = "http://127.0.0.1:9/a.bin" if fault == "offline" else f"{publisher.address}/gone/a.bin"
+def test_offline_one_sentence_names_all_that_is_missing_and_the_folder(publisher, tmp_path, fault):
+    server = "http://127.0.0.1:9" if fault == "offline" else f"{publisher.address}/gone"
+    (tmp_path / "b.bin").write_bytes(DATA)
+    wanted = {"a.bin": "a" * 64, "b.bin": DIGEST, "c.bin": None}
     with pytest.raises(UnavailableError) as error:
-        fetched(PublicFile(address, DIGEST), tmp_path)
+        fetched([PublicFile(f"{server}/{name}", sha256) for name, sha256 in wanted.items()], tmp_path)
     message = str(error.value)
-    assert message.startswith(f"{address}: ")
+    assert message.startswith(f"{server}/a.bin: ")
     assert ("ConnectError" if fault == "offline" else "answers 404 Not Found") in message
-    assert message.endswith(f"Put a.bin into {tmp_path} by hand, or set LEPTON_MIRROR to a server that has it.")
+    assert message.endswith(
+        f"Put a.bin (sha256 {'a' * 64}) and c.bin (sha256 not known: it may change) into {tmp_path} by hand, "
+        "or set LEPTON_MIRROR to a server that has what is missing."
+    )
 
 
 def zipped(contents):

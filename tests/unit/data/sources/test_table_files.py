@@ -47,6 +47,20 @@ def test_the_same_rows_are_read_wherever_the_files_lie(places, place):
     assert Csv(f"{place}/days", places).state() == Csv(f"{place}/days", places).state()
 
 
+@pytest.mark.parametrize("path", ["links", "links/*.csv"])
+def test_links_to_files_are_followed_and_change_when_the_files_do(places, path):
+    (places / "links").mkdir()
+    (places / "links" / "a.csv").symlink_to(places / "folder" / "days" / "a.csv")
+    (places / "links" / "folder.csv").symlink_to(places / "folder")
+    assert numbers(path, places) == [1, 2]
+    before = Csv(path, places).state()
+    (places / "folder" / "days" / "a.csv").write_bytes(b"n\n1\n2\n3\n")
+    assert Csv(path, places).state() != before
+    (places / "links" / "b.csv").symlink_to(places / "gone.csv")
+    with pytest.raises(DataError, match=r"links/b\.csv"):
+        Csv(path, places).schema()
+
+
 def test_parquet_is_read_in_an_archive_and_behind_an_address(places):
     stream = io.BytesIO()
     pl.DataFrame({"n": [1, 2]}).write_parquet(stream)
