@@ -88,16 +88,24 @@ def report(
     rows: Sequence[Sequence[object]],
     quick: bool,
     as_json: bool,
+    aims: Mapping[str, Mapping[str, object]] | None = None,
 ) -> None:
-    """Print the table, keep the result in `benchmarks/results`, and end with the JSON line if it is asked for."""
+    """Print the table, keep the result in `benchmarks/results`, and end with the JSON line if it is asked for.
+
+    `aims` says of a ratio what it ought to be, and whether it is: ``{"aim": ">= 2", "met": True}``.
+    """
     result = {"ratios": dict(ratios), "figures": dict(figures), "machine": machine(), "quick": quick}
+    if aims:
+        result["aims"] = {name: dict(aim) for name, aim in aims.items()}
     console = Console(stderr=as_json)
     table = Table(*header, title=name, title_justify="left")
     for row in rows:
         table.add_row(*(f"{cell:,.2f}" if isinstance(cell, float) else str(cell) for cell in row))
     console.print(table)
     for key, value in ratios.items():
-        console.print(f"{key}: {value:.2f}", highlight=False)
+        aim = (aims or {}).get(key)
+        told = f" (aim {aim['aim']}: {'met' if aim['met'] else 'missed'})" if aim else ""
+        console.print(f"{key}: {value:.2f}{told}", highlight=False)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}{'-quick' if quick else ''}.json").write_text(json.dumps(result, indent=2) + "\n")
     if as_json:
