@@ -62,7 +62,7 @@ def _latencies(seen: Seen, model: str) -> dict[str, float]:
     if first and (echo := seen.load(model, "echo", 1)):
         found[f"{model}_p99_c1_vs_echo"] = first.p99 / echo.p50
     mine = seen.load(model, "ours_json", MOST)
-    theirs = [load.p99 for name in PEERS if name != "echo" and (load := seen.load(model, name, MOST))]
+    theirs = [load.p99 for name in PEERS if name != "echo" and (load := seen.load(model, name, MOST)) and load.rate]
     if mine and theirs:
         found[f"{model}_p99_c64_vs_best"] = mine.p99 / min(theirs)
     return found
