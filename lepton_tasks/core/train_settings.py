@@ -48,6 +48,9 @@ class Train(Section):
     """Arithmetic of the forward and backward pass."""
     devices: int = pydantic.Field(1, ge=1, le=1024)
     """Processes (one a GPU, or one a gloo worker on a CPU)."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """With several processes: ``ddp`` has the whole network in each; ``fsdp`` a part of weights, gradients and
+    optimiser state, for networks that one device cannot hold."""
     checkpoint_steps: int = pydantic.Field(50, ge=1)
     """Batches between two checkpoints to resume from."""
 

@@ -92,12 +92,8 @@ class AveragedWeights:
             self.load_into(self._newest, own)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """What `load_state_dict` goes on with."""
+        """The average itself, to be written, or to be filled with that of an earlier attempt."""
         return self._mean
-
-    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Go on from an earlier attempt's average."""
-        self.load_into(self._mean, state)
 
     @staticmethod
     def load_into(tensors: dict[str, torch.Tensor], values: dict[str, torch.Tensor]) -> None:

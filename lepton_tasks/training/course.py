@@ -23,6 +23,7 @@ from lepton_tasks.training.average import AveragedWeights
 from lepton_tasks.training.batches import Batches
 from lepton_tasks.training.energy import Meter, energies
 from lepton_tasks.training.job import Job
+from lepton_tasks.training.layout import Replicas, ShardingStrategy, Shards
 from lepton_tasks.training.module import TrainingModule
 
 _RATES = 1_000
@@ -87,20 +88,22 @@ class Course(pl.Callback):
         # In place of Lightning's handler, which answers the signal with a collective call in the midst of others.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        sharded = isinstance(trainer.strategy, ShardingStrategy)
+        self._layout = (Shards if sharded else Replicas)(trainer.global_rank)
         if self.job.train.average is not None:
             spec = self.job.train.average
             rule = catalogue.AVERAGES.build(spec.name, spec.params, where="train.average")
             self._average = AveragedWeights(self.module.network, rule, steps=self.module.steps)
         if self._state is not None:
-            self.module.network.load_state_dict(self._state["network"])
+            self._layout.put(self._state["network"], into=self.module.network.state_dict())
             self.module.step_done = self._state["step"]
             for optimizer, saved in zip(trainer.optimizers, self._state["optimizers"], strict=True):
-                optimizer.load_state_dict(saved)
+                self._layout.load_optimizer(self.module.network, optimizer, saved)
             for config, saved in zip(trainer.lr_scheduler_configs, self._state["schedules"], strict=True):
                 config.scheduler.load_state_dict(saved)
             trainer.precision_plugin.load_state_dict(self._state["precision"])
             if self._average is not None:
-                self._average.load_state_dict(self._state["average"])
+                self._layout.put(self._state["average"], into=self._average.state_dict())
             self._state = None
         self._loss_sum = self._loss_sum.to(self.module.device)
         self._meter = Meter(self.module.device, local_rank=trainer.local_rank)
@@ -127,9 +130,7 @@ class Course(pl.Callback):
         stepped = self._stepped(trainer)
         if stepped and self._average is not None:
             self._average.update(self._optimizer_steps())
-        # Every rank is told, but rank 0 alone leaves at the end of a step; the others fail once it is gone. If each
-        # left by itself, rank 0 could be caught in the middle of a step that nobody finishes with it.
-        if stepped and self.told_to_stop and trainer.is_global_zero:
+        if stepped and self._layout.stops(self.told_to_stop):
             self._save(trainer)
             raise StageError(
                 f"training was told to stop after {self.module.step_done:,} steps.",
@@ -171,8 +172,9 @@ class Course(pl.Callback):
         newest = self.job.train.keep == "last" or self.best_epoch < 0
         if newest or self._score(-1) > self._score(self.best_epoch):
             self.best_epoch = row["epoch"]
+            weights = self._layout.whole(self.module.network.state_dict())
             if trainer.is_global_zero:
-                save_whole(self.module.network.state_dict(), self.job.best)
+                save_whole(weights, self.job.best)
         for config in trainer.lr_scheduler_configs:
             if hasattr(config.scheduler, "observe"):
                 config.scheduler.observe(self._score(-1))
@@ -182,7 +184,8 @@ class Course(pl.Callback):
         rank, ranks = trainer.global_rank, trainer.world_size
         rows, network, names, metrics = self.module.validation
         inputs = rows.inputs
-        outputs = predict(network, inputs[rank::ranks], names)
+        with self._layout.gathered(self.module.trainable):
+            outputs = predict(network, inputs[rank::ranks], names)
         if ranks > 1:
             shares: list[Any] = [None] * ranks
             dist.all_gather_object(shares, outputs)
@@ -212,17 +215,21 @@ class Course(pl.Callback):
 
     def _save(self, trainer: pl.Trainer) -> None:
         self._unsaved = 0
+        whole, network = self._layout.whole, self.module.network
+        weights = whole(network.state_dict())
+        optimizers = [self._layout.optimizer_state(network, optimizer) for optimizer in trainer.optimizers]
+        average = whole(self._average.state_dict()) if self._average is not None else None
         if not trainer.is_global_zero:
             return
         self._check_finite(float(self._loss_sum[0]))
         write_json(self.job.history, self.history)
         save_whole(
             {
-                "network": self.module.network.state_dict(),
-                "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
+                "network": weights,
+                "optimizers": optimizers,
                 "schedules": [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs],
                 "precision": trainer.precision_plugin.state_dict(),
-                "average": self._average.state_dict() if self._average is not None else None,
+                "average": average,
                 "step": self.module.step_done,
                 "history": self.history,
                 "best_epoch": self.best_epoch,

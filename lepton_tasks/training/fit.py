@@ -17,7 +17,8 @@ from lepton_tasks.core.store import write_json
 from lepton_tasks.training.batches import Batches
 from lepton_tasks.training.course import Course, save_whole
 from lepton_tasks.training.job import Job
-from lepton_tasks.training.module import TrainingModule
+from lepton_tasks.training.layout import ShardingStrategy, check_strategy
+from lepton_tasks.training.module import TrainingModule, network_of
 from lepton_tasks.training.summary import summary
 
 _PRECISION: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
@@ -77,9 +78,10 @@ def fit(job: Job) -> None:
 
 def _calibrate(job: Job, module: TrainingModule, rows: Rows) -> None:
     """Let the task set in the kept weights what is not learned by gradients."""
-    module.network.load_state_dict(torch.load(job.best, map_location=module.device, weights_only=True))
-    module.task.calibrate(module.network, rows)
-    save_whole(module.network.state_dict(), job.best)
+    network = network_of(job, module.task).to(module.device)  # the module's own may be shared out among ranks
+    network.load_state_dict(torch.load(job.best, map_location=module.device, weights_only=True))
+    module.task.calibrate(network, rows)
+    save_whole(network.state_dict(), job.best)
 
 
 def class_weights(targets: np.ndarray, classes: int) -> np.ndarray:
@@ -100,11 +102,13 @@ def class_weights(targets: np.ndarray, classes: int) -> np.ndarray:
 
 def _trainer(job: Job, course: Course, ranks: int) -> pl.Trainer:
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    check_strategy(job)
+    strategy = "auto" if ranks == 1 else ShardingStrategy() if job.train.strategy == "fsdp" else "ddp"
     return pl.Trainer(
         accelerator=_accelerator(job, local),
         devices=local,
         num_nodes=ranks // local,
-        strategy="ddp" if ranks > 1 else "auto",
+        strategy=strategy,
         precision=_PRECISION[job.train.precision],
         max_epochs=job.train.epochs - course.epochs,
         accumulate_grad_batches=job.train.accumulate,

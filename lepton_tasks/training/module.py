@@ -39,11 +39,8 @@ class TrainingModule(pl.LightningModule):
             for i, spec in enumerate(job.train.augment)
         ]
         torch.manual_seed(job.seed)
-        arguments = self.task.network_arguments()
-        network: nn.Module = catalogue.MODELS.build(job.model.name, job.model.params, where="model", **arguments)
-        self.task.initialise(network)
-        # Convolutions over pixels that lie channel by channel: 0.6 of the time for `cnn` on a CPU, and right for GPUs.
-        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
+        self.network = network_of(job, self.task)
+        self.task.initialise(self.network)
         self.loss = _loss(job, self.task, class_weights)
         self.trainable = self.task.trainable(self.network)
         self.validation = self.task.validation(self.network, job.features)
@@ -110,6 +107,14 @@ class TrainingModule(pl.LightningModule):
             learning_rate=train.learning_rate,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def network_of(job: Job, task: LearningTask) -> nn.Module:
+    """The network of a training with new weights, from torch's generator."""
+    arguments = task.network_arguments()
+    network: nn.Module = catalogue.MODELS.build(job.model.name, job.model.params, where="model", **arguments)
+    # Convolutions over pixels that lie channel by channel: 0.6 of the time for `cnn` on a CPU, and right for GPUs.
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]  # torch's stub
 
 
 def _check_phases(job: Job) -> None:

@@ -19,6 +19,7 @@ from dask_hosts import Networks
 from lepton_tasks.core.environment import Training
 from lepton_tasks.core.errors import LeptonError, StageError
 from lepton_tasks.training.launch import training, wait
+from lepton_tasks.training.module import network_of
 
 pytestmark = pytest.mark.slow
 
@@ -220,6 +221,25 @@ def test_a_lost_process_costs_only_the_steps_since_the_last_state(tmp_path, two)
     assert [row["epoch"] for row in rows] == [0, 1, 2]
     for row, other in zip(rows, expected_rows, strict=True):
         assert row["validation_loss"] == pytest.approx(other["validation_loss"], abs=0.01)
+
+
+def test_shared_out_weights_learn_what_replicas_do_even_after_a_stop(tmp_path, two):
+    of = job(tmp_path, strategy="fsdp", gradient_clip=100.0, **TWO)
+    with training(of) as process:
+        until(lambda: of.resume.exists())
+        process.terminate()
+        with pytest.raises(StageError, match="told to stop after"):
+            wait(of, process, lambda row: None)
+    assert 0 < torch.load(of.resume, weights_only=True)["step"] < 3 * STEPS
+    outcome, rows = train(of)
+    weights, expected, expected_rows = two
+    assert outcome["parameters"] == expected["parameters"]
+    for row, other in zip(rows, expected_rows, strict=True):
+        for name in ("train_loss", "validation_loss"):
+            assert row[name] == pytest.approx(other[name], abs=0.01)
+    found = torch.load(of.best, weights_only=True)
+    assert {name: kept.shape for name, kept in found.items()} == {name: kept.shape for name, kept in weights.items()}
+    network_of(of, of.learning_task()).load_state_dict(found)  # one process, without any of the others
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("ip"), reason="network namespaces need root and iproute2")

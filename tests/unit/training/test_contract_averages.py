@@ -28,7 +28,7 @@ def course(rule, *, resume_at=None):
         if step == resume_at:
             state = {name: tensor.clone() for name, tensor in averaged.state_dict().items()}
             averaged = AveragedWeights(trained, rule, steps=STEPS)
-            averaged.load_state_dict(state)
+            averaged.load_into(averaged.state_dict(), state)
     return trained, averaged
 
 

@@ -1,0 +1,178 @@
+"""How weights, gradients and optimiser state lie on the ranks of a training: whole on each, or shared out."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from pytorch_lightning.strategies import DDPStrategy
+from torch import nn
+
+from lepton_tasks.core.errors import ConfigError
+from lepton_tasks.training.job import Job
+
+
+class Replicas:
+    """Each rank has all of it: one process, or DDP."""
+
+    def __init__(self, rank: int) -> None:
+        self._rank = rank
+
+    def whole(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The tensors as one process would have them; all ranks ask together."""
+        return dict(tensors)
+
+    def put(self, values: Mapping[str, torch.Tensor], into: Mapping[str, torch.Tensor]) -> None:
+        """Copy `values`, which every rank has whole, into tensors of this layout, name by name."""
+        for name, tensor in into.items():
+            tensor.copy_(values[name])
+
+    def optimizer_state(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """What `load_optimizer` goes on with, on rank 0; all ranks ask together."""
+        return optimizer.state_dict()
+
+    def load_optimizer(self, network: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        """Go on from a state that every rank has read."""
+        optimizer.load_state_dict(state)
+
+    @contextlib.contextmanager
+    def gathered(self, network: nn.Module) -> Iterator[None]:
+        """While the block runs, each rank can use what was shared out without the others.
+
+        Args:
+            network: `TrainingModule.trainable`.
+        """
+        yield
+
+    def stops(self, told: bool) -> bool:
+        """Whether to leave after this step, asked by every rank after each.
+
+        Every rank is told, but rank 0 alone leaves at the end of a step; the others fail once it is gone. If each left
+        by itself, rank 0 could be caught in the middle of a step that nobody finishes with it.
+        """
+        return told and self._rank == 0
+
+
+class Shards(Replicas):
+    """Each rank has a part of each tensor: FSDP, which gathers a block of layers only while it is computed.
+
+    Writing the state takes all ranks, so they agree after each step, over gloo, on whether to leave.
+    """
+
+    def __init__(self, rank: int) -> None:
+        super().__init__(rank)
+        self._group = dist.new_group(backend="gloo")  # its answer does not wait for what a GPU still has to compute
+
+    def whole(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """See `Replicas`; on the CPU, and empty on other ranks than 0."""
+        found = {}
+        part: Any
+        for name, part in tensors.items():
+            value = part.full_tensor() if _shared_out(part) else part
+            if self._rank == 0:
+                found[name] = value.cpu()
+        return found
+
+    def put(self, values: Mapping[str, torch.Tensor], into: Mapping[str, torch.Tensor]) -> None:
+        """See `Replicas`."""
+        from torch.distributed.tensor import distribute_tensor
+
+        part: Any
+        for name, part in into.items():
+            value = values[name].to(part.device)
+            if _shared_out(part):
+                value = distribute_tensor(value, part.device_mesh, part.placements)
+            part.copy_(value)
+
+    def optimizer_state(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """See `Replicas`."""
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
+
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        return dict(get_optimizer_state_dict(network, optimizer, options=options))
+
+    def load_optimizer(self, network: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        """See `Replicas`."""
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
+
+        set_optimizer_state_dict(network, optimizer, state, options=StateDictOptions(full_state_dict=True))
+
+    @contextlib.contextmanager
+    def gathered(self, network: nn.Module) -> Iterator[None]:
+        """See `Replicas`. Running statistics become those of rank 0, whose are written."""
+        for buffer in network.buffers():
+            dist.broadcast(buffer, 0)
+        parts: list[Any] = [layer for layer in network.modules() if hasattr(layer, "unshard")]
+        for part in parts:
+            part.set_reshard_after_forward(False, recurse=False)
+            part.unshard()
+        try:
+            yield
+        finally:
+            for part in parts:
+                part.reshard()
+            for part in parts[1:]:  # all but the root
+                part.set_reshard_after_forward(True, recurse=False)
+
+    def stops(self, told: bool) -> bool:
+        """See `Replicas`: all leave, if one of them was told."""
+        any_told = torch.tensor(int(told))
+        dist.all_reduce(any_told, dist.ReduceOp.MAX, group=self._group)
+        return bool(any_told)
+
+
+class ShardingStrategy(DDPStrategy):
+    """Lightning's DDP, which here wraps nothing and shares the network out among the ranks instead.
+
+    Lightning's own strategy for FSDP refuses to run without GPUs, and its checkpoints are not used.
+
+    Source: Zhao et al., "PyTorch FSDP: experiences on scaling fully sharded data parallel", 2023;
+    https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html
+    """
+
+    def model_to_device(self) -> None:
+        """Blocks are moved one by one as they are shared out, so that no device ever holds them all."""
+
+    def configure_ddp(self) -> None:
+        """Share out each block of layers by itself, so that one at a time is gathered, then what is left."""
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        module: Any = self.lightning_module
+        module.to(memory_format=torch.contiguous_format)  # all that torch 2.13 shares out
+        mesh = init_device_mesh(self.root_device.type, (dist.get_world_size(),))
+        for block in _blocks(module.trainable):
+            fully_shard(block, mesh=mesh)
+        # The root of what a step calls: its parameters stay gathered between forward and backward pass.
+        fully_shard(module.trainable, mesh=mesh)
+        if not all(map(_shared_out, module.network.parameters())):
+            raise ConfigError(
+                f"the task {module.job.task.name!r} has weights outside of what it trains with.",
+                where="train.strategy",
+                fix="Write ddp.",
+            )
+        module.to(self.root_device)
+
+
+def check_strategy(job: Job) -> None:
+    """Raise `ConfigError` for what does not go with shared-out weights."""
+    if job.train.strategy == "fsdp" and job.train.precision == "16":
+        raise ConfigError(
+            "16 scales the loss, which fsdp is not made to do here.", where="train.precision", fix="Write bf16 or 32."
+        )
+
+
+def _blocks(network: nn.Module) -> Sequence[nn.Module]:
+    """The members of the network's lists of layers, inner ones first."""
+    lists = [layer for layer in network.modules() if isinstance(layer, nn.ModuleList)]
+    members = (block for layers in lists for block in layers if next(block.parameters(), None) is not None)
+    return list(dict.fromkeys(members))[::-1]
+
+
+def _shared_out(tensor: torch.Tensor) -> bool:
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(tensor, DTensor)
