@@ -27,14 +27,14 @@ class Held:
 
 
 @contextlib.contextmanager
-def lane_server(folder, limits):
+def lane_server(folder, limits, **options):
     """Serves version 7 of the tiny model with one inference thread; its state lies in `folder`."""
     home, package = folder / "home", folder / "package"
-    home.mkdir()
+    home.mkdir(exist_ok=True)
     digest = make_package(package)
-    app = create_app(home, limits=limits, workers=1)
-    config = uvicorn.Config(app, port=0, loop="uvloop", http=Lane(app.state.answerer).protocol, log_config=None)
-    made = uvicorn.Server(config)
+    app = create_app(home, limits=limits, workers=1, **options)
+    protocol = Lane(app.state.answerer, app.state.door).protocol
+    made = uvicorn.Server(uvicorn.Config(app, port=0, loop="uvloop", http=protocol, log_config=None))
     thread = threading.Thread(target=made.run)
     thread.start()
     while not made.started:

@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 
 from lepton_tasks.cli.data import data
+from lepton_tasks.cli.keys import key
 from lepton_tasks.core.errors import ConfigError, LeptonError
 
 app = typer.Typer(
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 
 app.add_typer(data, name="data")
+app.add_typer(key, name="key")
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A use case, e.g. configs/use_cases/mnist_digits.yaml.")]
 Set = Annotated[

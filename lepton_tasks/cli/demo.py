@@ -107,12 +107,13 @@ def _left(airflow: AirflowClient, name: str, run_id: str, task: TaskState, key: 
 
 
 def _show(name: str, run_id: str, refs: dict[str, ArtifactRef], console: Console) -> float:
+    from lepton_tasks.core.access import own_key
     from lepton_tasks.serving.client import Client
 
     environment = load_environment()
     package = ArtifactStore(state_root()).open(refs["package"])
     picture = (package / "example.png").read_bytes()
-    with Client(environment.serving_url) as client:
+    with Client(environment.serving_url, api_key=own_key(state_root() / "serving")) as client:
         answer = client.predict(name, picture)
     best = answer["predictions"][0]
     facts = refs["evaluation"].facts

@@ -43,12 +43,13 @@ def stop() -> list[str]:
 
 def platform_status() -> dict[str, Any]:
     """Services, deployed models and addresses, as plain values."""
+    from lepton_tasks.core.access import own_key
     from lepton_tasks.serving.client import Client
 
     environment = load_environment()
     services = [{"name": name, **about} for name, about in sorted(embedded.status(state_root()).items())]
     try:
-        with Client(environment.serving_url) as client:
+        with Client(environment.serving_url, api_key=own_key(state_root() / "serving")) as client:
             models = client.models()
     except UnavailableError:
         models = []

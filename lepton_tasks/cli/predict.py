@@ -19,11 +19,12 @@ from lepton_tasks.core.errors import ConfigError
 def ask(name: str, files: Sequence[Path], *, as_json: bool) -> None:
     """Send each file to the deployed model and print the answers."""
     from lepton_tasks.cli.display import in_short
-    from lepton_tasks.core.environment import load_environment
+    from lepton_tasks.core.access import own_key
+    from lepton_tasks.core.environment import load_environment, state_root
     from lepton_tasks.serving.client import Client
 
     answers = []
-    with Client(load_environment().serving_url) as client:
+    with Client(load_environment().serving_url, api_key=own_key(state_root() / "serving")) as client:
         for file in files:
             if not file.is_file():
                 raise ConfigError("no such file.", where=str(file))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lepton_tasks.core.access import TOKEN_FILE, bearer, own_key, trusted
 from lepton_tasks.core.artifacts import ModelPackageRef, ModelVersionRef
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ArtifactError, ConfigError, LeptonError, UnavailableError
@@ -44,7 +45,8 @@ class ProcessTarget:
     def health(self, use_case: UseCase, ctx: RunContext) -> dict[str, Any]:
         """What is served now: ``version, digest, previous, challenger, ready``, which is False if it is nothing."""
         url = ctx.environment.serving_url
-        reply = _request("GET", f"{url}/v1/models/{use_case.name}")
+        headers = bearer(own_key(ctx.root / "serving"))
+        reply = _request("GET", f"{url}/v1/models/{use_case.name}", headers=headers)
         if reply.status_code in (404, 503):
             return {"url": url, "version": None, "digest": None, "previous": None, "challenger": None, "ready": False}
         return _served(reply, url)
@@ -59,14 +61,14 @@ class ProcessTarget:
 
     def _admin(self, use_case: UseCase, ctx: RunContext, method: str, path: str, **request: Any) -> dict[str, Any]:
         url = ctx.environment.serving_url
-        headers = {"Authorization": f"Bearer {_token(ctx.root / 'serving', url)}"}
+        headers = bearer(_token(ctx.root / "serving", url))
         reply = _request(method, f"{url}/admin/models/{use_case.name}{path}", headers=headers, **request)
         return _served(reply, url)
 
 
 def _token(home: Path, url: str) -> str:
     try:
-        return (home / "admin.token").read_text().strip()
+        return (home / TOKEN_FILE).read_text().strip()
     except FileNotFoundError as error:
         raise UnavailableError(
             f"no admin token in {home}, so no serving process was started with this state folder.",
@@ -79,7 +81,7 @@ def _request(method: str, url: str, **request: Any) -> httpx.Response:
     import httpx
 
     try:
-        return httpx.request(method, url, timeout=_TIMEOUT_SECONDS, trust_env=False, **request)
+        return httpx.request(method, url, timeout=_TIMEOUT_SECONDS, verify=trusted(), trust_env=False, **request)
     except httpx.TransportError as error:
         raise UnavailableError(
             f"the serving process does not answer: {error or type(error).__name__}.",

@@ -13,12 +13,11 @@ from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
+from lepton_tasks.core.access import TOKEN_FILE
 from lepton_tasks.serving.errors import ForbiddenError
 from lepton_tasks.serving.predict import json_reply
 from lepton_tasks.serving.routing import ModelTable
 from lepton_tasks.serving.schema import ERRORS, DeployRequest, ErrorReply
-
-TOKEN_FILE = "admin.token"
 
 
 def admin_token(home: Path) -> str:

@@ -46,6 +46,7 @@ class Asked:
         kind: Media type of the body, in small letters and without parameters.
         payloads: The encoded samples, where the body was a form.
         key: Text of the header ``lepton-key``.
+        caller: Id of the API key that let it in.
         probe: Text of the header ``lepton-probe``.
         timeout_ms: Text of the header ``lepton-timeout-ms``.
         header_length: Text of the header ``Inference-Header-Content-Length``.
@@ -61,6 +62,7 @@ class Asked:
     kind: str = ""
     payloads: list[bytes] | None = None
     key: str | None = None
+    caller: str = ""
     probe: str = ""
     timeout_ms: str | None = None
     header_length: str | None = None

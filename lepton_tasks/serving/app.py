@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, Gauge, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
+from starlette.types import ASGIApp
 
 from lepton_tasks.core.errors import LeptonError
 from lepton_tasks.serving.admin import admin_router, admin_token
 from lepton_tasks.serving.answering import Answerer, error_reply
+from lepton_tasks.serving.auth import Guard, guard_of
 from lepton_tasks.serving.controller import Controller
+from lepton_tasks.serving.edge import Cors, Door, Edge, page_policy
 from lepton_tasks.serving.exposition import merged
 from lepton_tasks.serving.fleet import Fleet
 from lepton_tasks.serving.gallery import gallery_router
@@ -39,6 +44,13 @@ DRAIN_SECONDS = 20  # for what is being answered when the server is told to stop
 _log = logging.getLogger("lepton.serving")
 
 
+class _App(FastAPI):
+    """FastAPI behind `Edge`, which so sees the replies of FastAPI's own error handling, too."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return Edge(super().build_middleware_stack(), self.state.door)
+
+
 def create_app(
     home: Path,
     *,
@@ -47,6 +59,7 @@ def create_app(
     values: bool = True,
     grpc: str | None = None,
     fleet: Fleet | None = None,
+    origins: Sequence[str] = (),
 ) -> FastAPI:
     """The application of one server. Packages are loaded once it has started, not here.
 
@@ -57,6 +70,10 @@ def create_app(
         grpc: ``host:port`` to listen on for gRPC, too.
         fleet: The other processes of the server, if there are several.
         values: Whether the request log keeps what was asked: column values of rows, figures of texts and pictures.
+        origins: Origins whose pages may ask.
+
+    Returns:
+        The application. For the fast lane: what answers is its ``state.answerer``, what lets in its ``state.door``.
     """
     limits = limits or Limits()
     log = RequestLog(home / REQUESTS_FOLDER, values=values, member=fleet.member if fleet else 0)
@@ -73,13 +90,18 @@ def create_app(
         fleet=fleet,
     )
     answerer = Answerer(table, telemetry, limits)
+    token = admin_token(home)
+    door = Door(guard_of(home, token, os.environ), Cors(origins))
+    refused = Gauge("lepton_refused", "Requests without a good API key.", ("status",), registry=telemetry.registry)
+    for status in door.guard.refused:
+        refused.labels(status).set_function(functools.partial(door.guard.refused.__getitem__, status))
     if fleet is not None:
         fleet.metrics = lambda: generate_latest(telemetry.registry).decode()
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         log.start()
-        beside = await _start_grpc(table, answerer, grpc, shared=fleet is not None) if grpc else None
+        beside = await _start_grpc(table, answerer, door.guard, grpc, shared=fleet is not None) if grpc else None
         restoring = asyncio.create_task(table.restore())  # the server answers (503) while it loads
         if fleet is not None:  # the others answer meanwhile: connections must not come here
             await restoring
@@ -94,17 +116,18 @@ def create_app(
             fleet.close()
         await asyncio.to_thread(log.close)
 
-    app = FastAPI(
+    app = _App(
         title="Lepton",
         description="Predictions of deployed models.",
         docs_url=None,  # FastAPI's own page loads its script from a CDN
         redoc_url=None,
         lifespan=lifespan,
     )
+    app.state.door = door
     app.include_router(predict_router(table, answerer))
     app.include_router(oip_router(table, answerer))
-    app.include_router(admin_router(table, admin_token(home)))
-    app.include_router(gallery_router(table, telemetry, limits, home, admin_token(home)))
+    app.include_router(admin_router(table, token))
+    app.include_router(gallery_router(table, telemetry, limits, home, token))
 
     @app.get("/metrics", tags=["metrics"], response_class=Response)
     async def metrics() -> Response:
@@ -117,17 +140,17 @@ def create_app(
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
-        return HTMLResponse(PAGE)
+        return HTMLResponse(PAGE, headers={"content-security-policy": page_policy(PAGE)})
 
     _answer_errors_as_json(app)
     app.state.answerer = answerer
     return app
 
 
-async def _start_grpc(table: ModelTable, answerer: Answerer, address: str, *, shared: bool) -> GrpcServer:
+async def _start_grpc(table: ModelTable, answerer: Answerer, guard: Guard, address: str, *, shared: bool) -> GrpcServer:
     from lepton_tasks.serving.grpc_api import GrpcServer  # 0.1 s and 20 MB that most servers can do without
 
-    server = GrpcServer(table, answerer, address, shared=shared)
+    server = GrpcServer(table, answerer, guard, address, shared=shared)
     await server.start()
     _log.info("gRPC on %s", address)
     return server

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import httpx
 
+from lepton_tasks.core.access import bearer, own_key, trusted
 from lepton_tasks.core.errors import DataError, UnavailableError
 
 
@@ -16,12 +18,27 @@ class Client:
         url: The server's address, e.g. ``http://127.0.0.1:8100``.
         timeout: Seconds to wait for an answer.
         probe: Why the requests are made up, e.g. ``smoke_test``; monitors leave such requests out.
+        api_key: What lets us in; without it that of the environment variable ``LEPTON_API_KEY``, if there is one.
+        ca: PEM file of the authority that signed the server's certificate; without it ``LEPTON_SERVING_CA``, and
+            without that the authorities that the system trusts.
     """
 
-    def __init__(self, url: str, *, timeout: float = 30.0, probe: str = "") -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float = 30.0,
+        probe: str = "",
+        api_key: str | None = None,
+        ca: str | Path | None = None,
+    ) -> None:
         self.url = url.rstrip("/")
-        headers = {"lepton-probe": probe} if probe else {}
-        self._http = httpx.Client(base_url=self.url, timeout=timeout, headers=headers, trust_env=False)
+        headers = bearer(own_key() if api_key is None else api_key)
+        if probe:
+            headers["lepton-probe"] = probe
+        self._http = httpx.Client(
+            base_url=self.url, timeout=timeout, headers=headers, verify=trusted(ca), trust_env=False
+        )
 
     def __enter__(self) -> Client:
         return self
@@ -85,5 +102,5 @@ def read_reply(reply: httpx.Response) -> dict[str, Any]:
     if reply.is_success and isinstance(value, dict):
         return value
     reason = value.get("error") if isinstance(value, dict) else None
-    kind = UnavailableError if reply.status_code >= 500 else DataError
+    kind = UnavailableError if reply.status_code >= 500 or reply.status_code == 429 else DataError
     raise kind(str(reason or f"the server answered {reply.status_code}."), where=str(reply.url))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from starlette.exceptions import HTTPException
 
 from lepton_tasks.core.errors import ArtifactError, ConfigError, DataError, LeptonError, UnavailableError
@@ -28,7 +30,31 @@ class DeadlineError(UnavailableError):
 
 
 class ForbiddenError(LeptonError, PermissionError):
-    """The admin token is missing or wrong."""
+    """The admin token or the API key is missing or wrong."""
+
+
+class NotAllowedError(LeptonError, PermissionError):
+    """The API key is a good one, but not for this model."""
+
+
+class TooManyError(LeptonError, RuntimeError):
+    """The API key has used up its rate.
+
+    Args:
+        what: One sentence.
+        where: Whose rate.
+        fix: The way out.
+        seconds: Seconds until the next request is taken.
+    """
+
+    retryable = True
+
+    def __init__(self, what: str, *, where: str = "", fix: str = "", seconds: float = 1.0) -> None:
+        super().__init__(what, where=where, fix=fix)
+        self.seconds = seconds
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (*super().__reduce__(), {"seconds": self.seconds})
 
 
 # The first class that fits counts, so a subclass stands before its base.
@@ -38,6 +64,8 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (TooLargeError, 413),
     (MediaTypeError, 415),
     (ForbiddenError, 401),
+    (NotAllowedError, 403),
+    (TooManyError, 429),
     (DataError, 400),
     (ConfigError, 422),
     (ArtifactError, 422),

@@ -10,6 +10,7 @@ import numpy as np
 
 from lepton_tasks.core.errors import DataError, LeptonError
 from lepton_tasks.serving.answering import Answerer, Asked
+from lepton_tasks.serving.auth import Guard
 from lepton_tasks.serving.batching import Outputs
 from lepton_tasks.serving.errors import status_of
 from lepton_tasks.serving.grpc_messages import MESSAGES, SERVICE
@@ -110,6 +111,7 @@ class GrpcServer:
     Args:
         table: The models.
         answerer: What answers.
+        guard: What lets requests in.
         address: ``host:port`` to listen on; port 0 takes a free one.
         shared: Whether other processes listen there, too.
         credentials: For TLS.
@@ -119,12 +121,13 @@ class GrpcServer:
         self,
         table: Lookup,
         answerer: Answerer,
+        guard: Guard,
         address: str,
         *,
         shared: bool = False,
         credentials: grpc.ServerCredentials | None = None,
     ) -> None:
-        self._table, self._answerer = table, answerer
+        self._table, self._answerer, self._guard = table, answerer, guard
         most = answerer.limits.body_bytes
         self._server = grpc.aio.server(
             options=[("grpc.max_receive_message_length", most), ("grpc.so_reuseport", int(shared))],
@@ -161,11 +164,13 @@ class GrpcServer:
     async def _metadata(self, _: Any, __: Any) -> dict[str, Any]:
         return {"name": "lepton", "version": own_version(), "extensions": []}
 
-    async def _model_ready(self, request: Any, _: Any) -> dict[str, Any]:
+    async def _model_ready(self, request: Any, context: Any) -> dict[str, Any]:
+        self._admit(context, request.name)
         self._table.get(request.name, request.version or None)
         return {"ready": True}
 
-    async def _model_metadata(self, request: Any, _: Any) -> dict[str, Any]:
+    async def _model_metadata(self, request: Any, context: Any) -> dict[str, Any]:
+        self._admit(context, request.name)
         live = self._table.get(request.name, request.version or None)
         spec = live.package.spec
         return {
@@ -176,9 +181,15 @@ class GrpcServer:
             "outputs": [_described(tensor) for tensor in spec.outputs],
         }
 
+    def _admit(self, context: Any, model: str) -> str:
+        """The id of the caller's key: metadata ``authorization``, as in HTTP."""
+        given = dict(context.invocation_metadata() or ())
+        return self._guard.admit(given.get("authorization"), model)
+
     async def _infer(self, request: Any, context: Any) -> bytes:
         given = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         asked = Asked("grpc", request.model_name, request.model_version or None)
+        asked.caller = self._admit(context, request.model_name)
         asked.read_headers(given.get)
         asked.encoding = None  # gRPC has undone it
         if (left := context.time_remaining()) is not None:

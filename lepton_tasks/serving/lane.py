@@ -15,7 +15,9 @@ from typing import Any, Literal
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from lepton_tasks.serving.answering import Answerer, Asked, Reply
+from lepton_tasks.core.errors import LeptonError
+from lepton_tasks.serving.answering import Answerer, Asked, Reply, error_reply
+from lepton_tasks.serving.edge import SAFE_ANSWER, Door, lines_of
 from lepton_tasks.serving.errors import TooLargeError
 from lepton_tasks.serving.payload import Limits
 
@@ -51,6 +53,17 @@ class LaneCall:
         self._parts: list[bytes] = []
         self._length = 0
         self._cancel: Callable[[], None] | None = None
+        self._refusal: Reply | None = None
+        self._origin: bytes | None = None
+
+    def admit(self, headers: list[tuple[bytes, bytes]]) -> None:
+        """Ask whether the caller may, before the body comes; of one who may not, no body is kept."""
+        given, door = dict(headers), self._protocol.lane.door
+        self._origin = given.get(b"origin")
+        try:
+            self.asked.caller = door.guard.admit(given.get(b"authorization"), self.asked.model)
+        except LeptonError as error:
+            self._refusal = error_reply(error)
 
     def add(self, part: bytes) -> None:
         """A part of the body; one that makes it too long ends the request."""
@@ -59,12 +72,15 @@ class LaneCall:
         if self._length > limit:
             self.keep_alive = False
             error = TooLargeError(f"the body is larger than {limit:,} bytes.", fix="Send less at a time.")
-            self.send(self._protocol.lane.answerer.refuse(self.asked, error))
-        else:
+            self.send(self._refusal or self._protocol.lane.answerer.refuse(self.asked, error))
+        elif self._refusal is None:
             self._parts.append(part)
 
     def run(self, headers: list[tuple[bytes, bytes]]) -> None:
         """The body is whole: have it answered."""
+        if self._refusal is not None:
+            self.send(self._refusal)
+            return
         self.asked.read_headers({name.decode("latin-1"): value.decode("latin-1") for name, value in headers}.get)
         self.asked.body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._cancel = self._protocol.lane.answerer.start(self.asked, self.send)
@@ -74,7 +90,7 @@ class LaneCall:
         if self.response_complete:
             return
         self.response_complete = True
-        self._protocol.reply(reply, keep_alive=self.keep_alive)
+        self._protocol.reply(reply, keep_alive=self.keep_alive, origin=self._origin)
 
     @property
     def disconnected(self) -> bool:
@@ -93,10 +109,11 @@ class Lane:
 
     Args:
         answerer: What answers.
+        door: What it asks of every request.
     """
 
-    def __init__(self, answerer: Answerer) -> None:
-        self.answerer = answerer
+    def __init__(self, answerer: Answerer, door: Door) -> None:
+        self.answerer, self.door = answerer, door
         self.connections: set[LaneProtocol] = set()
         self._routes: dict[bytes, _Route | None] = {}
         self._sweeper: asyncio.TimerHandle | None = None
@@ -127,7 +144,7 @@ class Lane:
     def common(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
         """The lines of the headers that every reply has; uvicorn makes a new list of them each second."""
         if self._common[0] is not headers:
-            self._common = headers, b"".join(b"%b: %b\r\n" % header for header in headers)
+            self._common = headers, lines_of((*headers, *SAFE_ANSWER))
         return self._common[1]
 
     def watch(self, connection: LaneProtocol) -> None:
@@ -187,7 +204,8 @@ class LaneProtocol(HttpToolsProtocol):
             super().on_headers_complete()
             return
         keep = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
-        self.cycle = LaneCall(self, route, keep_alive=keep)  # type: ignore[assignment]  # it stands in for one
+        call = self.cycle = LaneCall(self, route, keep_alive=keep)  # type: ignore[assignment]  # it stands in for one
+        call.admit(self.headers)
 
     def on_body(self, body: bytes) -> None:
         """A part of the body."""
@@ -204,12 +222,14 @@ class LaneProtocol(HttpToolsProtocol):
         elif not self.cycle.response_complete:
             self.cycle.run(self.headers)
 
-    def reply(self, reply: Reply, *, keep_alive: bool) -> None:
+    def reply(self, reply: Reply, *, keep_alive: bool, origin: bytes | None) -> None:
         """Write a reply, and go on or close."""
         if self.transport.is_closing():
             return
         parts = [_STATUS_LINES[reply.status], self.lane.common(self.server_state.default_headers)]
         parts += [f"{name}: {value}\r\n".encode("latin-1") for name, value in reply.headers.items()]
+        if origin is not None:
+            parts.append(lines_of(self.lane.door.cors.headers(origin)))
         parts.append(b"content-length: %d\r\n" % len(reply.body))
         parts.append(b"\r\n" if keep_alive else b"connection: close\r\n\r\n")
         parts.append(reply.body)

@@ -17,7 +17,9 @@ import uvicorn
 
 from lepton_tasks.core import lifetime
 from lepton_tasks.core.errors import ConfigError
+from lepton_tasks.serving.admin import admin_token
 from lepton_tasks.serving.app import DRAIN_SECONDS, create_app
+from lepton_tasks.serving.auth import check_address, guard_of
 from lepton_tasks.serving.fleet import Fleet
 from lepton_tasks.serving.lane import Lane
 from lepton_tasks.serving.supervisor import Supervisor, own_command
@@ -42,6 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
         default=os.environ.get(VALUES_VARIABLE, "on"),
         help=f"whether the request log keeps the column values of rows (default: {VALUES_VARIABLE}, or on)",
     )
+    parser.add_argument("--insecure", action="store_true", help="let other machines ask without API keys")
+    parser.add_argument("--cors", action="append", default=[], metavar="ORIGIN", help="pages that may ask; repeatable")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
     options.home = options.home.resolve()
@@ -50,6 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
         if options.member is not None:
             return _serve(options, Fleet(options.home, options.member, options.processes))
         with _only_server_of(options.home):
+            guard = guard_of(options.home, admin_token(options.home), os.environ)
+            check_address(options.host, guard, insecure=options.insecure)
             if options.processes > 1:
                 address = options.host, options.port
                 return Supervisor(own_command(), options.processes, address, grace=DRAIN_SECONDS + 5).run()
@@ -66,16 +72,24 @@ def _serve(options: argparse.Namespace, fleet: Fleet | None) -> int:
     if fleet is not None:
         lifetime.die_with(int(os.environ[lifetime.PARENT]))
     grpc = f"{options.host}:{options.grpc_port}" if options.grpc_port else None
-    app = create_app(options.home, workers=options.workers, values=options.values == "on", grpc=grpc, fleet=fleet)
+    app = create_app(
+        options.home,
+        workers=options.workers,
+        values=options.values == "on",
+        grpc=grpc,
+        fleet=fleet,
+        origins=options.cors,
+    )
     config = uvicorn.Config(
         app,
         host=options.host,
         port=options.port,
         loop="uvloop",
-        http=Lane(app.state.answerer).protocol,  # type: ignore[arg-type]  # it is called like a class
+        http=Lane(app.state.answerer, app.state.door).protocol,  # type: ignore[arg-type]  # it is called like a class
         ws="none",
         access_log=False,
         log_config=None,
+        server_header=False,
         timeout_keep_alive=75,  # above the idle time of common clients and proxies, so they close first
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )

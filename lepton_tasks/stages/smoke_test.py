@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lepton_tasks.core.access import own_key
 from lepton_tasks.core.artifacts import EndpointRef, ModelPackageRef, MonitorReportRef
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import GateError, LeptonError
@@ -33,7 +34,7 @@ def smoke_test(
     try:
         if not still_serving(use_case, ctx, endpoint):
             raise GateError("it is not served any more.")
-        seen = _ask(use_case, endpoint, folder)
+        seen = _ask(use_case, ctx, endpoint, folder)
     except LeptonError as error:
         raise GateError(
             f"version {endpoint.facts['version']} failed its smoke test: {error} {_go_back(use_case, ctx, endpoint)}",
@@ -44,10 +45,10 @@ def smoke_test(
     return ctx.publish(draft, MonitorReportRef, {"version": endpoint.facts["version"], "difference": seen["value"]})
 
 
-def _ask(use_case: UseCase, endpoint: EndpointRef, folder: Path) -> dict[str, Any]:
+def _ask(use_case: UseCase, ctx: RunContext, endpoint: EndpointRef, folder: Path) -> dict[str, Any]:
     """The finding, or an error that says what differs."""
     example, expected = read_example(folder)
-    with Client(str(endpoint.facts["url"]), probe="smoke_test") as client:
+    with Client(str(endpoint.facts["url"]), probe="smoke_test", api_key=own_key(ctx.root / "serving")) as client:
         reply = client.predict(use_case.name, example, version=str(endpoint.facts["version"]))
     answer = reply["predictions"][0]
     apart = difference(answer, expected)

@@ -13,12 +13,12 @@ PIXELS = np.stack([np.full((SIDE, SIDE, 1), value, np.uint8) for value in (51, 2
 EXPECTED = [0.9, 0.1, 0.5, 0.5]
 
 
-async def call(channel, method, timeout=10, **fields):
+async def call(channel, method, timeout=10, metadata=None, **fields):
     request, reply = MESSAGES[f"{method}Request"], MESSAGES[f"{method}Response"]
     stub = channel.unary_unary(
         f"/{SERVICE}/{method}", request_serializer=request.SerializeToString, response_deserializer=reply.FromString
     )
-    return await stub(request(**fields), timeout=timeout)
+    return await stub(request(**fields), timeout=timeout, metadata=metadata)
 
 
 def tensor(**changes):
@@ -98,3 +98,22 @@ def test_a_bad_request_gets_a_code_and_a_reason(talk, fields, code, reason):
     error = talk(conversation)
     assert error.code() == code
     assert reason in error.details()
+
+
+def test_keys_are_asked_for_here_too(talk, monkeypatch):
+    monkeypatch.setenv("LEPTON_API_KEY", "lepton_known")
+    infer = {"model_name": "tiny", "inputs": [tensor()], "raw_input_contents": [PIXELS.tobytes()]}
+
+    async def conversation(channel):
+        refused = []
+        asked = {"ModelInfer": infer, "ModelReady": {"name": "tiny"}, "ModelMetadata": {"name": "tiny"}}
+        for method, fields in asked.items():
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call(channel, method, **fields, metadata=[("authorization", "Bearer lepton_other")])
+            refused.append(caught.value.code())
+        answered = await call(channel, "ModelInfer", **infer, metadata=[("authorization", "Bearer lepton_known")])
+        return refused, answered, (await call(channel, "ServerLive")).live
+
+    refused, answered, live = talk(conversation)
+    assert refused == [grpc.StatusCode.UNAUTHENTICATED] * 3
+    assert (answered.model_version, live) == ("7", True)

@@ -1,0 +1,99 @@
+"""`lepton key`: who may ask the inference server of this state folder."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+key = typer.Typer(no_args_is_help=True, help="API keys of the inference server: make, list, revoke.")
+
+Json = Annotated[bool, typer.Option("--json", help="End with one JSON object on the last line of standard output.")]
+
+
+@key.command(epilog="Example: `lepton key add shop --models 'digits*' --rate 50 --expires 90d`")
+def add(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is: a-z, 0-9, - and _.")],
+    models: Annotated[
+        list[str] | None, typer.Option("--models", metavar="PATTERN", help="Models it may ask. Repeatable.")
+    ] = None,
+    rate: Annotated[float | None, typer.Option(help="Requests a second; without it, no limit.")] = None,
+    burst: Annotated[int | None, typer.Option(help="Requests that may come at once (default: those of 1 s).")] = None,
+    expires: Annotated[str | None, typer.Option(help="30m, 12h, 90d, or a date.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key and print it, once. A name's earlier key stays good until it is revoked."""
+    import time
+
+    from lepton_tasks.serving.keys import add_key, expiry
+
+    now = time.time()
+    until = expiry(expires, now=now) if expires else None
+    made, about = add_key(_file(), name, now=now, models=models or ["*"], rate=rate, burst=burst, expires=until)
+    if as_json:
+        _print({"key": made, **_row(about)})
+        return
+    typer.echo(made)
+    typer.echo(f"This is {about.id}; only its hash is kept. Servers of this state folder know it within 1 s.", err=True)
+
+
+@key.command("list", epilog="Example: `lepton key list`")
+def list_(as_json: Json = False) -> None:
+    """Show the keys: whose, for what, how long. The keys themselves are not kept."""
+    from lepton_tasks.serving.keys import read_keys
+
+    try:
+        rows = [_row(about) for about in read_keys(_file())]
+    except FileNotFoundError:
+        rows = []
+    if as_json:
+        _print({"keys": rows})
+        return
+    for row in rows:
+        rate = f"{row['rate']:g}/s" if row["rate"] else "no limit"
+        typer.echo(f"{row['id']:<32}{','.join(row['models']):<24}{rate:<12}{row['expires'] or 'does not expire'}")
+    if not rows:
+        typer.echo("no keys: everybody on this machine may ask")
+
+
+@key.command(epilog="Example: `lepton key revoke shop --old`")
+def revoke(
+    which: Annotated[str, typer.Argument(metavar="NAME", help="A name, or an id as `lepton key list` shows it.")],
+    old: Annotated[bool, typer.Option("--old", help="Leave the newest key of the name.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Take keys back; running servers refuse them within a second."""
+    from lepton_tasks.serving.keys import revoke_keys
+
+    gone = [about.id for about in revoke_keys(_file(), which, old=old)]
+    if as_json:
+        _print({"revoked": gone})
+    else:
+        typer.echo(f"revoked: {', '.join(gone) or 'none, there is only one'}")
+
+
+def _file() -> Any:
+    from lepton_tasks.core.environment import state_root
+    from lepton_tasks.serving.keys import KEYS_FILE
+
+    return state_root() / "serving" / KEYS_FILE
+
+
+def _row(about: Any) -> dict[str, Any]:
+    import datetime as dt
+
+    until = about.expires
+    return {
+        "id": about.id,
+        "name": about.name,
+        "models": list(about.models),
+        "rate": about.rate,
+        "burst": about.most if about.rate else None,
+        "expires": dt.datetime.fromtimestamp(until, dt.UTC).isoformat(timespec="seconds") if until else None,
+    }
+
+
+def _print(value: dict[str, Any]) -> None:
+    import json
+
+    typer.echo(json.dumps(value))
