@@ -155,10 +155,71 @@ def predict(
         raise typer.Exit(1)
 
 
+@app.command(epilog="Example: `lepton deploy mnist_digits 7 --canary 1,10,50,100`")
+def deploy(
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="The use case's name.")],
+    version: Annotated[str, typer.Argument(help="Its number in the model registry.")],
+    canary: Annotated[
+        str | None, typer.Option(metavar="STEPS", help="Percent of the requests it answers, step by step.")
+    ] = None,
+    shadow: Annotated[
+        float | None, typer.Option(metavar="PERCENT", help="Give it copies of so many of the requests.")
+    ] = None,
+    hold: Annotated[bool, typer.Option("--hold", help="Load it for those who ask for it by its number.")] = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A limit of the rollout, e.g. min_requests=50. Repeatable."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Let a registered version answer: at once, as a canary, or in the champion's shadow."""
+    from lepton_tasks.cli.release import deploy_version, rollout_of
+
+    served = deploy_version(name, version, rollout_of(canary, shadow, hold, overrides or []))
+    _tell_served(served, as_json)
+
+
+@app.command(epilog="Example: `lepton promote mnist_digits`")
+def promote(
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="The use case's name.")], as_json: Json = False
+) -> None:
+    """Let the challenger be the champion; the registry's aliases follow."""
+    from lepton_tasks.cli.release import promote_challenger
+
+    _tell_served(promote_challenger(name), as_json)
+
+
+@app.command(epilog="Example: `lepton rollback mnist_digits`")
+def rollback(
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="The use case's name.")], as_json: Json = False
+) -> None:
+    """Undo the last change: take the challenger away, or let the version before answer; the aliases follow."""
+    from lepton_tasks.cli.release import roll_back
+
+    _tell_served(roll_back(name), as_json)
+
+
+@app.command(epilog="Example: `lepton ab mnist_digits --hours 24`")
+def ab(
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="The use case's name.")],
+    hours: Annotated[float, typer.Option(help="How far back to look.", min=0.01)] = 24.0,
+    as_json: Json = False,
+) -> None:
+    """Compare the versions that answered: errors, times, labels; with intervals and tests."""
+    from lepton_tasks.cli.release import comparison, told_comparison
+
+    found = comparison(name, hours=hours)
+    if as_json:
+        _print_json(found)
+    else:
+        typer.echo("\n".join(told_comparison(found)))
+
+
 @app.command(epilog="Example: `lepton status --json`")
 def status(as_json: Json = False) -> None:
     """Show the services, what each model serves, and where to look."""
     from lepton_tasks.cli.platform import platform_status
+    from lepton_tasks.cli.release import in_words
 
     found = platform_status()
     if as_json:
@@ -167,7 +228,7 @@ def status(as_json: Json = False) -> None:
     for service in found["services"]:
         typer.echo(f"{service['name']:<24}{service['state']:<10}{service.get('url', '')}")
     for model in found["models"]:
-        typer.echo(f"{model['name']:<24}version {model['version']}")
+        typer.echo(f"{model['name']:<24}{in_words(model)}")
 
 
 @app.command(epilog="Example: `lepton serve --port 8100`")
@@ -239,6 +300,15 @@ def _end(result: dict[str, Any], as_json: bool) -> None:
         _print_json(result)
     if not result["ok"]:
         raise typer.Exit(1)
+
+
+def _tell_served(served: dict[str, Any], as_json: bool) -> None:
+    from lepton_tasks.cli.release import in_words
+
+    if as_json:
+        _print_json(served)
+    else:
+        typer.echo(f"{served['name']}: {in_words(served)}")
 
 
 def _console(as_json: bool) -> Console:

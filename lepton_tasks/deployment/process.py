@@ -60,10 +60,24 @@ class ProcessTarget:
         self._admin(use_case, ctx, "DELETE", "", params={"by": ctx.run_id})
 
     def _admin(self, use_case: UseCase, ctx: RunContext, method: str, path: str, **request: Any) -> dict[str, Any]:
-        url = ctx.environment.serving_url
-        headers = bearer(_token(ctx.root / "serving", url))
-        reply = _request(method, f"{url}/admin/models/{use_case.name}{path}", headers=headers, **request)
-        return _served(reply, url)
+        return administer(ctx.root, ctx.environment.serving_url, method, f"{use_case.name}{path}", **request)
+
+
+def administer(root: Path, url: str, method: str, path: str, **request: Any) -> dict[str, Any]:
+    """What the serving process says to a request for administration.
+
+    Args:
+        root: The state folder; the process's token lies in it.
+        url: The process's address.
+        method: HTTP method.
+        path: What comes behind ``/admin/models/``.
+        request: Further arguments of `httpx.request`.
+
+    Raises:
+        ArtifactError, ConfigError, LeptonError, UnavailableError: with the reason that the process gives.
+    """
+    headers = bearer(_token(root / "serving", url))
+    return _served(_request(method, f"{url}/admin/models/{path}", headers=headers, **request), url)
 
 
 def _token(home: Path, url: str) -> str:

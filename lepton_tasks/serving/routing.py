@@ -168,11 +168,12 @@ class ModelTable(Lookup):
                 raise ConflictError(f"the last version of {name!r} is {last.version}, not {only}.")
             if state.challenger is not None:
                 new, gone = dataclasses.replace(state, challenger=None), state.challenger.release
-                return await self._change(name, new, "back", gone, by, **figures)
+                return {**await self._change(name, new, "back", gone, by, **figures), "undone": gone.version}
             if state.previous is None:
                 raise ConflictError(f"{name!r} has no previous version to go back to.")
             new = State(state.previous, unannounced=True)
-            return await self._change(name, new, "rollback", state.previous, by, **figures)
+            back = await self._change(name, new, "rollback", state.previous, by, **figures)
+            return {**back, "undone": state.current.version}
 
     async def figures(self, name: str) -> dict[str, Figures]:
         """What each loaded version of a model did lately, in all processes of the server."""

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from lepton_tasks.core.errors import ArtifactError, UnavailableError
-
-CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+from lepton_tasks.tracking.registry import CHALLENGER as CHALLENGER
+from lepton_tasks.tracking.registry import CHAMPION as CHAMPION
+from lepton_tasks.tracking.registry import PREVIOUS as PREVIOUS
 
 # MLflow's own default is 7 retries over several minutes; Airflow and `run_pipeline` retry the stage instead.
 _DEFAULTS = {

@@ -1,20 +1,27 @@
 """Read the model registry over MLflow's REST API, without the three seconds that importing MLflow costs.
 
-For the questions asked before a stage is started: which version has an alias, does a version still exist.
+For the questions asked before a stage is started (which version has an alias, does a version still exist), and for the
+inference server, whose image has no MLflow: it follows the aliases, fetches packages, and moves aliases.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from lepton_tasks.core.errors import UnavailableError
+from lepton_tasks.core.errors import ArtifactError, UnavailableError
+
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 
 _TIMEOUT_SECONDS = 10.0
+_PACKAGE = "package"  # the folder of a run's artifacts that `register` uploads the package to
+_MODELS_A_PAGE = 100
 
 
 def alias(tracking_url: str, name: str, alias: str) -> dict[str, Any] | None:
@@ -33,19 +40,105 @@ def run_page(tracking_url: str, facts: Mapping[str, object]) -> str:
     return f"{tracking_url.rstrip('/')}/#/experiments/{experiment}/runs/{run}" if run and experiment else ""
 
 
-def _version(tracking_url: str, path: str, query: dict[str, str]) -> dict[str, Any] | None:
-    url = f"{tracking_url.rstrip('/')}/api/2.0/mlflow/{path}?{urllib.parse.urlencode(query)}"
+def aliases(tracking_url: str) -> dict[str, dict[str, str]]:
+    """The aliases of every registered model, with the numbers of the versions they point to."""
+    found: dict[str, dict[str, str]] = {}
+    token = ""
+    while True:
+        query = {"max_results": str(_MODELS_A_PAGE), **({"page_token": token} if token else {})}
+        page = _ask(tracking_url, "registered-models/search", query)
+        for model in page.get("registered_models", []):
+            found[model["name"]] = {entry["alias"]: entry["version"] for entry in model.get("aliases", [])}
+        token = page.get("next_page_token", "")
+        if not token:
+            return found
+
+
+def set_alias(tracking_url: str, name: str, alias: str, number: str | None) -> None:
+    """Point an alias at a version; None takes the alias away.
+
+    Raises:
+        ArtifactError: there is no such version.
+        UnavailableError: MLflow does not answer.
+    """
+    body = {"name": name, "alias": alias, **({"version": number} if number else {})}
     try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as reply:
-            found: dict[str, Any] = json.load(reply)["model_version"]
+        _ask(tracking_url, "registered-models/alias", body=body, method="POST" if number else "DELETE")
+    except FileNotFoundError as error:
+        raise ArtifactError(f"the registry has no version {number} of {name!r}.", where=tracking_url) from error
+
+
+def crown(tracking_url: str, name: str, champion: str, previous: str | None) -> None:
+    """Point the aliases ``previous`` and ``champion`` at versions; raises as `set_alias` does."""
+    set_alias(tracking_url, name, PREVIOUS, previous)
+    set_alias(tracking_url, name, CHAMPION, champion)  # last: once it is set, all is
+
+
+def download(tracking_url: str, run_id: str, folder: Path) -> None:
+    """Fetch the model package of a run into `folder`, wherever MLflow keeps it.
+
+    Raises:
+        ArtifactError: the run has none.
+        UnavailableError: MLflow does not answer.
+    """
+    if not _download(tracking_url, run_id, _PACKAGE, folder):
+        raise ArtifactError("the run has no model package.", where=f"{tracking_url}: run {run_id}")
+
+
+def _download(tracking_url: str, run_id: str, path: str, folder: Path) -> int:
+    """Fetch the files of one folder and of those in it; returns how many."""
+    count = 0
+    folder.mkdir(parents=True, exist_ok=True)
+    for item in _ask(tracking_url, "artifacts/list", {"run_id": run_id, "path": path}).get("files", []):
+        target = folder / Path(item["path"]).name  # a name alone: what MLflow says must not lead elsewhere
+        if item["is_dir"]:
+            count += _download(tracking_url, run_id, item["path"], target)
+            continue
+        query = urllib.parse.urlencode({"run_uuid": run_id, "path": item["path"]})
+        with _open(f"{tracking_url.rstrip('/')}/get-artifact?{query}") as reply, target.open("wb") as stream:
+            shutil.copyfileobj(reply, stream)
+        count += 1
+    return count
+
+
+def _version(tracking_url: str, path: str, query: dict[str, str]) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = _ask(tracking_url, path, query)["model_version"]
+    except FileNotFoundError:
+        return None
+    found["tags"] = {tag["key"]: tag["value"] for tag in found.get("tags", [])}
+    return found
+
+
+def _ask(
+    tracking_url: str,
+    path: str,
+    query: Mapping[str, str] | None = None,
+    *,
+    body: Mapping[str, str] | None = None,
+    method: str = "GET",
+) -> dict[str, Any]:
+    """The JSON answer; raises `FileNotFoundError` if there is no such model, version or alias."""
+    url = f"{tracking_url.rstrip('/')}/api/2.0/mlflow/{path}"
+    if query:
+        url += f"?{urllib.parse.urlencode(query)}"
+    data = json.dumps(body).encode() if body is not None else None
+    request = urllib.request.Request(url, data, {"content-type": "application/json"}, method=method)
+    with _open(request) as reply:
+        found: dict[str, Any] = json.load(reply)
+        return found
+
+
+def _open(request: str | urllib.request.Request) -> Any:
+    url = request if isinstance(request, str) else request.full_url
+    try:
+        return urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
         # 404: no such model or version; 400: no such alias (INVALID_PARAMETER_VALUE in 3.17).
         if error.code in (400, 404):
-            return None
+            raise FileNotFoundError(url) from error
         raise UnavailableError(f"MLflow answered {error.code}.", where=url, fix="Look into its log.") from error
     except OSError as error:
         raise UnavailableError(
-            f"MLflow does not answer: {error}.", where=tracking_url, fix="Start it with `lepton up`."
+            f"MLflow does not answer: {error}.", where=url.partition("/api/")[0], fix="Start it with `lepton up`."
         ) from error
-    found["tags"] = {tag["key"]: tag["value"] for tag in found.get("tags", [])}
-    return found

@@ -1,0 +1,145 @@
+"""`lepton deploy`, `promote`, `rollback` and `ab`: which version of a model answers, and how the versions compare."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from lepton_tasks.core.environment import load_environment, state_root
+from lepton_tasks.core.errors import ConfigError, LeptonError
+from lepton_tasks.core.rollout import Rollout
+from lepton_tasks.core.settings import parse_override
+from lepton_tasks.deployment.process import administer
+from lepton_tasks.tracking import registry
+
+_BY = "lepton"
+
+
+def rollout_of(canary: str | None, shadow: float | None, hold: bool, overrides: Sequence[str]) -> Rollout:
+    """The rollout that the options of a command line ask for.
+
+    Raises:
+        ConfigError: they contradict each other, or one is not right.
+    """
+    if sum((canary is not None, shadow is not None, hold)) > 1:
+        raise ConfigError("--canary, --shadow and --hold exclude each other.")
+    values: dict[str, Any] = dict(parse_override(text) for text in overrides)
+    if canary is not None:
+        values |= {"kind": "canary", "steps": [part.strip() for part in canary.split(",")]}
+    elif shadow is not None:
+        values |= {"kind": "shadow", "share": shadow}
+    elif hold:
+        values |= {"kind": "hold"}
+    try:
+        return Rollout.model_validate(values)
+    except pydantic.ValidationError as error:
+        fault = error.errors()[0]
+        key = ".".join(map(str, fault["loc"]))
+        raise ConfigError(f"{fault['input']!r} is not right: {fault['msg']}.", where=f"rollout {key}") from error
+
+
+def deploy_version(name: str, version: str, rollout: Rollout) -> dict[str, Any]:
+    """Fetch a version's package from the registry and deploy it; then the aliases say so.
+
+    Raises:
+        ConfigError: the registry has no such version, or not from here.
+    """
+    environment, root = load_environment(), state_root()
+    found = registry.version(environment.tracking_url, name, version)
+    digest = found["tags"].get("lepton.package_digest") if found else None
+    if found is None or digest is None:
+        raise ConfigError(f"no version {version} of {name!r} with a model package.", where=environment.tracking_url)
+    with tempfile.TemporaryDirectory(dir=root, prefix=".deploy-") as folder:
+        registry.download(environment.tracking_url, found["run_id"], Path(folder))
+        wanted = {"package": folder, "version": version, "digest": digest, "by": _BY}
+        served = administer(
+            root,
+            environment.serving_url,
+            "POST",
+            name,
+            json={**wanted, "rollout": rollout.model_dump(mode="json")},
+        )
+    if served["version"] == version:
+        registry.crown(environment.tracking_url, name, version, served["previous"])
+    else:
+        registry.set_alias(environment.tracking_url, name, registry.CHALLENGER, version)
+    return served
+
+
+def promote_challenger(name: str) -> dict[str, Any]:
+    """Let the challenger be the champion; returns what is served then."""
+    return _change(name, "promote")
+
+
+def roll_back(name: str) -> dict[str, Any]:
+    """Undo the last change; returns what is served then, and as ``undone`` the version that went."""
+    return _change(name, "rollback")
+
+
+def _change(name: str, verb: str) -> dict[str, Any]:
+    """First the server, then the registry: what answers matters most."""
+    environment = load_environment()
+    served = administer(state_root(), environment.serving_url, "POST", f"{name}/{verb}", params={"by": _BY})
+    try:
+        registry.crown(environment.tracking_url, name, served["version"], served["previous"])
+    except LeptonError as error:
+        raise type(error)(
+            f"{name} is served as {in_words(served)}, but the registry's aliases were not moved: {error}",
+            where=error.where,
+            fix="A server that follows the registry moves them itself.",
+        ) from error
+    return served
+
+
+def in_words(model: dict[str, Any]) -> str:
+    """What is served of a model, in one line."""
+    if not model.get("version"):
+        return f"not ready: {model.get('reason')}"
+    text = f"version {model['version']}"
+    if model.get("previous"):
+        text += f", before it {model['previous']}"
+    if challenger := model.get("challenger"):
+        share = f" at {challenger['weight']:.0%}" if challenger["kind"] == "canary" else ""
+        text += f"; {challenger['kind']} {challenger['version']}{share}"
+        if progress := challenger.get("progress"):
+            text += f": {progress['reason']}"
+    if undone := model.get("undone"):
+        text += f" ({undone} is taken back)"
+    return text
+
+
+def comparison(name: str, *, hours: float) -> dict[str, Any]:
+    """The versions of a model side by side, from the server's request log; see `lepton_tasks.serving.comparison`."""
+    from lepton_tasks.serving.client import Client
+    from lepton_tasks.serving.comparison import compare
+    from lepton_tasks.serving.request_log import REQUESTS_FOLDER, read_requests
+
+    with Client(load_environment().serving_url) as client:
+        model = next((one for one in client.models() if one["name"] == name), None)
+    since = time.time() - hours * 3600
+    records = read_requests(state_root() / "serving" / REQUESTS_FOLDER, name, since=since)
+    return {"name": name, "hours": hours, **compare(records, base=model["version"] if model else None)}
+
+
+def told_comparison(found: dict[str, Any]) -> list[str]:
+    """The comparison as lines of a table."""
+    lines = [f"{found['name']}, the last {found['hours']:g} h"]
+    if not found["versions"]:
+        return [*lines, "no requests"]
+    lines.append(f"{'version':<10}{'answers':>9}{'failed':>9}{'p50 ms':>9}{'p95 ms':>9}  most frequent answers")
+    for version, row in found["versions"].items():
+        labels = ", ".join(f"{label} {share:.0%}" for label, share in list(row["labels"].items())[:3])
+        times = "".join(f"{'' if row[key] is None else format(row[key], '.1f'):>9}" for key in ("p50_ms", "p95_ms"))
+        lines.append(f"{version:<10}{row['answers']:>9}{row['failed']:>9}{times}  {labels}")
+    for version, other in found["against"].items():
+        low, high = other["failed_interval"]
+        lines.append(
+            f"{version} against {found['base']}: failed {other['failed_difference']:+.2%} "
+            f"(95 %: {low:+.2%} to {high:+.2%}, p = {other['failed_p']:.3g}); {other['verdict']}"
+        )
+    return lines

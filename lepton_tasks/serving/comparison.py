@@ -1,0 +1,131 @@
+"""The versions of a model side by side, from the request log."""
+
+from __future__ import annotations
+
+import collections
+import statistics
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lepton_tasks.core.proportions import Z95, chi_square, newcombe, stability, two_proportions, wilson
+
+_CLIENT_GONE = 499
+_MOST_TIMES = 100_000  # of each version, the latest
+_MOST_LABELS = 1000  # others are counted as one
+_OTHER = "(others)"
+_SURE = 0.05
+
+
+class _Version:
+    """What one version did."""
+
+    def __init__(self) -> None:
+        self.answers = self.failed = 0
+        self.times: collections.deque[float] = collections.deque(maxlen=_MOST_TIMES)
+        self.labels: collections.Counter[str] = collections.Counter()
+        self.probabilities: list[float] = [0.0, 0.0, 0.0]  # how many, their sum, the sum of their squares
+        self.judged = self.right = 0
+
+    def add(self, record: Mapping[str, Any], truth: object) -> None:
+        self.answers += 1
+        if record["status"] != 200:
+            self.failed += 1
+            return
+        self.times.append(record["seconds"])
+        label = record.get("label")
+        if label is not None:
+            name = str(label)
+            self.labels[name if name in self.labels or len(self.labels) < _MOST_LABELS else _OTHER] += 1
+            if truth is not None:
+                self.judged += 1
+                self.right += str(truth) == name
+        if (value := record.get("probability")) is not None:
+            self.probabilities[0] += 1
+            self.probabilities[1] += value
+            self.probabilities[2] += value * value
+
+    def told(self) -> dict[str, Any]:
+        cuts = statistics.quantiles(self.times, n=20, method="inclusive") if len(self.times) > 1 else []
+        count, total, squares = self.probabilities
+        named = sum(self.labels.values())
+        row: dict[str, Any] = {
+            "answers": self.answers,
+            "failed": self.failed,
+            "failed_interval": wilson(self.failed / self.answers, self.answers),
+            "p50_ms": round(cuts[9] * 1e3, 3) if cuts else None,
+            "p95_ms": round(cuts[18] * 1e3, 3) if cuts else None,
+            "labels": {label: n / named for label, n in self.labels.most_common(20)},
+            "mean_probability": total / count if count else None,
+        }
+        if count > 1:
+            spread = max(0.0, squares - total * total / count) / (count - 1)
+            row["mean_probability_error"] = (spread / count) ** 0.5
+        if self.judged:
+            row |= {"judged": self.judged, "accuracy": self.right / self.judged}
+            row["accuracy_interval"] = wilson(self.right / self.judged, self.judged)
+        return row
+
+
+def compare(
+    records: Iterable[Mapping[str, Any]], *, base: str | None = None, truths: Mapping[str, object] | None = None
+) -> dict[str, Any]:
+    """Figures of each version that answered real requests, and how they differ from those of one of them.
+
+    The users of a canary are not drawn anew for each request: with keys, a few busy ones weigh more than these tests
+    know.
+
+    Args:
+        records: Of the request log.
+        base: The version that the others are compared with; without it, the one with the most answers.
+        truths: What the right label would have been, by the ``id`` of a record; they make up the accuracy.
+
+    Returns:
+        ``versions``: by number, answers, failed ones with the 95 % interval of their share, percentiles of the time,
+        shares of the labels, the mean probability with its standard error and, with truths, the accuracy.
+        ``base`` and ``against``: for each other version, the difference of the shares of failed answers with its
+        interval and the p-value of their test, the ratio of the 95th percentiles, the stability index of the labels and
+        the p-value of chi-square, the difference of the accuracies likewise, and a verdict in words.
+
+    Source: `lepton_tasks.core.proportions` names those of each formula.
+    """
+    seen: dict[str, _Version] = {}
+    for record in records:
+        if not record.get("probe") and record["status"] != _CLIENT_GONE:
+            version = seen.setdefault(record["version"], _Version())
+            version.add(record, (truths or {}).get(str(record.get("id"))))
+    if base not in seen:
+        base = max(seen, key=lambda name: seen[name].answers, default=None)
+    against = {} if base is None else {v: _against(seen[base], one) for v, one in seen.items() if v != base}
+    return {"versions": {v: one.told() for v, one in seen.items()}, "base": base, "against": against}
+
+
+def _against(first: _Version, second: _Version) -> dict[str, Any]:
+    failed = (first.failed, first.answers), (second.failed, second.answers)
+    names = sorted(first.labels | second.labels)
+    counts = [[one.labels[name] for name in names] for one in (first, second)]
+    compared = len(names) > 1 and all(sum(row) for row in counts)
+    before, after = first.told()["p95_ms"], second.told()["p95_ms"]
+    row: dict[str, Any] = {
+        "failed_difference": second.failed / second.answers - first.failed / first.answers,
+        "failed_interval": newcombe(*failed, z=Z95),
+        "failed_p": two_proportions(*failed),
+        "p95_ratio": round(after / before, 3) if before and after else None,
+        "labels_psi": stability(*counts) if compared else None,
+        "labels_p": chi_square(*counts) if compared else None,
+    }
+    if first.judged and second.judged:
+        right = (first.right, first.judged), (second.right, second.judged)
+        row["accuracy_difference"] = second.right / second.judged - first.right / first.judged
+        row |= {"accuracy_interval": newcombe(*right, z=Z95), "accuracy_p": two_proportions(*right)}
+    return {**row, "verdict": _verdict(row)}
+
+
+def _verdict(row: Mapping[str, Any]) -> str:
+    said = []
+    if row["failed_p"] < _SURE:
+        said.append(f"it fails {'more' if row['failed_difference'] > 0 else 'less'} often")
+    if row.get("accuracy_p", 1.0) < _SURE:
+        said.append(f"it is right {'more' if row['accuracy_difference'] > 0 else 'less'} often")
+    if row["labels_p"] is not None and row["labels_p"] < _SURE:
+        said.append(f"it answers with other labels (stability index {row['labels_psi']:.2f})")
+    return "; ".join(said) or "no difference beyond chance"
