@@ -1,0 +1,51 @@
+import pytest
+
+from lepton_tasks.cli.release import in_words, rollout_of, told_comparison
+from lepton_tasks.core.errors import ConfigError
+from lepton_tasks.core.rollout import Rollout
+from lepton_tasks.serving.comparison import compare
+
+
+def test_a_rollout_from_options():
+    assert rollout_of(None, None, False, []) == Rollout()
+    canary = rollout_of("5, 50,100", None, False, ["min_requests=50", "step_seconds=1"])
+    assert (canary.kind, canary.steps, canary.min_requests) == ("canary", (5, 50, 100), 50)
+    assert rollout_of(None, 20, False, []).share == 20
+    assert rollout_of(None, None, True, []).kind == "hold"
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("10", 5, False, []), "exclude each other"),
+        (("ten", None, False, []), "rollout steps.0"),
+        (("50,10", None, False, []), "do not grow"),
+        ((None, None, False, ["share=0"]), "rollout share"),
+        ((None, None, False, ["shares=1"]), "rollout shares"),
+    ],
+)
+def test_a_wrong_rollout_is_refused_with_the_option(options, reason):
+    with pytest.raises(ConfigError, match=reason):
+        rollout_of(*options)
+
+
+def test_what_is_served_in_words():
+    challenger = {"version": "3", "kind": "canary", "weight": 0.1, "progress": {"reason": "20 of 50 requests"}}
+    assert in_words({"version": "2", "previous": "1", "challenger": challenger}) == (
+        "version 2, before it 1; canary 3 at 10%: 20 of 50 requests"
+    )
+    assert in_words({"version": "2", "previous": None, "challenger": None, "undone": "3"}) == (
+        "version 2 (3 is taken back)"
+    )
+    assert in_words({"version": None, "reason": "it is being loaded."}) == "not ready: it is being loaded."
+
+
+def test_a_comparison_in_lines():
+    records = [
+        {"version": v, "status": 200, "label": "cat", "seconds": 0.01, "probability": 0.9} for v in "12" for _ in "abc"
+    ]
+    lines = told_comparison({"name": "tiny", "hours": 24, **compare(records, base="1")})
+    assert lines[0] == "tiny, the last 24 h"
+    assert lines[2].split() == ["1", "3", "0", "10.0", "10.0", "cat", "100%"]
+    assert lines[4].endswith("no difference beyond chance")
+    assert told_comparison({"name": "tiny", "hours": 1, **compare([])})[1] == "no requests"
