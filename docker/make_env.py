@@ -12,6 +12,7 @@ _TOKENS = (  # 48 random bytes each, in characters that need no quoting in a URL
     "MLFLOW_DB_PASSWORD",
     "AIRFLOW_JWT_SECRET",
     "AIRFLOW_SECRET_KEY",
+    "LEPTON_API_KEY",
 )
 
 
@@ -33,7 +34,10 @@ def main(path: Path) -> int:
         return 1
     with os.fdopen(handle, "w") as stream:
         stream.write("\n".join(lines()) + "\n")
-    print(f"{path} written; AIRFLOW_ADMIN_PASSWORD in it is the password of Airflow's user admin.")
+    print(
+        f"{path} written; AIRFLOW_ADMIN_PASSWORD in it is the password of Airflow's user admin, "
+        "LEPTON_API_KEY is what predictions are asked for with."
+    )
     return 0
 
 

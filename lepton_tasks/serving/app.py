@@ -9,7 +9,6 @@ import logging
 import os
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -22,7 +21,7 @@ from starlette.types import ASGIApp
 from lepton_tasks.core.errors import LeptonError
 from lepton_tasks.serving.admin import admin_router, admin_token
 from lepton_tasks.serving.answering import Answerer, error_reply
-from lepton_tasks.serving.auth import Guard, guard_of
+from lepton_tasks.serving.auth import guard_of
 from lepton_tasks.serving.controller import Controller
 from lepton_tasks.serving.edge import Cors, Door, Edge, page_policy
 from lepton_tasks.serving.exposition import merged
@@ -35,9 +34,7 @@ from lepton_tasks.serving.predict import as_response, json_reply, predict_router
 from lepton_tasks.serving.request_log import REQUESTS_FOLDER, RequestLog
 from lepton_tasks.serving.routing import ModelTable
 from lepton_tasks.serving.telemetry import Telemetry
-
-if TYPE_CHECKING:
-    from lepton_tasks.serving.grpc_api import GrpcServer
+from lepton_tasks.serving.tls import Certificate
 
 DRAIN_SECONDS = 20  # for what is being answered when the server is told to stop
 
@@ -60,6 +57,7 @@ def create_app(
     grpc: str | None = None,
     fleet: Fleet | None = None,
     origins: Sequence[str] = (),
+    certificate: Certificate | None = None,
 ) -> FastAPI:
     """The application of one server. Packages are loaded once it has started, not here.
 
@@ -71,6 +69,7 @@ def create_app(
         fleet: The other processes of the server, if there are several.
         values: Whether the request log keeps what was asked: column values of rows, figures of texts and pictures.
         origins: Origins whose pages may ask.
+        certificate: What gRPC listens with.
 
     Returns:
         The application. For the fast lane: what answers is its ``state.answerer``, what lets in its ``state.door``.
@@ -101,7 +100,15 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         log.start()
-        beside = await _start_grpc(table, answerer, door.guard, grpc, shared=fleet is not None) if grpc else None
+        beside = None
+        if grpc:
+            from lepton_tasks.serving.grpc_api import GrpcServer  # 0.1 s and 20 MB that most servers can do without
+
+            credentials = certificate.credentials() if certificate else None
+            shared = fleet is not None
+            beside = GrpcServer(table, answerer, door.guard, grpc, shared=shared, credentials=credentials)
+            await beside.start()
+            _log.info("gRPC on %s", grpc)
         restoring = asyncio.create_task(table.restore())  # the server answers (503) while it loads
         if fleet is not None:  # the others answer meanwhile: connections must not come here
             await restoring
@@ -145,15 +152,6 @@ def create_app(
     _answer_errors_as_json(app)
     app.state.answerer = answerer
     return app
-
-
-async def _start_grpc(table: ModelTable, answerer: Answerer, guard: Guard, address: str, *, shared: bool) -> GrpcServer:
-    from lepton_tasks.serving.grpc_api import GrpcServer  # 0.1 s and 20 MB that most servers can do without
-
-    server = GrpcServer(table, answerer, guard, address, shared=shared)
-    await server.start()
-    _log.info("gRPC on %s", address)
-    return server
 
 
 def _answer_errors_as_json(app: FastAPI) -> None:

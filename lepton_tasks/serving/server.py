@@ -23,12 +23,34 @@ from lepton_tasks.serving.auth import check_address, guard_of
 from lepton_tasks.serving.fleet import Fleet
 from lepton_tasks.serving.lane import Lane
 from lepton_tasks.serving.supervisor import Supervisor, own_command
+from lepton_tasks.serving.tls import certificate_of
 
 VALUES_VARIABLE = "LEPTON_REQUEST_VALUES"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; then answer what was accepted, write the request log, and return 0."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
+    options.home = options.home.resolve()
+    options.home.mkdir(parents=True, exist_ok=True)
+    try:
+        if options.member is not None:
+            return _serve(options, Fleet(options.home, options.member, options.processes))
+        with _only_server_of(options.home):
+            guard = guard_of(options.home, admin_token(options.home), os.environ)
+            check_address(options.host, guard, insecure=options.insecure)
+            certificate_of(options.tls_cert, options.tls_key)
+            if options.processes > 1:
+                address = options.host, options.port
+                return Supervisor(own_command(), options.processes, address, grace=DRAIN_SECONDS + 5).run()
+            return _serve(options, None)
+    except ConfigError as error:
+        logging.getLogger("lepton.serving").error("%s", error)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lepton_tasks.serving", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8100, help="port to listen on (default: %(default)s)")
@@ -44,25 +66,11 @@ def main(arguments: list[str] | None = None) -> int:
         default=os.environ.get(VALUES_VARIABLE, "on"),
         help=f"whether the request log keeps the column values of rows (default: {VALUES_VARIABLE}, or on)",
     )
+    parser.add_argument("--tls-cert", type=Path, metavar="PEM", help="certificate, and those above it; renewed live")
+    parser.add_argument("--tls-key", type=Path, metavar="PEM", help="its private key")
     parser.add_argument("--insecure", action="store_true", help="let other machines ask without API keys")
     parser.add_argument("--cors", action="append", default=[], metavar="ORIGIN", help="pages that may ask; repeatable")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
-    options.home = options.home.resolve()
-    options.home.mkdir(parents=True, exist_ok=True)
-    try:
-        if options.member is not None:
-            return _serve(options, Fleet(options.home, options.member, options.processes))
-        with _only_server_of(options.home):
-            guard = guard_of(options.home, admin_token(options.home), os.environ)
-            check_address(options.host, guard, insecure=options.insecure)
-            if options.processes > 1:
-                address = options.host, options.port
-                return Supervisor(own_command(), options.processes, address, grace=DRAIN_SECONDS + 5).run()
-            return _serve(options, None)
-    except ConfigError as error:
-        logging.getLogger("lepton.serving").error("%s", error)
-        return 1
+    return parser
 
 
 def _serve(options: argparse.Namespace, fleet: Fleet | None) -> int:
@@ -72,6 +80,7 @@ def _serve(options: argparse.Namespace, fleet: Fleet | None) -> int:
     if fleet is not None:
         lifetime.die_with(int(os.environ[lifetime.PARENT]))
     grpc = f"{options.host}:{options.grpc_port}" if options.grpc_port else None
+    certificate = certificate_of(options.tls_cert, options.tls_key)
     app = create_app(
         options.home,
         workers=options.workers,
@@ -79,6 +88,7 @@ def _serve(options: argparse.Namespace, fleet: Fleet | None) -> int:
         grpc=grpc,
         fleet=fleet,
         origins=options.cors,
+        certificate=certificate,
     )
     config = uvicorn.Config(
         app,
@@ -90,6 +100,7 @@ def _serve(options: argparse.Namespace, fleet: Fleet | None) -> int:
         access_log=False,
         log_config=None,
         server_header=False,
+        ssl_context_factory=(lambda *_: certificate.context()) if certificate else None,
         timeout_keep_alive=75,  # above the idle time of common clients and proxies, so they close first
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )

@@ -56,9 +56,14 @@ print(json.dumps({"modules": len(modules), "heavy": [n for n in heavy if importl
 def test_serving_container_predicts_and_keeps_its_model_over_a_restart(engine, serving_image, tmp_path):
     digest = tiny_packages.make_package(tmp_path / "tiny")
     port = free_port()
-    flags = (*CONTAINED, "--publish", f"127.0.0.1:{port}:8100", "--volume", "/var/lib/lepton")
+    key = "lepton_of-a-test"
+    contained = (*CONTAINED, "--volume", "/var/lib/lepton")
+    with pytest.raises(AssertionError, match="other machines could ask without a key"):
+        engine.podman("run", "--rm", *contained, serving_image)
+    flags = (*contained, "--publish", f"127.0.0.1:{port}:8100", "--env", f"LEPTON_API_KEY={key}")
     mount = f"{tmp_path / 'tiny'}:/packages/tiny:ro"
-    client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False)
+    bearer = {"Authorization": f"Bearer {key}"}
+    client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False, headers=bearer)
     body = {"image": base64.b64encode(tiny_packages.picture(200)).decode()}
 
     def ready():
@@ -79,6 +84,8 @@ def test_serving_container_predicts_and_keeps_its_model_over_a_restart(engine, s
         answer = client.post("/v1/models/tiny/predict", json=body).json()["predictions"][0]
         assert answer["label"] == "dark"
         assert answer["probability"] == pytest.approx(1 - 200 / 510, abs=1e-6)
+
+        assert httpx.post(f"{client.base_url}v1/models/tiny/predict", json=body, trust_env=False).status_code == 401
 
         engine.podman("healthcheck", "run", container)
         with pytest.raises(AssertionError, match="Read-only file system"):
