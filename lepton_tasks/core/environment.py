@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pydantic
 
@@ -69,23 +69,70 @@ class Dask(pydantic.BaseModel):
     """How the cluster is made, where Kubernetes makes it."""
 
 
+class TrainingPods(pydantic.BaseModel):
+    """The pods that a training runs in: see `lepton_tasks.training.kubernetes`."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    kind: Literal["job", "pytorchjob"] = "job"
+    """What is asked for: a ``batch/v1`` Job, or a PyTorchJob of Kubeflow's operator."""
+    image: str
+    """The image that the stages run in."""
+    name: str = pydantic.Field("lepton-training", pattern=r"^[a-z]([-a-z0-9]{0,40}[a-z0-9])?$")
+    """Of the job; the service that its pods find each other by is called alike."""
+    namespace: str = "default"
+    """Where it lives."""
+    cpus: int = pydantic.Field(2, ge=1)
+    """Cores of each pod."""
+    memory: str = pydantic.Field("8Gi", pattern=r"^[1-9][0-9]*[MG]i$")
+    """Memory of each."""
+    gpus: int = pydantic.Field(0, ge=0)
+    """NVIDIA's GPUs of each: as many as `train.devices`, or 0 for processes on its cores."""
+    claim: str
+    """The claim of the state folder, which many nodes can mount."""
+    home: str = pydantic.Field("/var/lib/lepton", pattern=r"^/.+$")
+    """Where it is mounted, as in the pods of the stages (``LEPTON_HOME``)."""
+    port: int = pydantic.Field(29400, ge=1024, le=65535)
+    """Where the first pod waits for the others."""
+    patience: float = pydantic.Field(900.0, gt=0)
+    """Seconds without a sign of life from any pod after which a training gives up; it includes their start."""
+
+    @property
+    def rendezvous(self) -> str:
+        """``host:port`` of the first pod, by the name that its job's service gives it."""
+        first = f"{self.name}-0.{self.name}" if self.kind == "job" else f"{self.name}-master-0"
+        return f"{first}.{self.namespace}.svc:{self.port}"
+
+
 class Training(pydantic.BaseModel):
     """The machines that a training may use together."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     nodes: int = pydantic.Field(1, ge=1, le=1024)
-    """Machines of one training, each with `train.devices` processes; they see the same state folder."""
+    """Machines, or pods, of one training, each with `train.devices` processes; they see the same state folder."""
     rendezvous: str | None = pydantic.Field(None, pattern=r"^[^:/]+:\d+$")
     """``host:port`` of the machine that the stages run on, as the others reach it; needed with several nodes."""
     restarts: int = pydantic.Field(2, ge=0, le=100)
     """How often a training of several processes goes on from its last state after one of them was lost."""
+    kubernetes: TrainingPods | None = None
+    """The pods that train, while the stage only waits for them; without it, the stage's machine is the first node."""
 
     @pydantic.model_validator(mode="after")
     def _reachable(self) -> Training:
-        if self.nodes > 1 and self.rendezvous is None:
+        if self.nodes > 1 and self.meeting_point is None:
             raise ValueError("several nodes need `rendezvous`, the host:port where they find each other")
         return self
+
+    @property
+    def meeting_point(self) -> str | None:
+        """``host:port`` where the nodes find each other."""
+        return self.rendezvous or (self.kubernetes.rendezvous if self.kubernetes is not None else None)
+
+    @property
+    def calls_nodes(self) -> bool:
+        """Whether others than the stage's machine take part."""
+        return self.nodes > 1 or self.kubernetes is not None
 
 
 class Environment(pydantic.BaseModel):

@@ -71,8 +71,8 @@ def train(
         seed=ctx.seed,
         machines=ctx.environment.training,
     )
-    others = called(ctx.root, job.file, ctx.run_id) if job.machines.nodes > 1 else contextlib.nullcontext()
-    with others, training(job) as process, _recording(use_case, ctx, raw, job) as record:
+    others = called(ctx.root, job.file, ctx.run_id) if job.machines.calls_nodes else contextlib.nullcontext()
+    with others as call, training(job, call=call) as process, _recording(use_case, ctx, raw, job) as record:
         record.files(_use_case_file(use_case, job.workdir))
         for report in (raw_quality, cleaned_quality, features_quality):
             record.files(ctx.open(report) / "docs", f"quality/{report.stage.removeprefix('validate_')}")

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -18,25 +19,36 @@ from lepton_tasks.core import hosted
 from lepton_tasks.core.errors import StageError, error_from_dict
 from lepton_tasks.core.lifetime import PARENT
 from lepton_tasks.core.store import write_json
+from lepton_tasks.training.elsewhere import Elsewhere
 from lepton_tasks.training.job import Job
 
 # A step and the writing of the state take far less; the stage's own caller waits longer before it kills.
 _GRACE_SECONDS = 20.0
 _POLL_SECONDS = 0.2
 
-Process = subprocess.Popen[bytes] | hosted.HostedProcess
+Process = subprocess.Popen[bytes] | hosted.HostedProcess | Elsewhere
 
 
 @contextlib.contextmanager
-def training(job: Job, *, threads: int | None = None) -> Iterator[Process]:
+def training(job: Job, *, threads: int | None = None, call: Path | None = None) -> Iterator[Process]:
     """The running process of a training; it and all its children have ended when the block is left.
 
     Args:
         job: The training.
         threads: Of each of its processes; None for all cores, shared by them.
+        call: The call that other nodes follow, if there is one; where they are pods, they train without this machine.
     """
     write_json(job.file, job.model_dump(mode="json"))
     job.failure.unlink(missing_ok=True)
+    process = _started(job, threads) if call is None or job.machines.kubernetes is None else Elsewhere(job, call)
+    with _forward_signals(process):
+        try:
+            yield process
+        finally:
+            end(process)
+
+
+def _started(job: Job, threads: int | None) -> Process:
     devices = job.train.devices
     command = [sys.executable, "-m", "lepton_tasks.training.worker", str(job.file), f"--processes={devices}"]
     environment = {**os.environ, PARENT: str(os.getpid())}
@@ -48,13 +60,8 @@ def training(job: Job, *, threads: int | None = None) -> Iterator[Process]:
     # cores from whatever else runs (an epoch of 3 s took 80); none at all costs a third of a quiet machine's speed.
     environment.setdefault("GOMP_SPINCOUNT", "1000")
     alone = devices == 1 and job.machines.nodes == 1
-    process: Process | None = hosted.start(command, environment=environment, grace=0) if alone else None
-    process = process or subprocess.Popen(command, env=environment)
-    with _forward_signals(process):
-        try:
-            yield process
-        finally:
-            end(process)
+    process = hosted.start(command, environment=environment, grace=0) if alone else None
+    return process or subprocess.Popen(command, env=environment)
 
 
 def cores() -> int:

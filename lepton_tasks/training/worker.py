@@ -79,14 +79,14 @@ def _meeting(job: Path, machines: Training) -> list[str]:
     if machines.nodes == 1:
         return ["--standalone"]
     joins = JOINS in os.environ
-    address = os.environ.get(ADDRESS) or str(machines.rendezvous).partition(":")[0]
+    address = os.environ.get(ADDRESS) or str(machines.meeting_point).partition(":")[0]
     # Gloo and NCCL would take the address of the host's name, which is often that of the loopback.
     for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         os.environ.setdefault(variable, _interface(address))
     return [
         f"--nnodes={machines.nodes}",
         "--rdzv-backend=c10d",
-        f"--rdzv-endpoint={machines.rendezvous}",
+        f"--rdzv-endpoint={machines.meeting_point}",
         f"--rdzv-id={job.parent.name}",
         f"--rdzv-conf=is_host={int(not joins)}",
         f"--local-addr={address}",

@@ -20,6 +20,7 @@ from lepton_tasks.core.environment import Training
 from lepton_tasks.core.errors import LeptonError, StageError
 from lepton_tasks.training.launch import training, wait
 from lepton_tasks.training.module import network_of
+from lepton_tasks.training.node import called
 
 pytestmark = pytest.mark.slow
 
@@ -260,6 +261,29 @@ def test_two_machines_learn_what_two_processes_do(tmp_path, two):
     _, outcome, rows = two
     assert json.loads(of.outcome.read_text())["epochs"] == outcome["epochs"]
     for row, other in zip(of.rows(), rows, strict=True):
+        assert row["validation_loss"] == pytest.approx(other["validation_loss"], abs=0.01)
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("ip"), reason="network namespaces need root and iproute2")
+def test_pods_train_while_the_stage_waits(tmp_path, two):
+    home = tmp_path / "home"
+    (home / "run" / "trainings").mkdir(parents=True)
+    with Networks(2) as network, contextlib.ExitStack() as stack:
+        pods = {"image": "", "claim": ""}
+        machines = Training(nodes=2, rendezvous=f"{network.addresses[0]}:29400", kubernetes=pods)
+        of, nodes = job(tmp_path, batch_size=8).model_copy(update={"machines": machines}), []
+        for number, address in enumerate(network.addresses):
+            node = [sys.executable, "-m", "lepton_tasks.training.node", "--once", "--address", address]
+            # As Kubeflow's operator has it, which knows nothing of the ranks within a pod.
+            environment = {**os.environ, "LEPTON_HOME": str(home), "RANK": str(number), "WORLD_SIZE": "2"}
+            nodes.append(subprocess.Popen([*network.inside(number), *node], env=environment))
+            stack.callback(nodes[-1].kill)
+        with called(home, of.file, "a-run") as call, training(of, call=call) as process:
+            outcome, rows = wait(of, process, lambda row: None), of.rows()
+        assert [node.wait(60) for node in nodes] == [0, 0]
+    assert not list((home / "run" / "trainings").iterdir())
+    assert outcome["epochs"] == len(rows)
+    for row, other in zip(rows, two[2], strict=True):
         assert row["validation_loss"] == pytest.approx(other["validation_loss"], abs=0.01)
 
 

@@ -1,0 +1,82 @@
+"""A training that other machines run, and this one waits for."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from lepton_tasks.core.errors import UnavailableError
+from lepton_tasks.core.store import write_json
+from lepton_tasks.training.job import Job
+
+_POLL_SECONDS = 0.5
+
+
+def sign_of_life(call: Path) -> Path:
+    """The file that the nodes of a call touch while they follow it."""
+    return call.with_suffix(".alive")
+
+
+class Elsewhere:
+    """Used like `subprocess.Popen`; it ends when the nodes have written an outcome or a failure, or are not heard of.
+
+    Args:
+        job: The training.
+        call: What the nodes follow; without it they stop.
+    """
+
+    def __init__(self, job: Job, call: Path) -> None:
+        self.returncode: int | None = None
+        self._job, self._call = job, call
+        self._life, self._seen = 0, time.monotonic()
+
+    def poll(self) -> int | None:
+        """The exit status, or None while the nodes train."""
+        if self.returncode is None:
+            if self._job.outcome.exists():
+                self.returncode = 0
+            elif self._job.failure.exists() or self._silent():
+                self.returncode = 1
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait at most `timeout` seconds for the exit status; raises `subprocess.TimeoutExpired`."""
+        until = None if timeout is None else time.monotonic() + timeout
+        while (status := self.poll()) is None:
+            if until is not None and time.monotonic() > until:
+                raise subprocess.TimeoutExpired(["nodes", str(self._call)], timeout or 0.0)
+            time.sleep(_POLL_SECONDS)
+        return status
+
+    def send_signal(self, number: int) -> None:
+        """Let the nodes write their state and leave, whatever the signal."""
+        self._call.unlink(missing_ok=True)
+
+    def terminate(self) -> None:
+        """Let the nodes write their state and leave."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Wait for them no longer."""
+        self.terminate()
+        self.returncode = self.poll() or -signal.SIGKILL
+
+    def _silent(self) -> bool:
+        """Whether no node has been heard of for too long; then the failure that says so is written."""
+        pods = self._job.machines.kubernetes
+        file = sign_of_life(self._call)
+        life = file.stat().st_mtime_ns if file.exists() else 0
+        if life != self._life:  # by this machine's clock alone: those of others may differ
+            self._life, self._seen = life, time.monotonic()
+        if pods is None or time.monotonic() - self._seen < pods.patience:
+            return False
+        error = UnavailableError(
+            f"no pod has trained for {pods.patience:g} s.",
+            where="training.kubernetes",
+            fix="`python -m lepton_tasks.training.kubernetes | kubectl replace --force -f -` starts them; "
+            f"`kubectl -n {pods.namespace} get pods` tells how they are.",
+        )
+        write_json(self._job.failure, error.to_dict())
+        return True
