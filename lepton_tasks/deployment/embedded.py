@@ -160,7 +160,7 @@ class _Start:
         self._tell(name, "starting")
         self.records[name] = processes.start(
             name,
-            definitions.commands(self.root, self.ports)[name],
+            definitions.commands(self.root, self.ports, self.urls["mlflow"])[name],
             root=self.root,
             cwd=self.project,
             environment=definitions.child_environment(self.root, self.project, self.environment, self.urls),

@@ -22,8 +22,8 @@ HOST = "127.0.0.1"
 AIRFLOW_USER = "admin"
 
 
-def commands(root: Path, ports: Mapping[str, int]) -> dict[str, list[str]]:
-    """The command line of every service, by name."""
+def commands(root: Path, ports: Mapping[str, int], tracking_url: str) -> dict[str, list[str]]:
+    """The command line of every service, by name; serving follows the model registry at `tracking_url`."""
     python = sys.executable
     return {
         "mlflow": [
@@ -33,7 +33,7 @@ def commands(root: Path, ports: Mapping[str, int]) -> dict[str, list[str]]:
         ],
         "serving": [
             *(python, "-m", "lepton_tasks.serving", "--host", HOST, "--port", str(ports["serving"])),
-            *("--home", str(root / "serving")),
+            *("--home", str(root / "serving"), "--follow", tracking_url),
         ],
         "airflow": [python, "-m", "lepton_airflow.components", str(root / "logs")],
         "stages": [python, "-m", "lepton_tasks.stages.host", str(root)],

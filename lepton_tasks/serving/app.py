@@ -26,6 +26,7 @@ from lepton_tasks.serving.controller import Controller
 from lepton_tasks.serving.edge import Cors, Door, Edge, page_policy
 from lepton_tasks.serving.exposition import merged
 from lepton_tasks.serving.fleet import Fleet
+from lepton_tasks.serving.follow import ChallengerAs, Follower
 from lepton_tasks.serving.gallery import gallery_router
 from lepton_tasks.serving.oip import oip_router
 from lepton_tasks.serving.page import PAGE
@@ -58,6 +59,8 @@ def create_app(
     fleet: Fleet | None = None,
     origins: Sequence[str] = (),
     certificate: Certificate | None = None,
+    follow: str | None = None,
+    challenger: ChallengerAs = "off",
 ) -> FastAPI:
     """The application of one server. Packages are loaded once it has started, not here.
 
@@ -70,6 +73,8 @@ def create_app(
         values: Whether the request log keeps what was asked: column values of rows, figures of texts and pictures.
         origins: Origins whose pages may ask.
         certificate: What gRPC listens with.
+        follow: Address of the MLflow whose aliases are followed.
+        challenger: How a version with the alias ``challenger`` is served then.
 
     Returns:
         The application. For the fast lane: what answers is its ``state.answerer``, what lets in its ``state.door``.
@@ -112,9 +117,12 @@ def create_app(
         restoring = asyncio.create_task(table.restore())  # the server answers (503) while it loads
         if fleet is not None:  # the others answer meanwhile: connections must not come here
             await restoring
-        judging = asyncio.create_task(Controller(table).run())
+        beyond = [asyncio.create_task(Controller(table).run())]
+        if follow:
+            beyond.append(asyncio.create_task(Follower(table, home, follow, challenger=challenger).run()))
         yield
-        judging.cancel()
+        for task in beyond:
+            task.cancel()
         await restoring
         if beside is not None:
             await beside.stop(DRAIN_SECONDS)

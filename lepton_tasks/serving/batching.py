@@ -91,6 +91,8 @@ class Batcher:
         fitting = int(min(_MOST_BACKLOG, max(_LEAST_BACKLOG, rate * workers * _LONGEST_WAIT_SECONDS)))
         self.backlog = fitting if backlog is None else backlog
         self._observe = observe
+        self.mirror: Callable[[Sequence[Job]], None] | None = None
+        """Told of the jobs of every batch once they are answered, in the worker thread; must return at once."""
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
         self._threads = [threading.Thread(target=self._work, name=f"infer-{i}", daemon=True) for i in range(workers)]
@@ -140,6 +142,8 @@ class Batcher:
             if batch:
                 answers, timings = answer_all(self.package, [ticket.job for ticket in batch])
                 self._loop.call_soon_threadsafe(self._settle, batch, answers, timings)
+                if (mirror := self.mirror) is not None:
+                    mirror([ticket.job for ticket in batch])
 
     def _take(self) -> tuple[list[Ticket], bool]:
         """All that is queued up to the batch size, waiting for the first; False after the end mark."""

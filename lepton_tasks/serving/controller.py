@@ -1,4 +1,4 @@
-"""Moves canaries on, or back, by what they did."""
+"""Moves canaries on, or back, by what they did; says how shadows do."""
 
 from __future__ import annotations
 
@@ -41,8 +41,11 @@ class Controller:
     async def tick(self) -> None:
         """Judge each canary once, and do what the verdict says."""
         for served in self._table.models():
-            if served.state.challenger is not None and served.state.challenger.plan.kind == "canary":
-                name = served.champion.model
+            kind, name = served.state.challenger and served.state.challenger.plan.kind, served.champion.model
+            if kind == "shadow":
+                figures = await self._table.shadows(name)
+                self._table.progress[name] = {"verdict": "wait", "reason": figures.in_words(), **figures.to_dict()}
+            if kind == "canary":
                 try:
                     await self._judge(name, served)
                 except (LeptonError, OSError) as error:  # e.g. rolled back by somebody meanwhile, or the disk is full

@@ -9,6 +9,8 @@ from lepton_tasks.core.errors import UnavailableError
 from lepton_tasks.core.registry import did_you_mean
 from lepton_tasks.serving.errors import UnknownModelError
 from lepton_tasks.serving.live import Live, Served, close
+from lepton_tasks.serving.releases import State
+from lepton_tasks.serving.shadow import Shadow, ShadowFigures
 
 KEY_HEADER = "lepton-key"  # requests of one key are answered by one version as long as the split stays
 VERSION_HEADER = "lepton-version"  # in every reply: the version that answered
@@ -28,6 +30,9 @@ class Lookup:
         self.restored = False
         self.progress: dict[str, dict[str, Any]] = {}
         """How the rollout of a model goes, for those who ask; kept by who judges it."""
+        self.refused: dict[str, dict[str, str]] = {}
+        """By model, the version that the registry wants and that cannot be used, and why."""
+        self._shadows: dict[str, Shadow] = {}
 
     def route(self, name: str, *, key: str | None = None, version: str | None = None) -> Live:
         """What answers this request: the hot path's one question. Not to be kept across an ``await``.
@@ -73,6 +78,11 @@ class Lookup:
         fix = did_you_mean(name, known) if known else "None is deployed yet."
         raise UnknownModelError(f"no model named {name!r}.", fix=fix)
 
+    def state(self, name: str) -> State | None:
+        """What is served of a model as the disk knows it; None for nothing."""
+        served = self._served.get(name)
+        return served.state if served else None
+
     def models(self) -> list[Served]:
         """All that answer, by name."""
         return [self._served[name] for name in sorted(self._served)]
@@ -90,6 +100,8 @@ class Lookup:
         about = self.served(name).to_dict()
         if about["challenger"] is not None:
             about["challenger"]["progress"] = self.progress.get(name)
+        if name in self.refused:
+            about["refused"] = self.refused[name]
         return about
 
     def unready(self) -> dict[str, str]:
@@ -104,9 +116,29 @@ class Lookup:
         for live in served.versions():
             live.tally.reset()
             live.package.observe = live.tally.outputs if served.weight else None
+        self._cast_shadow(name, served)
         close(retired)  # submissions happen in this loop too, so none can come after this
         self._changed()
         return served
+
+    def shadow(self, name: str) -> ShadowFigures:
+        """How the challenger in the champion's shadow compares, in this process."""
+        shadow = self._shadows.get(name)
+        return shadow.figures() if shadow else ShadowFigures()
+
+    def _cast_shadow(self, name: str, served: Served) -> None:
+        self._end_shadow(name)
+        challenge = served.state.challenger
+        for live in served.versions():
+            live.batcher.mirror = None
+        if challenge is not None and challenge.plan.kind == "shadow" and served.challenger is not None:
+            shadow = Shadow(served.champion.package, served.challenger.package, challenge.plan.share / 100)
+            served.champion.batcher.mirror = shadow.offer
+            self._shadows[name] = shadow
+
+    def _end_shadow(self, name: str) -> None:
+        if shadow := self._shadows.pop(name, None):
+            shadow.close()
 
     def drop(self, name: str, served: Served) -> None:
         """Close what was loaded for nothing."""
@@ -117,5 +149,6 @@ class Lookup:
         """Serve a model no more."""
         served = self._served.pop(name, None)
         self._unready.pop(name, None)
+        self._end_shadow(name)
         close(served.versions() if served else ())
         self._changed()

@@ -18,6 +18,7 @@ from lepton_tasks.serving.fleet import Fleet, Line
 from lepton_tasks.serving.live import Loader, Observer, Served
 from lepton_tasks.serving.lookup import Lookup
 from lepton_tasks.serving.releases import Challenge, Release, Releases, State
+from lepton_tasks.serving.shadow import ShadowFigures
 from lepton_tasks.serving.tally import Figures
 
 _log = logging.getLogger("lepton.serving")
@@ -183,6 +184,13 @@ class ModelTable(Lookup):
                 found[version] = found.get(version, Figures()).plus(Figures.from_dict(figures))
         return found
 
+    async def shadows(self, name: str) -> ShadowFigures:
+        """How a challenger in the champion's shadow compares, in all processes of the server."""
+        found = self.shadow(name)
+        for reply in await self._fleet.ask(op="shadow", name=name) if self._fleet else []:
+            found = found.plus(ShadowFigures.from_dict(reply))
+        return found
+
     def leads(self) -> bool:
         """Whether this process is the one that decides for all processes of the server."""
         return self._fleet is None or self._fleet.leads()
@@ -243,6 +251,8 @@ class ModelTable(Lookup):
         self, name: str, state: State, action: str, release: Release, by: str, **figures: Any
     ) -> dict[str, Any]:
         """Serve what `state` says, and put it on record."""
+        if not figures and name in self.progress:
+            figures = {"progress": self.progress[name]}  # what was known when somebody decided by hand
         served = await self._serve(name, state)
         await asyncio.to_thread(self._releases.tidy, name, state)
         self._releases.record(action, name, release, by, **figures)
@@ -281,6 +291,8 @@ class ModelTable(Lookup):
             found = self._served.get(name)
             versions = {live.release.version: live.tally.figures() for live in found.versions()} if found else {}
             await line.send({version: dataclasses.asdict(figures) for version, figures in versions.items()})
+        elif message["op"] == "shadow":
+            await line.send(dataclasses.asdict(self.shadow(name)))
         elif message["op"] == "serve":
             async with self._lock:
                 await self._follow(line, name, State.from_dict(message["state"]))

@@ -70,6 +70,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tls-key", type=Path, metavar="PEM", help="its private key")
     parser.add_argument("--insecure", action="store_true", help="let other machines ask without API keys")
     parser.add_argument("--cors", action="append", default=[], metavar="ORIGIN", help="pages that may ask; repeatable")
+    parser.add_argument("--follow", metavar="URL", help="MLflow whose aliases decide what is served (default: none)")
+    parser.add_argument(
+        "--challenger",
+        choices=("off", "hold", "shadow", "canary"),
+        default="off",
+        help="how a version with the alias challenger is served, with --follow (default: %(default)s)",
+    )
     return parser
 
 
@@ -89,6 +96,8 @@ def _serve(options: argparse.Namespace, fleet: Fleet | None) -> int:
         fleet=fleet,
         origins=options.cors,
         certificate=certificate,
+        follow=options.follow,
+        challenger=options.challenger,
     )
     config = uvicorn.Config(
         app,

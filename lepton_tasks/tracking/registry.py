@@ -6,6 +6,7 @@ inference server, whose image has no MLflow: it follows the aliases, fetches pac
 
 from __future__ import annotations
 
+import http.client
 import json
 import shutil
 import urllib.error
@@ -69,9 +70,9 @@ def set_alias(tracking_url: str, name: str, alias: str, number: str | None) -> N
 
 
 def crown(tracking_url: str, name: str, champion: str, previous: str | None) -> None:
-    """Point the aliases ``previous`` and ``champion`` at versions; raises as `set_alias` does."""
+    """Point the aliases ``champion`` and ``previous`` at versions; raises as `set_alias` does."""
+    set_alias(tracking_url, name, CHAMPION, champion)  # first: one that was never registered changes neither
     set_alias(tracking_url, name, PREVIOUS, previous)
-    set_alias(tracking_url, name, CHAMPION, champion)  # last: once it is set, all is
 
 
 def download(tracking_url: str, run_id: str, folder: Path) -> None:
@@ -81,7 +82,13 @@ def download(tracking_url: str, run_id: str, folder: Path) -> None:
         ArtifactError: the run has none.
         UnavailableError: MLflow does not answer.
     """
-    if not _download(tracking_url, run_id, _PACKAGE, folder):
+    try:
+        count = _download(tracking_url, run_id, _PACKAGE, folder)
+    except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, UnavailableError):
+            raise
+        raise UnavailableError(f"the package cannot be fetched: {error!r}.", where=tracking_url) from error
+    if not count:
         raise ArtifactError("the run has no model package.", where=f"{tracking_url}: run {run_id}")
 
 

@@ -37,7 +37,7 @@ def ports(monkeypatch):
     monkeypatch.setattr(
         services,
         "commands",
-        lambda root, ports: {
+        lambda root, ports, tracking_url: {
             n: [sys.executable, "-S", "-c", SERVER, str(ports[n])] for n in ("mlflow", "serving", "airflow")
         },
     )
@@ -77,7 +77,7 @@ def test_up_starts_what_is_down_only(root, ports):
 def test_what_outlived_a_killed_service_does_not_stand_in_its_way(root, ports, monkeypatch):
     parent = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-S', '-c', {SERVER!r}, sys.argv[1]]);"
     command = [sys.executable, "-S", "-c", parent + "time.sleep(600)", str(ports["MLFLOW"])]
-    monkeypatch.setattr(services, "commands", lambda root, ports: {"mlflow": command})
+    monkeypatch.setattr(services, "commands", lambda root, ports, tracking_url: {"mlflow": command})
     up(root, services=["mlflow"])
     before = psutil.Process(processes.recorded(root)["mlflow"].pid)
     before.kill()
@@ -103,7 +103,7 @@ def test_later_commands_find_the_addresses_until_down(root, ports):
 def test_the_stage_host_goes_with_airflow(root, ports, monkeypatch):
     server = [sys.executable, "-S", "-c", SERVER, str(ports["AIRFLOW"])]
     host = [sys.executable, "-m", "lepton_tasks.stages.host", str(root), "json"]
-    monkeypatch.setattr(services, "commands", lambda root, ports: {"airflow": server, "stages": host})
+    monkeypatch.setattr(services, "commands", lambda root, ports, tracking_url: {"airflow": server, "stages": host})
     monkeypatch.setattr(services, "probe", lambda name, url, since: True)
 
     def running():
@@ -128,7 +128,7 @@ def test_the_stage_host_goes_with_airflow(root, ports, monkeypatch):
 def test_a_stage_host_that_does_not_start_stops_nothing(root, ports, monkeypatch):
     server = [sys.executable, "-S", "-c", SERVER, str(ports["AIRFLOW"])]
     broken = [sys.executable, "-S", "-c", "raise SystemExit('no sockets here')"]
-    monkeypatch.setattr(services, "commands", lambda root, ports: {"airflow": server, "stages": broken})
+    monkeypatch.setattr(services, "commands", lambda root, ports, tracking_url: {"airflow": server, "stages": broken})
     monkeypatch.setattr(services, "probe", lambda name, url, since: True)
     up(root, services=["airflow"])
     wait_for(lambda: "no sockets here" in processes.tail(processes.log_path(root, "stages")))
@@ -150,9 +150,9 @@ def test_a_taken_port_is_named_before_anything_starts(root, ports):
 
 
 def test_a_service_that_dies_shows_its_log_and_takes_the_others_down(root, ports, monkeypatch):
-    commands = services.commands(root, {"mlflow": ports["MLFLOW"], "serving": 0, "airflow": 0})
+    commands = services.commands(root, {"mlflow": ports["MLFLOW"], "serving": 0, "airflow": 0}, "http://127.0.0.1:9")
     broken = {**commands, "serving": [sys.executable, "-S", "-c", "raise SystemExit('no memory for pictures')"]}
-    monkeypatch.setattr(services, "commands", lambda root, ports: broken)
+    monkeypatch.setattr(services, "commands", lambda root, ports, tracking_url: broken)
     with pytest.raises(UnavailableError) as caught:
         up(root)
     assert "serving ended while it was starting" in str(caught.value)
