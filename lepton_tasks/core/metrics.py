@@ -1,8 +1,55 @@
-"""What is better: a larger figure, or a smaller one."""
+"""What figures mean: their unit, and whether a larger or a smaller one is better."""
 
 from __future__ import annotations
 
 _SMALLER = {"loss", "error", "rmse", "mse", "mae", "mape", "perplexity", "fid", "eer", "flagged"}
+
+# Unit and meaning of the metrics that the learning tasks give; a longer name is its beginning's (``ap50_rbc``).
+_MEANINGS: dict[str, tuple[str, str]] = {
+    "accuracy": ("share", "of rows answered rightly"),
+    "ap50": ("share", "average precision of this label, of boxes that overlap their target by half"),
+    "auc": ("", "area under the ROC curve: 0.5 is chance, 1 is perfect"),
+    "bleu": ("of 100", "BLEU: how many runs of words are those of the reference"),
+    "calibration_error": ("share", "mean distance between what is claimed probable and what comes true"),
+    "chrf": ("of 100", "chrF: how many runs of letters are those of the reference"),
+    "disturbed_auc": ("", "area under the ROC curve against disturbed rows: 0.5 is chance, 1 is perfect"),
+    "disturbed_recall": ("share", "of disturbed rows that are found"),
+    "eer": ("share", "of errors where strangers let in are as many as people shut out"),
+    "exact": ("share", "of texts that are the reference, word for word"),
+    "fid": ("", "Fréchet distance of drawn and real pictures: 0 is best"),
+    "flagged": ("share", "of ordinary rows that are called unusual"),
+    "hit_rate_10": ("share", "of users whose next item is among the first ten"),
+    "loss": ("nats", "mean negative log-likelihood: 0 is best"),
+    "macro_f1": ("share", "F1, the mean over the labels"),
+    "mae": ("of the target", "mean absolute error, in units of the target"),
+    "map": ("share", "average precision over ten overlaps, as COCO defines it"),
+    "map50": ("share", "average precision of boxes that overlap their target by half"),
+    "mrr": ("", "mean of 1 / place of what was really next"),
+    "ndcg_10": ("", "discounted gain of the first ten: 1 is perfect"),
+    "perplexity": ("words", "among how many equally likely words the next one seems to be"),
+    "r2": ("share", "of the variance that is explained"),
+    "rank1": ("share", "of people recognised at the first place"),
+    "recognised": ("share", "of drawn pictures that a classifier takes for what was asked"),
+    "rmse": ("of the target", "root of the mean squared error, in units of the target"),
+    "tar": ("share", "of pairs of one person that are accepted at the threshold"),
+    "threshold": ("cosine", "from which on two samples count as one person"),
+}
+
+
+def unit_of(name: str) -> str:
+    """The unit of a metric: ``share`` (0 to 1), ``of the target``, another one, or nothing."""
+    return _about(name)[0]
+
+
+def meaning(name: str) -> str:
+    """What a metric says, in a few words; empty if nobody knows."""
+    return _about(name)[1]
+
+
+def _about(name: str) -> tuple[str, str]:
+    while name not in _MEANINGS and "_" in name:
+        name = name.removeprefix("last_") if name.startswith("last_") else name.rpartition("_")[0]
+    return _MEANINGS.get(name, ("", ""))
 
 
 def higher_is_better(name: str) -> bool:

@@ -36,6 +36,7 @@ from lepton_tasks.serving.request_log import REQUESTS_FOLDER, RequestLog
 from lepton_tasks.serving.routing import ModelTable
 from lepton_tasks.serving.telemetry import Telemetry
 from lepton_tasks.serving.tls import Certificate
+from lepton_tasks.serving.trying import trying_router
 
 DRAIN_SECONDS = 20  # for what is being answered when the server is told to stop
 
@@ -140,6 +141,7 @@ def create_app(
     )
     app.state.door = door
     app.include_router(predict_router(table, answerer))
+    app.include_router(trying_router(table))
     app.include_router(oip_router(table, answerer))
     app.include_router(admin_router(table, token))
     app.include_router(gallery_router(table, telemetry, limits, home, token))

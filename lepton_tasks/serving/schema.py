@@ -39,6 +39,38 @@ class ModelList(pydantic.BaseModel):
     models: list[ModelReply]
 
 
+class ExampleReply(pydantic.BaseModel):
+    """What somebody must know to try a model.
+
+    Attributes:
+        model: Its name.
+        version: The champion.
+        title: What people call it.
+        description: What it is for.
+        task: Learning task.
+        labels: What it tells apart.
+        metrics: On the test split: ``name, value, unit, meaning``; the unit ``share`` goes from 0 to 1.
+        media_type: Of a sample.
+        input: Numbers of the codec: height and width of pictures, steps of windows.
+        fields: ``name, type, required, choices, columns`` of each field of a sample.
+        example: ``media_type`` and ``text`` or ``base64`` of a sample; null if the package has none.
+        expected: The answer to it.
+    """
+
+    model: str
+    version: str
+    title: str
+    description: str
+    task: str
+    labels: list[str]
+    metrics: list[dict[str, Any]]
+    media_type: str
+    input: dict[str, Any]
+    fields: list[dict[str, Any]]
+    example: dict[str, str] | None
+    expected: dict[str, Any] | None
+
+
 class DeployRequest(pydantic.BaseModel):
     """What to serve.
 
