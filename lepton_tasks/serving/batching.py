@@ -17,7 +17,10 @@ from lepton_tasks.core.errors import UnavailableError
 from lepton_tasks.serving.errors import DeadlineError
 from lepton_tasks.serving.package import Package
 
-_BATCH_SIZES = (2, 4, 8, 16, 32)
+_BATCH_SIZES = (1, 2, 4, 8, 16, 32)
+_TURNS = 5
+_NEARLY = 0.87  # of the best rate
+_LONG_SECONDS = 0.1
 _LONGEST_WAIT_SECONDS = 0.5  # what more would wait for is refused at once
 _LEAST_BACKLOG, _MOST_BACKLOG = 64, 4096  # jobs
 
@@ -226,33 +229,27 @@ def _resolve(future: asyncio.Future[Any], answer: Any) -> None:
         future.set_result(answer)
 
 
-def best_batch(package: Package, sample: np.ndarray, *, gain: float = 1.15) -> tuple[int, float]:
+def best_batch(package: Package, sample: np.ndarray) -> tuple[int, float]:
     """The batch size to serve this package with, by measurement, and the samples a second it gives; also warms it up.
 
-    A small CNN gains nothing from batches on a CPU, an embedding ninefold. A larger size is taken as long as it answers
-    `gain` times as many samples a second as the best smaller one.
+    A small CNN gains nothing from batches on a CPU, an embedding ninefold. Taken is the smallest size that gives nearly
+    the best rate. The sizes are measured in turns, because other work on the machine comes and goes.
 
     Args:
         package: What is measured.
         sample: One decoded sample, without batch axis.
-        gain: Smallest improvement that is worth the longer wait.
     """
-    best, rate = 1, _rate(package, sample, 1)
-    for size in _BATCH_SIZES:
-        faster = _rate(package, sample, size)
-        if faster < rate * gain:
-            break
-        best, rate = size, faster
-    return best, rate
-
-
-def _rate(package: Package, sample: np.ndarray, size: int) -> float:
-    """Samples a second at this batch size: the best of a few runs."""
-    batch = np.repeat(sample[np.newaxis], size, axis=0)
-    package.run(batch)
-    seconds = []
-    for _ in range(3):
-        started = time.perf_counter()
-        package.run(batch)
-        seconds.append(time.perf_counter() - started)
-    return size / max(min(seconds), 1e-9)
+    batches = [np.repeat(sample[np.newaxis], size, axis=0) for size in _BATCH_SIZES]
+    seconds = [math.inf] * len(batches)
+    for turn in range(_TURNS + 1):
+        for i, batch in enumerate(batches):
+            started = time.perf_counter()
+            package.run(batch)
+            took = time.perf_counter() - started
+            if turn or took > _LONG_SECONDS:  # the first is for warming up, unless one is enough
+                seconds[i] = min(seconds[i], took)
+            if took > _LONG_SECONDS:  # a larger one would make requests wait for longer than it is worth
+                del batches[i + 1 :], seconds[i + 1 :]
+    rates = [size / max(took, 1e-9) for size, took in zip(_BATCH_SIZES, seconds, strict=False)]
+    best = next(i for i, rate in enumerate(rates) if rate >= _NEARLY * max(rates))
+    return _BATCH_SIZES[best], rates[best]

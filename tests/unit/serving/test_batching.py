@@ -122,10 +122,10 @@ class Clock:
 
 @pytest.mark.parametrize(
     ("fixed", "each", "size"),
-    [(0.0, 1.0, 1), (1.0, 0.0, 32), (1.0, 0.25, 16)],
-    ids=["no gain from batches", "all of it overhead", "some"],
+    [(0.0, 1e-3, 1), (1e-3, 0.0, 32), (1e-3, 2.5e-4, 16), (0.05, 0.02, 4), (0.2, 0.0, 1)],
+    ids=["no gain from batches", "all of it overhead", "some", "some, but slow", "too slow"],
 )
 def test_the_batch_grows_only_as_long_as_it_pays(monkeypatch, fixed, each, size):
     clock = Clock()
     monkeypatch.setattr("lepton_tasks.serving.batching.time", clock)
-    assert best_batch(Timed(clock, fixed, each), np.zeros((8, 8, 1))) == (size, size / (fixed + each * size))
+    assert best_batch(Timed(clock, fixed, each), np.zeros((8, 8, 1))) == (size, pytest.approx(size / (fixed + each * size)))
