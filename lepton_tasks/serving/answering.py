@@ -124,7 +124,7 @@ class Answerer:
                     headers |= {"content-type": _BYTES, HEADER_LENGTH: str(job.header_length)}
                 done(Reply(200, answer, headers))
 
-            ticket = live.batcher.submit(job, finish, seconds=seconds)
+            ticket = live.batcher.submit(job, finish, seconds=seconds, size=len(asked.body) or math.inf)
 
             def cancel() -> None:
                 ticket.cancelled = True

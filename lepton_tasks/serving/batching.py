@@ -1,8 +1,9 @@
-"""Natural micro-batching: an idle worker takes whatever is queued, so a lone request never waits for company."""
+"""Natural micro-batching: who is idle takes whatever is queued, so a lone request never waits for company."""
 
 from __future__ import annotations
 
 import asyncio
+import collections
 import dataclasses
 import math
 import queue
@@ -17,10 +18,6 @@ from lepton_tasks.core.errors import UnavailableError
 from lepton_tasks.serving.errors import DeadlineError
 from lepton_tasks.serving.package import Package
 
-_BATCH_SIZES = (1, 2, 4, 8, 16, 32)
-_TURNS = 5
-_NEARLY = 0.87  # of the best rate
-_LONG_SECONDS = 0.1
 _LONGEST_WAIT_SECONDS = 0.5  # what more would wait for is refused at once
 _LEAST_BACKLOG, _MOST_BACKLOG = 64, 4096  # jobs
 
@@ -69,12 +66,18 @@ class Timings:
 
 
 class Batcher:
-    """Worker threads that decode, infer and encode for one loaded package. Made inside the event loop.
+    """Decodes, infers and encodes for one loaded package. Made inside the event loop.
+
+    Jobs go to worker threads, but small ones may be done in the event loop itself, where all that came in one round are
+    one batch: to hand a job and the interpreter's lock to another thread and back takes about as long as to answer a
+    whole request of a tiny model.
 
     Args:
         package: What answers.
         max_batch: Most jobs of one inference.
         workers: Threads.
+        small: Bytes of a request up to which it may be done in the event loop.
+        busy: Whether it is done there even while others are being answered.
         rate: Samples a second that it was seen to answer; how many jobs may wait follows from it.
         backlog: Jobs that may wait, instead; beyond it a submission is refused with `UnavailableError`.
         observe: Told of every batch, in the event loop.
@@ -86,6 +89,8 @@ class Batcher:
         *,
         max_batch: int,
         workers: int,
+        small: int = 0,
+        busy: bool = False,
         rate: float = math.inf,
         backlog: int | None = None,
         observe: Callable[[Timings], None] | None = None,
@@ -93,9 +98,11 @@ class Batcher:
         self.package, self.max_batch = package, max_batch
         fitting = int(min(_MOST_BACKLOG, max(_LEAST_BACKLOG, rate * workers * _LONGEST_WAIT_SECONDS)))
         self.backlog = fitting if backlog is None else backlog
-        self._observe = observe
         self.mirror: Callable[[Sequence[Job]], None] | None = None
-        """Told of the jobs of every batch once they are answered, in the worker thread; must return at once."""
+        """Told of the jobs of every batch once they are answered, in whichever thread; must return at once."""
+        self._observe, self._small, self._most_open = observe, small, math.inf if busy else 0
+        self._open = 0  # jobs taken and not yet answered
+        self._here: collections.deque[Ticket] = collections.deque()
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
         self._threads = [threading.Thread(target=self._work, name=f"infer-{i}", daemon=True) for i in range(workers)]
@@ -104,21 +111,30 @@ class Batcher:
 
     def depth(self) -> int:
         """How many jobs wait."""
-        return self._queue.qsize()
+        return self._queue.qsize() + len(self._here)
 
-    def submit(self, job: Job, done: Callable[[Any], None], *, seconds: float = math.inf) -> Ticket:
+    def submit(
+        self, job: Job, done: Callable[[Any], None], *, seconds: float = math.inf, size: float = math.inf
+    ) -> Ticket:
         """Queue a job; `done` is called in the event loop with its answer or its error.
 
         Args:
             job: The job.
             done: What is told.
             seconds: After them the job is not begun any more, and gets a `DeadlineError`.
+            size: Bytes of the request.
         """
-        if self._queue.qsize() >= self.backlog:
+        if self.depth() >= self.backlog:
             raise UnavailableError(f"{self.backlog} requests are waiting already.", fix="Send fewer at a time.")
         now = time.perf_counter()
         ticket = Ticket(job, done, now + seconds, now)
-        self._queue.put(ticket)
+        if size <= self._small and self._open <= self._most_open:
+            self._here.append(ticket)
+            if len(self._here) == 1:
+                self._loop.call_soon(self._work_here)
+        else:
+            self._queue.put(ticket)
+        self._open += 1
         return ticket
 
     def ask(self, job: Job) -> asyncio.Future[Any]:
@@ -141,24 +157,17 @@ class Batcher:
     def _work(self) -> None:
         more = True
         while more:
-            batch, more = self._take()
-            if batch:
-                answers, timings = answer_all(self.package, [ticket.job for ticket in batch])
-                self._loop.call_soon_threadsafe(self._settle, batch, answers, timings)
-                if (mirror := self.mirror) is not None:
-                    mirror([ticket.job for ticket in batch])
+            taken, more = self._take()
+            if taken:
+                self._loop.call_soon_threadsafe(self._settle, taken, *self._answers(taken))
+                self._reflect(taken)
 
     def _take(self) -> tuple[list[Ticket], bool]:
         """All that is queued up to the batch size, waiting for the first; False after the end mark."""
         batch: list[Ticket] = []
         ticket = self._queue.get()
         while ticket is not None:
-            now = ticket.taken = time.perf_counter()
-            if ticket.deadline < now:
-                late = DeadlineError("the answer would have come too late, so it was not computed.")
-                self._loop.call_soon_threadsafe(self._settle, [ticket], [late], None)
-            elif not ticket.cancelled:
-                batch.append(ticket)
+            batch.append(ticket)
             if len(batch) >= self.max_batch:
                 return batch, True
             try:
@@ -167,8 +176,35 @@ class Batcher:
                 return batch, True
         return batch, False
 
-    def _settle(self, batch: Sequence[Ticket], answers: Sequence[Any], timings: Timings | None) -> None:
-        for ticket, answer in zip(batch, answers, strict=True):
+    def _work_here(self) -> None:
+        """One batch, in the event loop; what came meanwhile waits for the next round."""
+        taken = [self._here.popleft() for _ in range(min(self.max_batch, len(self._here)))]
+        if self._here:
+            self._loop.call_soon(self._work_here)
+        self._settle(taken, *self._answers(taken))
+        self._reflect(taken)
+
+    def _reflect(self, taken: Sequence[Ticket]) -> None:
+        if (mirror := self.mirror) is not None:
+            mirror([ticket.job for ticket in taken])
+
+    def _answers(self, taken: Sequence[Ticket]) -> tuple[list[Any], Timings | None]:
+        """An answer to each; nothing is computed for those that nobody waits for, or that are too late."""
+        now = time.perf_counter()
+        for ticket in taken:
+            ticket.taken = now
+        wanted = [ticket.job for ticket in taken if not ticket.cancelled and ticket.deadline >= now]
+        if not wanted:
+            return [_late()] * len(taken), None
+        answers, timings = answer_all(self.package, wanted)
+        if len(wanted) < len(taken):
+            rest = iter(answers)
+            answers = [next(rest) if not ticket.cancelled and ticket.deadline >= now else _late() for ticket in taken]
+        return answers, timings
+
+    def _settle(self, taken: Sequence[Ticket], answers: Sequence[Any], timings: Timings | None) -> None:
+        self._open -= len(taken)
+        for ticket, answer in zip(taken, answers, strict=True):
             if not ticket.cancelled:
                 ticket.done(answer)
         if timings is not None and self._observe is not None:
@@ -178,38 +214,44 @@ class Batcher:
 def answer_all(package: Package, jobs: Sequence[Job]) -> tuple[list[Any], Timings]:
     """Each job's answer, or the exception it met; a job that cannot be decoded does not touch the others."""
     began = time.perf_counter()
-    answers: list[Any] = [_attempt(job.decode, package) for job in jobs]
-    groups: dict[tuple[Any, ...], list[tuple[int, int]]] = {}  # samples of free size can only join their like
-    for i, arrays in enumerate(answers):
-        if not isinstance(arrays, Exception):
-            for j, samples in enumerate(arrays):
-                groups.setdefault((samples.dtype, samples.shape[1:]), []).append((i, j))
-    decoded = time.perf_counter()
-    parts: dict[tuple[int, int], Any] = {}
-    for members in groups.values():
-        parts |= _run(package, answers, members)
+    decoded: list[Any] = [_attempt(job.decode, package) for job in jobs]
+    ready = time.perf_counter()
+    arrays = [array for own in decoded if not isinstance(own, Exception) for array in own]
+    outputs = iter(_run_all(package, arrays))
     ran = time.perf_counter()
-    for i, arrays in enumerate(answers):
-        if not isinstance(arrays, Exception):
-            outputs = [parts[i, j] for j in range(len(arrays))]
-            failed = next((part for part in outputs if isinstance(part, Exception)), None)
-            answers[i] = failed or _attempt(jobs[i].answer, package, outputs)
-    return answers, Timings(len(jobs), decoded - began, ran - decoded, time.perf_counter() - ran)
+    answers = []
+    for job, own in zip(jobs, decoded, strict=True):
+        if isinstance(own, Exception):
+            answers.append(own)
+            continue
+        parts = [next(outputs) for _ in own]
+        failed = next((part for part in parts if isinstance(part, Exception)), None)
+        answers.append(failed or _attempt(job.answer, package, parts))
+    return answers, Timings(len(jobs), ready - began, ran - ready, time.perf_counter() - ran)
 
 
-def _run(
-    package: Package, arrays: Sequence[Sequence[np.ndarray]], members: Sequence[tuple[int, int]]
-) -> dict[tuple[int, int], Any]:
-    """The outputs for some of the jobs' arrays, which go as one batch; or the exception that met it."""
-    batch = [arrays[i][j] for i, j in members]
-    outputs = _attempt(package.run, np.concatenate(batch) if len(batch) > 1 else batch[0])
-    if isinstance(outputs, Exception) or len(batch) == 1:
-        return dict.fromkeys(members, outputs)
-    parts, start = {}, 0
-    for member, samples in zip(members, batch, strict=True):
-        rows = slice(start, start := start + len(samples))
-        parts[member] = {name: value[rows] for name, value in outputs.items()}
-    return parts
+def _run_all(package: Package, arrays: Sequence[np.ndarray]) -> list[Any]:
+    """The outputs for each array, or the exception that met it; those of one kind go as one batch."""
+    if len(arrays) == 1:
+        return [_attempt(package.run, arrays[0])]
+    groups: dict[tuple[Any, ...], list[int]] = {}  # samples of free size can only join their like
+    for i, array in enumerate(arrays):
+        groups.setdefault((array.dtype, array.shape[1:]), []).append(i)
+    found: list[Any] = [None] * len(arrays)
+    for members in groups.values():
+        outputs = _attempt(package.run, np.concatenate([arrays[i] for i in members]))
+        start = 0
+        for i in members:
+            rows = slice(start, start := start + len(arrays[i]))
+            if isinstance(outputs, Exception):
+                found[i] = outputs
+            else:
+                found[i] = {name: value[rows] for name, value in outputs.items()}
+    return found
+
+
+def _late() -> DeadlineError:
+    return DeadlineError("the answer would have come too late, so it was not computed.")
 
 
 def _attempt(call: Callable[..., Any], *arguments: Any) -> Any:
@@ -227,29 +269,3 @@ def _resolve(future: asyncio.Future[Any], answer: Any) -> None:
         future.set_exception(answer)
     else:
         future.set_result(answer)
-
-
-def best_batch(package: Package, sample: np.ndarray) -> tuple[int, float]:
-    """The batch size to serve this package with, by measurement, and the samples a second it gives; also warms it up.
-
-    A small CNN gains nothing from batches on a CPU, an embedding ninefold. Taken is the smallest size that gives nearly
-    the best rate. The sizes are measured in turns, because other work on the machine comes and goes.
-
-    Args:
-        package: What is measured.
-        sample: One decoded sample, without batch axis.
-    """
-    batches = [np.repeat(sample[np.newaxis], size, axis=0) for size in _BATCH_SIZES]
-    seconds = [math.inf] * len(batches)
-    for turn in range(_TURNS + 1):
-        for i, batch in enumerate(batches):
-            started = time.perf_counter()
-            package.run(batch)
-            took = time.perf_counter() - started
-            if turn or took > _LONG_SECONDS:  # the first is for warming up, unless one is enough
-                seconds[i] = min(seconds[i], took)
-            if took > _LONG_SECONDS:  # a larger one would make requests wait for longer than it is worth
-                del batches[i + 1 :], seconds[i + 1 :]
-    rates = [size / max(took, 1e-9) for size, took in zip(_BATCH_SIZES, seconds, strict=False)]
-    best = next(i for i, rate in enumerate(rates) if rate >= _NEARLY * max(rates))
-    return _BATCH_SIZES[best], rates[best]

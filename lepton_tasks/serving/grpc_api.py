@@ -18,7 +18,7 @@ from lepton_tasks.serving.live import Live
 from lepton_tasks.serving.lookup import Lookup
 from lepton_tasks.serving.oip import own_version
 from lepton_tasks.serving.package import Package, TensorSpec
-from lepton_tasks.serving.tensors import DATATYPES, checked, open_shape, raw_values
+from lepton_tasks.serving.tensors import DATATYPES, OF_DTYPES, checked, little_end_first, open_shape, raw_values
 
 _CONTENTS = {
     "bool": "bool_contents",
@@ -84,11 +84,11 @@ class MessageJob:
             model_name=request.model_name, model_version=self._version, id=request.id
         )
         for name in self._wanted:
-            value = np.ascontiguousarray(outputs[0][name])
-            tensor = reply.outputs.add(name=name, datatype=DATATYPES[value.dtype.name], shape=value.shape)
+            value = outputs[0][name]
+            tensor = reply.outputs.add(name=name, datatype=OF_DTYPES[value.dtype], shape=value.shape)
             contents = _CONTENTS.get(value.dtype.name)
             if request.raw_input_contents or contents is None:
-                reply.raw_output_contents.append(value.astype(value.dtype.newbyteorder("<"), copy=False).tobytes())
+                reply.raw_output_contents.append(little_end_first(value))
             else:
                 getattr(tensor.contents, contents).extend(value.ravel().tolist())
         return bytes(reply.SerializeToString())

@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lepton_tasks.core.errors import ArtifactError, LeptonError
-from lepton_tasks.serving.batching import Batcher, Timings, best_batch
+from lepton_tasks.serving.batching import Batcher, Timings
+from lepton_tasks.serving.pace import Pace, measure
 from lepton_tasks.serving.package import Package, load_package
 from lepton_tasks.serving.releases import Release, Releases, State
 from lepton_tasks.serving.tally import Tally
@@ -162,9 +161,17 @@ class Loader:
 
     async def _one(self, name: str, release: Release, loaded: dict[str, Live]) -> Live:
         if release.folder not in loaded:
-            package, batch, rate = await asyncio.to_thread(_load, self._releases.folder(name, release))
+            package, pace = await asyncio.to_thread(_load, self._releases.folder(name, release))
             observe = self._observer and self._observer(name, release.version)
-            batcher = Batcher(package, max_batch=batch, workers=self._workers, rate=rate, observe=observe)
+            batcher = Batcher(
+                package,
+                max_batch=pace.batch,
+                workers=self._workers,
+                small=pace.small,
+                busy=pace.busy,
+                rate=pace.rate,
+                observe=observe,
+            )
             loaded[release.folder] = Live(name, release, package, batcher, Tally())
         return loaded[release.folder]
 
@@ -184,18 +191,11 @@ def close(versions: Iterable[Live]) -> None:
         live.batcher.close()
 
 
-def _load(folder: Path) -> tuple[Package, int, float]:
-    """A package that has answered its own example, the batch size that suits it, and its samples a second then."""
+def _load(folder: Path) -> tuple[Package, Pace]:
+    """A package that has answered its own example, and how fast it does."""
     package = load_package(folder)
-    example = package.example()
     try:
-        if example is not None:
-            sample = package.codec.decode(example[0])
-        else:
-            tensor = package.spec.inputs[0]
-            sample = np.zeros([size or 1 for size in tensor.shape[1:]], tensor.dtype)
-        package.output_codec.encode(package.run(sample[np.newaxis]), 0)
-        return package, *best_batch(package, sample)
+        return package, measure(package)
     except Exception as error:  # whatever it is, this package must not be let at requests
         reason = " ".join(str(error).split())
         raise ArtifactError(f"the model does not answer: {reason}.", where=str(folder)) from error

@@ -11,11 +11,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
 
 from lepton_tasks.core.errors import LeptonError
 from lepton_tasks.serving.batching import Timings
 from lepton_tasks.serving.errors import status_of
+from lepton_tasks.serving.histogram import Histogram
 from lepton_tasks.serving.live import Live
 from lepton_tasks.serving.request_log import RequestLog
 
@@ -57,17 +58,18 @@ class Telemetry:
         by = ("model", "version", "api")
         self._requests = Counter("lepton_requests", "Requests for predictions.", (*by, "status"), registry=registry)
         self._errors = Counter("lepton_errors", "Requests without a prediction.", (*by, "status"), registry=registry)
-        self._seconds = Histogram("lepton_request_seconds", "Time to answer.", by, buckets=_BUCKETS, registry=registry)
+        self._seconds = Histogram("lepton_request_seconds", "Time to answer.", by, buckets=_BUCKETS)
         self._stages = Histogram(
             "lepton_stage_seconds",
             "Time of a request in the queue, and of a batch in each later stage.",
             ("model", "version", "stage"),
             buckets=(0.00001, 0.00005, 0.0001, *_BUCKETS),
-            registry=registry,
         )
         self._batches = Histogram(
-            "lepton_batch_requests", "Requests answered by one inference.", by[:2], buckets=_SIZES, registry=registry
+            "lepton_batch_requests", "Requests answered by one inference.", by[:2], buckets=_SIZES
         )
+        for histogram in (self._seconds, self._stages, self._batches):
+            registry.register(histogram)
         self._served = Gauge(
             "lepton_model_info", "1 for each version that answers.", ("model", "version", "digest"), registry=registry
         )
@@ -89,10 +91,8 @@ class Telemetry:
 
     def observer(self, model: str, version: str) -> Callable[[Timings], None]:
         """What counts the batches of a version."""
-        decode, run, encode = (
-            self._stages.labels(model, version, stage).observe for stage in ("decode", "run", "encode")
-        )
-        size = self._batches.labels(model, version).observe
+        decode, run, encode = (self._stages.labels(model, version, stage) for stage in ("decode", "run", "encode"))
+        size = self._batches.labels(model, version)
 
         def observe(timings: Timings) -> None:
             size(timings.jobs)
@@ -157,7 +157,7 @@ class Telemetry:
                 errors.inc()
 
         seconds = self._seconds.labels(model, version, api)
-        return count, seconds.observe, self._stages.labels(model, version, "queue").observe if model else _nothing
+        return count, seconds, self._stages.labels(model, version, "queue") if model else _nothing
 
 
 def _nothing(_: float) -> None:

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from tiny_packages import make_package, picture
 
 from lepton_tasks.core.errors import DataError, UnavailableError
-from lepton_tasks.serving.batching import Batcher, answer_all, best_batch
+from lepton_tasks.serving.batching import Batcher, answer_all
+from lepton_tasks.serving.errors import DeadlineError
+from lepton_tasks.serving.pace import best_batch
 from lepton_tasks.serving.package import load_package
 from lepton_tasks.serving.samples import SampleJob
 
@@ -47,10 +49,14 @@ class Blocking:
 
 class Recording:
     def __init__(self, package):
-        self.sizes = []
+        self.sizes, self.threads = [], set()
         self._package = package
 
+    def __getattr__(self, name):
+        return getattr(self._package, name)
+
     def run(self, batch):
+        self.threads.add(threading.current_thread())
         self.sizes.append(len(batch))
         return self._package.run(batch)
 
@@ -103,6 +109,33 @@ def test_a_full_backlog_refuses(package):
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("busy", [True, False])
+def test_small_jobs_are_answered_in_the_event_loop(package, busy):
+    async def scenario():
+        seen, answers = Recording(package), []
+        batcher = Batcher(seen, max_batch=4, workers=1, small=100, busy=busy)
+        for value in range(6):
+            batcher.submit(SampleJob(picture(value)), answers.append, size=100)
+        batcher.submit(SampleJob(picture(0)), answers.append, size=100, seconds=-1)
+        gone = batcher.submit(SampleJob(picture(0)), answers.append, size=100)
+        gone.cancelled = True
+        assert not answers  # not while the caller is at it
+        while len(answers) < 7:
+            await asyncio.sleep(0.001)
+        batcher.close()
+        await asyncio.to_thread(batcher.join)
+        return seen, answers, batcher
+
+    seen, answers, batcher = asyncio.run(scenario())
+    errors = [answer for answer in answers if isinstance(answer, DeadlineError)]
+    light = sorted(answer["probabilities"]["light"] for answer in answers if isinstance(answer, dict))
+    assert len(errors) == 1
+    assert light == pytest.approx([value / 510 for value in range(6)], abs=1e-6)
+    assert sum(seen.sizes) == 6
+    assert (seen.threads == {threading.main_thread()}) is busy  # else only the first, which met nobody
+    assert batcher.depth() == batcher._open == 0
+
+
 class Timed:
     """A package whose inference takes a known time; `run` advances the clock instead of waiting."""
 
@@ -127,5 +160,8 @@ class Clock:
 )
 def test_the_batch_grows_only_as_long_as_it_pays(monkeypatch, fixed, each, size):
     clock = Clock()
-    monkeypatch.setattr("lepton_tasks.serving.batching.time", clock)
-    assert best_batch(Timed(clock, fixed, each), np.zeros((8, 8, 1))) == (size, pytest.approx(size / (fixed + each * size)))
+    monkeypatch.setattr("lepton_tasks.serving.pace.time", clock)
+    assert best_batch(Timed(clock, fixed, each), np.zeros((8, 8, 1))) == (
+        size,
+        pytest.approx(size / (fixed + each * size)),
+    )

@@ -10,7 +10,7 @@ import pytest
 from lane_server import INFER, ask, lane_server, light, replies, request, tensor
 from tiny_packages import SIDE, expected, picture
 
-from lepton_tasks.serving import lane
+from lepton_tasks.serving import lane, pace
 from lepton_tasks.serving.payload import Limits
 
 LIMITS = Limits(body_bytes=100_000, samples=4, read_seconds=0.3, read_bytes_a_second=10**6)
@@ -20,6 +20,7 @@ LIMITS = Limits(body_bytes=100_000, samples=4, read_seconds=0.3, read_bytes_a_se
 def server(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lane, "_SWEEP_SECONDS", 0.1)
+        patch.setattr(pace, "_QUICK_SECONDS", 0.0)  # all goes to the inference thread, which tests hold
         with lane_server(tmp_path_factory.mktemp("lane"), LIMITS) as server:
             yield server
 

@@ -1,0 +1,89 @@
+"""How fast a package answers on this machine, and how it is best served therefore."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+
+import numpy as np
+
+from lepton_tasks.serving.package import Package
+
+_BATCH_SIZES = (1, 2, 4, 8, 16, 32)
+_LEAST_TURNS, _TURNS = 5, 40
+_MOST_SECONDS = 0.3
+_NEARLY = 0.87  # of the best rate
+_LONG_SECONDS = 0.1
+_QUICK_SECONDS = 0.0005  # of one request: so long may the event loop stand still
+_TINY_SECONDS = 0.00002  # of one sample in a batch: well below what the interpreter takes for the rest of a request
+_LEAST_SMALL = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Pace:
+    """What was measured.
+
+    Attributes:
+        batch: Requests of one inference.
+        rate: Samples a second with such batches, by one thread.
+        small: Bytes of a request up to which it may be answered in the event loop; 0 if never.
+        busy: Whether that is best even while others are being answered.
+    """
+
+    batch: int
+    rate: float
+    small: int = 0
+    busy: bool = False
+
+
+def measure(package: Package) -> Pace:
+    """Let the package answer its example, or zeros, and see how long it takes; also warms it up."""
+    example = package.example()
+    if example is not None:
+        sample = package.codec.decode(example[0])
+    else:
+        tensor = package.spec.inputs[0]
+        sample = np.zeros([size or 1 for size in tensor.shape[1:]], tensor.dtype)
+    package.output_codec.encode(package.run(sample[np.newaxis]), 0)
+    batch, rate = best_batch(package, sample)
+    seconds = min(_seconds(package, example[0] if example else None, sample) for _ in range(3))
+    small = max(_LEAST_SMALL, 8 * sample.nbytes)  # the sample as JSON, or eight as bytes
+    return Pace(batch, rate, small if seconds <= _QUICK_SECONDS else 0, 1 / rate <= _TINY_SECONDS)
+
+
+def _seconds(package: Package, payload: bytes | None, sample: np.ndarray) -> float:
+    began = time.perf_counter()
+    if payload is not None:
+        sample = package.codec.decode(payload)
+    package.output_codec.encode(package.run(sample[np.newaxis]), 0)
+    return time.perf_counter() - began
+
+
+def best_batch(package: Package, sample: np.ndarray) -> tuple[int, float]:
+    """The batch size to serve this package with, by measurement, and the samples a second it gives; also warms it up.
+
+    A small CNN gains nothing from batches on a CPU, an embedding ninefold. Taken is the smallest size that gives nearly
+    the best rate. The sizes are measured in turns, because other work on the machine comes and goes.
+
+    Args:
+        package: What is measured.
+        sample: One decoded sample, without batch axis.
+    """
+    batches = [np.repeat(sample[np.newaxis], size, axis=0) for size in _BATCH_SIZES]
+    seconds = [math.inf] * len(batches)
+    until = time.perf_counter() + _MOST_SECONDS
+    for turn in range(_TURNS + 1):
+        if turn > _LEAST_TURNS and time.perf_counter() > until:
+            break
+        for i, batch in enumerate(batches):
+            started = time.perf_counter()
+            package.run(batch)
+            took = time.perf_counter() - started
+            if turn or took > _LONG_SECONDS:  # the first is for warming up, unless one is enough
+                seconds[i] = min(seconds[i], took)
+            if took > _LONG_SECONDS:  # a larger one would make requests wait for longer than it is worth
+                del batches[i + 1 :], seconds[i + 1 :]
+    rates = [size / max(took, 1e-9) for size, took in zip(_BATCH_SIZES, seconds, strict=False)]
+    best = next(i for i, rate in enumerate(rates) if rate >= _NEARLY * max(rates))
+    return _BATCH_SIZES[best], rates[best]
