@@ -28,6 +28,7 @@ _HEADLINES = {
     "evaluate": "test {metric} {test:.4f} (trivial predictor {baseline:.4f})",
     "gate": "passed; champion until now: {champion}",
     "export": "{onnx_bytes:,} bytes of ONNX",
+    "compress": "{chosen}: {size_ratio:.2f} of the size, {latency_ratio:.2f} of the time",
     "verify_package": "largest difference {max_difference:.1e}",
     "register": "{name} version {version}",
     "deploy": "version {version} at {url}",

@@ -12,7 +12,7 @@ from lepton_tasks.core.environment import project_root
 from lepton_tasks.core.errors import ConfigError, LeptonError
 from lepton_tasks.core.registry import did_you_mean
 from lepton_tasks.core.use_case import load_use_case
-from lepton_tasks.stages.pipeline import STAGES, TUNE
+from lepton_tasks.stages.pipeline import every_stage
 
 
 def listing(what: str) -> list[dict[str, Any]]:
@@ -20,7 +20,7 @@ def listing(what: str) -> list[dict[str, Any]]:
     if what == "use_cases":
         return [_use_case(path) for path in sorted((project_root() / "configs" / "use_cases").glob("*.yaml"))]
     if what == "stages":
-        return [{"name": stage.name, "about": _first_line(stage.function)} for stage in (*STAGES, TUNE)]
+        return [{"name": stage.name, "about": _first_line(stage.function)} for stage in every_stage()]
     if what in REGISTRIES:
         return [{"name": n, "about": _first_line(path)} for n, path in sorted(REGISTRIES[what].entries.items())]
     raise ConfigError(f"nothing called {what!r} to list.", fix=did_you_mean(what, ["use_cases", "stages", *REGISTRIES]))

@@ -250,6 +250,16 @@ AUGMENTATIONS: Registry[Any] = Registry(
     },
 )
 
+COMPRESSIONS: Registry[protocols.Compression] = Registry(
+    "compression",
+    protocols.Compression,
+    {
+        "fp16": "lepton_tasks.training.compress.fp16:Fp16",
+        "int8_dynamic": "lepton_tasks.training.compress.int8_dynamic:Int8Dynamic",
+        "int8_static": "lepton_tasks.training.compress.int8_static:Int8Static",
+    },
+)
+
 DEPLOY_TARGETS: Registry[protocols.DeployTarget] = Registry(
     "deployment target",
     protocols.DeployTarget,
@@ -278,6 +288,7 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "schedules": SCHEDULES,
     "averages": AVERAGES,
     "augmentations": AUGMENTATIONS,
+    "compressions": COMPRESSIONS,
     "deploy_targets": DEPLOY_TARGETS,
     "monitors": MONITORS,
 }

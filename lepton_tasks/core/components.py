@@ -13,6 +13,7 @@ from lepton_tasks.core.catalogue import (
     AVERAGES,
     CLEANING_STEPS,
     CODECS,
+    COMPRESSIONS,
     DEPLOY_TARGETS,
     LEARNING_TASKS,
     LOSSES,
@@ -55,6 +56,8 @@ def named_components(use_case: UseCase) -> list[tuple[str, Registry[Any], Compon
     steps: Registry[Any] = TABLE_STEPS if tables else CLEANING_STEPS
     found += [(f"clean.{i}", steps, spec) for i, spec in enumerate(use_case.clean)]
     found += [(f"train.augment.{i}", AUGMENTATIONS, spec) for i, spec in enumerate(use_case.train.augment)]
+    candidates = use_case.compress.candidates if use_case.compress else ()
+    found += [(f"compress.candidates.{i}", COMPRESSIONS, spec) for i, spec in enumerate(candidates)]
     found += [(f"monitor.{i}", MONITORS, spec) for i, spec in enumerate(use_case.monitor)]
     return found
 

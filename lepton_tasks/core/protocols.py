@@ -285,6 +285,27 @@ class LearningTask(Protocol):
         """Name and params of the output codec."""
 
 
+class Uncompressed(NamedTuple):
+    """What a compression begins with."""
+
+    graph: Path
+    """The exported network, an ONNX file with one input."""
+    samples: Callable[[int], np.ndarray]
+    """At most so many training rows, decoded from requests by the codec, as the graph takes them, [N, ...]; they are
+    from all over the split."""
+
+
+@runtime_checkable
+class Compression(Protocol):
+    """A way to make a graph smaller or faster. Built with the YAML's params."""
+
+    def compress(self, model: Uncompressed, made: Path) -> None:
+        """Write `made`, an ONNX file with the inputs and outputs of `model.graph`.
+
+        Whatever it raises is the reason why there is no such candidate; no run fails by it.
+        """
+
+
 @runtime_checkable
 class DeployTarget(Protocol):
     """A place that serves model packages."""

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import pydantic
 
+from lepton_tasks.core.compress_settings import Compress
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.registry import did_you_mean
 from lepton_tasks.core.rollout import Rollout
@@ -174,6 +175,8 @@ class UseCase(Section):
     """The promotion test."""
     export: Export = Export()
     """Conversion."""
+    compress: Compress | None = None
+    """The search for a smaller graph that answers as well; null for none."""
     deploy: Deploy = Deploy()
     """Deployment."""
     monitor: tuple[ComponentSpec, ...] = (ComponentSpec(name="data_quality"),)

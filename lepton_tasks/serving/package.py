@@ -25,8 +25,16 @@ CARD_FILE = "card.md"
 PROFILE_FILE = "profile.json"
 EXAMPLE_STEM = "example"  # its suffix is the codec's
 EXPECTED_FILE = "expected.json"  # the answer to the example
+COMPRESSION_FILE = "compression.json"  # what was tried to make the graph smaller, and what came of it
+PARITY_FILE = "parity.json"  # how far the package's answers are from the trained network's
 MANIFEST_FILE = "manifest.json"
 
+_ORT_TYPES = {
+    "tensor(double)": "float64",
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    **{f"tensor({name})": name for name in ("bool", "uint8", "int8", "int32", "int64")},
+}
 _FIX = "Export the model again, or copy the package again."
 
 
@@ -57,6 +65,8 @@ class PackageSpec(pydantic.BaseModel):
     """On the test split."""
     validation: dict[str, float] = {}
     """Metrics on the validation split: what is chosen by figures, such as a threshold, is chosen there."""
+    compression: ComponentSpec | None = None
+    """How the graph was made smaller; null if it is the network as it was trained."""
 
 
 class Package:
@@ -136,6 +146,11 @@ def write_package(
         write_json(folder / EXPECTED_FILE, dict(expected))
     if profile is not None:
         write_json(folder / PROFILE_FILE, dict(profile))
+    seal(folder)
+
+
+def seal(folder: Path) -> None:
+    """Write the manifest over all files that lie in a package's folder."""
     write_json(folder / MANIFEST_FILE, _digests(folder))
 
 
@@ -156,7 +171,7 @@ def load_package(folder: Path, *, threads: int = 1) -> Package:
         fault = error.errors()[0]
         key = ".".join(str(part) for part in fault["loc"])
         raise ArtifactError(f"{key}: {fault['msg']}.", where=str(folder / SPEC_FILE), fix=_FIX) from error
-    package = Package(folder, spec, digest, _session(folder / ONNX_FILE, spec, threads))
+    package = Package(folder, spec, digest, open_graph(folder / ONNX_FILE, spec, threads=threads))
     try:
         _ = package.codec, package.output_codec
     except ConfigError as error:
@@ -189,7 +204,12 @@ def _check_manifest(folder: Path) -> str:
     return digest_of({**manifest, MANIFEST_FILE: sha256_file(folder / MANIFEST_FILE)})
 
 
-def _session(path: Path, spec: PackageSpec, threads: int) -> ort.InferenceSession:
+def open_graph(path: Path, spec: PackageSpec, *, threads: int = 1) -> ort.InferenceSession:
+    """A graph as a package of this signature runs it.
+
+    Raises:
+        ArtifactError: ONNX Runtime refuses it, or its inputs and outputs are other ones.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -202,7 +222,23 @@ def _session(path: Path, spec: PackageSpec, threads: int) -> ort.InferenceSessio
         reason = " ".join(str(error).split())
         raise ArtifactError(f"ONNX Runtime refuses the graph: {reason}.", where=str(path), fix=_FIX) from error
     for said, real in ((spec.inputs, session.get_inputs()), (spec.outputs, session.get_outputs())):
-        lacking = {tensor.name for tensor in said} - {tensor.name for tensor in real}
-        if lacking:
-            raise ArtifactError(f"the graph has no tensor {sorted(lacking)}.", where=str(path), fix=_FIX)
+        tensors = {tensor.name: tensor for tensor in real}
+        for tensor in said:
+            if tensor.name not in tensors:
+                raise ArtifactError(f"the graph has no tensor {tensor.name!r}.", where=str(path), fix=_FIX)
+            _check_tensor(tensor, tensors[tensor.name], path)
     return session
+
+
+def _check_tensor(said: TensorSpec, real: ort.NodeArg, path: Path) -> None:
+    """Raise `ArtifactError` if a tensor of the graph has another type or size than the package says."""
+    sizes = [size if isinstance(size, int) else None for size in real.shape]
+    alike = len(sizes) == len(said.shape) and all(
+        None in pair or pair[0] == pair[1] for pair in zip(sizes, said.shape, strict=True)
+    )
+    if _ORT_TYPES.get(real.type) != said.dtype or not alike:
+        raise ArtifactError(
+            f"the tensor {said.name!r} is said to be {said.dtype} {list(said.shape)}, and is {real.type} {sizes}.",
+            where=str(path),
+            fix=_FIX,
+        )

@@ -98,7 +98,7 @@ def _compare(
     tags = found["tags"]
     if task.replayable:
         package = ModelPackageRef(
-            uri=tags.get("lepton.package_uri", ""), digest=tags.get("lepton.package_digest", ""), stage="export"
+            uri=tags.get("lepton.package_uri", ""), digest=tags.get("lepton.package_digest", ""), stage="verify_package"
         )
         try:
             folder = ctx.open(package)

@@ -187,7 +187,7 @@ STAGES: tuple[Stage, ...] = (
         "lepton_tasks.stages.export:export",
         "release",
         needs=("checkpoint", "preprocessor", "features", "evaluation"),
-        produces="package",
+        produces="exported",
         sections=("name", "title", "description", "task", "model", "features", "export.opset"),
         code=(
             *_MODEL_CODE,
@@ -203,16 +203,16 @@ STAGES: tuple[Stage, ...] = (
         "verify_package",
         "lepton_tasks.stages.verify_package:verify_package",
         "release",
-        needs=("package", "evaluation", "features", "preprocessor"),
-        produces="parity",
-        sections=("task", "gate.metric", "export"),
+        needs=("exported", "evaluation", "features", "preprocessor"),
+        produces="package",
+        sections=("task", "gate.metric", "gate.thresholds", "export", "compress"),
         code=("lepton_tasks.learning", *_REPLAY_CODE, "lepton_tasks.serving.answers", "lepton_tasks.serving.package"),
     ),
     Stage(
         "register",
         "lepton_tasks.stages.register:register",
         "release",
-        needs=("checkpoint", "evaluation", "package", "parity"),
+        needs=("checkpoint", "evaluation", "package"),
         reads=("raw", "features"),
         produces="model_version",
         sections=("name",),
@@ -265,17 +265,39 @@ TUNE = Stage(
 )
 """Before `train`, in use cases with a section `tune`."""
 
+COMPRESS = Stage(
+    "compress",
+    "lepton_tasks.stages.compress:compress",
+    "release",
+    needs=("exported", "evaluation", "features", "preprocessor", "splits"),
+    produces="compressed",
+    sections=("name", "task", "features", "gate.metric", "compress"),
+    code=(
+        "lepton_tasks.learning",
+        *_REPLAY_CODE,
+        "lepton_tasks.serving.package",
+        "lepton_tasks.stages.candidates",
+        "lepton_tasks.training.compress",
+    ),
+    retries=2,
+)
+"""Before `verify_package`, in use cases with a section `compress`."""
+
+
+def every_stage() -> tuple[Stage, ...]:
+    """Those of every run, then those of some."""
+    return (*STAGES, TUNE, COMPRESS)
+
 
 def stages_of(use_case: UseCase) -> tuple[Stage, ...]:
-    """The stages of its runs: all, with `TUNE` if it asks for that, or those of the data if nothing is learned."""
+    """The stages of its runs: all, with those that its sections ask for, or those of the data if nothing is learned."""
     if not use_case.learns:
         return tuple(stage for stage in STAGES if stage.group == "data")
-    if use_case.tune is None:
-        return STAGES
-    stages = []
+    before = {"train": TUNE if use_case.tune else None, "verify_package": COMPRESS if use_case.compress else None}
+    stages: list[Stage] = []
     for stage in STAGES:
-        if stage.name == "train":
-            stages += [TUNE, dataclasses.replace(stage, needs=(*stage.needs, TUNE.produces))]
+        if (asked := before.get(stage.name)) is not None:
+            stages += [asked, dataclasses.replace(stage, needs=(*stage.needs, asked.produces))]
         else:
             stages.append(stage)
     return tuple(stages)
@@ -283,7 +305,7 @@ def stages_of(use_case: UseCase) -> tuple[Stage, ...]:
 
 def stage_named(name: str, use_case: UseCase | None = None) -> Stage:
     """The stage of this name, as the use case runs it; raises `ConfigError` with the closest name otherwise."""
-    stages = (*STAGES, TUNE) if use_case is None else stages_of(use_case)
+    stages = every_stage() if use_case is None else stages_of(use_case)
     for stage in stages:
         if stage.name == name:
             return stage

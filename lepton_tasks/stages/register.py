@@ -31,7 +31,6 @@ def register(
     checkpoint: CheckpointRef,
     evaluation: EvaluationRef,
     package: ModelPackageRef,
-    parity: EvaluationRef,
     raw: DatasetRef,
     features: DatasetRef,
 ) -> ModelVersionRef:
@@ -52,11 +51,11 @@ def register(
         "lepton.git_commit": git_commit(project_root()),
         "lepton.run_id": ctx.run_id,
         **{f"lepton.{key}": str(value) for key, value in evaluation.facts.items() if key.startswith("test_")},
-        "lepton.max_difference_onnx_torch": str(parity.facts.get("max_difference", "")),
+        "lepton.max_difference_onnx_torch": str(package.facts.get("max_difference", "")),
+        "lepton.compression": str(package.facts.get("compression") or "none"),
     }
     tracker = Tracker(ctx.environment.tracking_url)
     tracker.files(run_id, folder, at="package")
-    tracker.files(run_id, ctx.open(parity) / "parity.json", at="parity")
     made = tracker.register(
         use_case.name,
         run_id,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lepton_tasks.core.protocols import Codec, Outputs
+from lepton_tasks.core.protocols import Codec, OutputCodec, Outputs
 
 if TYPE_CHECKING:
     from lepton_tasks.serving.package import Package
@@ -71,6 +71,15 @@ def outputs_of(package: Package, payloads: Sequence[bytes]) -> dict[str, np.ndar
 def first_rows(outputs: Outputs, count: int) -> dict[str, np.ndarray]:
     """The outputs of the first `count` rows."""
     return {name: values[:count] for name, values in outputs.items()}
+
+
+def label_mismatch(codec: OutputCodec, outputs: Outputs, expected: Outputs) -> float | None:
+    """The share of answers with another label than the expected ones; None where answers have no labels."""
+    count = len(next(iter(expected.values())))
+    pairs = [(codec.encode(outputs, row), codec.encode(expected, row)) for row in range(count)]
+    if not pairs or "label" not in pairs[0][1]:
+        return None
+    return float(np.mean([got.get("label") != wanted["label"] for got, wanted in pairs]))
 
 
 def differences(outputs: Outputs, expected: Outputs) -> tuple[float, float]:

@@ -17,7 +17,7 @@ from lepton_tasks.core.errors import ArtifactError, LeptonError
 from lepton_tasks.core.registry import load_object
 from lepton_tasks.core.store import digest_of
 from lepton_tasks.core.use_case import UseCase
-from lepton_tasks.stages.pipeline import STAGES, TUNE, Stage, stage_named, stages_of
+from lepton_tasks.stages.pipeline import Stage, every_stage, stage_named, stages_of
 
 Refs = Mapping[str, ArtifactRef]
 
@@ -159,7 +159,7 @@ def _attempts(stage: Stage, use_case: UseCase, ctx: RunContext, refs: Refs) -> S
 
 def _check_needs(stage: Stage, refs: Refs) -> None:
     if missing := [name for name in stage.inputs if name not in refs]:
-        makers = {s.produces: s.name for s in (*STAGES, TUNE)}
+        makers = {s.produces: s.name for s in every_stage()}
         raise ArtifactError(
             f"the stage {stage.name!r} lacks {', '.join(missing)}.",
             fix=f"Run {', '.join(makers[name] for name in missing)} first.",

@@ -3,79 +3,134 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import shutil
+from typing import Any, NamedTuple
 
 from lepton_tasks.core.artifacts import DatasetRef, EvaluationRef, ModelPackageRef, PreprocessorRef
 from lepton_tasks.core.components import learning_task_of
+from lepton_tasks.core.compress_settings import Compress
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import GateError
-from lepton_tasks.core.metrics import higher_is_better
-from lepton_tasks.core.store import write_json
+from lepton_tasks.core.metrics import higher_is_better, is_worse
+from lepton_tasks.core.protocols import LearningTask
+from lepton_tasks.core.store import sha256_file, write_json
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.serving.answers import difference
-from lepton_tasks.serving.package import Package, load_package
+from lepton_tasks.serving.package import MANIFEST_FILE, ONNX_FILE, PARITY_FILE, Package, load_package, seal
 from lepton_tasks.stages import replay
 
 _ROUNDING = 1e-6  # of a metric that is a mean of float32: no loss
+
+
+class _Check(NamedTuple):
+    key: str
+    limit: float
+    value: float
 
 
 def verify_package(
     use_case: UseCase,
     ctx: RunContext,
     *,
-    package: ModelPackageRef,
+    exported: ModelPackageRef,
     evaluation: EvaluationRef,
     features: DatasetRef,
     preprocessor: PreprocessorRef,
-) -> EvaluationRef:
-    """Differences of the package's outputs from torch's, and of served from stored rows; the metric by both.
+    compressed: ModelPackageRef | None = None,
+) -> ModelPackageRef:
+    """The package with its report of parity in it: how far outputs are from torch's, and served from stored rows.
+
+    A network as it was trained must answer alike, number by number. A compressed one need not: what its answers are
+    worth must be within `compress` and `gate.thresholds`.
 
     Raises:
         ArtifactError: ONNX Runtime refuses the package.
-        GateError: an output, the metric or the answer to the example differs by more than `export` allows.
+        GateError: the answers, what they are worth, or the answer to the example differ by more than is allowed.
     """
-    loaded, judged, limits = load_package(ctx.open(package), threads=0), ctx.open(evaluation), use_case.export
-    payloads = replay.read_requests(judged)
+    folder = ctx.open(compressed or exported)
+    package, judged = load_package(folder, threads=0), ctx.open(evaluation)
     expected = replay.read_outputs(judged / replay.SERVED_FILE)
-    outputs = replay.outputs_of(loaded, payloads)
+    outputs = replay.outputs_of(package, replay.read_requests(judged))
     largest, share = replay.differences(outputs, expected)
+    example = _example_difference(package)
     parity: dict[str, Any] = {
-        "rows": len(payloads),
+        "rows": len(next(iter(expected.values()))),
+        "graph_sha256": sha256_file(folder / ONNX_FILE),
+        "compression": package.spec.compression.name if package.spec.compression else None,
         "max_difference": largest,
         "mismatch_share": share,
-        "example_difference": _example_difference(loaded),
+        "example_difference": example,
     }
-    checks = [
-        ("max_difference", limits.max_difference, largest),
-        ("max_mismatch", limits.max_mismatch, share),
-        ("max_difference", limits.max_difference, parity["example_difference"]),
-    ]
-    fitted = ctx.read_json(preprocessor, "preprocessor.json")["fitted"]
-    task = learning_task_of(use_case, fitted, loaded.spec.labels)
+    limits, task = use_case.export, _task(use_case, ctx, preprocessor, package)
+    checks = [_Check("export.max_difference", limits.max_difference, example)]
+    if package.spec.compression is None:
+        checks.append(_Check("export.max_difference", limits.max_difference, largest))
+        checks.append(_Check("export.max_mismatch", limits.max_mismatch, share))
     if task.replayable:
-        stored = replay.first_rows(replay.read_outputs(judged / replay.OUTPUTS_FILE), len(payloads))
+        stored = replay.first_rows(replay.read_outputs(judged / replay.OUTPUTS_FILE), parity["rows"])
         parity["serving_difference"], parity["serving_mismatch_share"] = replay.differences(expected, stored)
-        metric = use_case.gate.metric or task.metric
-        targets = task.evaluation_rows(ctx.open(features), "test").targets[: len(payloads)]
-        by_torch, by_onnx = (task.metrics(answers, targets)[metric] for answers in (expected, outputs))
-        drop = (by_torch - by_onnx) * (1 if higher_is_better(metric) else -1)
-        parity |= {"metric": metric, "metric_torch": by_torch, "metric_onnx": by_onnx}
-        checks += [
-            ("max_difference", limits.max_difference, parity["serving_difference"]),
-            ("max_mismatch", limits.max_mismatch, parity["serving_mismatch_share"]),
-            ("max_metric_drop", limits.max_metric_drop, drop - _ROUNDING * max(1.0, abs(by_torch))),
-        ]
-    for key, limit, value in checks:
-        if not value <= limit:  # so that a NaN is refused
-            raise GateError(
-                f"the package answers otherwise than the trained network: {json.dumps(parity)}; allowed is {limit:g}.",
-                where=f"{use_case.name}.yaml: export.{key}",
-                fix="Another export.opset may help; raise the limit only if you know why.",
-            )
+        checks.append(_Check("export.max_difference", limits.max_difference, parity["serving_difference"]))
+        checks.append(_Check("export.max_mismatch", limits.max_mismatch, parity["serving_mismatch_share"]))
+        targets = task.evaluation_rows(ctx.open(features), "test").targets[: parity["rows"]]
+        by_torch, by_onnx = (task.metrics(answers, targets) for answers in (expected, outputs))
+        worth, checked = _worth(use_case, task, package, by_torch, by_onnx)
+        parity |= worth
+        checks += checked
+        if package.spec.compression is not None and use_case.compress is not None:
+            parity["label_mismatch"] = replay.label_mismatch(package.output_codec, outputs, expected)
+            checks += _labels(use_case.compress, parity["label_mismatch"])
+    _refuse(use_case, parity, checks)
     ctx.log.info("parity on %d requests: max difference %.2g", parity["rows"], largest)
     draft = ctx.draft()
-    write_json(draft.path / "parity.json", parity)
-    return ctx.publish(draft, EvaluationRef, parity)
+    for path in folder.iterdir():
+        if path.name != MANIFEST_FILE and not path.name.startswith("_"):  # the store's own files
+            shutil.copyfile(path, draft.path / path.name)
+    write_json(draft.path / PARITY_FILE, parity)
+    seal(draft.path)
+    return ctx.publish(draft, ModelPackageRef, parity)
+
+
+def _task(use_case: UseCase, ctx: RunContext, preprocessor: PreprocessorRef, package: Package) -> LearningTask:
+    fitted = ctx.read_json(preprocessor, "preprocessor.json")["fitted"]
+    return learning_task_of(use_case, fitted, package.spec.labels)
+
+
+def _worth(
+    use_case: UseCase, task: LearningTask, package: Package, by_torch: dict[str, float], by_onnx: dict[str, float]
+) -> tuple[dict[str, Any], list[_Check]]:
+    """The gate's metric by both, and what of it may be lost; of a compressed graph also the gate's thresholds."""
+    metric = use_case.gate.metric or task.metric
+    before, now = by_torch[metric], by_onnx[metric]
+    drop = (before - now) * (1 if higher_is_better(metric) else -1) - _ROUNDING * max(1.0, abs(before))
+    worth = {"metric": metric, "metric_torch": before, "metric_onnx": now}
+    if package.spec.compression is None or use_case.compress is None:
+        return worth, [_Check("export.max_metric_drop", use_case.export.max_metric_drop, drop)]
+    checks = [_Check("compress.max_metric_drop", 2 * use_case.compress.max_metric_drop, drop)]
+    for name, limit in use_case.gate.thresholds.items():
+        # Only what compression cost: on these requests the trained network itself may miss what it reaches on all rows.
+        if name in by_onnx and is_worse(name, by_onnx[name], limit) and not is_worse(name, by_torch[name], limit):
+            checks.append(_Check(f"gate.thresholds.{name}", 0.0, abs(by_onnx[name] - limit)))
+    return worth, checks
+
+
+def _labels(settings: Compress, mismatch: float | None) -> list[_Check]:
+    """Twice what was allowed on the split that the graph was chosen on."""
+    return [] if mismatch is None else [_Check("compress.max_mismatch", 2 * settings.max_mismatch, mismatch)]
+
+
+def _refuse(use_case: UseCase, parity: dict[str, Any], checks: list[_Check]) -> None:
+    """Raise `GateError` for the first value that is above its limit."""
+    for check in checks:
+        if not check.value <= check.limit:  # so that a NaN is refused
+            fix = "Another export.opset may help; raise the limit only if you know why."
+            if parity["compression"] is not None:
+                fix = f"Take {parity['compression']!r} out of compress.candidates, or lower compress.max_metric_drop."
+            raise GateError(
+                f"the package answers otherwise than the trained network: {json.dumps(parity)};"
+                f" {check.value:g} is above the limit of {check.limit:g}.",
+                where=f"{use_case.name}.yaml: {check.key}",
+                fix=fix,
+            )
 
 
 def _example_difference(package: Package) -> float:

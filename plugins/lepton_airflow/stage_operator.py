@@ -17,7 +17,7 @@ from lepton_tasks.core.artifacts import ArtifactRef, parse_ref
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import LeptonError
 from lepton_tasks.core.use_case import UseCase, load_use_case
-from lepton_tasks.stages.pipeline import STAGES, TUNE, Stage, stage_named
+from lepton_tasks.stages.pipeline import Stage, every_stage, stage_named
 from lepton_tasks.stages.runner import plan_stage
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class StageOperator(BaseOperator):
         return self._run(file, overrides, ctx, refs)
 
     def _inputs(self, stage: Stage, context: Context) -> dict[str, ArtifactRef]:
-        producers = {s.produces: s for s in (*STAGES, TUNE)}
+        producers = {s.produces: s for s in every_stage()}
         makers = {name: f"{producers[name].group}.{producers[name].name}" for name in stage.inputs}
         values = {name: context["ti"].xcom_pull(task_ids=maker) for name, maker in makers.items()}
         refs = {name: parse_ref(value) for name, value in values.items() if value is not None}

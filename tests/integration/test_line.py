@@ -75,7 +75,7 @@ def test_a_run_ends_with_a_served_model(line, first, tmp_path):
     assert [(name, stage["state"]) for name, stage in result["stages"].items()] == [(s.name, "success") for s in STAGES]
     assert result["metrics"]["test_accuracy"] > 0.8
     assert (result["model_version"], line.champion(), line.served()) == ("1", "1", "1")
-    example = next((line.root / "artifacts" / "export").glob("*/example.png"))
+    example = next((line.root / "artifacts" / "verify_package").glob("*/example.png"))
     picture = tmp_path / "digit.png"
     picture.write_bytes(example.read_bytes())
     code, reply = line.lepton("predict", "mnist_digits", str(picture))

@@ -100,7 +100,8 @@ def evaluated(home, registry):
 @pytest.fixture
 def packaged(evaluated):
     ctx, refs = evaluated
-    return ctx, {**refs, "package": run_stage("export", use_case(), ctx, refs).ref}
+    exported = run_stage("export", use_case(), ctx, refs).ref
+    return ctx, {**refs, "exported": exported, "package": exported}
 
 
 def altered(ctx, ref, change, stage, kind=EvaluationRef):
@@ -134,6 +135,8 @@ def test_evaluation_tells_how_good_the_network_is_and_shows_it(evaluated):
 def test_a_package_answers_as_the_network_does(packaged):
     ctx, refs = packaged
     result = run_stage("verify_package", use_case(), ctx, refs)
+    assert json.loads((ctx.open(result.ref) / "parity.json").read_text()) == result.ref.facts
+    assert load_package(ctx.open(result.ref)).run(np.zeros((1, SIDE, SIDE, 1), np.uint8))
     assert result.ref.facts["max_difference"] < 1e-5
     assert result.ref.facts["metric_onnx"] == result.ref.facts["metric_torch"]
     assert result.ref.facts["rows"] == 24
@@ -174,7 +177,7 @@ def test_a_package_whose_example_is_answered_otherwise_is_refused(packaged):
             example=((folder / "example.png").read_bytes(), example),
         )
 
-    refs = {**refs, "package": altered(ctx, refs["package"], mislabel, "export", ModelPackageRef)}
+    refs = {**refs, "exported": altered(ctx, refs["package"], mislabel, "export", ModelPackageRef)}
     with pytest.raises(GateError, match='"example_difference": Infinity'):
         run_stage("verify_package", use_case(), ctx, refs)
 
@@ -185,9 +188,57 @@ def test_a_package_altered_after_it_was_sealed_is_refused(packaged):
     def cut(folder):
         (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes()[:-100])
 
-    refs = {**refs, "package": altered(ctx, refs["package"], cut, "export", ModelPackageRef)}
+    refs = {**refs, "exported": altered(ctx, refs["package"], cut, "export", ModelPackageRef)}
     with pytest.raises(ArtifactError, match=r"model.onnx is missing or differs"):
         run_stage("verify_package", use_case(), ctx, refs)
+
+
+def compressing(**settings):
+    return use_case(compress={"candidates": ["int8_static"], "max_metric_drop": 0.1, "max_slowdown": 100, **settings})
+
+
+def test_the_smallest_graph_that_answers_as_well_is_packed_with_its_own_figures(packaged):
+    ctx, refs = packaged
+    result = run_stage("compress", compressing(), ctx, refs)
+    assert result.ref.facts["chosen"] == "int8_static"
+    assert result.ref.facts["size_ratio"] < 0.9  # so small a graph is nodes more than weights
+    sealed = run_stage("verify_package", compressing(), ctx, {**refs, "compressed": result.ref}).ref
+    package = load_package(ctx.open(sealed))
+    assert package.spec.compression.name == sealed.facts["compression"] == "int8_static"
+    assert (package.folder / "model.onnx").stat().st_size == result.ref.facts["onnx_bytes"]
+    payload, expected = package.example()
+    assert package.predict(payload) == expected != load_package(ctx.open(refs["exported"])).example()[1]
+    report = json.loads((package.folder / "compression.json").read_text())
+    assert package.spec.metrics == report["candidates"][1]["test_metrics"]
+    assert package.spec.validation == report["candidates"][1]["validation_metrics"]
+    assert "| int8_static |" in (package.folder / "card.md").read_text()
+    assert [sent[1:] for sent in Tracker.sent if sent[0] == "files"][-1][-1] == "compression"
+
+
+def test_if_no_graph_is_good_enough_the_exported_one_stays(packaged):
+    ctx, refs = packaged
+    result = run_stage("compress", compressing(max_slowdown=1e-9), ctx, refs)
+    assert result.ref.facts["chosen"] == "exported"
+    kept, exported = ctx.open(result.ref), ctx.open(refs["exported"])
+    for name in ("model.onnx", "expected.json", "package.json"):
+        assert (kept / name).read_bytes() == (exported / name).read_bytes()
+    assert "times as long" in (kept / "card.md").read_text()
+
+
+def test_a_compressed_graph_that_loses_too_much_on_the_test_split_is_refused(packaged):
+    ctx, refs = packaged
+    compressed = run_stage("compress", compressing(), ctx, refs).ref
+
+    def reverse(folder):
+        outputs = read_outputs(folder / "served.npz")
+        targets = np.load(ctx.open(refs["features"]) / "test" / "targets.npy")
+        outputs["probabilities"][:] = np.eye(2)[targets]  # as if the trained network knew it all
+        write_outputs(folder / "served.npz", outputs)
+        write_outputs(folder / "outputs.npz", outputs)
+
+    refs = {**refs, "compressed": compressed, "evaluation": altered(ctx, refs["evaluation"], reverse, "evaluate")}
+    with pytest.raises(GateError, match=r"compress.max_metric_drop: .*0.12\d+ is above the limit of 0.002"):
+        run_stage("verify_package", compressing(max_metric_drop=0.001), ctx, refs)
 
 
 def test_the_package_tells_what_the_rows_it_was_made_with_are_like_as_requests(packaged):

@@ -4,20 +4,21 @@ import pytest
 
 from lepton_tasks.core.registry import load_object
 from lepton_tasks.core.use_case import UseCase
-from lepton_tasks.stages.pipeline import STAGES, TUNE
+from lepton_tasks.stages.pipeline import COMPRESS, STAGES, TUNE, every_stage
 from lepton_tasks.stages.runner import _code_digest
 
 
-@pytest.mark.parametrize("stage", [*STAGES, TUNE], ids=lambda s: s.name)
+@pytest.mark.parametrize("stage", every_stage(), ids=lambda s: s.name)
 def test_a_stage_is_a_function_of_what_the_table_says(stage):
     parameters = inspect.signature(load_object(stage.function)).parameters
     assert list(parameters)[:2] == ["use_case", "ctx"]
     given = dict(list(parameters.items())[2:])
     assert {name for name, p in given.items() if p.default is p.empty} == set(stage.inputs)
-    assert set(given) - set(stage.inputs) == ({TUNE.produces} if stage.name == "train" else set())
+    optional = {"train": {TUNE.produces}, "verify_package": {COMPRESS.produces}}
+    assert set(given) - set(stage.inputs) == optional.get(stage.name, set())
 
 
-@pytest.mark.parametrize("stage", [*STAGES, TUNE], ids=lambda s: s.name)
+@pytest.mark.parametrize("stage", every_stage(), ids=lambda s: s.name)
 def test_sections_and_code_exist(stage):
     use_case = UseCase.model_validate(
         {"name": "xx", "task": "t", "data": {"source": "s"}, "features": "f", "model": "m"}

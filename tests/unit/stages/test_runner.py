@@ -47,7 +47,6 @@ TABLE = (
 
 @pytest.fixture(autouse=True)
 def table(monkeypatch):
-    monkeypatch.setattr(runner, "STAGES", TABLE)
     monkeypatch.setattr(pipeline, "STAGES", TABLE)
     monkeypatch.setattr(runner.time, "sleep", lambda seconds: None)
     calls.clear()

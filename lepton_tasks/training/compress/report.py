@@ -1,0 +1,71 @@
+"""The table and the picture of what was tried."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def comparison_table(rows: Sequence[Mapping[str, Any]], chosen: str, metric: str) -> str:
+    """All graphs in Markdown: size, speed, what each is worth and loses, and what came of it.
+
+    Args:
+        rows: One a graph, the exported one first: ``name``, ``reason`` and what was measured.
+        chosen: Name of the one that is served.
+        metric: What they are judged by.
+    """
+    head = ["graph", "KB", "ms a row", "rows/s", f"validation {metric}", "lost", "other labels", "most lost by a part"]
+    head += [f"test {metric}", "lost", ""]
+    lines = [head, ["---"] * len(head)]
+    for row in rows:
+        part, drop = max(row.get("parts", {}).items(), key=lambda item: item[1], default=("", None))
+        mismatch = row.get("validation_mismatch")
+        lines.append(
+            [
+                row["name"],
+                _number(row.get("bytes"), "{:,.1f}", 1 / 1024),
+                _number(row.get("latency_ms"), "{:.3f}"),
+                _number(row.get("rows_per_second"), "{:,.0f}"),
+                _number(row.get("validation"), "{:.4f}"),
+                _number(row.get("validation_drop"), "{:+.4f}"),
+                _number(mismatch, "{:.1%}"),
+                f"{drop:+.4f} ({part})" if drop is not None else "",
+                _number(row.get("test"), "{:.4f}"),
+                _number(row.get("test_drop"), "{:+.4f}"),
+                "**served**" + (f"; {row['reason']}" if row["reason"] else "")
+                if row["name"] == chosen
+                else row["reason"],
+            ]
+        )
+    table = "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+    return (
+        f"{table}\n\nOne row and batches of 32, one thread, medians taken in turn. Graphs are chosen on the validation "
+        "split; what is lost is against the exported graph on the same requests.\n"
+    )
+
+
+def _number(value: float | None, form: str, scale: float = 1.0) -> str:
+    return "" if value is None else form.format(value * scale)
+
+
+def comparison_plot(path: Path, rows: Sequence[Mapping[str, Any]], chosen: str, metric: str) -> None:
+    """Size, time and loss of each graph beside the exported one's, as a PNG file."""
+    from matplotlib.figure import Figure
+
+    measured = [row for row in rows if "latency_ms" in row]
+    first, names = measured[0], [row["name"] for row in measured]
+    panels = {
+        "size, of the exported graph's": [row["bytes"] / first["bytes"] for row in measured],
+        "time of one row, of the exported graph's": [row["latency_ms"] / first["latency_ms"] for row in measured],
+        f"validation {metric} lost": [row["validation_drop"] for row in measured],
+    }
+    figure = Figure(figsize=(11, 1.2 + 0.45 * len(measured)), layout="constrained")
+    colours = ["tab:green" if name == chosen else "tab:grey" for name in names]
+    for axes, (title, values) in zip(figure.subplots(1, 3, sharey=True), panels.items(), strict=True):
+        bars = axes.barh(names, values, color=colours)
+        axes.bar_label(bars, fmt="{:.3g}", padding=3)
+        axes.set_title(title, fontsize=9)
+        axes.margins(x=0.2)
+    figure.axes[0].invert_yaxis()
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,99 @@
+import numpy as np
+import pytest
+from tiny_packages import graph, make_package
+
+from lepton_tasks.core.catalogue import COMPRESSIONS
+from lepton_tasks.core.compress_settings import Compress
+from lepton_tasks.core.errors import ArtifactError
+from lepton_tasks.core.protocols import Uncompressed
+from lepton_tasks.core.spec import ComponentSpec
+from lepton_tasks.serving.package import load_package
+from lepton_tasks.stages.candidates import EXPORTED, Candidate, build, choose, clock
+from lepton_tasks.training.compress.report import comparison_plot, comparison_table
+
+
+def measured(name, size, latency, drop, *, mismatch=None, reason=""):
+    figures = {"bytes": size, "latency_ms": latency, "validation_drop": drop, "validation_mismatch": mismatch}
+    return Candidate(name, reason=reason, figures={} if reason else figures | {"parts": {"a": drop}})
+
+
+def chosen(*others, **settings):
+    candidates = [measured(EXPORTED, 100, 1.0, 0.0), *others]
+    return choose(candidates, Compress(**settings), "accuracy").name, [c.reason for c in candidates[1:]]
+
+
+def test_the_smallest_that_keeps_to_the_limits_is_taken():
+    name, reasons = chosen(measured("small", 30, 1.0, 0.01), measured("fast", 50, 0.4, 0.0))
+    assert (name, reasons) == ("small", ["", "small is smaller"])
+
+
+def test_or_the_fastest_if_that_is_preferred():
+    name, reasons = chosen(measured("small", 30, 1.0, 0.01), measured("fast", 50, 0.4, 0.0), prefer="latency")
+    assert (name, reasons) == ("fast", ["fast is faster", ""])
+
+
+@pytest.mark.parametrize(
+    ("candidate", "reason"),
+    [
+        (measured("x", 30, 0.5, 0.0101), "accuracy is 0.0101 worse; 0.01 is allowed"),
+        (measured("x", 30, 0.5, float("nan")), "accuracy is nan worse; 0.01 is allowed"),
+        (measured("x", 30, 0.5, 0.0, mismatch=0.06), "6.0% of the labels are other ones; 5.0% is allowed"),
+        (measured("x", 30, 5.0, 0.0), "it takes 5.00 times as long; 1.1 is allowed"),
+        (measured("x", 99, 0.95, 0.0), "it is neither smaller nor faster"),
+        (measured("x", 0, 0, 0, reason="failed: no"), "failed: no"),
+    ],
+)
+def test_without_any_the_exported_graph_stays_and_the_reason_is_told(candidate, reason):
+    assert chosen(candidate) == (EXPORTED, [reason])
+
+
+class Made:
+    """A compression that writes what it was told to, or raises."""
+
+    content = b""
+
+    def compress(self, model, made):
+        if not self.content:
+            raise TypeError("no such layer")
+        made.write_bytes(self.content)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "failed: no such layer"),
+        (b"no graph", "ONNX Runtime refuses the graph"),
+        (graph().replace(b"probabilities", b"possibilities"), "the graph has no tensor 'probabilities'"),
+    ],
+)
+def test_a_graph_that_does_not_run_is_no_candidate(tmp_path, monkeypatch, content, reason):
+    make_package(tmp_path / "package")
+    monkeypatch.setattr(COMPRESSIONS, "entries", {"made": f"{__name__}:Made"})
+    monkeypatch.setattr(Made, "content", content)
+    package = load_package(tmp_path / "package")
+    model = Uncompressed(tmp_path / "package" / "model.onnx", lambda count: np.zeros((count, 8, 8, 1), np.uint8))
+    candidate = build(ComponentSpec(name="made"), model, package, tmp_path / "made.onnx")
+    assert candidate.reason.startswith("failed: ")
+    assert reason in candidate.reason
+    with pytest.raises(ArtifactError):
+        _ = candidate.opened
+
+
+def test_latencies_are_taken_of_one_row_and_of_a_batch(tmp_path):
+    make_package(tmp_path)
+    candidate, failed = Candidate("x", package=load_package(tmp_path)), Candidate("y", reason="failed: no")
+    clock([candidate, failed], np.zeros((2, 8, 8, 1), np.uint8))
+    assert 0 < candidate.figures["latency_ms"] < 50
+    assert candidate.figures["rows_per_second"] > 1000 / candidate.figures["latency_ms"]  # a batch costs less a row
+    assert failed.figures == {}
+
+
+def test_the_table_and_the_picture_show_all_candidates(tmp_path):
+    failed = measured("broken", 0, 0, 0, reason="failed: a | b")
+    candidates = [measured(EXPORTED, 2048, 1.0, 0.0), measured("small", 512, 0.5, 0.004, mismatch=0.01), failed]
+    rows = [candidate.report() for candidate in candidates]
+    lines = comparison_table(rows, "small", "accuracy").splitlines()
+    assert lines[3] == "| small | 0.5 | 0.500 |  |  | +0.0040 | 1.0% | +0.0040 (a) |  |  | **served** |"
+    assert lines[4].endswith("| failed: a / b |")
+    comparison_plot(tmp_path / "plot.png", rows, "small", "accuracy")
+    assert (tmp_path / "plot.png").stat().st_size > 5_000
