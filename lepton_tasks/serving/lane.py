@@ -25,6 +25,7 @@ _PATHS = re.compile(rb"/(v1|v2)/models/([^/?%]+)(?:/versions/([^/?%]+))?/(predic
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _MOST_ROUTES = 1024
 _SWEEP_SECONDS = 1.0
+_GOODBYE_SECONDS = 0.5
 
 _Route = tuple[Literal["v1", "v2"], str, str | None]
 
@@ -182,6 +183,13 @@ class LaneProtocol(HttpToolsProtocol):
         """The client has gone."""
         self.lane.connections.discard(self)
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """The server stops: close once nothing is being answered."""
+        super().shutdown()
+        if self.transport.is_closing() and self.scheme == "https":
+            # A client that rests does not see TLS's goodbye, and would be waited for until the drain is over.
+            self.loop.call_later(_GOODBYE_SECONDS, self.transport.abort)
 
     def data_received(self, data: bytes) -> None:
         """Bytes came."""
