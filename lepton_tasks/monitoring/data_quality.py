@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import datetime as dt
 import json
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +18,7 @@ from lepton_tasks.core.artifacts import EndpointRef
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.store import write_json
 from lepton_tasks.core.use_case import Expectation, UseCase
-from lepton_tasks.serving.request_log import REQUESTS_FOLDER, read_requests
+from lepton_tasks.serving.request_log import REDACTED, REQUESTS_FOLDER, read_requests
 
 if TYPE_CHECKING:
     from lepton_tasks.quality.rows import FrameRows
@@ -123,9 +123,14 @@ class DataQuality:
         findings = [_about_answers(rule, table, rule.column in broken) for rule in rules]
         values: list[Judged] = []
         if asked:
-            rows, expected = _values(asked, profile)
-            values = judge(rows, [*expected, *use_case.quality.served], ctx, where=where, identity=_TIME)
+            hidden = {name for record in asked for name in record.get(REDACTED) or ()}
+            rows, expected = _values(asked, profile, hidden)
+            own = [rule for rule in use_case.quality.served if hidden.isdisjoint(_columns(rule))]
+            values = judge(rows, [*expected, *own], ctx, where=where, identity=_TIME)
             findings += _about_values(report_of(values, rows.height))
+            if hidden:
+                message = f"redacted in the request log, so not compared: {', '.join(sorted(hidden))}"
+                findings.append(_finding("ok", message, len(hidden), None, "columns"))
         report = report_of([*judged, *values], table.num_rows)
         report |= {"use_case": use_case.name, "time": ctx.clock().isoformat()}
         past = home / "history.json"
@@ -171,14 +176,26 @@ def _profile(ctx: RunContext, endpoint: EndpointRef) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def _values(asked: Sequence[dict[str, Any]], profile: dict[str, Any] | None) -> tuple[FrameRows, list[Expectation]]:
-    """What was asked, with the time of each request, and the rules of the profile about it."""
+def _columns(rule: Expectation) -> set[str]:
+    """The columns that an expectation is about."""
+    named = (value for key, value in rule.params.items() if key.startswith("column"))
+    return {name for value in named for name in ([value] if isinstance(value, str) else value)}
+
+
+def _values(
+    asked: Sequence[dict[str, Any]], profile: dict[str, Any] | None, hidden: Set[str]
+) -> tuple[FrameRows, list[Expectation]]:
+    """What was asked, with the time of each request, and the rules of the profile about it; no `hidden` columns."""
     import polars as pl
 
     from lepton_tasks.quality.rows import FrameRows
     from lepton_tasks.quality.served import served_rules, values_frame
 
+    if profile is not None:
+        columns = {name: about for name, about in profile["columns"].items() if name not in hidden}
+        profile = {**profile, "columns": columns}
     frame = values_frame([record["values"] for record in asked], profile)
+    frame = frame.drop([name for name in frame.columns if name in hidden])
     times = [dt.datetime.fromtimestamp(record["time"], dt.UTC).isoformat(timespec="milliseconds") for record in asked]
     rows = FrameRows(frame.with_columns(pl.Series(_TIME, times)))
     return rows, served_rules(profile) if profile else []

@@ -107,7 +107,7 @@ class Answerer:
         Returns:
             What to call if the caller goes away, so that the request leaves the queue; None once it is answered.
         """
-        call = Call(asked.model, asked.probe)
+        call = Call(asked.model, asked.probe, asked.caller)
         try:
             live = call.live = self._table.route(asked.model, key=asked.key, version=asked.version)
             job = _job(asked, live, self.limits.samples)
@@ -148,7 +148,7 @@ class Answerer:
 
     def refuse(self, asked: Asked, error: Exception) -> Reply:
         """The reply to a request that is refused before anything is begun."""
-        call = Call(asked.model, asked.probe)
+        call = Call(asked.model, asked.probe, asked.caller)
         with contextlib.suppress(LeptonError):
             call.live = self._table.route(asked.model, key=asked.key, version=asked.version)
         return self._refuse(call, asked, error)

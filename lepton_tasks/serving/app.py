@@ -32,6 +32,7 @@ from lepton_tasks.serving.oip import oip_router
 from lepton_tasks.serving.page import PAGE
 from lepton_tasks.serving.payload import Limits
 from lepton_tasks.serving.predict import as_response, json_reply, predict_router
+from lepton_tasks.serving.redact import Redaction
 from lepton_tasks.serving.request_log import REQUESTS_FOLDER, RequestLog
 from lepton_tasks.serving.routing import ModelTable
 from lepton_tasks.serving.telemetry import Telemetry
@@ -56,6 +57,7 @@ def create_app(
     limits: Limits | None = None,
     workers: int | None = None,
     values: bool = True,
+    sample: float = 1.0,
     grpc: str | None = None,
     fleet: Fleet | None = None,
     origins: Sequence[str] = (),
@@ -72,6 +74,7 @@ def create_app(
         grpc: ``host:port`` to listen on for gRPC, too.
         fleet: The other processes of the server, if there are several.
         values: Whether the request log keeps what was asked: column values of rows, figures of texts and pictures.
+        sample: Share of the samples that the request log keeps.
         origins: Origins whose pages may ask.
         certificate: What gRPC listens with.
         follow: Address of the MLflow whose aliases are followed.
@@ -81,7 +84,13 @@ def create_app(
         The application. For the fast lane: what answers is its ``state.answerer``, what lets in its ``state.door``.
     """
     limits = limits or Limits()
-    log = RequestLog(home / REQUESTS_FOLDER, values=values, member=fleet.member if fleet else 0)
+    log = RequestLog(
+        home / REQUESTS_FOLDER,
+        values=values,
+        sample=sample,
+        redaction=Redaction(home),
+        member=fleet.member if fleet else 0,
+    )
     telemetry = Telemetry(log)
 
     def changed() -> None:
@@ -100,6 +109,8 @@ def create_app(
     refused = Gauge("lepton_refused", "Requests without a good API key.", ("status",), registry=telemetry.registry)
     for status in door.guard.refused:
         refused.labels(status).set_function(functools.partial(door.guard.refused.__getitem__, status))
+    skipped = Gauge("lepton_request_log_skipped", "Records left out by sampling.", registry=telemetry.registry)
+    skipped.set_function(lambda: log.skipped)
     if fleet is not None:
         fleet.metrics = lambda: generate_latest(telemetry.registry).decode()
 

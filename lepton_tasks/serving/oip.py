@@ -77,7 +77,7 @@ def oip_router(table: Lookup, answerer: Answerer) -> APIRouter:
     @router.post("/models/{name}/versions/{version}/infer", responses=ERRORS, openapi_extra=infer_body())
     async def infer(name: str, request: Request, version: str | None = None) -> Response:
         """Outputs of the network for a batch of tensors."""
-        asked = Asked("v2", name, version)
+        asked = Asked("v2", name, version, caller=request.state.key)
         asked.read_headers(request.headers.get)
         try:
             table.route(name, version=version)  # before a long body for nothing is read

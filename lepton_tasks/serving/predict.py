@@ -52,7 +52,7 @@ def predict_router(table: Lookup, answerer: Answerer) -> APIRouter:
     )
     async def predict(name: str, request: Request, version: str | None = None) -> Response:
         """Answer one sample (a file field, the raw body, or JSON), or several (``{"instances": [...]}``)."""
-        asked = Asked("v1", name, version)
+        asked = Asked("v1", name, version, caller=request.state.key)
         asked.read_headers(request.headers.get)
         try:
             table.route(name, version=version)  # before a long body for nothing is read

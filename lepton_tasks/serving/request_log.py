@@ -7,6 +7,7 @@ import heapq
 import itertools
 import logging
 import operator
+import random
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,11 @@ from typing import Any
 
 import orjson
 
+from lepton_tasks.serving.redact import REDACTED as REDACTED
+from lepton_tasks.serving.redact import Redaction
+
 REQUESTS_FOLDER = "requests"  # in the server's state folder
+_THINNED = 10
 
 _log = logging.getLogger("lepton.serving.request_log")
 
@@ -34,6 +39,12 @@ class RequestLog:
         files: Files kept per model; the oldest goes first.
         member: Which of a server's processes it is; each has files of its own.
         values: Whether the ``values`` of samples are kept. They are left out, too, while a tenth of `capacity` waits.
+        sample: Share of the records that are kept, at random. It is a tenth of that while half of `capacity` waits.
+        redaction: What may be written of a record, and the share of each model.
+
+    Attributes:
+        dropped: Records there was no room for.
+        skipped: Records that were left out by `sample`.
     """
 
     def __init__(
@@ -46,12 +57,16 @@ class RequestLog:
         files: int = 16,
         values: bool = True,
         member: int = 0,
+        sample: float = 1.0,
+        redaction: Redaction | None = None,
     ) -> None:
-        self.dropped = 0
+        self.dropped = self.skipped = 0
+        self._sample, self._redaction = sample, redaction
         self._folder, self._every, self._capacity = folder, every, capacity
         self._member = member
         self._file_bytes, self._files, self._values = file_bytes, files, values
         self._waiting: collections.deque[tuple[str, dict[str, Any]]] = collections.deque()
+        self._unwritten: list[tuple[str, dict[str, Any]]] = []  # redacted already
         self._streams: dict[str, FileIO] = {}
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="request-log", daemon=True)
@@ -62,9 +77,15 @@ class RequestLog:
 
     def add(self, model: str, record: dict[str, Any]) -> None:
         """Hand a record over; returns at once."""
-        waiting = len(self._waiting)
+        waiting = len(self._waiting) + len(self._unwritten)
         if waiting >= self._capacity:
             self.dropped += 1
+            return
+        share = self._sample if self._redaction is None else self._sample * self._redaction.share(model)
+        if waiting >= self._capacity // 2:
+            share /= _THINNED
+        if share < 1 and random.random() >= share:
+            self.skipped += 1
             return
         if not self._values or waiting >= self._capacity // 10:  # a line without them is short
             record.pop("values", None)
@@ -80,15 +101,22 @@ class RequestLog:
         while not closing:
             closing = self._closing.wait(self._every)
             self._write()
-        if self._waiting:
-            _log.error("%d records could not be written and are lost", len(self._waiting))
+        if lost := len(self._waiting) + len(self._unwritten):
+            _log.error("%d records could not be written and are lost", lost)
         for stream in self._streams.values():
             stream.close()
 
     def _write(self) -> None:
         records: dict[str, list[dict[str, Any]]] = {}
+        if self._redaction is not None:
+            self._redaction.refresh()
+        for model, record in self._unwritten:
+            records.setdefault(model, []).append(record)
+        unwritten: list[tuple[str, dict[str, Any]]] = []
         for _ in range(len(self._waiting)):
             model, record = self._waiting.popleft()
+            if self._redaction is not None:
+                self._redaction.apply(model, record)
             records.setdefault(model, []).append(record)
         for model, waited in records.items():
             lines = b"".join(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in waited)
@@ -96,7 +124,8 @@ class RequestLog:
                 _append(self._stream(model), lines)
             except OSError as error:
                 _log.error("%d records of %s wait for the next attempt: %s", len(waited), model, error)
-                self._waiting.extendleft((model, record) for record in reversed(waited))
+                unwritten += [(model, record) for record in waited]
+        self._unwritten = unwritten
 
     def _stream(self, model: str) -> FileIO:
         stream = self._streams.get(model)

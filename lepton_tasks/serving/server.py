@@ -20,8 +20,10 @@ from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.serving.admin import admin_token
 from lepton_tasks.serving.app import DRAIN_SECONDS, create_app
 from lepton_tasks.serving.auth import check_address, guard_of
+from lepton_tasks.serving.edge import Cors
 from lepton_tasks.serving.fleet import Fleet
 from lepton_tasks.serving.lane import Lane
+from lepton_tasks.serving.redact import Redaction
 from lepton_tasks.serving.supervisor import Supervisor, own_command
 from lepton_tasks.serving.tls import certificate_of
 
@@ -38,9 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.member is not None:
             return _serve(options, Fleet(options.home, options.member, options.processes))
         with _only_server_of(options.home):
-            guard = guard_of(options.home, admin_token(options.home), os.environ)
-            check_address(options.host, guard, insecure=options.insecure)
-            certificate_of(options.tls_cert, options.tls_key)
+            _check(options)
             if options.processes > 1:
                 address = options.host, options.port
                 return Supervisor(own_command(), options.processes, address, grace=DRAIN_SECONDS + 5).run()
@@ -48,6 +48,17 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         logging.getLogger("lepton.serving").error("%s", error)
         return 1
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raise `ConfigError` for what would end every process of the server as soon as it starts."""
+    guard = guard_of(options.home, admin_token(options.home), os.environ)
+    check_address(options.host, guard, insecure=options.insecure)
+    certificate_of(options.tls_cert, options.tls_key)
+    Redaction(options.home)
+    Cors(options.cors)
+    if not 0 <= options.log_sample <= 1:
+        raise ConfigError("it is no share.", where=f"--log-sample {options.log_sample}", fix="Give 0 to 1.")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -66,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         default=os.environ.get(VALUES_VARIABLE, "on"),
         help=f"whether the request log keeps the column values of rows (default: {VALUES_VARIABLE}, or on)",
     )
+    parser.add_argument("--log-sample", type=float, default=1.0, help="share of samples in the request log")
     parser.add_argument("--tls-cert", type=Path, metavar="PEM", help="certificate, and those above it; renewed live")
     parser.add_argument("--tls-key", type=Path, metavar="PEM", help="its private key")
     parser.add_argument("--insecure", action="store_true", help="let other machines ask without API keys")
@@ -92,6 +104,7 @@ def _serve(options: argparse.Namespace, fleet: Fleet | None) -> int:
         options.home,
         workers=options.workers,
         values=options.values == "on",
+        sample=options.log_sample,
         grpc=grpc,
         fleet=fleet,
         origins=options.cors,

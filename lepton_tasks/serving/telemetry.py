@@ -33,6 +33,7 @@ class Call:
     Attributes:
         model: Name asked for.
         probe: Why the request is a made-up one; empty for a real one.
+        caller: Id of the API key that let it in; empty without keys.
         live: What answers.
         samples: For the request log, one mapping a sample: size, mean, std, values, label, probability.
         queued: Seconds it waited for a worker.
@@ -40,6 +41,7 @@ class Call:
 
     model: str
     probe: str
+    caller: str = ""
     live: Live | None = None
     samples: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     queued: float | None = None
@@ -140,6 +142,8 @@ class Telemetry:
                 "error": reason,
                 "probe": call.probe,
             }
+            if call.caller:
+                shared["caller"] = call.caller
             for sample in call.samples or [{}]:
                 self._log.add(call.model, {**shared, **sample})
 

@@ -15,6 +15,7 @@ from lepton_tasks.core.store import write_json
 from lepton_tasks.core.use_case import parse_use_case
 from lepton_tasks.monitoring.data_quality import DataQuality
 from lepton_tasks.quality.served import profile_of_requests, served_rules
+from lepton_tasks.serving.redact import REDACT_FILE, Redaction
 from lepton_tasks.serving.request_log import RequestLog
 
 CODEC = TabularCodec(
@@ -58,8 +59,8 @@ def endpoint(ctx):
     return EndpointRef(uri="store://deploy/x", digest="d", stage="deploy", facts={"package_uri": package.uri})
 
 
-def ask(ctx, rows):
-    log = RequestLog(ctx.root / "serving" / "requests")
+def ask(ctx, rows, redaction=None):
+    log = RequestLog(ctx.root / "serving" / "requests", redaction=redaction)
     for payload in rows:
         told = {"values": observed(CODEC, payload, CODEC.decode(payload)), "std": 1.0, "probability": 0.9}
         log.add("people", {"time": time.time(), "version": "1", "status": 200, "probe": "", **told})
@@ -111,6 +112,16 @@ def test_requests_unlike_the_training_data_are_told_by_rule_with_the_rows_agains
     assert failing["request_time"].str.starts_with("20").all()
     page = (ctx.root / "monitoring" / "people" / "docs" / "index.html").read_text()
     assert "work: be in set" in page
+
+
+def test_redacted_columns_are_not_compared_and_the_others_are(ctx, endpoint):
+    (ctx.root / "serving").mkdir()
+    write_json(ctx.root / "serving" / REDACT_FILE, {"people": {"drop": ["age"], "hash": ["work"]}})
+    ask(ctx, [row(i, work="z", age=95) for i in range(60)], Redaction(ctx.root / "serving"))
+    findings = DataQuality().check(USE_CASE, ctx, endpoint)
+    assert {finding["severity"] for finding in findings} == {"ok"}
+    assert findings[-1]["message"] == "redacted in the request log, so not compared: age, work"
+    assert findings[-2]["message"] == "60 samples are like the training data (2 expectations held)"
 
 
 def test_without_a_profile_the_rules_of_the_use_case_count(ctx):

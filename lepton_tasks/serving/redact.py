@@ -1,0 +1,209 @@
+"""What the request log must not hold: rules by model in ``redact.json``, applied before anything is written."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import hashlib
+import logging
+import os
+import secrets
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import pydantic
+
+from lepton_tasks.core.errors import ConfigError
+
+REDACT_FILE = "redact.json"  # in the server's state folder
+SECRET_FILE = "redact.key"
+REDACTED = "redacted"
+"""Key of a record: the columns whose values it has not as they were sent."""
+
+_DIGEST_BYTES = 8
+
+_log = logging.getLogger("lepton.serving.redact")
+
+Patterns = tuple[str, ...]
+Share = Annotated[float, pydantic.Field(ge=0, le=1)]
+
+
+class Rule(pydantic.BaseModel):
+    """What happens to the values of the models that its pattern names; columns are named by patterns, too.
+
+    Attributes:
+        keep: The only columns whose values are written; without it, all.
+        drop: Columns whose values are not written.
+        hash: Columns of which a keyed hash is written, so that equal values are known to be equal.
+        truncate: Columns of which the first so many characters are written.
+        answer: ``drop`` or ``hash``: the label that was answered is treated so, too.
+        sample: Share of the samples that are logged at all.
+    """
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    keep: Patterns | None = None
+    drop: Patterns = ()
+    hash: Patterns = ()
+    truncate: dict[str, Annotated[int, pydantic.Field(ge=0)]] = {}
+    answer: Annotated[str, pydantic.Field(pattern="^(keep|drop|hash)$")] = "keep"
+    sample: Share = 1.0
+
+    @property
+    def hides(self) -> bool:
+        """Whether it changes what is written."""
+        return bool(self.keep is not None or self.drop or self.hash or self.truncate or self.answer != "keep")
+
+
+_RULES = pydantic.TypeAdapter(dict[str, Rule])
+_Change = Callable[[Any], Any]
+
+
+class Redaction:
+    """The rules of a state folder. A changed file counts within a second; one that goes or breaks changes nothing.
+
+    Args:
+        home: The folder.
+
+    Raises:
+        ConfigError: the rules cannot be read.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self._path, self._secret_path = home / REDACT_FILE, home / SECRET_FILE
+        self._seen = self._signature()
+        # Replaced as a whole: the event loop asks for shares while the log's thread takes new rules.
+        self._plan = _Plan({}, b"") if self._seen is None else self._read()
+
+    def share(self, model: str) -> float:
+        """Share of a model's samples that are to be logged."""
+        return self._plan.share(model)
+
+    def refresh(self) -> None:
+        """Take the file's rules if it has changed."""
+        signature = self._signature()
+        if signature == self._seen:
+            return
+        self._seen = signature
+        if signature is None:
+            _log.warning("%s is gone. Its rules stay until the server is started anew.", self._path)
+            return
+        try:
+            self._plan = self._read()
+        except ConfigError as error:
+            _log.error("%s The rules before it stay.", error)
+
+    def apply(self, model: str, record: dict[str, Any]) -> None:
+        """Change a record in place to what may be written of it. Once only: a hash would be hashed again."""
+        plan = self._plan
+        rules = [rule for rule in plan.rules_of(model) if rule.hides]
+        if not rules:
+            return
+        hidden = plan.hide(model, record.get("values") or {})
+        if hidden:
+            record[REDACTED] = hidden
+        if record.get("mean") is not None:  # even where `values` were left out: of a row of few numbers it tells them
+            record["mean"] = None
+        if record.get("std"):  # 0 stays: blank inputs are looked for
+            record["std"] = None
+        if record.get("error"):
+            record["error"] = REDACTED  # it quotes what was wrong
+        answers = {rule.answer for rule in rules}
+        if record.get("label") is not None and answers != {"keep"}:
+            record["label"] = None if "drop" in answers else plan.hashed(record["label"])
+
+    def _signature(self) -> tuple[int, int, int] | None:
+        try:
+            about = self._path.stat()
+        except OSError:
+            return None
+        return about.st_mtime_ns, about.st_ino, about.st_size
+
+    def _read(self) -> _Plan:
+        try:
+            return _Plan(_RULES.validate_json(self._path.read_bytes()), _secret(self._secret_path))
+        except OSError as error:
+            raise ConfigError(f"it cannot be read: {error.strerror}.", where=str(self._path)) from error
+        except pydantic.ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            at = ".".join(str(part) for part in fault["loc"])
+            raise ConfigError(f"{at + ': ' if at else ''}{fault['msg']}.", where=str(self._path)) from error
+
+
+class _Plan:
+    """Rules, and what follows from them for the models and columns that were met."""
+
+    def __init__(self, rules: dict[str, Rule], secret: bytes) -> None:
+        self._rules, self._secret = rules, secret
+        self._of: dict[str, tuple[Rule, ...]] = {}
+        self._shares: dict[str, float] = {}
+        self._columns: dict[tuple[str, str], _Change | None] = {}
+
+    def rules_of(self, model: str) -> tuple[Rule, ...]:
+        """All rules whose patterns fit."""
+        if model not in self._of:
+            rules = self._rules.items()
+            self._of[model] = tuple(rule for like, rule in rules if fnmatch.fnmatchcase(model, like))
+        return self._of[model]
+
+    def share(self, model: str) -> float:
+        """The smallest of the rules."""
+        if model not in self._shares:
+            self._shares[model] = min((rule.sample for rule in self.rules_of(model)), default=1.0)
+        return self._shares[model]
+
+    def hide(self, model: str, values: dict[str, Any]) -> list[str]:
+        """Change the values in place; the names of those that were."""
+        hidden = []
+        for name, value in list(values.items()):
+            key = model, name
+            if key not in self._columns:
+                self._columns[key] = self._chosen(self.rules_of(model), name)
+            if (change := self._columns[key]) is None:
+                continue
+            hidden.append(name)
+            if change is _dropped:
+                del values[name]
+            elif value is not None:
+                values[name] = change(value)
+        return hidden
+
+    def hashed(self, value: Any) -> str:
+        """The keyed hash of a JSON value."""
+        return hashlib.blake2b(orjson.dumps(value), key=self._secret, digest_size=_DIGEST_BYTES).hexdigest()
+
+    def _chosen(self, rules: tuple[Rule, ...], column: str) -> _Change | None:
+        """What is done to a column's values; the strictest of the rules counts."""
+
+        def named(patterns: Iterable[str]) -> list[str]:
+            return [pattern for pattern in patterns if fnmatch.fnmatchcase(column, pattern)]
+
+        if any(named(rule.drop) or (rule.keep is not None and not named(rule.keep)) for rule in rules):
+            return _dropped
+        if any(named(rule.hash) for rule in rules):
+            return self.hashed
+        lengths = [rule.truncate[pattern] for rule in rules for pattern in named(rule.truncate)]
+        if not lengths:
+            return None
+        shortest = min(lengths)
+        return lambda value: str(value)[:shortest]
+
+
+def _dropped(_: Any) -> None:
+    """The value is not written."""
+
+
+def _secret(path: Path) -> bytes:
+    """The key of the hashes, made if it is missing; without it, whoever guesses a value could prove it by its hash."""
+    with contextlib.suppress(FileNotFoundError):
+        return path.read_bytes()
+    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb") as stream:
+        stream.write(secrets.token_bytes(32))
+    with contextlib.suppress(FileExistsError):  # another process of the server was faster
+        os.link(part, path)
+    part.unlink()
+    return path.read_bytes()
