@@ -231,17 +231,36 @@ def status(as_json: Json = False) -> None:
         typer.echo(f"{model['name']:<24}{in_words(model)}")
 
 
-@app.command(epilog="Example: `lepton serve --port 8100`")
+@app.command(epilog="Example: `lepton requests mnist_digits --output requests.parquet`")
+def requests(
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="The use case's name.")],
+    output: Annotated[Path, typer.Option(help="The Parquet file to write.")],
+    hours: Annotated[float, typer.Option(help="How far back to look.", min=0.01)] = 24.0,
+) -> None:
+    """Write what was asked and answered, as the request log has it, to a Parquet file."""
+    from lepton_tasks.cli.requests import export_requests
+
+    typer.echo(f"{export_requests(name, output, hours=hours):,} rows in {output}")
+
+
+@app.command(
+    epilog="Example: `lepton serve --port 8100 --processes 4 --grpc-port 8101`",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
 def serve(
+    context: typer.Context,
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1.", min=1, max=65535)] = 8100,
     host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
 ) -> None:
-    """Run the inference server in the foreground; it serves what was deployed to this state folder."""
+    """Run the inference server in the foreground; it serves what was deployed to this state folder.
+
+    Further options go to the server: `python -m lepton_tasks.serving --help` lists them.
+    """
     from lepton_tasks.core.environment import state_root
 
     home = str(state_root() / "serving")
     module = [sys.executable, "-m", "lepton_tasks.serving", "--host", host, "--port", str(port), "--home", home]
-    os.execv(sys.executable, module)
+    os.execv(sys.executable, [*module, *context.args])
 
 
 @app.command(epilog="Example: `lepton up mlflow serving`")
