@@ -98,14 +98,11 @@ class Bench:
             self.seen.standings[name, subject_name].loads = {c: _median(v) for c, v in by_connections.items()}
 
     def _press(self, subject: Subject, connections: int) -> Load:
-        return press(
-            subject.server.port,
-            subject.path,
-            subject.request,
-            self.folder,
-            connections=connections,
-            seconds=self.seconds,
-        )
+        port, path, request = subject.server.port, subject.path, subject.request
+        seconds = self.seconds * (2 if connections == max(CONNECTIONS) else 1)  # of few answers, more is at its ends
+        load = press(port, path, request, self.folder, connections=connections, seconds=seconds)
+        subject.server.settle()
+        return load
 
     def _ours(self, model: graphs.Model, expected: dict[int, np.ndarray], stack: ExitStack) -> list[Subject]:
         server = ours.begin(self.folder / "ours" / model.name, model)

@@ -141,6 +141,7 @@ _RECIPES: dict[str, tuple[Any, str, str, tuple[int, ...], str, int, ComponentSpe
     "cnn_large": (lambda: _cnn((96, 224, 384)), "image", "uint8", (SIDE, SIDE, 3), "probabilities", CLASSES, _PICTURE),
 }
 NAMES = ("cnn", "lstm", "embedding", "null")
+KNOWN = tuple(_RECIPES)
 
 
 def build(name: str, folder: Path) -> Model:

@@ -18,7 +18,7 @@ import psutil
 from benchmarks.served.graphs import Model
 from benchmarks.served.wire import Request, Wire, ask
 
-_READY_SECONDS, _STOP_SECONDS = 90, 10
+_READY_SECONDS, _STOP_SECONDS, _SETTLE_SECONDS, _REST_SECONDS = 90, 10, 20, 0.1
 
 
 def free_port() -> int:
@@ -49,7 +49,7 @@ class Server:
                 stdout=stream,
                 stderr=stream,
                 stdin=subprocess.DEVNULL,
-                start_new_session=True,  # a group of its own, so that nothing it starts outlives it
+                process_group=0,  # of its own, so that nothing it starts outlives it
             )
 
     def wait(self, path: str, request: Request | None = None) -> float:
@@ -65,6 +65,17 @@ class Server:
             time.sleep(0.01)
         words = self.log.read_text(errors="replace").strip().splitlines()
         raise RuntimeError(f"it did not answer: {' | '.join(words[-3:])}")
+
+    def settle(self) -> None:
+        """Wait until it rests: wrk does not wait for its last answers, and the next server would pay for them."""
+        deadline = time.perf_counter() + _SETTLE_SECONDS
+        before = self.cpu_seconds()
+        while time.perf_counter() < deadline:
+            time.sleep(_REST_SECONDS)
+            now = self.cpu_seconds()
+            if now - before <= _REST_SECONDS / 4:
+                return
+            before = now
 
     def peak_mib(self) -> float:
         """Most memory that its processes had resident, each at its own peak; what two share counts for both."""
