@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import gc
 import logging
 import os
 import signal
@@ -127,9 +128,21 @@ def _serve(options: argparse.Namespace, fleet: Fleet | None) -> int:
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
     server = uvicorn.Server(config)
+    _leave_out_of_collections()
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[socket.socket(fileno=options.fd)] if options.fd is not None else None)
     return 0 if server.started else 1
+
+
+def _leave_out_of_collections() -> None:
+    """Let garbage collections pass over what is there already.
+
+    A full one over the 70,000 objects of a server at rest took 17 ms of processor time, in which nobody is answered,
+    and requests, whose records wait for the log, bring it on several times a second.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
 
 
 @contextlib.contextmanager
