@@ -38,6 +38,8 @@ from lepton_tasks.serving.routing import ModelTable
 from lepton_tasks.serving.telemetry import Telemetry
 from lepton_tasks.serving.tls import Certificate
 from lepton_tasks.serving.trying import trying_router
+from lepton_tasks.serving.video import video_router
+from lepton_tasks.serving.video_input import sources_of
 
 DRAIN_SECONDS = 20  # for what is being answered when the server is told to stop
 
@@ -153,6 +155,7 @@ def create_app(
     app.state.door = door
     app.include_router(predict_router(table, answerer))
     app.include_router(trying_router(table))
+    app.include_router(video_router(table, telemetry, home, sources=sources_of()))
     app.include_router(oip_router(table, answerer))
     app.include_router(admin_router(table, token))
     app.include_router(gallery_router(table, telemetry, limits, home, token))

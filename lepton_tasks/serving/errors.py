@@ -29,6 +29,10 @@ class DeadlineError(UnavailableError):
     """The time in which the caller wants the answer is over."""
 
 
+class NoDecoderError(LeptonError, RuntimeError):
+    """The server lacks what decodes the request."""
+
+
 class ForbiddenError(LeptonError, PermissionError):
     """The admin token or the API key is missing or wrong."""
 
@@ -67,6 +71,7 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (NotAllowedError, 403),
     (TooManyError, 429),
     (DataError, 400),
+    (NoDecoderError, 501),
     (ConfigError, 422),
     (ArtifactError, 422),
     (DeadlineError, 504),

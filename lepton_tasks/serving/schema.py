@@ -122,6 +122,11 @@ def predict_body() -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
+def video_body() -> dict[str, Any]:
+    """The request body of a video."""
+    return {"requestBody": {"content": {"video/*": {"schema": {"type": "string", "format": "binary"}}}}}
+
+
 def infer_body() -> dict[str, Any]:
     """The request body of the Open Inference Protocol's infer."""
     tensor = {

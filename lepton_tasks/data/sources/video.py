@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pydantic
 
+from lepton_tasks.codecs.frames import frames_of
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.store import digest_of
 from lepton_tasks.data.files import LocalFiles
@@ -72,34 +74,22 @@ class Video:
         return names if self._only is None else [name for name in names if name == self._only]
 
     def _frames(self, name: str) -> Iterator[dict[str, Any]]:
-        import cv2
-
         path = self._files.uri(name)
         row = {"sample_id": name, "uri": path, "data": None, "label": None, "video": name}
-        capture = cv2.VideoCapture(path)
-        taken = -1
-        try:
-            fps = capture.get(cv2.CAP_PROP_FPS) or 25.0  # a file without a rate plays at some rate too
-            frame = 0
-            while capture.grab():
-                # The frame is taken when it is the first of its slot of 1 / rate seconds.
-                if (slot := int(frame * self._rate / fps + 1e-9)) > taken:
-                    taken = slot
-                    data = self._encoded(capture.retrieve())
-                    fault = None if data else "the frame cannot be decoded"
-                    mark = {"sample_id": f"{name}#{frame:07d}", "uri": f"{path}#frame={frame}", "fault": fault}
-                    yield row | mark | {"data": data, "frame": frame, "time_s": frame / fps}
-                frame += 1
-        finally:
-            capture.release()
-        if taken < 0:
+        any_frame = False
+        for frame in frames_of(path, self._rate):
+            any_frame = True
+            data = self._encoded(frame.pixels)
+            fault = None if data else "the frame cannot be decoded"
+            mark = {"sample_id": f"{name}#{frame.number:07d}", "uri": f"{path}#frame={frame.number}", "fault": fault}
+            yield row | mark | {"data": data, "frame": frame.number, "time_s": frame.time_s}
+        if not any_frame:
             yield row | {"fault": "no frame of the video can be decoded"}
 
-    def _encoded(self, retrieved: tuple[bool, Any]) -> bytes | None:
+    def _encoded(self, pixels: np.ndarray | None) -> bytes | None:
         import cv2
 
-        whole, pixels = retrieved
-        if not whole:
+        if pixels is None:
             return None
         options = [cv2.IMWRITE_JPEG_QUALITY, _QUALITY] if self._encode == "jpeg" else []
         done, data = cv2.imencode(f".{self._encode}", pixels, options)

@@ -1,20 +1,12 @@
 import io
 
-import cv2
 import numpy as np
 import pytest
+from films import film
 from PIL import Image
 
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.data.sources.video import Video
-
-
-def film(path, frames, fps=10):
-    """Frames whose grey value tells their number."""
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), fps, (64, 48))
-    for i in range(frames):
-        writer.write(np.full((48, 64, 3), 5 * i, np.uint8))
-    writer.release()
 
 
 @pytest.fixture

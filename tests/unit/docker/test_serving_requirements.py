@@ -5,7 +5,8 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[3]
-OPTIONAL = {"opentelemetry"}  # spans are exported where it is installed, and nothing else is missing without it
+# Spans are exported where it is installed, videos decoded; nothing else is missing without them.
+OPTIONAL = {"opentelemetry", "cv2"}
 
 
 def imported(path):
