@@ -78,7 +78,7 @@ class Asked:
         self.encoding = get("content-encoding")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class Reply:
     """What goes back: status, headers and body; and why, in words, if it is no answer."""
 

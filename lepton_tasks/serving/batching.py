@@ -205,8 +205,9 @@ class Batcher:
     def _settle(self, taken: Sequence[Ticket], answers: Sequence[Any], timings: Timings | None) -> None:
         self._open -= len(taken)
         for ticket, answer in zip(taken, answers, strict=True):
+            done, ticket.done = ticket.done, _nothing  # or each would be a cycle for the garbage collector
             if not ticket.cancelled:
-                ticket.done(answer)
+                done(answer)
         if timings is not None and self._observe is not None:
             self._observe(timings)
 
@@ -248,6 +249,10 @@ def _run_all(package: Package, arrays: Sequence[np.ndarray]) -> list[Any]:
             else:
                 found[i] = {name: value[rows] for name, value in outputs.items()}
     return found
+
+
+def _nothing(_: Any) -> None:
+    """What is told of an answer once it is given."""
 
 
 def _late() -> DeadlineError:
