@@ -183,6 +183,10 @@ MODELS: Registry[Any] = Registry(
         "transformer": "lepton_tasks.models.transformer:Transformer",
         "two_tower": "lepton_tasks.models.recommenders:TwoTower",
     },
+    families={
+        "timm": "lepton_tasks.models.named_elsewhere:of_timm",
+        "torchvision": "lepton_tasks.models.named_elsewhere:of_torchvision",
+    },
 )
 
 LOSSES: Registry[Any] = Registry(

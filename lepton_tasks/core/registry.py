@@ -41,10 +41,15 @@ class Registry(Generic[T]):
         kind: What one entry is called in messages, e.g. ``"model"``.
         protocol: A runtime-checkable protocol whose public members each class must have, or None.
         entries: The table.
+        families: ``"module:function"`` by prefix; gives the class of ``<prefix>/<name>``, or refuses the name. For
+            closed tables that packages have of their own.
     """
 
-    def __init__(self, kind: str, protocol: type | None, entries: Mapping[str, str]) -> None:
+    def __init__(
+        self, kind: str, protocol: type | None, entries: Mapping[str, str], families: Mapping[str, str] | None = None
+    ) -> None:
         self.kind = kind
+        self.families = dict(families or {})
         self.protocol = protocol
         self.entries = dict(entries)
 
@@ -54,21 +59,26 @@ class Registry(Generic[T]):
 
     def check(self, name: str, *, where: str = "") -> None:
         """Raise `ConfigError` with the closest name if `name` is unknown. Imports nothing."""
-        if name not in self.entries:
+        if name not in self.entries and self._family(name) is None:
             raise ConfigError(f"no {self.kind} named {name!r}.", where=where, fix=did_you_mean(name, self.entries))
 
     def load(self, name: str, *, where: str = "") -> type[T]:
         """The class behind `name`; raises `ConfigError` for an unknown name or a class that breaks the protocol."""
         self.check(name, where=where)
-        cls = load_object(self.entries[name])
+        family = self._family(name)
+        cls = load_object(self.entries[name]) if family is None else load_object(family)(name, where=where)
         missing = [m for m in _members(self.protocol) if not hasattr(cls, m)]
         if missing:
             raise ConfigError(
-                f"{self.kind} {name!r} ({self.entries[name]}) lacks {', '.join(missing)}.",
+                f"{self.kind} {name!r} ({cls.__module__}) lacks {', '.join(missing)}.",
                 where=where,
                 fix=f"Add what {getattr(self.protocol, '__name__', 'the protocol')} asks for.",
             )
         return cls  # type: ignore[no-any-return]  # load_object is untyped by nature
+
+    def _family(self, name: str) -> str | None:
+        prefix, sign, _ = name.partition("/")
+        return self.families.get(prefix) if sign else None
 
     def build(self, name: str, params: Mapping[str, Any], *, where: str = "", **given: Any) -> T:
         """An instance made with the YAML's `params` (checked against the signature) and our own `given` values."""

@@ -14,6 +14,7 @@ from lepton_tasks.core import catalogue, components
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.protocols import LearningTask
 from lepton_tasks.core.spec import ComponentSpec
+from lepton_tasks.models.named_elsewhere import NamedElsewhere
 from lepton_tasks.training.job import Job
 
 
@@ -41,6 +42,8 @@ class TrainingModule(pl.LightningModule):
         torch.manual_seed(job.seed)
         self.network = network_of(job, self.task)
         self.task.initialise(self.network)
+        if isinstance(self.network, NamedElsewhere):
+            self.network.begin_with_weights()
         self.loss = _loss(job, self.task, class_weights)
         self.trainable = self.task.trainable(self.network)
         self.validation = self.task.validation(self.network, job.features)
