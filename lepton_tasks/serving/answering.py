@@ -22,6 +22,7 @@ from lepton_tasks.serving.payload import Limits
 from lepton_tasks.serving.samples import PredictJob
 from lepton_tasks.serving.telemetry import Call, Telemetry
 from lepton_tasks.serving.tensors import InferJob
+from lepton_tasks.serving.tracing import TRACEPARENT, Tracer
 
 HEADER_LENGTH = "inference-header-content-length"
 TIMEOUT_HEADER = "lepton-timeout-ms"
@@ -51,6 +52,7 @@ class Asked:
         timeout_ms: Text of the header ``lepton-timeout-ms``.
         header_length: Text of the header ``Inference-Header-Content-Length``.
         encoding: Text of the header ``Content-Encoding``.
+        traceparent: Text of the header ``traceparent``.
         make: Makes the job, where the request is no bytes.
         began: `time.perf_counter` when it came.
     """
@@ -67,6 +69,7 @@ class Asked:
     timeout_ms: str | None = None
     header_length: str | None = None
     encoding: str | None = None
+    traceparent: str | None = None
     make: Callable[[Live], Answering] | None = None
     began: float = dataclasses.field(default_factory=time.perf_counter)
 
@@ -75,7 +78,7 @@ class Asked:
         self.kind = (get("content-type") or "").partition(";")[0].strip().lower()
         self.key, self.probe = get("lepton-key"), (get("lepton-probe") or "")[:32]
         self.timeout_ms, self.header_length = get(TIMEOUT_HEADER), get(HEADER_LENGTH)
-        self.encoding = get("content-encoding")
+        self.encoding, self.traceparent = get("content-encoding"), get(TRACEPARENT)
 
 
 @dataclasses.dataclass(slots=True)
@@ -95,11 +98,12 @@ class Answerer:
         table: Which version answers.
         telemetry: What is told of every request.
         limits: What a request may cost.
+        tracer: What records traces.
     """
 
-    def __init__(self, table: Lookup, telemetry: Telemetry, limits: Limits) -> None:
+    def __init__(self, table: Lookup, telemetry: Telemetry, limits: Limits, tracer: Tracer) -> None:
         self.limits = limits
-        self._table, self._telemetry = table, telemetry
+        self._table, self._telemetry, self._tracer = table, telemetry, tracer
 
     def start(self, asked: Asked, done: Callable[[Reply], None]) -> Callable[[], None] | None:
         """Have a request answered; `done` gets the reply, at once if it is refused.
@@ -108,6 +112,8 @@ class Answerer:
             What to call if the caller goes away, so that the request leaves the queue; None once it is answered.
         """
         call = Call(asked.model, asked.probe, asked.caller)
+        if self._tracer.on or asked.traceparent is not None:
+            done = self._traced(asked, call, done)
         try:
             live = call.live = self._table.route(asked.model, key=asked.key, version=asked.version)
             job = _job(asked, live, self.limits.samples)
@@ -124,7 +130,7 @@ class Answerer:
                     headers |= {"content-type": _BYTES, HEADER_LENGTH: str(job.header_length)}
                 done(Reply(200, answer, headers))
 
-            ticket = live.batcher.submit(job, finish, seconds=seconds, size=len(asked.body) or math.inf)
+            call.ticket = ticket = live.batcher.submit(job, finish, seconds=seconds, size=len(asked.body) or math.inf)
 
             def cancel() -> None:
                 ticket.cancelled = True
@@ -153,15 +159,49 @@ class Answerer:
             call.live = self._table.route(asked.model, key=asked.key, version=asked.version)
         return self._refuse(call, asked, error)
 
+    def _traced(self, asked: Asked, call: Call, done: Callable[[Reply], None]) -> Callable[[Reply], None]:
+        """`done`, after which the request's spans are recorded; its reply says to which trace it belongs."""
+        trace = self._tracer.begin(asked.traceparent)
+        if trace is None:
+            return done
+        call.trace = trace.id
+
+        def answered(reply: Reply) -> None:
+            reply.headers[TRACEPARENT] = trace.header
+            done(reply)
+            if trace.span:
+                about = {"http.response.status_code": reply.status, "lepton.api": asked.api}
+                name = "predict" if asked.api == "v1" else "infer"
+                self._tracer.record(trace, name, *_told(call, asked.began, about))
+
+        return answered
+
     def _refuse(self, call: Call, asked: Asked, error: Exception) -> Reply:
         reply = error_reply(error)
         reason = str(error) if isinstance(error, LeptonError) else type(error).__name__
         self._telemetry.finish(call, asked.api, reply.status, time.perf_counter() - asked.began, reason)
         if reply.status == 500:
-            self._telemetry.unforeseen(f"a request for {call.model if call.live else 'a model'}", error)
+            self._telemetry.unforeseen(call, error)
         if call.live is not None:
             reply.headers[VERSION_HEADER] = call.live.release.version
         return reply
+
+
+def _told(
+    call: Call, began: float, attributes: dict[str, Any]
+) -> tuple[dict[str, tuple[float, float]], dict[str, Any]]:
+    """Begin and end of a request and of its stages, and the attributes with what is known of its answer."""
+    stages = {"total": (began, time.perf_counter())}
+    if call.live is not None:
+        attributes |= {"lepton.model": call.model, "lepton.version": call.live.release.version}
+    if call.ticket is not None and call.ticket.timings is not None:
+        batch, end = call.ticket.timings, call.ticket.timings.began
+        stages["queue"] = call.ticket.queued, call.ticket.taken
+        for stage, seconds in (("decode", batch.decode), ("run", batch.run), ("encode", batch.encode)):
+            stages[stage] = end, end + seconds
+            end += seconds
+        attributes["lepton.batch"] = batch.jobs
+    return stages, attributes
 
 
 def error_reply(error: Exception) -> Reply:

@@ -37,6 +37,7 @@ from lepton_tasks.serving.request_log import REQUESTS_FOLDER, RequestLog
 from lepton_tasks.serving.routing import ModelTable
 from lepton_tasks.serving.telemetry import Telemetry
 from lepton_tasks.serving.tls import Certificate
+from lepton_tasks.serving.tracing import tracer_of
 from lepton_tasks.serving.trying import trying_router
 from lepton_tasks.serving.video import video_router
 from lepton_tasks.serving.video_input import sources_of
@@ -105,12 +106,15 @@ def create_app(
         changed=changed,
         fleet=fleet,
     )
-    answerer = Answerer(table, telemetry, limits)
+    tracer = tracer_of(os.environ)
+    answerer = Answerer(table, telemetry, limits, tracer)
     token = admin_token(home)
     door = Door(guard_of(home, token, os.environ), Cors(origins))
     refused = Gauge("lepton_refused", "Requests without a good API key.", ("status",), registry=telemetry.registry)
     for status in door.guard.refused:
         refused.labels(status).set_function(functools.partial(door.guard.refused.__getitem__, status))
+    lost = Gauge("lepton_traces_dropped", "Requests missing in the traces.", registry=telemetry.registry)
+    lost.set_function(lambda: tracer.dropped)
     skipped = Gauge("lepton_request_log_skipped", "Records left out by sampling.", registry=telemetry.registry)
     skipped.set_function(lambda: log.skipped)
     if fleet is not None:
@@ -119,6 +123,7 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         log.start()
+        tracer.start()
         beside = None
         if grpc:
             from lepton_tasks.serving.grpc_api import GrpcServer  # 0.1 s and 20 MB that most servers can do without
@@ -144,6 +149,7 @@ def create_app(
         if fleet is not None:
             fleet.close()
         await asyncio.to_thread(log.close)
+        await asyncio.to_thread(tracer.close)
 
     app = _App(
         title="Lepton",

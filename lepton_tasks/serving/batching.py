@@ -45,6 +45,7 @@ class Ticket:
         queued: When it was queued.
         taken: When a worker took it; 0 before.
         cancelled: Set once nobody wants the answer; a worker then passes over it.
+        timings: Of the batch it was in, once that is answered.
     """
 
     job: Job
@@ -53,13 +54,15 @@ class Ticket:
     queued: float
     taken: float = 0.0
     cancelled: bool = False
+    timings: Timings | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Timings:
-    """How long the stages of a batch took, in seconds."""
+    """How long the stages of a batch took, in seconds; `began` is a `time.perf_counter`."""
 
     jobs: int
+    began: float
     decode: float
     run: float
     encode: float
@@ -207,6 +210,7 @@ class Batcher:
         for ticket, answer in zip(taken, answers, strict=True):
             done, ticket.done = ticket.done, _nothing  # or each would be a cycle for the garbage collector
             if not ticket.cancelled:
+                ticket.timings = timings
                 done(answer)
         if timings is not None and self._observe is not None:
             self._observe(timings)
@@ -228,7 +232,7 @@ def answer_all(package: Package, jobs: Sequence[Job]) -> tuple[list[Any], Timing
         parts = [next(outputs) for _ in own]
         failed = next((part for part in parts if isinstance(part, Exception)), None)
         answers.append(failed or _attempt(job.answer, package, parts))
-    return answers, Timings(len(jobs), ready - began, ran - ready, time.perf_counter() - ran)
+    return answers, Timings(len(jobs), began, ready - began, ran - ready, time.perf_counter() - ran)
 
 
 def _run_all(package: Package, arrays: Sequence[np.ndarray]) -> list[Any]:

@@ -18,6 +18,7 @@ import uvicorn
 
 from lepton_tasks.core import lifetime
 from lepton_tasks.core.errors import ConfigError
+from lepton_tasks.serving import logs
 from lepton_tasks.serving.admin import admin_token
 from lepton_tasks.serving.app import DRAIN_SECONDS, create_app
 from lepton_tasks.serving.auth import check_address, guard_of
@@ -34,7 +35,7 @@ VALUES_VARIABLE = "LEPTON_REQUEST_VALUES"
 def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; then answer what was accepted, write the request log, and return 0."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
+    logs.configure(options.log_format)
     options.home = options.home.resolve()
     options.home.mkdir(parents=True, exist_ok=True)
     try:
@@ -78,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         default=os.environ.get(VALUES_VARIABLE, "on"),
         help=f"whether the request log keeps the column values of rows (default: {VALUES_VARIABLE}, or on)",
     )
+    parser.add_argument("--log-format", choices=logs.FORMATS, default="text", help="lines for people, or JSON")
     parser.add_argument("--log-sample", type=float, default=1.0, help="share of samples in the request log")
     parser.add_argument("--tls-cert", type=Path, metavar="PEM", help="certificate, and those above it; renewed live")
     parser.add_argument("--tls-key", type=Path, metavar="PEM", help="its private key")

@@ -14,7 +14,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
 
 from lepton_tasks.core.errors import LeptonError
-from lepton_tasks.serving.batching import Timings
+from lepton_tasks.serving.batching import Ticket, Timings
 from lepton_tasks.serving.errors import status_of
 from lepton_tasks.serving.histogram import Histogram
 from lepton_tasks.serving.live import Live
@@ -37,6 +37,8 @@ class Call:
         live: What answers.
         samples: For the request log, one mapping a sample: size, mean, std, values, label, probability.
         queued: Seconds it waited for a worker.
+        ticket: Its place in the queue.
+        trace: Id of the trace it belongs to; empty without one.
     """
 
     model: str
@@ -45,6 +47,8 @@ class Call:
     live: Live | None = None
     samples: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     queued: float | None = None
+    ticket: Ticket | None = None
+    trace: str = ""
 
 
 class Telemetry:
@@ -144,12 +148,17 @@ class Telemetry:
             }
             if call.caller:
                 shared["caller"] = call.caller
+            if call.trace:
+                shared["trace"] = call.trace
             for sample in call.samples or [{}]:
                 self._log.add(call.model, {**shared, **sample})
 
-    def unforeseen(self, what: str, error: BaseException) -> None:
+    def unforeseen(self, call: Call, error: BaseException) -> None:
         """Log an error that nobody foresaw, with its traceback."""
-        _log.error("%s failed", what, exc_info=error)
+        about = {"trace": call.trace}
+        if call.live is not None:
+            about |= {"model": call.model, "version": call.live.release.version}
+        _log.error("a request for %s failed", about.get("model", "a model"), exc_info=error, extra=about)
 
     def _series_of(self, model: str, version: str, api: str, status: int) -> tuple[Callable[..., None], ...]:
         requests = self._requests.labels(model, version, api, status)

@@ -50,7 +50,7 @@ print(json.dumps({"modules": len(modules), "heavy": [n for n in heavy if importl
     assert seen["uid"] == 10001
     assert seen["modules"] > 10
     assert {"core", "codecs", "serving"} < set(seen["files"])
-    assert not {"training", "stages", "tracking"} & set(seen["files"])
+    assert not {"training", "stages", "learning"} & set(seen["files"])
 
 
 def test_serving_container_predicts_and_keeps_its_model_over_a_restart(engine, serving_image, tmp_path):
