@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -244,7 +243,7 @@ def requests(
 
 
 @app.command(
-    epilog="Example: `lepton serve --port 8100 --processes 4 --grpc-port 8101`",
+    epilog="Example: `lepton serve --port 8100 --processes 4 --grpc-port 8101` or `lepton serve path/to/package`",
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )
 def serve(
@@ -252,15 +251,16 @@ def serve(
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1.", min=1, max=65535)] = 8100,
     host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
 ) -> None:
-    """Run the inference server in the foreground; it serves what was deployed to this state folder.
+    """Run the inference server in the foreground: of this state folder, or of one PACKAGE (its folder) named first.
 
     Further options go to the server: `python -m lepton_tasks.serving --help` lists them.
     """
-    from lepton_tasks.core.environment import state_root
+    from lepton_tasks.cli import serve
 
-    home = str(state_root() / "serving")
-    module = [sys.executable, "-m", "lepton_tasks.serving", "--host", host, "--port", str(port), "--home", home]
-    os.execv(sys.executable, [*module, *context.args])
+    if not context.args or context.args[0].startswith("-"):
+        serve.serve_state(context.args, host=host, port=port)
+    model, *options = context.args
+    raise typer.Exit(serve.serve_package(model, options, host=host, port=port, console=_console(True)))
 
 
 @app.command(epilog="Example: `lepton up mlflow serving`")

@@ -1,0 +1,113 @@
+"""`lepton serve`: what this state folder holds, or one package by itself."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich.console import Console
+
+from lepton_tasks.core.environment import state_root
+from lepton_tasks.core.errors import ArtifactError, ConfigError, LeptonError, UnavailableError
+
+_READY_SECONDS = 60.0
+
+
+def serve_state(options: Sequence[str], *, host: str, port: int) -> NoReturn:
+    """Become the server of what was deployed to this state folder."""
+    command = _command(state_root() / "serving", host, port)
+    os.execv(sys.executable, [*command, *options])
+
+
+def serve_package(model: str, options: Sequence[str], *, host: str, port: int, console: Console) -> int:
+    """Serve one package until this process is told to stop; returns the server's exit status.
+
+    Args:
+        model: Folder of a package, or a registered model, whose champion is served.
+        options: Of the server.
+        host: Address to bind.
+        port: Port to listen on.
+        console: Where the page's address is shown.
+
+    Raises:
+        ArtifactError: the package cannot be used.
+        ConfigError: there is none, or the port is taken.
+        UnavailableError: the server did not start.
+    """
+    from lepton_tasks.core.context import RunContext
+    from lepton_tasks.core.lifetime import die_with
+    from lepton_tasks.scoring.choose import chosen
+    from lepton_tasks.serving.package import load_package
+
+    if any(option.startswith("--tls") for option in options):
+        raise ConfigError(
+            "a single package is served without TLS.", where=options[0], fix="Deploy it: `lepton deploy`."
+        )
+    found = chosen(model, RunContext.from_env("serve"))
+    package = load_package(found.folder)
+    _check_free(host, port)
+    with tempfile.TemporaryDirectory(prefix="lepton-serve-") as home:
+        command = [*_command(Path(home), host, port), *options]
+        ends_with_us = functools.partial(die_with, os.getpid())
+        process = subprocess.Popen(command, preexec_fn=ends_with_us)  # no threads yet
+        signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        try:
+            url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
+            _wait(url, process)
+            body = {"package": str(found.folder), "version": found.version or "1", "digest": package.digest}
+            _deploy(url, Path(home), package.spec.name, {**body, "by": "lepton serve"})
+            console.print(f"{package.spec.name} is served at [bold]{url}/docs#{package.spec.name}[/]", soft_wrap=True)
+            return process.wait()
+        except KeyboardInterrupt:  # the server was interrupted, too, and answers what it has taken
+            return process.wait()
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+
+
+def _command(home: Path, host: str, port: int) -> list[str]:
+    return [sys.executable, "-m", "lepton_tasks.serving", "--host", host, "--port", str(port), "--home", str(home)]
+
+
+def _check_free(host: str, port: int) -> None:
+    """Raise `ConfigError` if something listens there: it would be taken for the server that is to start."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            what = f"{host}:{port} cannot be listened on: {error.strerror}."
+            raise ConfigError(what, where="--port", fix="Choose another, or stop what is there.") from error
+
+
+def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
+    from lepton_tasks.serving.client import Client
+
+    until = time.monotonic() + _READY_SECONDS
+    with Client(url, api_key="", timeout=2) as client:
+        while not client.ready():
+            if process.poll() is not None or time.monotonic() > until:
+                raise UnavailableError("the server did not start.", where=url, fix="Its own words above say why.")
+            time.sleep(0.05)
+
+
+def _deploy(url: str, home: Path, name: str, body: dict[str, Any]) -> None:
+    import httpx
+
+    from lepton_tasks.core.access import TOKEN_FILE, bearer
+
+    headers = bearer((home / TOKEN_FILE).read_text().strip())
+    reply = httpx.post(f"{url}/admin/models/{name}", json=body, headers=headers, timeout=120, trust_env=False)
+    if not reply.is_success:
+        kind: type[LeptonError] = ArtifactError if reply.status_code == 422 else UnavailableError
+        raise kind(reply.text, where=url)

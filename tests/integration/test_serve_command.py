@@ -1,0 +1,46 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from free_ports import free_port
+from tiny_packages import make_package, picture
+
+from lepton_tasks.serving.client import Client
+
+
+def started(tmp_path, *arguments):
+    (tmp_path / "tmp").mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "lepton_tasks.cli", "serve", *arguments]
+    variables = {**os.environ, "TMPDIR": str(tmp_path / "tmp"), "LEPTON_HOME": str(tmp_path / "state")}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=variables)
+
+
+def test_one_command_serves_a_package_and_leaves_nothing_behind(tmp_path):
+    make_package(tmp_path / "package")
+    port = free_port()
+    process = started(tmp_path, str(tmp_path / "package"), "--port", str(port), "--values", "off")
+    try:
+        lines = iter(process.stdout.readline, "")
+        assert any(f"tiny is served at http://127.0.0.1:{port}/docs#tiny" in line for line in lines)
+        with Client(f"http://127.0.0.1:{port}") as client:
+            assert client.predict("tiny", picture(0))["predictions"][0]["label"] == "dark"
+        second = started(tmp_path, str(tmp_path / "package"), "--port", str(port))
+        assert "cannot be listened on" in " ".join(second.communicate(timeout=60)[0].split())
+        assert second.returncode == 2
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.communicate()
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_an_altered_package_is_not_served(tmp_path):
+    make_package(tmp_path / "package")
+    (tmp_path / "package" / "card.md").write_text("altered")
+    began = time.monotonic()
+    process = started(tmp_path, str(tmp_path / "package"), "--port", str(free_port()))
+    assert "card.md is missing or differs" in " ".join(process.communicate(timeout=60)[0].split())
+    assert (process.returncode, time.monotonic() - began < 30) == (1, True)
