@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -63,3 +66,15 @@ def test_undecodable_bytes_are_the_callers_fault(tmp_path):
     make_package(tmp_path)
     with pytest.raises(DataError):
         load_package(tmp_path).predict(b"no picture")
+
+
+def test_onnx_runtime_reports_to_nobody(tmp_path):
+    """Its reporting begins with a session file in the folder for temporary files."""
+    make_package(tmp_path / "package")
+    (tmp_path / "tmp").mkdir()
+    load = "import pathlib, sys; from lepton_tasks.serving.package import load_package as load; "
+    code = [load + "load(pathlib.Path(sys.argv[1]))", str(tmp_path / "package")]
+    silencing = ("CI", "ORT_DISABLE_TELEMETRY", "ORT_RUNNING_UNIT_TESTS")
+    variables = {name: value for name, value in os.environ.items() if name not in silencing}
+    subprocess.run([sys.executable, "-c", *code], env={**variables, "TMPDIR": str(tmp_path / "tmp")}, check=True)
+    assert list((tmp_path / "tmp").iterdir()) == []
