@@ -16,6 +16,7 @@ from rich.console import Console
 
 from lepton_tasks.cli.data import data
 from lepton_tasks.cli.keys import key
+from lepton_tasks.cli.packages import package
 from lepton_tasks.core.errors import ConfigError, LeptonError
 
 app = typer.Typer(
@@ -29,6 +30,7 @@ app = typer.Typer(
 
 app.add_typer(data, name="data")
 app.add_typer(key, name="key")
+app.add_typer(package, name="package")
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A use case, e.g. configs/use_cases/mnist_digits.yaml.")]
 Set = Annotated[

@@ -270,6 +270,15 @@ DEPLOY_TARGETS: Registry[protocols.DeployTarget] = Registry(
     {"process": "lepton_tasks.deployment.process:ProcessTarget"},
 )
 
+FORMATS: Registry[protocols.PackageFormat] = Registry(
+    "format",
+    protocols.PackageFormat,
+    {
+        "mlflow": "lepton_tasks.deployment.formats.mlflow_model:MlflowModel",
+        "triton": "lepton_tasks.deployment.formats.triton:Triton",
+    },
+)
+
 MONITORS: Registry[protocols.Monitor] = Registry(
     "monitor",
     protocols.Monitor,
@@ -294,5 +303,6 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "augmentations": AUGMENTATIONS,
     "compressions": COMPRESSIONS,
     "deploy_targets": DEPLOY_TARGETS,
+    "formats": FORMATS,
     "monitors": MONITORS,
 }

@@ -330,6 +330,14 @@ class DeployTarget(Protocol):
 
 
 @runtime_checkable
+class PackageFormat(Protocol):
+    """A form in which other servers take a model. Built with params of the command line."""
+
+    def write(self, package: Path, output: Path) -> Path:
+        """Write the model of a package's folder into the folder `output`; returns the folder that was written."""
+
+
+@runtime_checkable
 class Monitor(Protocol):
     """One question about what is deployed."""
 

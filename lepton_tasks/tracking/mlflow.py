@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -148,9 +148,9 @@ class Tracker:
                 logged = mlflow.onnx.log_model(
                     network,
                     name="model",
-                    signature=_signature(network, example),
+                    signature=signature(network, example),
                     input_example=example,
-                    pip_requirements=_requirements(),
+                    pip_requirements=requirements(),
                     onnx_execution_providers=["CPUExecutionProvider"],
                 )
             if not self._client.search_registered_models(f"name = '{name}'"):
@@ -224,15 +224,15 @@ def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:300].rstrip(".")
 
 
-def _requirements() -> list[str]:
+def requirements() -> list[str]:
     """What serving the logged model needs, pinned; given so that MLflow need not import the model to find out."""
     from importlib.metadata import version
 
     return [f"{name}=={version(name)}" for name in ("mlflow", "numpy", "onnx", "onnxruntime")]
 
 
-def _signature(network: Any, example: Mapping[str, Any]) -> Any:
-    """The signature of an ONNX graph; the first axis is the batch and left open."""
+def signature(network: Any, inputs: Collection[str]) -> Any:
+    """The signature of an ONNX graph with these inputs; the first axis is the batch and left open."""
     import numpy as np
     import onnx
     from mlflow.models import ModelSignature
@@ -246,6 +246,6 @@ def _signature(network: Any, example: Mapping[str, Any]) -> Any:
 
     graph = network.graph
     return ModelSignature(
-        inputs=Schema([spec(i) for i in graph.input if i.name in example]),
+        inputs=Schema([spec(i) for i in graph.input if i.name in inputs]),
         outputs=Schema([spec(o) for o in graph.output]),
     )

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from free_ports import free_ports
 
@@ -12,6 +13,7 @@ from lepton_tasks.core.environment import project_root
 from lepton_tasks.deployment import embedded
 from lepton_tasks.deployment.embedded_processes import end, family
 from lepton_tasks.serving.client import Client
+from lepton_tasks.serving.package import load_package
 from lepton_tasks.stages.pipeline import STAGES
 from lepton_tasks.tracking import registry
 
@@ -104,6 +106,19 @@ def test_the_run_in_mlflow_is_complete(line, first):
     assert version.tags["lepton.git_commit"]
     assert version.description.startswith("# ")
     assert set(client.get_registered_model("mnist_digits").aliases) == {"challenger", "champion"}
+
+
+def test_mlflow_loads_the_registered_model_and_answers_alike(line, first, monkeypatch):
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", line.tracking_url)
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", line.tracking_url)
+    model = mlflow.pyfunc.load_model("models:/mnist_digits@champion")
+    package = load_package(next((line.root / "artifacts" / "verify_package").glob("*")))
+    payload, expected = package.example()
+    answer = model.predict({"image": package.codec.decode(payload)[np.newaxis]})
+    probabilities = list(expected["probabilities"].values())
+    np.testing.assert_allclose(answer["probabilities"][0], probabilities, atol=1e-5)
 
 
 def test_nothing_changed_nothing_runs(line, first):

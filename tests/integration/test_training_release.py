@@ -215,6 +215,22 @@ def test_the_smallest_graph_that_answers_as_well_is_packed_with_its_own_figures(
     assert [sent[1:] for sent in Tracker.sent if sent[0] == "files"][-1][-1] == "compression"
 
 
+def test_a_changed_byte_in_any_file_of_a_package_is_refused(packaged, tmp_path):
+    ctx, refs = packaged
+    refs = {**refs, "compressed": run_stage("compress", compressing(), ctx, refs).ref}
+    sealed = ctx.open(run_stage("verify_package", compressing(), ctx, refs).ref)
+    manifest = json.loads((sealed / "manifest.json").read_text())
+    made = {path.name for path in sealed.iterdir()} - {"manifest.json", "_ref.json", "_manifest.json"}
+    assert set(manifest) == made >= {"compression.json", "expected.json", "model.onnx", "parity.json", "profile.json"}
+    for name in manifest:
+        copy = shutil.copytree(sealed, tmp_path / name)
+        data = bytearray((copy / name).read_bytes())
+        data[len(data) // 2] ^= 1
+        (copy / name).write_bytes(data)
+        with pytest.raises(ArtifactError, match=f"{name} is missing or differs"):
+            load_package(copy)
+
+
 def test_if_no_graph_is_good_enough_the_exported_one_stays(packaged):
     ctx, refs = packaged
     result = run_stage("compress", compressing(max_slowdown=1e-9), ctx, refs)

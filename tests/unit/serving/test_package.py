@@ -10,7 +10,7 @@ from tiny_packages import expected, make_package, picture
 from lepton_tasks.core.artifacts import ModelPackageRef
 from lepton_tasks.core.errors import ArtifactError, DataError
 from lepton_tasks.core.store import ArtifactStore
-from lepton_tasks.serving.package import load_package
+from lepton_tasks.serving.package import load_package, seal
 
 
 def test_a_written_package_answers_as_computed_by_hand(tmp_path):
@@ -33,10 +33,17 @@ def test_its_digest_is_that_of_the_artifact_reference(tmp_path):
     assert load_package(ArtifactStore(tmp_path).open(ref)).digest == ref.digest
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "package.json", "preprocessor.json", "card.md", "example.png"])
+FILES = ["card.md", "example.png", "expected.json", "model.onnx", "package.json", "preprocessor.json", "parity.json"]
+
+
+@pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["change", "cut", "remove"])
 def test_a_damaged_file_is_named(tmp_path, name, damage):
     make_package(tmp_path)
+    (tmp_path / "parity.json").write_text("{}")  # as the last stage before registering adds it
+    seal(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*FILES, "manifest.json"])
+    load_package(tmp_path)
     path = tmp_path / name
     if damage == "remove":
         path.unlink()
@@ -44,6 +51,20 @@ def test_a_damaged_file_is_named(tmp_path, name, damage):
         data = path.read_bytes()
         path.write_bytes(data[:-1] if damage == "cut" else data[:-1] + bytes([data[-1] ^ 1]))
     with pytest.raises(ArtifactError, match=name):
+        load_package(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("dtype", "float32"), ("shape", [None, 8, 8, 3]), ("shape", [None, 8, 8]), ("name", "picture")],
+)
+def test_a_graph_of_another_signature_is_refused(tmp_path, key, value):
+    make_package(tmp_path)
+    spec = json.loads((tmp_path / "package.json").read_text())
+    spec["inputs"][0][key] = value
+    (tmp_path / "package.json").write_text(json.dumps(spec))
+    seal(tmp_path)
+    with pytest.raises(ArtifactError, match=r"the tensor 'image' is said to be|no tensor 'picture'"):
         load_package(tmp_path)
 
 
