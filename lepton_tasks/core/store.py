@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,9 @@ _SCHEME = "store://"
 _REF_FILE = "_ref.json"
 _MANIFEST_FILE = "_manifest.json"
 
+_SETTLED = 2.0  # seconds: a change within a tick of the file system's clock (up to 1 s) leaves no later time
+_hashed: dict[tuple[int, ...], str] = {}
+
 R = TypeVar("R", bound=ArtifactRef)
 
 
@@ -35,7 +39,19 @@ def sha256_file(path: Path) -> str:
 def _digests(paths: Sequence[Path]) -> Iterator[str | None]:
     """The sha256 of each file, None for one that is not there; on all cores, as hashing needs no interpreter."""
     with ThreadPoolExecutor() as pool:
-        yield from pool.map(lambda path: sha256_file(path) if path.is_file() else None, paths)
+        yield from pool.map(lambda path: _digest(path) if path.is_file() else None, paths)
+
+
+def _digest(path: Path) -> str:
+    """The file's sha256; of one that this process has hashed and nobody has touched since, as it was."""
+    stat = path.stat()
+    mark = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    if mark in _hashed:
+        return _hashed[mark]
+    digest = sha256_file(path)
+    if time.time() - stat.st_ctime > _SETTLED:
+        _hashed[mark] = digest
+    return digest
 
 
 def digest_of(value: Any) -> str:
@@ -135,7 +151,7 @@ class ArtifactStore:
         return ref if whole else None
 
     def open(self, ref: ArtifactRef) -> Path:
-        """The artifact's folder, after every file was compared with its sha256.
+        """The artifact's folder, after every file was compared with its sha256 (once a process, while nobody writes it).
 
         Raises:
             ArtifactError: it is missing, or a file was altered after it was published.

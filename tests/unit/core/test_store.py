@@ -5,9 +5,10 @@ import time
 
 import pytest
 
+from lepton_tasks.core import store as module
 from lepton_tasks.core.artifacts import CheckpointRef, DatasetRef, parse_ref
 from lepton_tasks.core.errors import ArtifactError
-from lepton_tasks.core.store import ArtifactStore
+from lepton_tasks.core.store import ArtifactStore, sha256_file
 
 
 @pytest.fixture
@@ -45,6 +46,29 @@ def test_an_altered_file_is_refused(store):
     (store.folder(ref) / "sub" / "rows.txt").write_text("hellO")
     with pytest.raises(ArtifactError, match=r"sub/rows.txt .*altered.*--force"):
         store.open(ref)
+
+
+def test_a_file_is_hashed_again_once_somebody_touched_it(store, monkeypatch):
+    hashed = []
+    monkeypatch.setattr(module, "_SETTLED", -1)  # as if the file were old
+    monkeypatch.setattr(module, "sha256_file", lambda path: hashed.append(path.name) or sha256_file(path))
+    ref = published(store)
+    store.open(ref)
+    assert hashed == ["rows.txt"]
+    path = store.folder(ref) / "sub" / "rows.txt"
+    before = path.stat()
+    time.sleep(0.02)  # more than a tick of the file system's clock
+    path.write_text("hellO")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(ArtifactError, match=r"sub/rows.txt .*altered"):
+        store.open(ref)
+
+
+def test_what_was_just_written_is_hashed_each_time(store, monkeypatch):
+    hashed = []
+    monkeypatch.setattr(module, "sha256_file", lambda path: hashed.append(path.name) or sha256_file(path))
+    store.open(published(store))
+    assert hashed == ["rows.txt", "rows.txt"]
 
 
 @pytest.mark.parametrize("name", ["sub/rows.txt", "_ref.json", "_manifest.json"])
