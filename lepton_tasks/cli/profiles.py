@@ -57,7 +57,7 @@ def load_profile(what: str) -> dict[str, Any]:
 
 
 def profile_table(profile: dict[str, Any]) -> list[Any]:
-    """A line for each column."""
+    """A line for each column; of texts, how long they are."""
     table = Table(title=f"{profile['rows']:,} rows", title_justify="left", box=None, padding=(0, 1))
     for head in ("column", "type", "missing", "different", "least", "mean", "most", "most frequent"):
         figure = head not in ("column", "type", "most frequent")
@@ -65,7 +65,10 @@ def profile_table(profile: dict[str, Any]) -> list[Any]:
     for name, about in profile["columns"].items():
         share = about["nulls"] / max(1, about["rows"])
         spread = [about.get(key, about.get(other)) for key, other in (("min", "first"), ("mean", ""), ("max", "last"))]
-        top = ", ".join(f"{str(value)[:18]} ({count:,})" for value, count in about["top"][:3])
+        if "lengths" in about:
+            spread = [_length(about["lengths"][key]) for key in ("min", "mean", "max")]
+        often = [(value, count) for value, count in about["top"][:3] if count > 1]
+        top = ", ".join(f"{str(value)[:18]} ({count:,})" for value, count in often)
         about_distinct = f"{'' if about['distinct_exact'] else '~'}{about['distinct']:,}"
         table.add_row(name, about["type"].partition("(")[0], f"{share:.1%}", about_distinct, *map(_short, spread), top)
     return [table]
@@ -84,10 +87,12 @@ def diff_tables(diff: dict[str, Any]) -> list[Any]:
         table.add_column(head, justify="left" if head in ("column", "shift") else "right", no_wrap=True)
     for shift in diff["shifts"]:
         missing = " -> ".join(f"{share:.1%}" for share in shift["nulls"])
-        pairs = (" -> ".join(map(_short, shift[key])) if key in shift else "" for key in ("mean", "distinct"))
-        figures = (f"{shift['psi']:.3f}", f"{shift['noise']:.3f}", f"{shift['jensen_shannon']:.3f}", missing, *pairs)
-        table.add_row(shift["column"], shift["size"], *figures)
-    return [*lines, table]
+        mean, distinct = (" -> ".join(map(_short, shift.get(key, []))) for key in ("mean", "distinct"))
+        if "mean_length" in shift:
+            mean = " -> ".join(map(_length, shift["mean_length"]))
+        measures = (f"{shift[key]:.3f}" for key in ("psi", "noise", "jensen_shannon"))
+        table.add_row(shift["column"], shift["size"], *measures, missing, mean, distinct)
+    return [*lines, table] if diff["shifts"] else [*lines, "no column is in both"]
 
 
 def latest_docs(name: str) -> list[dict[str, Any]]:
@@ -141,6 +146,10 @@ def _as_parts(source: TableSource) -> TableRows | None:
             return None
         parts += parts_of(piece.parquet, piece.origin, sum(map(len, parts)))
     return TableRows(tuple(parts), sum(map(len, parts))) if parts else None
+
+
+def _length(length: float | None) -> str:
+    return "" if length is None else f"length {length:,.4g}"
 
 
 def _short(value: Any) -> str:

@@ -151,7 +151,7 @@ class ArtifactStore:
         return ref if whole else None
 
     def open(self, ref: ArtifactRef) -> Path:
-        """The artifact's folder, after every file was compared with its sha256 (once a process, while nobody writes it).
+        """The artifact's folder, after its files were compared with their sha256 (in a process once, if nobody writes).
 
         Raises:
             ArtifactError: it is missing, or a file was altered after it was published.

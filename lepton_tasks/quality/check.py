@@ -23,6 +23,7 @@ from lepton_tasks.quality.suite import Judged, judge
 
 REPORT_FILE, PROFILE_FILE, FAILING_FILE = "report.json", "profile.json", "failing_rows.parquet"
 DOCS_PAGE = "docs/index.html"
+_FEW = 5  # values that are told of a set
 _LONGEST_PARAM = 100  # characters; a list of values may be as long as a page
 
 
@@ -175,12 +176,24 @@ def _of_sample(one: Judged) -> str:
     return "" if one.sampled is None else f" in a sample of {one.sampled:,} rows"
 
 
+def _of_sets(outcome: dict[str, Any]) -> str:
+    """How many values are too many and how many are missing, and the first of them."""
+    told = []
+    for kind, what in (("unexpected", "not expected"), ("missing", "missing")):
+        if count := outcome.get(f"{kind}_count", 0):
+            few = ", ".join(map(str, outcome.get(f"partial_{kind}_list", [])[:_FEW]))
+            told.append(f"{count:,} {what}" + (f" ({few}{', ...' if count > _FEW else ''})" if few else ""))
+    return "; ".join(told) or "these values"
+
+
 def _observed(outcome: dict[str, Any], exceptions: dict[str, Any]) -> str:
     if "element_count" in outcome:
         share = outcome.get("unexpected_percent") or 0.0
         return f"{outcome['unexpected_count']:,} of {outcome['element_count']:,} rows ({share:.1f} %) against it"
-    if "observed_value" in outcome:
+    if outcome.get("observed_value") is not None:
         return str(outcome["observed_value"])
+    if "unexpected_count" in outcome:  # of sets of values
+        return _of_sets(outcome)
     # Without a result the check itself broke, most often on a column that is not there.
     nested = [value["exception_message"] for value in exceptions.values() if isinstance(value, dict)]
     message = exceptions.get("exception_message") or next(iter(nested), "")

@@ -71,6 +71,8 @@ def _shift(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[st
     for key in ("mean", "distinct"):
         if key in old and key in new:
             shift[key] = [old[key], new[key]]
+    if "lengths" in old and "lengths" in new:
+        shift["mean_length"] = [about["lengths"]["mean"] for about in (old, new)]
     return shift
 
 

@@ -39,7 +39,7 @@ th { color: var(--soft); font-weight: 600; border-top: 0; white-space: nowrap }
 """
 # Nothing is fetched and no script runs, whatever the data hold.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-_SECTIONS = re.compile(r'<div id="section-1" class="ge-section.*', re.DOTALL)
+_SECTIONS = re.compile(r'<div id="section-2" class="ge-section.*', re.DOTALL)  # the first tells what our page tells
 _LIVE = re.compile(r"<script\b.*?</script>|<link\b[^>]*>|<img\b[^>]*>|<footer\b.*?</footer>", re.DOTALL | re.IGNORECASE)
 _LINK = re.compile(r'href="(?!#)[^"]*"')
 
@@ -59,7 +59,8 @@ def write_docs(
     told = "held" if report["success"] else "failed"
     when = str(report.get("time", ""))[:19].replace("T", " ")
     count = f"{report['evaluated']} expectations on {report['rows']:,} rows; {len(report['failed'])} not met."
-    about = html.escape(f"{report.get('use_case', '')} {when} {count} {report.get('note', '')}")
+    said = (report.get("use_case"), when, count, report.get("note"))
+    about = html.escape(" \N{MIDDLE DOT} ".join(str(part) for part in said if part))
     parts = [f"<h1>{html.escape(name)}: {told}</h1><p class=sum>{about}</p>", _overview(report["outcomes"])]
     if history is not None:
         picture = base64.b64encode(history.read_bytes()).decode()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 SHOWN_RUNS = 20
+_NAME = 200  # letters: three lines of the page
 _GOOD, _WARNED, _BAD, _ABSENT = "#2e9e5b", "#e8a33d", "#c8403a", "#e9ecef"
 
 
@@ -54,9 +55,13 @@ def plot_history(reports: Sequence[dict[str, Any]], path: Path) -> Path:
 
 def name_of(outcome: dict[str, Any]) -> str:
     """An expectation in few words: column, rule and parameters."""
-    params = ", ".join(f"{key} {value}" for key, value in sorted(outcome["params"].items()))
+    params = ", ".join(f"{key} {_listed(value)}" for key, value in sorted(outcome["params"].items()))
     text = _rule_of(outcome) + (f" ({params})" if params else "")
-    return text if len(text) <= 70 else text[:69] + "…"
+    return text if len(text) <= _NAME else text[: _NAME - 1] + "…"
+
+
+def _listed(value: Any) -> str:
+    return " | ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _rule_of(outcome: dict[str, Any]) -> str:

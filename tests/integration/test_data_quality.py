@@ -67,6 +67,15 @@ def test_warnings_are_recorded_and_logged_and_the_run_goes_on(ctx, caplog, capfd
     assert {record.name for record in caplog.records} == {"lepton.validate_raw"}
 
 
+def test_of_sets_it_is_told_what_is_too_much_and_what_is_missing(ctx):
+    kind = "expect_column_distinct_values_to_equal_set"
+    other = rule(kind, "warning", column="label", value_set=["cat", "cow", "hen"])
+    same = rule(kind, column="label", value_set=["dog", "cat"])
+    report = json.loads((ctx.open(look([other, same], ctx)) / "report.json").read_text())
+    observed = [outcome["observed"] for outcome in report["outcomes"]]
+    assert observed == ["1 not expected (dog); 2 missing (cow, hen)", "these values"]
+
+
 def test_data_docs_tell_it_all_on_a_page_that_fetches_nothing_and_runs_nothing(ctx):
     evil = rule("expect_column_values_to_be_in_set", "warning", column="label", value_set=["<script>alert(1)</script>"])
     page = (ctx.open(look([ROWS, NOT_EMPTY, evil], ctx)) / "docs" / "index.html").read_text()
@@ -75,6 +84,7 @@ def test_data_docs_tell_it_all_on_a_page_that_fetches_nothing_and_runs_nothing(c
     assert "1 unexpected values found. 25% of 4 total rows." in page
     assert not re.search(r"<script|<link|<img[^>]*src=.(?!data:)|https?://", page)
     assert "default-src 'none'" in page
+    assert "Data asset" not in page  # Great Expectations' overview says of a warning that all has failed
     assert len(page) < 200_000
 
 

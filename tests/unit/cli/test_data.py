@@ -56,6 +56,27 @@ def test_a_diff_names_what_came_and_what_moved(lepton, files):
     assert shown.index("x ") < shown.index("kind")
 
 
+def test_of_texts_it_is_told_how_long_they_are_and_what_is_frequent_if_anything_is(lepton, tmp_path):
+    for name, ending in (("old", ""), ("new", "!!")):
+        texts = [f"{'long ' * (number % 2)}{number:03d}{ending}" for number in range(100)]
+        pl.DataFrame({"text": texts, "kind": ["spam", "ham"] * 50}).write_parquet(tmp_path / f"{name}.parquet")
+    text, kind = lepton("profile", "old.parquet").splitlines()[-2:]
+    assert text.split()[4:] == ["length", "3", "length", "5.5", "length", "8"]
+    assert kind.rstrip().endswith("ham (50), spam (50)")
+    assert "length 5.5 -> length 7.5" in lepton("diff", "old.parquet", "new.parquet")
+
+
+def test_tables_without_a_common_column_have_no_table_of_shifts(lepton, tmp_path):
+    pl.DataFrame({"a": [1]}).write_parquet(tmp_path / "a.parquet")
+    pl.DataFrame({"b": [1]}).write_parquet(tmp_path / "b.parquet")
+    assert lepton("diff", "a.parquet", "b.parquet").splitlines() == [
+        "rows: 1 -> 1",
+        "added columns: b",
+        "removed columns: a",
+        "no column is in both",
+    ]
+
+
 def test_a_kept_profile_can_be_compared_again(lepton, files, tmp_path):
     (tmp_path / "kept.json").write_text(lepton("profile", files[0], "--json"))
     found = json.loads(lepton("diff", "kept.json", files[0], "--json"))
