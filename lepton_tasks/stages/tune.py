@@ -19,6 +19,7 @@ from lepton_tasks.core.use_case import UseCase
 if TYPE_CHECKING:
     import optuna
 
+    from lepton_tasks.training.job import Job
     from lepton_tasks.training.tune import Search
 
 TUNED_FILE = "tuned.json"
@@ -31,7 +32,7 @@ def tune(use_case: UseCase, ctx: RunContext, *, features: DatasetRef, preprocess
     goes on where it was.
 
     Raises:
-        ConfigError: a value is refused.
+        ConfigError: a value is refused, or there is no such metric.
         UnavailableError: MLflow or the Dask cluster does not answer; what was tried is kept.
         StageError: no trial came to its end.
     """
@@ -40,12 +41,13 @@ def tune(use_case: UseCase, ctx: RunContext, *, features: DatasetRef, preprocess
     from lepton_tasks.training import tune as trials
     from lepton_tasks.training.record import TrainingRecord
 
-    settings = _settings(use_case)
+    settings, job = _settings(use_case), _job(use_case, ctx, features, preprocessor)
+    trials.check_metric(job, settings.metric or job.learning_task().metric)
     record = TrainingRecord(Tracker(ctx.environment.tracking_url), ctx.workdir / "mlflow.json", ctx.log)
     space = {f"space.{key}": value.model_dump() for key, value in settings.space.items()}
     record.start(use_case.name, f"tuning {ctx.run_id}", tags={"lepton.run_id": ctx.run_id}, params=space)
     try:
-        search = _search(use_case, ctx, features, preprocessor, record.run_id)
+        search = _search(use_case, ctx, job, record.run_id)
         study = search.study()
         left = trials.prepare(study, search)
         local = ctx.environment.dask.address is None
@@ -82,16 +84,13 @@ def _settings(use_case: UseCase) -> Tune:
     return use_case.tune
 
 
-def _search(
-    use_case: UseCase, ctx: RunContext, features: DatasetRef, preprocessor: PreprocessorRef, parent: str
-) -> Search:
+def _job(use_case: UseCase, ctx: RunContext, features: DatasetRef, preprocessor: PreprocessorRef) -> Job:
+    """The training with the use case's own values, as long as a trial is."""
     from lepton_tasks.training.job import Job
-    from lepton_tasks.training.launch import cores
-    from lepton_tasks.training.tune import JobTemplate, Search
 
-    settings = _settings(use_case)
-    train = use_case.train.model_copy(update={"epochs": settings.epochs or use_case.train.epochs})
-    job = Job.of(
+    epochs = _settings(use_case).epochs or use_case.train.epochs
+    train = use_case.train.model_copy(update={"epochs": epochs})
+    return Job.of(
         use_case.model_copy(update={"train": train}),
         run_id=ctx.run_id,
         features=ctx.open(features),
@@ -99,6 +98,13 @@ def _search(
         preprocessor=ctx.read_json(preprocessor, "preprocessor.json"),
         seed=ctx.seed,
     )
+
+
+def _search(use_case: UseCase, ctx: RunContext, job: Job, parent: str) -> Search:
+    from lepton_tasks.training.launch import cores
+    from lepton_tasks.training.tune import JobTemplate, Search
+
+    settings = _settings(use_case)
     return Search(
         folder=ctx.workdir,
         tune=settings,

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lepton_tasks.core import catalogue
 from lepton_tasks.core.errors import ConfigError, LeptonError, StageError
 from lepton_tasks.core.metrics import higher_is_better
 from lepton_tasks.core.registry import did_you_mean
@@ -104,6 +105,25 @@ class JobTemplate:
         return Job.model_validate({**tree, **apply_overrides(sections, values), "workdir": workdir})
 
 
+def check_metric(job: Job, metric: str) -> None:
+    """Raise `ConfigError` if an epoch of the training does not measure the metric.
+
+    Only metrics that were measured are known by name, so a new network answers the validation split once.
+    """
+    from lepton_tasks.models.inference import predict
+
+    task = job.learning_task()
+    network = catalogue.MODELS.build(job.model.name, job.model.params, where="model", **task.network_arguments())
+    rows, validated, names, metrics = task.validation(network, job.features)
+    known = metrics(predict(validated, rows.inputs, names), rows.targets)
+    if metric not in known:
+        raise ConfigError(
+            f"trainings do not measure {metric!r} on the validation split.",
+            where="tune.metric",
+            fix=did_you_mean(metric, known),
+        )
+
+
 def prepare(study: optuna.Study, search: Search) -> int:
     """Clear what a killed attempt left in a study; returns how many trials are still to be run."""
     from optuna.trial import TrialState
@@ -167,7 +187,7 @@ def _trained(search: Search, trial: optuna.Trial, values: Mapping[str, Any]) -> 
             nonlocal best
             figures = {key: value for key, value in row.items() if key not in ("epoch", "seconds")}
             tracker.metrics(run_id, figures, row["epoch"])
-            value = search.sign * _figure(row, search.metric)
+            value = search.sign * row[f"validation_{search.metric}"]
             best = max(best, value)
             trial.report(value, row["epoch"])
             if trial.should_prune():
@@ -183,15 +203,6 @@ def _trained(search: Search, trial: optuna.Trial, values: Mapping[str, Any]) -> 
     finally:
         tracker.end(run_id, status)
         shutil.rmtree(job.workdir, ignore_errors=True)
-
-
-def _figure(row: Mapping[str, Any], metric: str) -> float:
-    """A metric of the validation split in a row of the history; raises `ConfigError` naming those there are."""
-    prefix = "validation_"
-    if prefix + metric not in row:
-        known = [name.removeprefix(prefix) for name in row if name.startswith(prefix)]
-        raise ConfigError(f"no metric named {metric!r}.", where="tune.metric", fix=did_you_mean(metric, known))
-    return float(row[prefix + metric])
 
 
 def _suggested(trial: optuna.Trial, key: str, space: Range | Choices) -> Any:

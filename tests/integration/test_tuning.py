@@ -76,6 +76,12 @@ def test_a_search_beats_bad_values_and_training_takes_what_it_found(ctx, refs, s
     assert spec["model"]["params"]["width"] == found["values"]["model.params.width"]
 
 
+def test_an_unknown_metric_is_refused_before_anything_is_begun(ctx, refs, server):  # noqa: F811
+    with pytest.raises(ConfigError, match=r"tune.metric: .*Known: .*accuracy"):
+        run_stage("tune", case(trials=3, metric="bleu"), ctx, refs)
+    assert server == {}
+
+
 def test_the_stage_comes_before_training_only_where_it_is_asked_for():
     names = [stage.name for stage in stages_of(case())]
     assert names[names.index("tune") + 1] == "train"

@@ -3,7 +3,7 @@ from optuna.trial import TrialState
 from tiny_training import job, use_case
 
 from lepton_tasks.core.errors import ConfigError, StageError
-from lepton_tasks.training.tune import JobTemplate, Search, _figure, plots, prepare, winner
+from lepton_tasks.training.tune import JobTemplate, Search, check_metric, plots, prepare, winner
 
 
 @pytest.fixture
@@ -60,11 +60,10 @@ def test_a_figure_of_zero_is_a_figure(search):
     assert winner(study, search)["values"]["train.batch_size"] == 32
 
 
-def test_a_metric_that_does_not_exist_is_named():
-    row = {"epoch": 0, "validation_accuracy": 0.5, "validation_loss": 0.7}
-    assert _figure(row, "loss") == 0.7
-    with pytest.raises(ConfigError, match=r"tune.metric: no metric named 'acuracy'. Did you mean 'accuracy'\?"):
-        _figure(row, "acuracy")
+def test_a_metric_that_is_not_measured_is_named(tmp_path):
+    check_metric(job(tmp_path), "loss")
+    with pytest.raises(ConfigError, match=r"tune.metric: .* do not measure 'acuracy' .* Did you mean 'accuracy'\?"):
+        check_metric(job(tmp_path), "acuracy")
 
 
 def test_a_search_in_which_nothing_ended_is_an_error(search):
