@@ -44,8 +44,9 @@ def list_(as_json: Json = False) -> None:
 
     try:
         rows = [_row(about) for about in read_keys(_file())]
+        none = "no keys are left: nobody may ask, but the stages"
     except FileNotFoundError:
-        rows = []
+        rows, none = [], "no keys: everybody on this machine may ask"
     if as_json:
         _print({"keys": rows})
         return
@@ -53,7 +54,7 @@ def list_(as_json: Json = False) -> None:
         rate = f"{row['rate']:g}/s" if row["rate"] else "no limit"
         typer.echo(f"{row['id']:<32}{','.join(row['models']):<24}{rate:<12}{row['expires'] or 'does not expire'}")
     if not rows:
-        typer.echo("no keys: everybody on this machine may ask")
+        typer.echo(none)
 
 
 @key.command(epilog="Example: `lepton key revoke shop --old`")

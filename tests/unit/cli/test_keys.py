@@ -51,4 +51,7 @@ def test_a_wrong_command_says_what_is_wrong(lepton):
     assert code == 2
     assert "'Shop'" in err
     assert lepton("key", "revoke", "nobody")[0] == 2
-    assert "no keys" in lepton("key", "list")[1]
+    assert "no keys: everybody" in lepton("key", "list")[1]
+    lepton("key", "add", "shop")
+    lepton("key", "revoke", "shop")
+    assert "nobody may ask" in lepton("key", "list")[1]
