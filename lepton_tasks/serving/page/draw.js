@@ -21,13 +21,13 @@ function svg(tag, attributes = {}, ...children) {
 const short = value => Math.abs(value) >= 1e5 || (value !== 0 && Math.abs(value) < 1e-3) ? value.toPrecision(3) : String(+value.toPrecision(5));
 const percent = share => (share >= .9995 && share < 1 ? ">99.9" : share > 0 && share < .0005 ? "<0.1" : (100 * share).toFixed(1)) + " %";
 
-function bars(pairs, shown = 8) {
+function bars(pairs, {shown = 8, figure = percent} = {}) {
   const grid = make("div", {className: "bars"});
   const add = (target, [name, share], best) => {
     const fill = make("i");
     fill.style.width = 100 * Math.max(0, Math.min(1, share)) + "%";
     target.append(make("span", {className: best ? "name best" : "name", dir: "auto"}, name),
-      make("div", {className: best ? "bar best" : "bar"}, fill), make("span", {className: "figure"}, percent(share)));
+      make("div", {className: best ? "bar best" : "bar"}, fill), make("span", {className: "figure"}, figure(share)));
   };
   pairs.slice(0, shown).forEach((pair, i) => add(grid, pair, i === 0));
   if (pairs.length <= shown) return grid;

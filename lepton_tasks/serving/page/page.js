@@ -68,7 +68,7 @@ async function build(card, name) {
       const {value, version} = await asked(modelPath(name, "/predict"), {method: "POST", body: sent.body, headers: {"content-type": sent.type}});
       const took = performance.now() - began, answer = value.predictions[0];
       out.replaceChildren(drawn(answer, {picture: sent.picture, request: sent.value, codec: about.input}),
-        make("p", {className: "told"}, `${took.toFixed(took < 10 ? 1 : 0)} ms, there and back · version ${version || value.version}`),
+        ...(answer.embedding ? [whoIsIt(name, sent)] : []), make("p", {className: "told"}, `${took.toFixed(took < 10 ? 1 : 0)} ms, there and back · version ${version || value.version}`),
         make("details", {className: "more"}, make("summary", {}, "As JSON"), make("pre", {}, JSON.stringify(value, null, 2))),
         make("details", {className: "more"}, make("summary", {}, "From elsewhere: curl, Python"), commands(name, sent, about)));
     } catch (error) { out.replaceChildren(make("p", {className: "bad", role: "alert"}, error.message)); }
@@ -85,6 +85,20 @@ async function build(card, name) {
     make("div", {}, make("p", {className: "quiet small"}, "On data it never saw:"), make("div", {className: "chips"}, ...metricChips(about.metrics))),
     ...(labels ? [labels] : []), make("div", {className: "two"}, form, out));
   if (about.example && !about.media_type.startsWith("image/")) input.fill(about.example);
+}
+
+// For embeddings: who of the people enrolled with the server the sample is most alike.
+function whoIsIt(name, sent) {
+  const button = make("button", {type: "button"}, "Who of the enrolled is it?"), told = make("div", {ariaLive: "polite"});
+  button.addEventListener("click", async () => {
+    try {
+      const {value} = await asked(modelPath(name, "/identify"), {method: "POST", body: sent.body, headers: {"content-type": sent.type}});
+      const pairs = value.candidates.map(found => [found.id, found.similarity]);
+      told.replaceChildren(pairs.length ? bars(pairs, {figure: value => value.toFixed(3)}) : make("p", {className: "told"}, "Nobody is enrolled."),
+        make("p", {className: "told"}, value.id === null ? `Nobody reaches the threshold, ${value.threshold.toFixed(3)}.` : `${value.id}: more alike than the threshold, ${value.threshold.toFixed(3)}.`));
+    } catch (error) { told.replaceChildren(make("p", {className: "bad", role: "alert"}, error.message)); }
+  });
+  return make("div", {className: "answer"}, make("div", {className: "buttons"}, button), told);
 }
 
 function cardOf(model) {
