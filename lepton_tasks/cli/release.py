@@ -77,7 +77,11 @@ def promote_challenger(name: str) -> dict[str, Any]:
 
 
 def roll_back(name: str) -> dict[str, Any]:
-    """Undo the last change; returns what is served then, and as ``undone`` the version that went."""
+    """Undo the last change.
+
+    Returns:
+        What is served then, as ``undone`` the version that went, and the ``seconds`` that the server took.
+    """
     return _change(name, "rollback")
 
 
@@ -109,7 +113,7 @@ def in_words(model: dict[str, Any]) -> str:
         if progress := challenger.get("progress"):
             text += f": {progress['reason']}"
     if undone := model.get("undone"):
-        text += f" ({undone} is taken back)"
+        text += f" ({undone} is taken back, in {model['seconds']:g} s)"
     return text
 
 

@@ -26,7 +26,7 @@ from lepton_tasks.serving.controller import Controller
 from lepton_tasks.serving.edge import Cors, Door, Edge, page_policy
 from lepton_tasks.serving.exposition import merged
 from lepton_tasks.serving.fleet import Fleet
-from lepton_tasks.serving.follow import ChallengerAs, Follower
+from lepton_tasks.serving.follow import Follower, Following
 from lepton_tasks.serving.gallery import gallery_router
 from lepton_tasks.serving.oip import oip_router
 from lepton_tasks.serving.page import PAGE
@@ -65,8 +65,7 @@ def create_app(
     fleet: Fleet | None = None,
     origins: Sequence[str] = (),
     certificate: Certificate | None = None,
-    follow: str | None = None,
-    challenger: ChallengerAs = "off",
+    following: Following | None = None,
 ) -> FastAPI:
     """The application of one server. Packages are loaded once it has started, not here.
 
@@ -80,8 +79,7 @@ def create_app(
         sample: Share of the samples that the request log keeps.
         origins: Origins whose pages may ask.
         certificate: What gRPC listens with.
-        follow: Address of the MLflow whose aliases are followed.
-        challenger: How a version with the alias ``challenger`` is served then.
+        following: The model registry whose aliases are followed.
 
     Returns:
         The application. For the fast lane: what answers is its ``state.answerer``, what lets in its ``state.door``.
@@ -137,8 +135,8 @@ def create_app(
         if fleet is not None:  # the others answer meanwhile: connections must not come here
             await restoring
         beyond = [asyncio.create_task(Controller(table).run())]
-        if follow:
-            beyond.append(asyncio.create_task(Follower(table, home, follow, challenger=challenger).run()))
+        if following is not None:
+            beyond.append(asyncio.create_task(Follower(table, home, following).run()))
         yield
         for task in beyond:
             task.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import time
 from collections.abc import Callable
@@ -78,12 +79,15 @@ class Controller:
             _log.info("version %s of %s is the champion: %s", version, name, verdict.reason)
 
     def _reference(self, name: str, served: Served, figures: Figures) -> Figures:
-        """What the champion did in this step, or when it last answered enough: at 100 % it answers nothing."""
+        """What the champion did in this step, or when it last answered enough: at 100 % it answers nothing.
+
+        Times of another minute are left out: they tell how busy the machine was.
+        """
         champion, challenge = served.champion, served.state.challenger
         kept = self._champions.get(name)
         least = challenge.plan.min_requests if challenge else 0
         if figures.requests < least and kept is not None and kept[0] == champion.release.digest:
-            return kept[1]
+            return dataclasses.replace(kept[1], times=())
         if figures.requests >= least:
             self._champions[name] = champion.release.digest, figures
         return figures

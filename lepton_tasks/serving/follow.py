@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import logging
 import tempfile
@@ -16,13 +17,26 @@ from lepton_tasks.serving.releases import State
 from lepton_tasks.serving.routing import ModelTable
 from lepton_tasks.tracking import registry
 
-ChallengerAs = Literal["off", "hold", "shadow", "canary"]
-
 _BY = "registry"
 _SEEN_FILE = "followed.json"
 _LONGEST_PAUSE_SECONDS = 60.0
 
 _log = logging.getLogger("lepton.serving.follow")
+
+
+@dataclasses.dataclass(frozen=True)
+class Following:
+    """Which registry is followed, and how.
+
+    Attributes:
+        url: MLflow's address.
+        challenger: How a version with the alias ``challenger`` is served.
+        every: Seconds between two looks.
+    """
+
+    url: str
+    challenger: Literal["off", "hold", "shadow", "canary"] = "off"
+    every: float = 5.0
 
 
 class Follower:
@@ -34,16 +48,12 @@ class Follower:
     Args:
         table: The models.
         home: State folder of the server.
-        url: MLflow's address.
-        challenger: How a version with the alias ``challenger`` is served.
-        every: Seconds between two looks.
+        following: What is followed, and how.
     """
 
-    def __init__(
-        self, table: ModelTable, home: Path, url: str, *, challenger: ChallengerAs = "off", every: float = 5.0
-    ) -> None:
-        self._table, self._home, self._url, self._every = table, home, url, every
-        self._challenger = challenger
+    def __init__(self, table: ModelTable, home: Path, following: Following) -> None:
+        self._table, self._home, self._url, self._every = table, home, following.url, following.every
+        self._challenger = following.challenger
         self._seen: dict[str, dict[str, str]] = {}
         self._before: dict[str, dict[str, str]] = {}
 

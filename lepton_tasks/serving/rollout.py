@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import bisect
+import collections
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any, Literal
 
-from lepton_tasks.core.proportions import Z95, newcombe, pooled, stability, stability_by_chance, wilson
+from lepton_tasks.core.proportions import more_by_chance, pooled, stability, stability_by_chance, wilson
 from lepton_tasks.core.rollout import Rollout
 from lepton_tasks.serving.tally import Figures
 
-# While a step runs it is judged again and again, so chance has many tries: only what is beyond doubt ends it early.
-Z_EARLY = 3.29
+# Standard deviations beyond which chance explains nothing. At its end a step is judged once; while it runs, again and
+# again, so that chance has many tries. False alarms by simulation: docs/decisions/069-canaries.md.
+Z_END, Z_EARLY = 2.58, 4.0
 _TAIL = 0.05  # the share of requests beyond the 95th percentile
-_LEAST_ROWS = 50  # of both versions, for their answers to be compared
+_LEAST_ROWS = 50  # of both versions, for their times and answers to be compared
 _LEAST_SLOWER_SECONDS = 0.001  # a ratio of times below that is noise of the machine
 _SCORE_BINS = 10
 
@@ -39,7 +41,7 @@ def judge(plan: Rollout, elapsed: float, champion: Figures, challenger: Figures)
     """The verdict on a canary's step.
 
     It goes back when errors, times or answers are worse than allowed and chance does not explain it: at the end of a
-    step with 95 % (`Z95`), before with 99.9 %.
+    step beyond `Z_END` standard deviations, before beyond `Z_EARLY`.
 
     Args:
         plan: Limits.
@@ -48,7 +50,7 @@ def judge(plan: Rollout, elapsed: float, champion: Figures, challenger: Figures)
         challenger: What the canary did since the step began.
     """
     complete = elapsed >= plan.step_seconds and challenger.requests >= plan.min_requests
-    z = Z95 if complete else Z_EARLY
+    z = Z_END if complete else Z_EARLY
     drift = {"labels": drift_of_labels(champion, challenger, z), "scores": drift_of_scores(champion, challenger, z)}
     figures = {
         "seconds": round(elapsed, 3),
@@ -75,24 +77,32 @@ def _about_errors(plan: Rollout, champion: Figures, challenger: Figures, z: floa
         return ""
     rate = challenger.errors / challenger.requests
     base = champion.errors / champion.requests if champion.requests else 0.0
-    least = wilson(rate, challenger.requests, z=z)[0]
-    if champion.requests:
-        seen = (champion.errors, champion.requests), (challenger.errors, challenger.requests)
-        least = newcombe(*seen, z=z)[0]
-    if rate - base <= plan.max_error_increase or least <= 0:
+    # With nobody to compare it with, as if a champion of as many requests had failed as often as is allowed.
+    seen = champion.errors, champion.requests
+    if not champion.requests:
+        seen = math.ceil(plan.max_error_increase * challenger.requests), challenger.requests
+    chance = more_by_chance(seen, (challenger.errors, challenger.requests))
+    if rate - base <= plan.max_error_increase or chance >= math.erfc(z / math.sqrt(2)) / 2:
         return ""
     return f"{rate:.1%} of its requests failed, {base:.1%} of the champion's"
 
 
 def _about_times(plan: Rollout, champion: Figures, challenger: Figures, z: float) -> str:
-    """The ratio of the 95th percentiles; significant if more than 5 % are slower than the largest time allowed."""
+    """The ratio of the 95th percentiles.
+
+    It counts if more than 5 % of the canary's requests are slower than the champion's percentile allows, and less than
+    5 % of the champion's are slower than the canary's would allow: either percentile may be off by chance.
+    """
     limit, own = champion.quantile(1 - _TAIL), challenger.quantile(1 - _TAIL)
-    if limit is None or own is None:
+    n, m = sum(champion.times), sum(challenger.times)
+    if limit is None or own is None or min(n, m) < _LEAST_ROWS:
         return ""
     allowed = limit * plan.max_latency_ratio
-    answered = challenger.requests - challenger.errors
-    least = wilson(challenger.slower(allowed) / answered, answered, z=z)[0]
-    if own <= allowed or own - limit < _LEAST_SLOWER_SECONDS or least <= _TAIL:
+    if own <= allowed or own - limit < _LEAST_SLOWER_SECONDS:
+        return ""
+    if wilson(challenger.slower(allowed) / m, m, z=z)[0] <= _TAIL:
+        return ""
+    if wilson(champion.slower(own / plan.max_latency_ratio) / n, n, z=z)[1] >= _TAIL:
         return ""
     return (
         f"it takes {own / limit:.2f} times as long as the champion (95th percentile {own * 1e3:.1f} ms, "
@@ -107,12 +117,27 @@ def drift_of_labels(champion: Figures, challenger: Figures, z: float) -> tuple[f
 
 
 def drift_of_scores(champion: Figures, challenger: Figures, z: float) -> tuple[float, float] | None:
-    """The same of the scores, in the champion's deciles."""
+    """The same of the scores, in the champion's deciles; a hundredth more or less is the same score."""
     ordered = sorted(champion.scores)
     if len(ordered) < _LEAST_ROWS:
         return None
-    edges = sorted({ordered[len(ordered) * i // _SCORE_BINS] for i in range(1, _SCORE_BINS)})
-    return _drift(_binned(champion.scores, edges), _binned(challenger.scores, edges), z)
+    unit = _unit(ordered)
+    first, second = ([round(score / unit) for score in one.scores] for one in (champion, challenger))
+    counts = collections.Counter(first)
+    edges = sorted({round(ordered[len(ordered) * i // _SCORE_BINS] / unit) for i in range(1, _SCORE_BINS)})
+    # Intervals cannot tell a model that always says one thing from one that says less: such scores get their own bin.
+    lumps = {edge for edge in edges if counts[edge] * _SCORE_BINS >= len(first)}
+    return _drift(_binned(first, edges, lumps), _binned(second, edges, lumps), z)
+
+
+def _unit(ordered: Sequence[float]) -> float:
+    """A hundredth of the spread of sorted scores; of their size, if they hardly differ.
+
+    Without it 1.0 and 0.9999, which a sure classifier says for half of all pictures, would be as far apart as can be.
+    """
+    spread = ordered[len(ordered) * 95 // 100] - ordered[len(ordered) * 5 // 100]
+    size = abs(ordered[len(ordered) // 2])
+    return max(spread if spread > 0.001 * size else size, 1e-9) / 100
 
 
 def _drift(first: Sequence[int], second: Sequence[int], z: float) -> tuple[float, float] | None:
@@ -129,10 +154,9 @@ def _padded(counts: Sequence[int], width: int) -> list[int]:
     return [*counts, *[0] * (width - len(counts))]
 
 
-def _binned(scores: Sequence[float], edges: Sequence[float]) -> list[int]:
-    """Scores between the edges, and those that are an edge: a model that always says 1.0 has no others."""
+def _binned(scores: Sequence[int], edges: Sequence[int], lumps: Set[int]) -> list[int]:
+    """Counts of the scores between the edges, and of those that are one of the lumps."""
     counts = [0] * (2 * len(edges) + 1)
     for score in scores:
-        i = bisect.bisect_left(edges, score)
-        counts[2 * i + (i < len(edges) and edges[i] == score)] += 1
+        counts[2 * bisect.bisect_left(edges, score) + (score in lumps)] += 1
     return counts

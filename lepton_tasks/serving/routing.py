@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -162,19 +163,21 @@ class ModelTable(Lookup):
         Raises:
             ConflictError: there is neither, or another one; after a rollback there is no version before the champion.
         """
+        began = time.perf_counter()
         async with self._changing():
             state = self._served[name].state if name in self._served else await self._on_disk(name)
             last = state.challenger.release if state.challenger else state.current
             if only is not None and last.version != only:
                 raise ConflictError(f"the last version of {name!r} is {last.version}, not {only}.")
             if state.challenger is not None:
-                new, gone = dataclasses.replace(state, challenger=None), state.challenger.release
-                return {**await self._change(name, new, "back", gone, by, **figures), "undone": gone.version}
-            if state.previous is None:
+                new, action = dataclasses.replace(state, challenger=None), "back"
+            elif state.previous is not None:
+                new, action = State(state.previous, unannounced=True), "rollback"
+            else:
                 raise ConflictError(f"{name!r} has no previous version to go back to.")
-            new = State(state.previous, unannounced=True)
-            back = await self._change(name, new, "rollback", state.previous, by, **figures)
-            return {**back, "undone": state.current.version}
+            release = last if action == "back" else new.current
+            back = await self._change(name, new, action, release, by, **figures)
+            return {**back, "undone": last.version, "seconds": round(time.perf_counter() - began, 4)}
 
     async def figures(self, name: str) -> dict[str, Figures]:
         """What each loaded version of a model did lately, in all processes of the server."""

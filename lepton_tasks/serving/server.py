@@ -24,6 +24,7 @@ from lepton_tasks.serving.app import DRAIN_SECONDS, create_app
 from lepton_tasks.serving.auth import check_address, guard_of
 from lepton_tasks.serving.edge import Cors
 from lepton_tasks.serving.fleet import Fleet
+from lepton_tasks.serving.follow import Following
 from lepton_tasks.serving.lane import Lane
 from lepton_tasks.serving.redact import Redaction
 from lepton_tasks.serving.supervisor import Supervisor, own_command
@@ -86,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--insecure", action="store_true", help="let other machines ask without API keys")
     parser.add_argument("--cors", action="append", default=[], metavar="ORIGIN", help="pages that may ask; repeatable")
     parser.add_argument("--follow", metavar="URL", help="MLflow whose aliases decide what is served (default: none)")
+    parser.add_argument("--follow-every", type=float, default=5.0, metavar="SECONDS", help="(default: %(default)s)")
     parser.add_argument(
         "--challenger",
         choices=("off", "hold", "shadow", "canary"),
@@ -112,8 +114,7 @@ def _serve(options: argparse.Namespace, fleet: Fleet | None) -> int:
         fleet=fleet,
         origins=options.cors,
         certificate=certificate,
-        follow=options.follow,
-        challenger=options.challenger,
+        following=Following(options.follow, options.challenger, options.follow_every) if options.follow else None,
     )
     config = uvicorn.Config(
         app,

@@ -34,8 +34,8 @@ def test_what_is_served_in_words():
     assert in_words({"version": "2", "previous": "1", "challenger": challenger}) == (
         "version 2, before it 1; canary 3 at 10%: 20 of 50 requests"
     )
-    assert in_words({"version": "2", "previous": None, "challenger": None, "undone": "3"}) == (
-        "version 2 (3 is taken back)"
+    assert in_words({"version": "2", "previous": None, "challenger": None, "undone": "3", "seconds": 0.01}) == (
+        "version 2 (3 is taken back, in 0.01 s)"
     )
     assert in_words({"version": None, "reason": "it is being loaded."}) == "not ready: it is being loaded."
 

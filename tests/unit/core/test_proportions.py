@@ -4,6 +4,7 @@ from scipy import stats
 
 from lepton_tasks.core.proportions import (
     chi_square,
+    more_by_chance,
     newcombe,
     pooled,
     stability,
@@ -30,6 +31,17 @@ def test_the_test_of_two_shares_is_pearsons():
         stats.chi2_contingency(table, correction=False).pvalue
     )
     assert two_proportions((0, 10), (0, 20)) == 1.0
+
+
+@pytest.mark.parametrize(("first", "second"), [((1, 100), (3, 20)), ((0, 500), (5, 5)), ((30, 300), (12, 100))])
+def test_more_hits_by_chance_is_fishers_exact_test(first, second):
+    table = [[second[0], second[1] - second[0]], [first[0], first[1] - first[0]]]
+    assert more_by_chance(first, second) == pytest.approx(stats.fisher_exact(table, alternative="greater").pvalue)
+
+
+def test_many_hits_are_approximated():
+    exact = stats.hypergeom.sf(1099, 40_000, 2000, 20_000)
+    assert more_by_chance((900, 20_000), (1100, 20_000)) == pytest.approx(exact, rel=0.1)
 
 
 def test_stability_of_equal_and_of_turned_round_shares():

@@ -7,7 +7,7 @@ from tiny_packages import make_package
 
 from lepton_tasks.core.errors import UnavailableError
 from lepton_tasks.core.rollout import Rollout
-from lepton_tasks.serving.follow import Follower
+from lepton_tasks.serving.follow import Follower, Following
 from lepton_tasks.serving.routing import ModelTable
 
 
@@ -27,7 +27,7 @@ def following(home, registry, scenario, **options):
     async def run():
         table = ModelTable(home, workers=1)
         await table.restore()
-        follower = Follower(table, home, registry.url, **options)
+        follower = Follower(table, home, Following(registry.url, **options))
 
         async def look(times=2):
             for _ in range(times):
@@ -112,7 +112,7 @@ def test_while_the_registry_is_away_what_is_served_still_is(tmp_path, registry):
 
 def test_the_follower_backs_off_and_comes_back(tmp_path, registry):
     async def scenario(table, _):
-        follower = Follower(table, tmp_path, registry.url, every=0.01)
+        follower = Follower(table, tmp_path, Following(registry.url, every=0.01))
         registry.away = True
         task = asyncio.create_task(follower.run())
         await asyncio.sleep(0.5)

@@ -90,11 +90,34 @@ def test_equal_versions_are_seldom_told_apart_by_chance():
     assert sum(judge(PLAN, 60, *pair).action == "back" for pair in pairs) <= 1
 
 
-def test_a_model_that_always_says_the_same_is_told_from_one_that_does_not():
-    always, never = Tally(), Tally()
-    for tally, value in ((always, 1.0), (never, 0.5)):
-        for _ in range(200):
-            tally.request(200, 0.01)
-        tally.outputs({"value": np.full((200, 1), value, np.float32)})
-    assert judge(PLAN, 60, always.figures(), always.figures()).action == "on"
-    assert "its scores differ" in judge(PLAN, 60, always.figures(), never.figures()).reason
+def always(value, requests=200):
+    tally = Tally()
+    for _ in range(requests):
+        tally.request(200, 0.01)
+    tally.outputs({"value": np.full((requests, 1), value, np.float32)})
+    return tally.figures()
+
+
+def test_a_model_that_always_says_the_same_is_told_from_one_that_says_something_else():
+    assert judge(PLAN, 60, always(1.0), always(1.0)).action == "on"
+    assert judge(PLAN, 60, always(1.0), always(0.999)).action == "on"  # as sure, but for rounding
+    assert "its scores differ" in judge(PLAN, 60, always(1.0), always(0.5)).reason
+    assert "its scores differ" in judge(PLAN, 60, always(1.0), always(1.5)).reason
+
+
+def numbers(requests, seed, shift=0.0):
+    tally = Tally()
+    for _ in range(requests):
+        tally.request(200, 0.01)
+    tally.outputs({"value": np.random.default_rng(seed).normal(2000 + shift, 5, (requests, 1))})
+    return tally.figures()
+
+
+def test_numbers_are_compared_by_their_spread():
+    assert judge(PLAN, 60, numbers(300, 0), numbers(200, 1)).action == "on"
+    assert "its scores differ" in judge(PLAN, 60, numbers(300, 0), numbers(200, 1, shift=5)).reason
+
+
+def test_a_few_rows_of_continuous_scores_are_no_drift():
+    verdicts = [judge(PLAN, 1, numbers(71, 2 * i), numbers(58, 2 * i + 1)).action for i in range(50)]
+    assert verdicts == ["wait"] * 50
