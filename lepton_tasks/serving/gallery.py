@@ -121,7 +121,7 @@ def gallery_router(table: ModelTable, telemetry: Telemetry, limits: Limits, home
 
         Embeddings of two versions cannot be compared: a canary here would compute those of all enrolled anew and anew.
         """
-        call.live = _with_embeddings(table, name)
+        call.live, call.caller = _with_embeddings(table, name), request.state.key
         samples = await read_samples(request, limits, call.live.package.codec)
         if len(samples) != 1:
             raise DataError(f"{len(samples)} samples; one is compared at a time.")

@@ -7,6 +7,7 @@ import heapq
 import itertools
 import logging
 import operator
+import os
 import random
 import threading
 import time
@@ -137,7 +138,7 @@ class RequestLog:
         folder.mkdir(parents=True, exist_ok=True)
         for old in sorted(folder.glob(f"*-{self._member}.jsonl"))[: -(self._files - 1) or None]:
             old.unlink(missing_ok=True)
-        self._streams[model] = (folder / f"{time.time_ns()}-{self._member}.jsonl").open("ab", buffering=0)
+        self._streams[model] = FileIO(folder / f"{time.time_ns()}-{self._member}.jsonl", "ab", opener=_private)
         return self._streams[model]
 
 
@@ -147,6 +148,11 @@ def _lines(records: Iterable[dict[str, Any]]) -> Iterator[bytes]:
         if i % 32 == 0:
             time.sleep(0)  # without it, one that waits for the interpreter waits for 5 ms, again and again
         yield orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _private(path: str, flags: int) -> int:
+    """Open a file that only its owner may read."""
+    return os.open(path, flags, 0o600)
 
 
 def _append(stream: FileIO, lines: bytes) -> None:

@@ -33,6 +33,7 @@ def test_a_model_without_requests(tmp_path):
 def test_a_torn_line_is_left_out_and_never_continued(tmp_path):
     written(tmp_path, [{"time": 1}])
     (torn,) = (tmp_path / "digits").iterdir()
+    assert torn.stat().st_mode & 0o777 == 0o600
     with torn.open("ab") as stream:
         stream.write(b'{"time": 2')
     written(tmp_path, [{"time": 3}])
