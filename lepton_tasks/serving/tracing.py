@@ -24,6 +24,7 @@ from typing import Any
 TRACEPARENT = "traceparent"
 
 _FORM = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_LENGTH = 55  # of version 00, which nothing may follow
 _CAPACITY = 8192  # requests that may wait to be exported
 _BATCH = 256
 _EVERY_SECONDS = 1.0
@@ -91,14 +92,14 @@ class Tracer:
         if traceparent is None and not self.on:
             return None
         found = _FORM.fullmatch(traceparent) if traceparent is not None else None
-        if found is None:
+        if found is None or (found[0][:2] == "00" and found[4]):
             if not self.on:
                 return None
             trace, parent, sampled = f"{self._random.getrandbits(128) or 1:032x}", "", None
         else:
             trace, parent, sampled = found[1], found[2], bool(int(found[3], 16) & 1)
             if not self.on:
-                return Trace(trace, found[0])
+                return Trace(trace, found[0][:_LENGTH])
         if sampled is None or not self._heeds_parent:
             sampled = int(trace[16:], 16) < self._share * 2**64  # the same decision wherever the trace goes
         span = f"{self._random.getrandbits(64) or 1:016x}"

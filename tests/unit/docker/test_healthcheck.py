@@ -7,12 +7,15 @@ import threading
 from pathlib import Path
 
 import pytest
+from certificates import Authority
+
+from lepton_tasks.serving.tls import Certificate
 
 SCRIPT = Path(__file__).parents[3] / "docker" / "healthcheck.py"
 
 
 @contextlib.contextmanager
-def answering(status, body):
+def answering(status, body, certificate=None):
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_response(status)
@@ -23,6 +26,8 @@ def answering(status, body):
             pass
 
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        if certificate:
+            server.socket = certificate.context().wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}/"
@@ -50,6 +55,12 @@ def test_the_exit_status_tells_whether_the_service_is_well(status, body, part, c
     with answering(status, body) as url:
         done = check(url, *part)
     assert (done.returncode, says in done.stderr) == (code, True)
+
+
+def test_a_service_with_tls_is_asked_without_its_authority(tmp_path):
+    certificate = Certificate(*Authority(tmp_path).issue()[:2])
+    with answering(200, {}, certificate) as url:
+        assert check(url.replace("http:", "https:")).returncode == 0
 
 
 def test_nobody_answers():

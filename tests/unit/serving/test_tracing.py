@@ -50,6 +50,7 @@ def test_a_recorded_request_is_a_child_of_its_caller():
         f"00-{'0' * 32}-{CALLER}-01",
         f"00-{TRACE}-{'0' * 16}-01",
         f"00-{TRACE}-{CALLER}",
+        f"{GIVEN}-more",
         f"00-{TRACE}-{CALLER}-01\r\nx: y",
     ],
 )
@@ -60,7 +61,9 @@ def test_what_is_no_context_begins_a_trace_of_its_own(given):
 
 
 def test_a_later_version_of_the_context_is_read_as_this_one():
-    assert recording().begin(f"01-{TRACE}-{CALLER}-01-more").id == TRACE
+    later = f"01-{TRACE}-{CALLER}-01"
+    assert recording().begin(f"{later}-more").id == TRACE
+    assert Tracer().begin(f"{later}-more\rx: y").header == later
 
 
 def test_who_is_recorded_follows_the_caller_or_a_share():
