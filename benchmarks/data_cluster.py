@@ -17,7 +17,6 @@ import functools
 import io
 import itertools
 import logging
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -282,5 +281,4 @@ def present(
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("POLARS_MAX_THREADS", str(CORES))
     main()
