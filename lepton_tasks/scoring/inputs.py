@@ -251,6 +251,8 @@ def _chunked(samples: Iterator[Sample], size: int) -> Iterator[list[Sample]]:
 
 def _plain(value: Any) -> Any:
     """A value of a table as JSON has it: times as ISO 8601, bytes in base64, null for what is no number."""
+    if value is None or isinstance(value, str | int):  # most are
+        return value
     if isinstance(value, dt.date | dt.datetime | dt.time):
         return value.isoformat()
     if isinstance(value, bytes):
