@@ -15,6 +15,8 @@ from lepton_tasks.core.errors import ArtifactError, GateError, UnavailableError
 from lepton_tasks.core.rollout import Rollout
 from lepton_tasks.core.use_case import Deploy, parse_use_case
 from lepton_tasks.serving.client import Client
+from lepton_tasks.serving.errors import ForbiddenError
+from lepton_tasks.serving.keys import KEYS_FILE, add_key
 from lepton_tasks.stages.deploy import deploy, still_serving
 from lepton_tasks.stages.monitor import monitor
 from lepton_tasks.stages.smoke_test import smoke_test
@@ -97,6 +99,18 @@ def test_a_release_moves_endpoint_and_aliases_together(ctx, registry):
     assert second.facts["previous_version"] == "1"
     assert still_serving(USE_CASE, ctx, second)
     assert not still_serving(USE_CASE, ctx, endpoint)
+
+
+def test_a_server_with_keys_lets_the_stages_in_and_nobody_else(ctx):
+    add_key(ctx.root / "serving" / KEYS_FILE, "shop", now=0)
+    time.sleep(1.1)  # until the running server has looked at its keys again
+    with pytest.raises(ForbiddenError):
+        answers(ctx)
+    endpoint, package = deployed(ctx, "1")
+    smoke_test(USE_CASE, at(ctx, "smoke_test", "1"), endpoint=endpoint, package=package)
+    assert still_serving(USE_CASE, ctx, endpoint)
+    with pytest.raises(ForbiddenError):
+        answers(ctx)
 
 
 def by(**rollout):
