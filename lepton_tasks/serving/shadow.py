@@ -37,7 +37,7 @@ class ShadowFigures:
         differences: Sum over rows of the mean absolute difference of their probabilities, or numbers.
         errors: Requests that the champion could answer and the challenger could not.
         dropped: Copies that found too many waiting.
-        seconds: What the champion, and the challenger, needed for the requests that both answered.
+        seconds: Processor time of the champion, and of the challenger, for the requests that both answered.
     """
 
     rows: int = 0
@@ -159,12 +159,15 @@ class Shadow:
 
 
 def _computed(job: Job, package: Package) -> tuple[list[Outputs], float]:
-    """Outputs and seconds of a request, on a copy: what the request log keeps of the answered one stays as it is."""
+    """Outputs and seconds of a request, on a copy: what the request log keeps of the answered one stays as it is.
+
+    The seconds are those of the processor: a thread of the least priority waits for others most of the time.
+    """
     twin: Any = copy.copy(job)
     twin.seen = []
-    began = time.perf_counter()
+    began = time.thread_time()
     outputs: list[Outputs] = [package.run(samples) for samples in twin.decode(package)]
-    return outputs, time.perf_counter() - began
+    return outputs, time.thread_time() - began
 
 
 def compared(first: Outputs, second: Outputs) -> tuple[int, int, float]:

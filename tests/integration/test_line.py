@@ -167,6 +167,7 @@ def test_without_mlflow_register_fails_plainly_and_the_champion_is_served(line, 
     assert code == 0
     assert (result["model_version"], line.champion(), line.served()) == ("2", "2", "2")
     assert registry.alias(line.tracking_url, "mnist_digits", "previous")["version"] == "1"
+    assert registry.aliases(line.tracking_url)["mnist_digits"]["champion"] == "2"
 
 
 def test_a_registered_version_survives_a_kill_between_registry_and_store(line, first):
