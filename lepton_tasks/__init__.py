@@ -8,3 +8,7 @@ import os
 _CORES = os.cpu_count() or 1
 os.environ.setdefault("_RJEM_MALLOC_CONF", f"dirty_decay_ms:10000,muzzy_decay_ms:10000,narenas:{_CORES}")
 os.environ.setdefault("POLARS_MAX_THREADS", str(max(1, _CORES // 2)))
+
+# ONNX Runtime reads it when it is loaded: its official Linux builds, from 1.29 on, else report to their maker what is
+# loaded (names of models, hashes of graph and weights). Whoever wants that sets it to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
