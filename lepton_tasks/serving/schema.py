@@ -123,8 +123,9 @@ def predict_body() -> dict[str, Any]:
 
 
 def video_body() -> dict[str, Any]:
-    """The request body of a video."""
-    return {"requestBody": {"content": {"video/*": {"schema": {"type": "string", "format": "binary"}}}}}
+    """The request body of a video; ``video/*`` is read, too."""
+    binary = {"type": "string", "format": "binary"}
+    return {"requestBody": {"content": {"application/octet-stream": {"schema": binary}}}}
 
 
 def infer_body() -> dict[str, Any]:
