@@ -44,6 +44,7 @@ from benchmarks.served.wrk import Load, press, require_wrk
 
 CONNECTIONS = (1, 16, 64)
 _SAMPLES = 32
+_TURNS, _LONGEST_SECONDS = 8, 5
 _LIGHT = ("echo", "starlette")
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lepton" / "peers"
 
@@ -87,8 +88,10 @@ class Bench:
                 limits.append(Limit(*(_rate(session, model, size, 0.4 * self.seconds) for size in (1, 8))))
                 tell(f"{name}, ONNX Runtime, batch 1, {number + 1} of {self.rounds}", limits[-1].one)
                 for subject in subjects:
+                    load = None
                     for c in CONNECTIONS:
-                        loads[subject.name][c].append(self._press(subject, c))
+                        load = self._press(subject, c, load)
+                        loads[subject.name][c].append(load)
                     rates = [loads[subject.name][c][-1].rate for c in CONNECTIONS]
                     tell(f"{name}, {subject.name}, {number + 1} of {self.rounds}, c = 64", rates[-1])
             for subject in subjects:
@@ -97,9 +100,12 @@ class Bench:
         for subject_name, by_connections in loads.items():
             self.seen.standings[name, subject_name].loads = {c: _median(v) for c, v in by_connections.items()}
 
-    def _press(self, subject: Subject, connections: int) -> Load:
+    def _press(self, subject: Subject, connections: int, before: Load | None) -> Load:
+        """Press a server after `before`, with fewer connections; a slow one longer, so that its first answers, which
+        all come late, count less."""
         port, path, request = subject.server.port, subject.path, subject.request
-        seconds = self.seconds * (2 if connections == max(CONNECTIONS) else 1)  # of few answers, more is at its ends
+        turns = connections / max(before.rate, 1) if before else 0.0  # seconds until each connection has one answer
+        seconds = self.seconds + min(_LONGEST_SECONDS, round(_TURNS * turns))
         load = press(port, path, request, self.folder, connections=connections, seconds=seconds)
         subject.server.settle()
         return load

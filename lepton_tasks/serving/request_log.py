@@ -164,6 +164,7 @@ def _append(stream: FileIO, lines: bytes) -> None:
     except OSError:
         try:
             stream.truncate(start)
+            stream.seek(start)  # truncating moves no position, and the next attempt begins at it
         except OSError:
             stream.close()
         raise

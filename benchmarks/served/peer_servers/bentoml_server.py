@@ -9,7 +9,7 @@ from onnx_model import OnnxModel
 
 @bentoml.service(workers=1, traffic={"timeout": 60})
 class Service:
-    """One worker, no batching: with it, answers came later and some were refused."""
+    """One worker, no batching: with it, some requests are refused."""
 
     def __init__(self) -> None:
         self.model = OnnxModel(os.environ["ONNX"])
