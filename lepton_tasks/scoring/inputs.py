@@ -97,7 +97,13 @@ def open_inputs(path: str, codec: Codec, root: Path) -> Inputs:
     pictures = codec.media_type.startswith("image/")
     texts = (".txt",) if codec.media_type.startswith("text/") and len(fields_of(codec)) == 1 else ()
     known = (*(PICTURES if pictures else ()), *texts, *LINES, *_TABLES)
-    files = find_files(path, root, known)
+    try:
+        files = find_files(path, root, known)
+    except DataError as error:
+        if error.fix and "data.source.params" in error.fix:  # the way out of a use case
+            fix = "Give a file, a folder, a pattern such as 'days/*.csv', an archive, or an address (s3://...)."
+            raise DataError(error.what, where=error.where, fix=fix) from error
+        raise
     kinds = {_suffix(file.address) for file in files}
     if kinds <= set(PICTURES) and pictures:
         return _pictures([(file.address, file) for file in files])
@@ -105,8 +111,10 @@ def open_inputs(path: str, codec: Codec, root: Path) -> Inputs:
         if kind in _TABLES:
             return _table(path, _TABLES[kind], codec, root)
         return Inputs(_chunked(_lines(files, as_json=kind in LINES), _ROWS_A_CHUNK), None, len(files))
+    found = ", ".join(sorted(_suffixes(files)))
+    several = "Files" if len(kinds) < 2 else "Files of several kinds"
     raise DataError(
-        f"files that end in {', '.join(sorted({*kinds, *_suffixes(files)}))}, which are not read together here.",
+        f"{several} are not read here: {found}.",
         where=path,
         fix=f"Give files of one kind; this model takes {', '.join(known)}. A pattern such as '*.csv' chooses.",
     )

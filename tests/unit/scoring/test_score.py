@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 
 import polars as pl
 import pytest
@@ -140,6 +141,18 @@ def test_files_of_several_kinds_are_refused(tmp_path, run, table):
         (tmp_path / "in" / name).write_text("a\n1\n")
     with pytest.raises(DataError, match=r"\.csv, \.jsonl"):
         run(table, tmp_path / "in")
+
+
+def test_files_that_are_not_there_or_not_for_this_model_are_named(tmp_path, run, table):
+    (tmp_path / "notes.txt").write_text("x")
+    for path, told in (
+        (tmp_path / "nowhere", "no such file.*Give a file"),
+        (tmp_path / "notes.txt", r"not read here: \.txt"),
+    ):
+        with pytest.raises(DataError) as error:
+            run(table, path)
+        assert re.search(told, str(error.value))
+        assert "LEPTON_DATA" not in str(error.value)  # which is for use cases
 
 
 def test_the_file_says_which_package_answered(tmp_path, run, table):
