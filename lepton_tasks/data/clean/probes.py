@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,17 +39,21 @@ def probe_rows(extractor: FeatureExtractor, parts: Sequence[Path], ctx: RunConte
     columns = pa.schema([*known, *extractor.facts.items(), ("error", pa.string())])
     total = sum(pq.read_metadata(part).num_rows for part in parts)
     size = max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // math.prod(extractor.shape)))
-    probed = map_chunks(
-        functools.partial(_probe_chunk, extractor), _chunks(parts, size), ctx, total=total, unit="samples"
-    )
     tables = [columns.empty_table()]
-    with file.open("wb") as stream:
+    with contextlib.ExitStack() as stack:
+        aside = None
+        if ctx.environment.dask.address is not None:
+            folder = tempfile.TemporaryDirectory(dir=file.parent, prefix=".arrays-", ignore_cleanup_errors=True)
+            aside = Path(stack.enter_context(folder))
+        task = functools.partial(_probe_chunk, extractor, aside)
+        probed = map_chunks(task, _chunks(parts, size), ctx, total=total, unit="samples")
+        stream = stack.enter_context(file.open("wb"))
         # Written, not mapped: pages that a map has dirtied count as memory of the process until they are on disk.
         shape = (total, *extractor.shape)
         np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
         for found, arrays in probed:
             tables.append(pa.Table.from_pylist(found, schema=columns))
-            stream.write(arrays.data)
+            stream.write(arrays.data if isinstance(arrays, np.ndarray) else _taken(arrays))
     return pa.concat_tables(tables).append_column(POSITION, pa.array(range(total), pa.int64()))
 
 
@@ -59,7 +65,12 @@ def _chunks(parts: Sequence[Path], size: int) -> Iterator[list[Row]]:
                 yield batch.to_pylist()
 
 
-def _probe_chunk(extractor: FeatureExtractor, rows: list[Row]) -> tuple[list[dict[str, Any]], np.ndarray]:
+def _probe_chunk(
+    extractor: FeatureExtractor, aside: Path | None, rows: list[Row]
+) -> tuple[list[dict[str, Any]], np.ndarray | Path]:
+    """What is found of each row, and the arrays; on a cluster (`aside`) a file of them, as a scheduler should not carry
+    pixels.
+    """
     arrays = np.zeros((len(rows), *extractor.shape), np.uint8)
     found = []
     for row, array in zip(rows, arrays, strict=True):
@@ -73,4 +84,15 @@ def _probe_chunk(extractor: FeatureExtractor, rows: list[Row]) -> tuple[list[dic
         except DataError as error:
             facts = {"error": error.what}
         found.append(known | facts)
-    return found, arrays
+    if aside is None:
+        return found, arrays
+    with tempfile.NamedTemporaryFile(dir=aside, delete=False) as stream:  # a chunk may be computed twice
+        stream.write(arrays.data)
+    return found, Path(stream.name)
+
+
+def _taken(file: Path) -> bytes:
+    """What is in a file, which is then removed."""
+    content = file.read_bytes()
+    file.unlink()
+    return content
