@@ -31,6 +31,7 @@ from lepton_tasks.serving.supervisor import Supervisor, own_command
 from lepton_tasks.serving.tls import certificate_of
 
 VALUES_VARIABLE = "LEPTON_REQUEST_VALUES"
+FOLLOW_VARIABLE = "LEPTON_FOLLOW"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -86,7 +87,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tls-key", type=Path, metavar="PEM", help="its private key")
     parser.add_argument("--insecure", action="store_true", help="let other machines ask without API keys")
     parser.add_argument("--cors", action="append", default=[], metavar="ORIGIN", help="pages that may ask; repeatable")
-    parser.add_argument("--follow", metavar="URL", help="MLflow whose aliases decide what is served (default: none)")
+    parser.add_argument(
+        "--follow",
+        metavar="URL",
+        default=os.environ.get(FOLLOW_VARIABLE),
+        help=f"MLflow whose aliases decide what is served (default: {FOLLOW_VARIABLE}, or none)",
+    )
     parser.add_argument("--follow-every", type=float, default=5.0, metavar="SECONDS", help="(default: %(default)s)")
     parser.add_argument(
         "--challenger",

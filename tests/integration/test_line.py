@@ -170,6 +170,23 @@ def test_without_mlflow_register_fails_plainly_and_the_champion_is_served(line, 
     assert registry.aliases(line.tracking_url)["mnist_digits"]["champion"] == "2"
 
 
+def test_a_registered_version_is_deployed_promoted_and_taken_back_by_hand(line, first):
+    champion = line.champion()
+    code, held = line.lepton("deploy", "mnist_digits", "1", "--hold")
+    assert (code, held["version"], held["challenger"]["version"]) == (0, champion, "1")
+    assert registry.aliases(line.tracking_url)["mnist_digits"]["challenger"] == "1"
+    assert line.served() == champion
+    code, promoted = line.lepton("promote", "mnist_digits")
+    assert (code, promoted["version"], line.champion(), line.served()) == (0, "1", "1", "1")
+    code, back = line.lepton("rollback", "mnist_digits")
+    assert (code, back["version"], back["undone"]) == (0, champion, "1")
+    assert (line.champion(), line.served()) == (champion, champion)
+    assert registry.alias(line.tracking_url, "mnist_digits", "previous") is None
+    assert line.lepton("deploy", "mnist_digits", "77")[0] == 2
+    code, compared = line.lepton("ab", "mnist_digits")
+    assert (code, compared["name"]) == (0, "mnist_digits")
+
+
 def test_a_registered_version_survives_a_kill_between_registry_and_store(line, first):
     folder = next(iter((line.root / "artifacts" / "register").glob("*")))
     before = line.champion()
