@@ -7,6 +7,7 @@ application as usual. Why: docs/decisions/078-fast-lane.md.
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 import time
 from collections.abc import Callable, Iterable
@@ -28,6 +29,13 @@ _SWEEP_SECONDS = 1.0
 _GOODBYE_SECONDS = 0.5
 
 _Route = tuple[Literal["v1", "v2"], str, str | None]
+
+
+@functools.lru_cache(maxsize=1024)
+def _head(status: int, headers: tuple[tuple[str, str], ...]) -> bytes:
+    """The first lines of a reply; most replies have the same."""
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
+    return _STATUS_LINES[status] + lines.encode("latin-1")
 
 
 class _Done:
@@ -234,8 +242,8 @@ class LaneProtocol(HttpToolsProtocol):
         """Write a reply, and go on or close."""
         if self.transport.is_closing():
             return
-        parts = [_STATUS_LINES[reply.status], self.lane.common(self.server_state.default_headers)]
-        parts += [f"{name}: {value}\r\n".encode("latin-1") for name, value in reply.headers.items()]
+        parts = [_head(reply.status, tuple(reply.headers.items()))]
+        parts.append(self.lane.common(self.server_state.default_headers))
         if origin is not None:
             parts.append(lines_of(self.lane.door.cors.headers(origin)))
         parts.append(b"content-length: %d\r\n" % len(reply.body))

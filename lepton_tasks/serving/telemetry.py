@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 
 from lepton_tasks.core.errors import LeptonError
 from lepton_tasks.serving.batching import Ticket, Timings
+from lepton_tasks.serving.counting import Counter, Histogram
 from lepton_tasks.serving.errors import status_of
-from lepton_tasks.serving.histogram import Histogram
 from lepton_tasks.serving.live import Live
 from lepton_tasks.serving.request_log import RequestLog
 
@@ -62,8 +62,8 @@ class Telemetry:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         by = ("model", "version", "api")
-        self._requests = Counter("lepton_requests", "Requests for predictions.", (*by, "status"), registry=registry)
-        self._errors = Counter("lepton_errors", "Requests without a prediction.", (*by, "status"), registry=registry)
+        self._requests = Counter("lepton_requests", "Requests for predictions.", (*by, "status"))
+        self._errors = Counter("lepton_errors", "Requests without a prediction.", (*by, "status"))
         self._seconds = Histogram("lepton_request_seconds", "Time to answer.", by, buckets=_BUCKETS)
         self._stages = Histogram(
             "lepton_stage_seconds",
@@ -74,8 +74,8 @@ class Telemetry:
         self._batches = Histogram(
             "lepton_batch_requests", "Requests answered by one inference.", by[:2], buckets=_SIZES
         )
-        for histogram in (self._seconds, self._stages, self._batches):
-            registry.register(histogram)
+        for metric in (self._requests, self._errors, self._seconds, self._stages, self._batches):
+            registry.register(metric)
         self._served = Gauge(
             "lepton_model_info", "1 for each version that answers.", ("model", "version", "digest"), registry=registry
         )
@@ -161,16 +161,21 @@ class Telemetry:
         _log.error("a request for %s failed", about.get("model", "a model"), exc_info=error, extra=about)
 
     def _series_of(self, model: str, version: str, api: str, status: int) -> tuple[Callable[..., None], ...]:
-        requests = self._requests.labels(model, version, api, status)
-        errors = self._errors.labels(model, version, api, status) if status != 200 else None
+        by = model, version, api, str(status)
+        requests = self._requests.labels(*by)
+        errors = self._errors.labels(*by) if status != 200 else None
 
-        def count() -> None:
-            requests.inc()
+        def count_both() -> None:
+            requests()
             if errors is not None:
-                errors.inc()
+                errors()
 
         seconds = self._seconds.labels(model, version, api)
-        return count, seconds, self._stages.labels(model, version, "queue") if model else _nothing
+        return (
+            requests if errors is None else count_both,
+            seconds,
+            self._stages.labels(model, version, "queue") if model else _nothing,
+        )
 
 
 def _nothing(_: float) -> None:

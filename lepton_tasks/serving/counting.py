@@ -1,6 +1,6 @@
-"""A Prometheus histogram whose counting costs a third of a microsecond, a sixth of what prometheus-client's does.
+"""Prometheus counters and histograms that cost a request a fifth of what prometheus-client's do.
 
-It is used in one thread only, so it needs no lock; a request passes through six of them.
+They count in one thread only, so they need no lock; a request passes through seven of them.
 """
 
 from __future__ import annotations
@@ -8,7 +8,50 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 
-from prometheus_client.core import HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+
+
+class Count:
+    """A number that grows."""
+
+    __slots__ = ("total",)
+
+    def __init__(self) -> None:
+        self.total = 0
+
+    def inc(self) -> None:
+        """One more."""
+        self.total += 1
+
+
+class Counter:
+    """Counts by labels; a collector for prometheus-client's registry.
+
+    Args:
+        name: Of the metric, without ``_total``.
+        documentation: What is counted.
+        labels: Names of the labels.
+    """
+
+    def __init__(self, name: str, documentation: str, labels: Sequence[str]) -> None:
+        self._about = name, documentation
+        self._labels = tuple(labels)
+        self._counts: dict[tuple[str, ...], Count] = {}
+
+    def labels(self, *values: str) -> Callable[[], None]:
+        """What counts one more under these labels."""
+        return self._counts.setdefault(values, Count()).inc
+
+    def describe(self) -> Iterable[Metric]:
+        """The metric without values; the registry asks for it."""
+        return [CounterMetricFamily(*self._about, labels=self._labels)]
+
+    def collect(self) -> Iterable[Metric]:
+        """The metric."""
+        family = CounterMetricFamily(*self._about, labels=self._labels)
+        for values, count in list(self._counts.items()):
+            family.add_metric(values, count.total)
+        return [family]
 
 
 class Series:
@@ -51,7 +94,7 @@ class Histogram:
     def collect(self) -> Iterable[Metric]:
         """The metric."""
         family = HistogramMetricFamily(self._name, self._documentation, labels=self._labels)
-        for values, series in self._series.items():
+        for values, series in list(self._series.items()):
             buckets, seen = [], 0
             for bound, count in zip((*map(str, self._bounds), "+Inf"), series.counts, strict=True):
                 seen += count
