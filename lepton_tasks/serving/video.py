@@ -57,7 +57,7 @@ def video_router(
             upload = None if place else held.enter_context(await received(request, limits, home))
             child = await _decoder(place, upload, fps, limits)
             held.push_async_callback(_ended, child)
-            frames = Frames(table, telemetry, name, child)
+            frames = Frames(table, telemetry, name, child, caller=request.state.key)
             frames.first = await frames.read()  # until it is there, an error can still be a status
         except BaseException:
             await held.aclose()
@@ -96,13 +96,15 @@ class Frames:
         telemetry: What is told of every frame.
         name: The model.
         child: Decodes.
+        caller: Id of the API key that asks.
 
     Attributes:
         first: What was read before anything was told.
     """
 
-    def __init__(self, table: Lookup, telemetry: Telemetry, name: str, child: Process) -> None:
+    def __init__(self, table: Lookup, telemetry: Telemetry, name: str, child: Process, *, caller: str) -> None:
         self._table, self._telemetry, self._name, self._child = table, telemetry, name, child
+        self._caller = caller
         self.first: tuple[dict[str, Any], bytes] | None = None
 
     async def read(self) -> tuple[dict[str, Any], bytes]:
@@ -165,7 +167,8 @@ class Frames:
     async def _answer(self, picture: bytes) -> dict[str, Any]:
         try:
             with self._telemetry.watch(self._name, "video") as call:
-                live = call.live = self._table.get(self._name)
+                live, call.caller = self._table.get(self._name), self._caller
+                call.live = live
                 if not picture:
                     raise DataError("the frame cannot be decoded.")
                 job = SampleJob(picture)
