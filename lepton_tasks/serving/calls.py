@@ -253,3 +253,27 @@ def inferred(answer: Answer) -> Inferred:
         return Inferred(found, reply["model_name"], reply.get("model_version", ""))
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"the reply holds no tensors as the protocol has them: {error!r}.", where=answer.url) from error
+
+
+def video(name: str, video: Path | bytes | str, fps: float) -> Call:
+    """A call for the events of a video; see `Client.video`."""
+    given = {"fps": fps, "source": video if isinstance(video, str) else None}
+    return Call("POST", path_of(name, "video"), given, dict(_BYTES), video if isinstance(video, bytes) else None)
+
+
+class Events:
+    """Server-sent events, line by line."""
+
+    def __init__(self) -> None:
+        self._kind = ""
+
+    def feed(self, line: str) -> dict[str, Any] | None:
+        """The event that a line completes; raises `DataError` for one that tells of an error."""
+        if line.startswith("event: "):
+            self._kind = line.removeprefix("event: ")
+        if not line.startswith("data: "):
+            return None
+        data = orjson.loads(line.removeprefix("data: "))
+        if self._kind == "error":
+            raise DataError(str(data.get("error")), where="video")
+        return {"event": self._kind, **data}

@@ -3,89 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 
-from lepton_tasks.core.access import bearer, own_key, trusted
-from lepton_tasks.core.errors import LeptonError, UnavailableError
+from lepton_tasks.core.errors import UnavailableError
 from lepton_tasks.serving import calls
-from lepton_tasks.serving.calls import Answer, Call, Inferred
+from lepton_tasks.serving.calls import Call, Inferred
+from lepton_tasks.serving.connection import Connection, answer_of
 
 
-class _Connection:
-    """What both clients are made with.
-
-    Args:
-        url: The server's address, e.g. ``http://127.0.0.1:8100``.
-        timeout: Seconds that a call may take, waiting for a busy server included.
-        api_key: What lets us in; without it that of the environment variable ``LEPTON_API_KEY``, if there is one.
-            Enrolling needs the admin token.
-        ca: PEM file of the authority that signed the server's certificate; without it ``LEPTON_SERVING_CA``, and
-            without that the authorities that the system trusts.
-        retries: How often a server that is busy (429, 503) is asked again, when it says.
-        probe: Why the requests are made up, e.g. ``smoke_test``; monitors leave such requests out.
-        transport: Of httpx, in place of the network.
-    """
-
-    def __init__(
-        self,
-        url: str,
-        *,
-        timeout: float = 30.0,
-        api_key: str | None = None,
-        ca: str | Path | None = None,
-        retries: int = 2,
-        probe: str = "",
-        transport: Any = None,
-    ) -> None:
-        self.url = url.rstrip("/")
-        self._timeout, self._retries = timeout, retries
-        headers = bearer(own_key() if api_key is None else api_key) | ({"lepton-probe": probe} if probe else {})
-        self._options: dict[str, Any] = {
-            "base_url": self.url,
-            "timeout": timeout,
-            "headers": headers,
-            "verify": trusted(ca),
-            "trust_env": False,
-            "transport": transport,
-        }
-
-    def _request(self, call: Call) -> dict[str, Any]:
-        return {
-            "method": call.method,
-            "url": call.path,
-            "params": {name: value for name, value in call.params.items() if value is not None} or None,
-            "headers": call.headers,
-            "content": call.body,
-            "files": call.files,
-        }
-
-    def _pause(self, call: Call, answer: Answer, attempt: int, until: float) -> float | None:
-        """Seconds to wait before the next attempt; None if this answer is the last."""
-        seconds = call.wait(answer, attempt) if attempt < self._retries else None
-        return None if seconds is None or time.monotonic() + seconds > until else seconds
-
-    def _silent(self, error: httpx.TransportError) -> LeptonError:
-        late = isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout)
-        return UnavailableError(
-            f"the inference server does not answer: {error or type(error).__name__}.",
-            where=self.url,
-            fix=f"Allow more than {self._timeout:g} s of `timeout`." if late else "Start it with `lepton up`.",
-        )
-
-
-def _answer(reply: httpx.Response) -> Answer:
-    return Answer(
-        reply.status_code, {name.lower(): value for name, value in reply.headers.items()}, reply.content, str(reply.url)
-    )
-
-
-class Client(_Connection):
+class Client(Connection):
     """Ask a server for predictions. Usable as a context manager, and from several threads.
 
     with Client("http://127.0.0.1:8100") as client:
@@ -94,7 +27,7 @@ class Client(_Connection):
 
     def __init__(self, url: str, **options: Any) -> None:
         super().__init__(url, **options)
-        self._http = httpx.Client(**self._options)
+        self._http = httpx.Client(**self.options)
 
     def __enter__(self) -> Client:
         return self
@@ -146,6 +79,32 @@ class Client(_Connection):
         found: Inferred = self._send(calls.infer(name, inputs, outputs=outputs, version=version, binary=binary))
         return found
 
+    def video(self, name: str, video: Path | bytes | str, *, fps: float = 1.0) -> Iterator[dict[str, Any]]:
+        """What a video shows, as it is answered; raises as `predict`, also on the way.
+
+        Each frame looked at gives ``{"event": "frame", "frame", "time_s", "version", "answer"}``, with ``error`` in
+        place of ``answer`` if there is none; the last is ``{"event": "summary", "answered", ...}``.
+
+        Args:
+            name: The model.
+            video: A file, its bytes, or an address or path that the server opens.
+            fps: Frames to take from a second.
+        """
+        call, events = calls.video(name, video, fps), calls.Events()
+        with contextlib.ExitStack() as stack:
+            request = self.request_of(call)
+            if isinstance(video, Path):
+                request["content"] = stack.enter_context(video.open("rb"))
+            try:
+                waits = httpx.Timeout(self.timeout, read=None)
+                reply = stack.enter_context(self._http.stream(**request, timeout=waits))
+                if not reply.is_success:
+                    reply.read()
+                    call.result(answer_of(reply))
+                yield from filter(None, map(events.feed, reply.iter_lines()))
+            except httpx.TransportError as error:
+                raise self.silent(error) from error
+
     def enrol(self, name: str, id: str, sample: Any) -> dict[str, Any]:
         """Remember samples as those of somebody; needs the admin token as `api_key`."""
         return dict(self._send(calls.samples(name, "enrol", sample, {"id": id})))
@@ -186,26 +145,26 @@ class Client(_Connection):
             return False
 
     def _send(self, call: Call) -> Any:
-        until = time.monotonic() + self._timeout
+        until = time.monotonic() + self.timeout
         attempt = 0
         while True:
             try:
-                answer = _answer(self._http.request(**self._request(call)))
+                answer = answer_of(self._http.request(**self.request_of(call)))
             except httpx.TransportError as error:
-                raise self._silent(error) from error
-            seconds = self._pause(call, answer, attempt, until)
+                raise self.silent(error) from error
+            seconds = self.pause(call, answer, attempt, until)
             if seconds is None:
                 return call.result(answer)
             time.sleep(seconds)
             attempt += 1
 
 
-class AsyncClient(_Connection):
+class AsyncClient(Connection):
     """As `Client`, for an event loop: ``async with AsyncClient(url) as client: await client.predict(...)``."""
 
     def __init__(self, url: str, **options: Any) -> None:
         super().__init__(url, **options)
-        self._http = httpx.AsyncClient(**self._options)
+        self._http = httpx.AsyncClient(**self.options)
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -259,6 +218,24 @@ class AsyncClient(_Connection):
         found: Inferred = await self._send(calls.infer(name, inputs, outputs=outputs, version=version, binary=binary))
         return found
 
+    async def video(self, name: str, video: Path | bytes | str, *, fps: float = 1.0) -> AsyncIterator[dict[str, Any]]:
+        """As `Client.video`."""
+        call, events = calls.video(name, video, fps), calls.Events()
+        request = self.request_of(call)
+        if isinstance(video, Path):
+            request["content"] = _parts(video)
+        try:
+            waits = httpx.Timeout(self.timeout, read=None)
+            async with self._http.stream(**request, timeout=waits) as reply:
+                if not reply.is_success:
+                    await reply.aread()
+                    call.result(answer_of(reply))
+                async for line in reply.aiter_lines():
+                    if event := events.feed(line):
+                        yield event
+        except httpx.TransportError as error:
+            raise self.silent(error) from error
+
     async def enrol(self, name: str, id: str, sample: Any) -> dict[str, Any]:
         """Remember samples as those of somebody; needs the admin token as `api_key`."""
         return dict(await self._send(calls.samples(name, "enrol", sample, {"id": id})))
@@ -301,15 +278,21 @@ class AsyncClient(_Connection):
             return False
 
     async def _send(self, call: Call) -> Any:
-        until = time.monotonic() + self._timeout
+        until = time.monotonic() + self.timeout
         attempt = 0
         while True:
             try:
-                answer = _answer(await self._http.request(**self._request(call)))
+                answer = answer_of(await self._http.request(**self.request_of(call)))
             except httpx.TransportError as error:
-                raise self._silent(error) from error
-            seconds = self._pause(call, answer, attempt, until)
+                raise self.silent(error) from error
+            seconds = self.pause(call, answer, attempt, until)
             if seconds is None:
                 return call.result(answer)
             await asyncio.sleep(seconds)
             attempt += 1
+
+
+async def _parts(path: Path) -> AsyncIterator[bytes]:
+    with path.open("rb") as stream:
+        while part := await asyncio.to_thread(stream.read, 1 << 20):
+            yield part

@@ -7,6 +7,7 @@ import httpx
 import numpy as np
 import polars as pl
 import pytest
+from films import film
 from PIL import Image
 from starlette.testclient import TestClient
 from tiny_packages import SIDE, TABLE, make_package, make_sums, picture
@@ -14,7 +15,7 @@ from tiny_packages import SIDE, TABLE, make_package, make_sums, picture
 from lepton_ai import AsyncClient, Client
 from lepton_tasks.core.errors import DataError, UnavailableError
 from lepton_tasks.serving.app import create_app
-from lepton_tasks.serving.errors import ForbiddenError, TooManyError, UnknownModelError
+from lepton_tasks.serving.errors import ForbiddenError, NotAllowedError, TooManyError, UnknownModelError
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +120,25 @@ def test_many_questions_at_once_meet_their_answers(transport):
             return [light(reply)[0] for reply in replies], tensors["probabilities"].tolist(), await client.ready()
 
     assert asyncio.run(ask()) == ([0, 50, 100, 150, 200], [[1.0, 0.0]], True)
+
+
+def test_a_video_gives_its_events(client, transport, tmp_path):
+    data = film(tmp_path / "a.avi", 25)
+    for video in (tmp_path / "a.avi", data):
+        *frames, summary = client.video("tiny", video, fps=1)
+        assert [(event["event"], event["frame"]) for event in frames] == [("frame", 0), ("frame", 10), ("frame", 20)]
+        assert frames[2]["answer"]["label"] == "dark"
+        assert (summary["event"], summary["answered"]) == ("summary", 3)
+    with pytest.raises(DataError, match="no frame of the video"):
+        list(client.video("tiny", b"no film"))
+    with pytest.raises(NotAllowedError, match="LEPTON_VIDEO_SOURCES"):
+        list(client.video("tiny", "/etc/passwd"))
+
+    async def ask():
+        async with AsyncClient("http://server", transport=transport) as other:
+            return [event["event"] async for event in other.video("tiny", tmp_path / "a.avi", fps=1)]
+
+    assert asyncio.run(ask()) == ["frame", "frame", "frame", "summary"]
 
 
 def busy(*replies):

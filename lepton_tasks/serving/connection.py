@@ -1,0 +1,82 @@
+"""What the two clients have in common: where the server is, who asks, how long is waited. Does not import httpx."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from lepton_tasks.core.access import bearer, own_key, trusted
+from lepton_tasks.core.errors import LeptonError, UnavailableError
+from lepton_tasks.serving.calls import Answer, Call
+
+
+class Connection:
+    """What both clients are made with.
+
+    Args:
+        url: The server's address, e.g. ``http://127.0.0.1:8100``.
+        timeout: Seconds that a call may take, waiting for a busy server included.
+        api_key: What lets us in; without it that of the environment variable ``LEPTON_API_KEY``, if there is one.
+            Enrolling needs the admin token.
+        ca: PEM file of the authority that signed the server's certificate; without it ``LEPTON_SERVING_CA``, and
+            without that the authorities that the system trusts.
+        retries: How often a server that is busy (429, 503) is asked again, when it says.
+        probe: Why the requests are made up, e.g. ``smoke_test``; monitors leave such requests out.
+        transport: Of httpx, in place of the network.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float = 30.0,
+        api_key: str | None = None,
+        ca: str | Path | None = None,
+        retries: int = 2,
+        probe: str = "",
+        transport: Any = None,
+    ) -> None:
+        self.url = url.rstrip("/")
+        self.timeout, self._retries = timeout, retries
+        headers = bearer(own_key() if api_key is None else api_key) | ({"lepton-probe": probe} if probe else {})
+        self.options: dict[str, Any] = {
+            "base_url": self.url,
+            "timeout": timeout,
+            "headers": headers,
+            "verify": trusted(ca),
+            "trust_env": False,
+            "transport": transport,
+        }
+
+    def request_of(self, call: Call) -> dict[str, Any]:
+        """The call as arguments of httpx."""
+        return {
+            "method": call.method,
+            "url": call.path,
+            "params": {name: value for name, value in call.params.items() if value is not None} or None,
+            "headers": call.headers,
+            "content": call.body,
+            "files": call.files,
+        }
+
+    def pause(self, call: Call, answer: Answer, attempt: int, until: float) -> float | None:
+        """Seconds to wait before the next attempt; None if this answer is the last."""
+        seconds = call.wait(answer, attempt) if attempt < self._retries else None
+        return None if seconds is None or time.monotonic() + seconds > until else seconds
+
+    def silent(self, error: Exception) -> LeptonError:
+        """The error of a server that does not answer."""
+        late = type(error).__name__ in ("ReadTimeout", "WriteTimeout", "PoolTimeout")
+        return UnavailableError(
+            f"the inference server does not answer: {error or type(error).__name__}.",
+            where=self.url,
+            fix=f"Allow more than {self.timeout:g} s of `timeout`." if late else "Start it with `lepton up`.",
+        )
+
+
+def answer_of(reply: Any) -> Answer:
+    """A reply of httpx as ours."""
+    return Answer(
+        reply.status_code, {name.lower(): value for name, value in reply.headers.items()}, reply.content, str(reply.url)
+    )
