@@ -258,6 +258,7 @@ COMPRESSIONS: Registry[protocols.Compression] = Registry(
     "compression",
     protocols.Compression,
     {
+        "distilled": "lepton_tasks.training.compress.distilled:Distilled",
         "fp16": "lepton_tasks.training.compress.fp16:Fp16",
         "int8_dynamic": "lepton_tasks.training.compress.int8_dynamic:Int8Dynamic",
         "int8_static": "lepton_tasks.training.compress.int8_static:Int8Static",

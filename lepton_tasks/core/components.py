@@ -163,6 +163,10 @@ def check_params_of(use_case: UseCase, *, where: str) -> None:
         for i, spec in enumerate(use_case.train.augment):
             check_augmentation(spec.name, task.boxes, where=f"{where}: train.augment.{i}.name")
     for key, registry, spec in named_components(use_case):
+        if registry is COMPRESSIONS and "student" in spec.params:
+            student = ComponentSpec.model_validate(spec.params["student"])
+            MODELS.check(student.name, where=f"{where}: {key}.params.student")
+            check_network(student.name, arguments, where=f"{where}: {key}.params.student")
         given = dict.fromkeys(arguments if registry is MODELS else _GIVEN.get(registry.kind, ()))
         try:
             if registry is MODELS:

@@ -293,6 +293,9 @@ class Uncompressed(NamedTuple):
     samples: Callable[[int], np.ndarray]
     """At most so many training rows, decoded from requests by the codec, as the graph takes them, [N, ...]; they are
     from all over the split."""
+    teach: Callable[..., None]
+    """``teach(student, made, share=, temperature=, epochs=)`` trains another network of the catalogue to answer as this
+    one does, and writes its graph to `made`."""
 
 
 @runtime_checkable

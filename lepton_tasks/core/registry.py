@@ -122,9 +122,9 @@ def check_params(
             checked[key] = value
             continue
         try:
-            checked[key] = pydantic.TypeAdapter(
-                annotation, config=pydantic.ConfigDict(arbitrary_types_allowed=True)
-            ).validate_python(value)
+            own = isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel)  # it brings its config
+            config = None if own else pydantic.ConfigDict(arbitrary_types_allowed=True)
+            checked[key] = pydantic.TypeAdapter(annotation, config=config).validate_python(value)
         except pydantic.ValidationError as error:
             reason = error.errors()[0]["msg"]
             raise ConfigError(f"{value!r} is not right: {reason}.", where=at) from error

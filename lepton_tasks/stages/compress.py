@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lepton_tasks.core.artifacts import DatasetRef, EvaluationRef, ModelPackageRef, PreprocessorRef
+import numpy as np
+
+from lepton_tasks.core.artifacts import CheckpointRef, DatasetRef, EvaluationRef, ModelPackageRef, PreprocessorRef
 from lepton_tasks.core.components import learning_task_of
 from lepton_tasks.core.compress_settings import Compress
 from lepton_tasks.core.context import RunContext
@@ -29,6 +31,7 @@ from lepton_tasks.serving.package import (
 )
 from lepton_tasks.stages import replay
 from lepton_tasks.stages.candidates import EXPORTED, Candidate, Exam, build, choose, clock, judge
+from lepton_tasks.stages.pupils import teaching
 
 _TIMED = 32  # rows that latencies are measured with
 
@@ -38,6 +41,7 @@ def compress(
     ctx: RunContext,
     *,
     exported: ModelPackageRef,
+    checkpoint: CheckpointRef,
     evaluation: EvaluationRef,
     features: DatasetRef,
     preprocessor: PreprocessorRef,
@@ -61,7 +65,15 @@ def compress(
                 "test": replay.read_requests(ctx.open(evaluation))[: _settings(use_case).rows],
             }
             exams = {split: _exam(task, package, rows.features, split, asked[split]) for split in asked}
-            candidates = _tried(use_case, ctx, own, task, metric, exams, rows, Path(folder))
+
+            def samples(count: int) -> np.ndarray:
+                return replay.decoded(package.codec, rows.of("train", count, spread=True))
+
+            teach = teaching(
+                use_case, ctx, checkpoint=checkpoint, features=features, preprocessor=preprocessor, samples=samples
+            )
+            model = Uncompressed(graph, samples, teach)
+            candidates = _tried(use_case, ctx, own, model, task, metric, exams, Path(folder))
             best = choose(candidates, _settings(use_case), metric)
         else:
             candidates, best = [own], own
@@ -110,17 +122,14 @@ def _tried(
     use_case: UseCase,
     ctx: RunContext,
     own: Candidate,
+    model: Uncompressed,
     task: LearningTask,
     metric: str,
     exams: dict[str, Exam],
-    rows: _Requests,
     folder: Path,
 ) -> list[Candidate]:
     """The exported graph and all candidates, measured."""
     package, specs = own.opened, _settings(use_case).candidates
-    model = Uncompressed(
-        package.folder / ONNX_FILE, lambda count: replay.decoded(package.codec, rows.of("train", count, spread=True))
-    )
     judge(own, task, metric, exams)
     candidates, tick = [own], ctx.meter(len(specs), "candidates")
     for index, spec in enumerate(specs):

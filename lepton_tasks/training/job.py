@@ -19,6 +19,19 @@ from lepton_tasks.core.use_case import UseCase
 JOB_FILE = "job.json"
 
 
+class Teacher(pydantic.BaseModel):
+    """A trained network that another one learns from."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    checkpoint: Path
+    """Folder of its checkpoint."""
+    share: float = pydantic.Field(0.5, ge=0, le=1)
+    """How much its answers count beside the targets."""
+    temperature: float = pydantic.Field(2.0, gt=0)
+    """How far its probabilities are evened out."""
+
+
 class Job(pydantic.BaseModel):
     """One training, as JSON on disk, so that every rank on every machine reads the same."""
 
@@ -44,6 +57,8 @@ class Job(pydantic.BaseModel):
     """Seed of weights, shuffles and augmentations."""
     machines: Training = Training()
     """The machines it runs on."""
+    teacher: Teacher | None = None
+    """Whose answers are learned from, too."""
 
     @classmethod
     def of(

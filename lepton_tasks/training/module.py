@@ -15,6 +15,7 @@ from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.protocols import LearningTask
 from lepton_tasks.core.spec import ComponentSpec
 from lepton_tasks.models.named_elsewhere import NamedElsewhere
+from lepton_tasks.training.distil import Lessons
 from lepton_tasks.training.job import Job
 
 
@@ -45,6 +46,7 @@ class TrainingModule(pl.LightningModule):
         if isinstance(self.network, NamedElsewhere):
             self.network.begin_with_weights()
         self.loss = _loss(job, self.task, class_weights)
+        self.lessons = Lessons(job.teacher, self.task) if job.teacher is not None else None
         self.trainable = self.task.trainable(self.network)
         self.validation = self.task.validation(self.network, job.features)
         self.validated = self.validation.network  # a submodule, so that it is moved to where the network is
@@ -67,7 +69,9 @@ class TrainingModule(pl.LightningModule):
         for augmentation in self.augmentations:
             inputs, targets = augmentation(inputs, targets)
         if not self.phases:
-            return {"loss": self.loss(self.trainable(inputs), targets)}
+            outputs = self.trainable(inputs)
+            loss = self.loss(outputs, targets)
+            return {"loss": loss if self.lessons is None else self.lessons(loss, outputs, inputs)}
         parts = torch.stack([self._phase(i, inputs, targets) for i in range(len(self.phases))])
         return {"loss": parts.sum(), "parts": parts}
 
@@ -128,7 +132,7 @@ def _check_phases(job: Job) -> None:
     for key, chosen in (
         ("devices", job.train.devices > 1),  # DDP expects one backward pass for each forward pass
         ("accumulate", job.train.accumulate > 1),
-        ("loss", job.train.loss is not None),
+        ("loss", job.train.loss is not None or job.teacher is not None),
         ("balance", job.train.balance == "loss"),
     ):
         if chosen:

@@ -215,6 +215,18 @@ def test_the_smallest_graph_that_answers_as_well_is_packed_with_its_own_figures(
     assert [sent[1:] for sent in Tracker.sent if sent[0] == "files"][-1][-1] == "compression"
 
 
+def test_a_smaller_network_learns_from_the_trained_one(packaged):
+    ctx, refs = packaged
+    student = {"student": {"name": "cnn", "params": {"width": 2}}, "epochs": 12}
+    settings = compressing(candidates=[{"name": "distilled", "params": student}], max_metric_drop=0.5, max_mismatch=1)
+    result = run_stage("compress", settings, ctx, refs)
+    report = json.loads((ctx.open(result.ref) / "compression.json").read_text())
+    assert result.ref.facts["chosen"].startswith("distilled"), report
+    assert result.ref.facts["size_ratio"] < 0.9
+    assert report["candidates"][1]["validation"] > 0.7  # it has learned something
+    assert not list((ctx.root / "work" / "compress").glob("*/*"))
+
+
 def test_a_changed_byte_in_any_file_of_a_package_is_refused(packaged, tmp_path):
     ctx, refs = packaged
     refs = {**refs, "compressed": run_stage("compress", compressing(), ctx, refs).ref}

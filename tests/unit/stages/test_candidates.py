@@ -71,7 +71,7 @@ def test_a_graph_that_does_not_run_is_no_candidate(tmp_path, monkeypatch, conten
     monkeypatch.setattr(COMPRESSIONS, "entries", {"made": f"{__name__}:Made"})
     monkeypatch.setattr(Made, "content", content)
     package = load_package(tmp_path / "package")
-    model = Uncompressed(tmp_path / "package" / "model.onnx", lambda count: np.zeros((count, 8, 8, 1), np.uint8))
+    model = Uncompressed(tmp_path / "package" / "model.onnx", lambda count: np.zeros((count, 8, 8, 1), np.uint8), None)
     candidate = build(ComponentSpec(name="made"), model, package, tmp_path / "made.onnx")
     assert candidate.reason.startswith("failed: ")
     assert reason in candidate.reason

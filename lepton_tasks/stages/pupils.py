@@ -1,0 +1,74 @@
+"""Train another network to answer as a trained one does, by the course that it was trained by."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lepton_tasks.core.artifacts import CheckpointRef, DatasetRef, PreprocessorRef
+from lepton_tasks.core.context import Progress, RunContext
+from lepton_tasks.core.spec import ComponentSpec
+from lepton_tasks.core.store import digest_of
+from lepton_tasks.core.train_settings import Train
+from lepton_tasks.core.use_case import UseCase
+
+
+def teaching(
+    use_case: UseCase,
+    ctx: RunContext,
+    *,
+    checkpoint: CheckpointRef,
+    features: DatasetRef,
+    preprocessor: PreprocessorRef,
+    samples: Callable[[int], np.ndarray],
+) -> Callable[..., None]:
+    """`Uncompressed.teach`, with a trained network as teacher. A killed training goes on where it was.
+
+    Args:
+        use_case: Its task, seed and export.
+        ctx: The run.
+        checkpoint: The teacher, and the settings that it was trained with.
+        features: The rows.
+        preprocessor: What was fitted.
+        samples: See `Uncompressed`.
+    """
+
+    def teach(
+        student: ComponentSpec, made: Path, *, share: float, temperature: float, epochs: int | None = None
+    ) -> None:
+        from lepton_tasks.training.checkpoint import read_weights, restored, spec_of
+        from lepton_tasks.training.export import export_onnx
+        from lepton_tasks.training.job import Job, Teacher
+        from lepton_tasks.training.launch import training, wait
+
+        settings = Train.model_validate(ctx.read_json(checkpoint, "checkpoint.json")["train"])
+        changes: dict[str, Any] = {"epochs": epochs or settings.epochs, "devices": 1}
+        taught = use_case.model_copy(update={"model": student, "train": settings.model_copy(update=changes)})
+        teacher = Teacher(checkpoint=ctx.open(checkpoint), share=share, temperature=temperature)
+        named = digest_of([student.model_dump(), changes, teacher.model_dump(mode="json")])[:16]
+        workdir = ctx.workdir / named
+        workdir.mkdir(parents=True, exist_ok=True)
+        job = Job.of(
+            taught,
+            run_id=ctx.run_id,
+            features=ctx.open(features),
+            workdir=workdir,
+            preprocessor=ctx.read_json(preprocessor, "preprocessor.json"),
+            seed=ctx.seed,
+        ).model_copy(update={"teacher": teacher})
+
+        def ended(row: Mapping[str, Any]) -> None:
+            ctx.on_progress(Progress(ctx.stage, row["epoch"] + 1, job.train.epochs, "epochs", row["seconds"]))
+
+        with training(job) as process:
+            outcome = wait(job, process, ended)
+        trained = restored(spec_of(job, outcome), read_weights(job.best), where=str(workdir))
+        ctx.log.info("%s has %s parameters", student.name, f"{outcome['parameters']:,}")
+        export_onnx(trained.deployable, samples(2), made, outputs=trained.task.outputs, opset=use_case.export.opset)
+        shutil.rmtree(workdir)
+
+    return teach

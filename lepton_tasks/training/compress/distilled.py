@@ -1,0 +1,51 @@
+"""Another, smaller network, trained to answer as the exported one does."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pydantic
+
+from lepton_tasks.core.catalogue import COMPRESSIONS
+from lepton_tasks.core.errors import ConfigError
+from lepton_tasks.core.protocols import Uncompressed
+from lepton_tasks.core.spec import ComponentSpec
+
+
+class Distilled:
+    """Takes as long as a training: the same rows, augmentations and settings, and the exported network as teacher.
+
+    Args:
+        student: A network of the catalogue that suits the learning task.
+        share: How much the teacher counts beside the targets, in [0, 1].
+        temperature: How far the teacher's probabilities are evened out.
+        epochs: Passes over the training split; those of the use case if nothing is said.
+        then: A compression of the student's graph.
+    """
+
+    def __init__(
+        self,
+        *,
+        student: ComponentSpec,
+        share: float = 0.5,
+        temperature: float = 2.0,
+        epochs: pydantic.PositiveInt | None = None,
+        then: ComponentSpec | None = None,
+    ) -> None:
+        if not 0 <= share <= 1 or temperature <= 0:
+            raise ConfigError("`share` is from 0 to 1, and `temperature` above 0.", where="distilled")
+        self.student, self.share, self.temperature = student, share, temperature
+        self.epochs, self.then = epochs, then
+
+    def compress(self, model: Uncompressed, made: Path) -> None:
+        """Write `made`."""
+        how = {"share": self.share, "temperature": self.temperature, "epochs": self.epochs}
+        if self.then is None:
+            model.teach(self.student, made, **how)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            graph = Path(folder) / "student.onnx"
+            model.teach(self.student, graph, **how)
+            then = COMPRESSIONS.build(self.then.name, self.then.params, where="distilled.then")
+            then.compress(model._replace(graph=graph), made)

@@ -1,0 +1,59 @@
+"""Learning from what a trained network answers, beside the targets."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from lepton_tasks.core.errors import ConfigError
+from lepton_tasks.core.protocols import LearningTask
+from lepton_tasks.training.checkpoint import read_checkpoint
+from lepton_tasks.training.job import Teacher
+
+
+class Lessons(nn.Module):
+    """A loss that mixes the task's own with the distance from a teacher's answers to the same inputs.
+
+    Of classes, the distance is the divergence of the probabilities at a temperature; of anything else, the mean square.
+
+    Args:
+        teacher: The trained network and how much it counts.
+        task: Tells whether classes are learned.
+
+    Source: Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network", 2015.
+    """
+
+    def __init__(self, teacher: Teacher, task: LearningTask) -> None:
+        super().__init__()
+        self.teacher, self.classes = teacher, task.loss_of == "classes"
+        self.network = task.trainable(read_checkpoint(teacher.checkpoint).network).requires_grad_(False)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> Lessons:
+        """A teacher stays in evaluation mode."""
+        super().train(False)
+        return self
+
+    def forward(self, own: torch.Tensor, outputs: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+        """The scalar to minimise.
+
+        Args:
+            own: The task's loss.
+            outputs: What the pupil gives for `inputs`: of classes logits float [N, K].
+            inputs: As augmented.
+
+        Raises:
+            ConfigError: the teacher's answers have another form.
+        """
+        with torch.no_grad():
+            taught = self.network(inputs)
+        if not isinstance(outputs, torch.Tensor) or outputs.shape != getattr(taught, "shape", None):
+            raise ConfigError("the student does not answer in the teacher's form.", where="student")
+        share, heat = self.teacher.share, self.teacher.temperature
+        if self.classes:
+            wanted, said = ((values / heat).log_softmax(dim=1) for values in (taught, outputs))
+            distance = functional.kl_div(said, wanted, reduction="batchmean", log_target=True) * heat**2
+        else:
+            distance = functional.mse_loss(outputs, taught)
+        return (1 - share) * own + share * distance
