@@ -204,12 +204,15 @@ def rollback(
 def ab(
     name: Annotated[str, typer.Argument(metavar="MODEL", help="The use case's name.")],
     hours: Annotated[float, typer.Option(help="How far back to look.", min=0.01)] = 24.0,
+    truths: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Right labels: columns trace (of the traceparent sent), label.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare the versions that answered: errors, times, labels; with intervals and tests."""
+    """Compare the versions that answered: errors, times, labels, and accuracy where it is known; with tests."""
     from lepton_tasks.cli.release import comparison, told_comparison
 
-    found = comparison(name, hours=hours)
+    found = comparison(name, hours=hours, truths=truths)
     if as_json:
         _print_json(found)
     else:

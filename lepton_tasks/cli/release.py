@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import tempfile
 import time
 from collections.abc import Sequence
@@ -117,8 +118,12 @@ def in_words(model: dict[str, Any]) -> str:
     return text
 
 
-def comparison(name: str, *, hours: float) -> dict[str, Any]:
-    """The versions of a model side by side, from the server's request log; see `lepton_tasks.serving.comparison`."""
+def comparison(name: str, *, hours: float, truths: Path | None = None) -> dict[str, Any]:
+    """The versions of a model side by side, from the server's request log; see `lepton_tasks.serving.comparison`.
+
+    Raises:
+        ConfigError: the file of right labels is none.
+    """
     from lepton_tasks.serving.client import Client
     from lepton_tasks.serving.comparison import compare
     from lepton_tasks.serving.request_log import REQUESTS_FOLDER, read_requests
@@ -127,7 +132,18 @@ def comparison(name: str, *, hours: float) -> dict[str, Any]:
         model = next((one for one in client.models() if one["name"] == name), None)
     since = time.time() - hours * 3600
     records = read_requests(state_root() / "serving" / REQUESTS_FOLDER, name, since=since)
-    return {"name": name, "hours": hours, **compare(records, base=model["version"] if model else None)}
+    base = model["version"] if model else None
+    return {"name": name, "hours": hours, **compare(records, base=base, truths=read_truths(truths) if truths else {})}
+
+
+def read_truths(path: Path) -> dict[str, str]:
+    """Right labels by trace, from a CSV file with these columns."""
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            return {row["trace"]: row["label"] for row in csv.DictReader(stream)}
+    except (OSError, UnicodeDecodeError, KeyError, csv.Error) as error:
+        fix = "Give a CSV file with the columns trace and label."
+        raise ConfigError(f"no right labels can be read: {error!r}.", where=str(path), fix=fix) from error
 
 
 def told_comparison(found: dict[str, Any]) -> list[str]:
@@ -146,4 +162,10 @@ def told_comparison(found: dict[str, Any]) -> list[str]:
             f"{version} against {found['base']}: failed {other['failed_difference']:+.2%} "
             f"(95 %: {low:+.2%} to {high:+.2%}, p = {other['failed_p']:.3g}); {other['verdict']}"
         )
+        if "accuracy_p" in other:
+            low, high = other["accuracy_interval"]
+            lines.append(
+                f"  accuracy {found['versions'][version]['accuracy']:.2%}, {other['accuracy_difference']:+.2%} "
+                f"(95 %: {low:+.2%} to {high:+.2%}, p = {other['accuracy_p']:.3g})"
+            )
     return lines

@@ -77,7 +77,8 @@ def compare(
     Args:
         records: Of the request log.
         base: The version that the others are compared with; without it, the one with the most answers.
-        truths: What the right label would have been, by the ``id`` of a record; they make up the accuracy.
+        truths: What the right label would have been, by the ``trace`` of a request with one sample; they make up the
+            accuracy.
 
     Returns:
         ``versions``: by number, answers, failed ones with the 95 % interval of their share, percentiles of the time,
@@ -92,7 +93,7 @@ def compare(
     for record in records:
         if not record.get("probe") and record["status"] != _CLIENT_GONE:
             version = seen.setdefault(record["version"], _Version())
-            version.add(record, (truths or {}).get(str(record.get("id"))))
+            version.add(record, (truths or {}).get(str(record.get("trace"))))
     if base not in seen:
         base = max(seen, key=lambda name: seen[name].answers, default=None)
     against = {} if base is None else {v: _against(seen[base], one) for v, one in seen.items() if v != base}

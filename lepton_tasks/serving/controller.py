@@ -8,7 +8,6 @@ import logging
 import time
 from collections.abc import Callable
 
-from lepton_tasks.core.errors import LeptonError
 from lepton_tasks.serving.live import Served
 from lepton_tasks.serving.rollout import judge
 from lepton_tasks.serving.routing import ModelTable
@@ -42,15 +41,17 @@ class Controller:
     async def tick(self) -> None:
         """Judge each canary once, and do what the verdict says."""
         for served in self._table.models():
-            kind, name = served.state.challenger and served.state.challenger.plan.kind, served.champion.model
-            if kind == "shadow":
-                figures = await self._table.shadows(name)
-                self._table.progress[name] = {"verdict": "wait", "reason": figures.in_words(), **figures.to_dict()}
-            if kind == "canary":
-                try:
+            if served.state.challenger is None:
+                continue
+            name, kind = served.champion.model, served.state.challenger.plan.kind
+            try:
+                if kind == "shadow":
+                    found = await self._table.shadows(name)
+                    self._table.progress[name] = {"verdict": "wait", "reason": found.in_words(), **found.to_dict()}
+                elif kind == "canary":
                     await self._judge(name, served)
-                except (LeptonError, OSError) as error:  # e.g. rolled back by somebody meanwhile, or the disk is full
-                    _log.error("the rollout of %s: %s", name, error)
+            except Exception:  # noqa: BLE001  # e.g. rolled back meanwhile, or the disk is full; the next look comes
+                _log.exception("the rollout of %s was not judged", name)
 
     async def _judge(self, name: str, served: Served) -> None:
         challenge, challenger = served.state.challenger, served.challenger
@@ -60,6 +61,8 @@ class Controller:
         if self._began.get(name, (None, 0.0))[0] is not served:  # a new step; its tallies are empty
             self._began[name] = served, now
         figures = await self._table.figures(name)
+        if self._table.served(name) is not served:  # changed while the other processes were asked
+            return
         reference = self._reference(name, served, figures[served.champion.release.version])
         verdict = judge(challenge.plan, now - self._began[name][1], reference, figures[challenge.release.version])
         percent = served.weight * 100

@@ -67,7 +67,7 @@ class Follower:
             try:
                 await self.poll()
                 pause = self._every
-            except (UnavailableError, OSError, ValueError, KeyError) as error:
+            except Exception as error:  # noqa: BLE001  # whatever it is, the server goes on, and looks again
                 if pause == self._every:
                     _log.warning("the model registry cannot be followed; what is served still is: %s", error)
                 pause = min(_LONGEST_PAUSE_SECONDS, max(2 * pause, self._every))

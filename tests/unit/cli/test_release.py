@@ -1,6 +1,6 @@
 import pytest
 
-from lepton_tasks.cli.release import in_words, rollout_of, told_comparison
+from lepton_tasks.cli.release import in_words, read_truths, rollout_of, told_comparison
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.rollout import Rollout
 from lepton_tasks.serving.comparison import compare
@@ -49,3 +49,16 @@ def test_a_comparison_in_lines():
     assert lines[2].split() == ["1", "3", "0", "10.0", "10.0", "cat", "100%"]
     assert lines[4].endswith("no difference beyond chance")
     assert told_comparison({"name": "tiny", "hours": 1, **compare([])})[1] == "no requests"
+
+
+def test_right_labels_make_an_accuracy(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text("trace,label\n" + "".join(f"t{i},{'cat' if i < 30 else 'dog'}\n" for i in range(40)))
+    records = [
+        {"version": "12"[i % 2], "status": 200, "label": "cat", "seconds": 0.01, "trace": f"t{i}"} for i in range(40)
+    ]
+    lines = told_comparison({"name": "tiny", "hours": 1, **compare(records, base="1", truths=read_truths(path))})
+    assert lines[-1].startswith("  accuracy 75.00%, +0.00% (95 %: -2")
+    path.write_text("id,label\n1,cat\n")
+    with pytest.raises(ConfigError, match="trace and label"):
+        read_truths(path)

@@ -42,7 +42,7 @@ def test_more_errors_and_other_labels_are_significant():
 
 
 def test_accuracy_where_the_truth_is_known():
-    records = [record("1", id=str(i)) for i in range(100)] + [record("2", id=str(100 + i)) for i in range(100)]
+    records = [record("1", trace=str(i)) for i in range(100)] + [record("2", trace=str(100 + i)) for i in range(100)]
     truths = {str(i): "cat" if i < 90 or i >= 140 else "dog" for i in range(200)}
     found = compare(records, truths=truths, base="1")
     assert (found["versions"]["1"]["accuracy"], found["versions"]["2"]["accuracy"]) == (0.9, 0.6)

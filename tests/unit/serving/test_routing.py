@@ -432,3 +432,25 @@ def test_a_bad_canary_is_taken_back_at_its_first_step_and_at_its_last(tmp_path, 
     assert [t["version"] for t in backs] == ["2", "2"]
     assert "50.0% of its requests failed" in backs[0]["reason"]
     assert "its labels differ" in backs[1]["reason"]
+
+
+def test_what_changes_while_a_canary_is_judged_does_not_end_the_judging(tmp_path, packages, monkeypatch):
+    async def scenario(table):
+        controller = Controller(table, clock=Clock())
+        await deploy(table, packages, 1)
+        await deploy(table, packages, 2, HALF)
+        figures = table.figures
+
+        async def meanwhile(name):
+            await table.rollback(name)
+            return await figures(name)
+
+        monkeypatch.setattr(table, "figures", meanwhile)
+        await controller.tick()
+        assert table.about("tiny")["challenger"] is None
+        monkeypatch.setattr(table, "figures", figures)
+        await deploy(table, packages, 2, HALF)
+        await controller.tick()
+        assert table.about("tiny")["challenger"]["progress"]["verdict"] == "wait"
+
+    on_table(tmp_path / "home", scenario)
