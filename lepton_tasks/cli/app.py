@@ -5,7 +5,6 @@ Exit codes: 0 done, 1 failed, 2 the command or the file it was given is wrong.
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from pathlib import Path
@@ -14,9 +13,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from lepton_tasks.cli import releasing
 from lepton_tasks.cli.data import data
 from lepton_tasks.cli.keys import key
 from lepton_tasks.cli.packages import package
+from lepton_tasks.cli.releasing import Json, print_json
 from lepton_tasks.core.errors import ConfigError, LeptonError
 
 app = typer.Typer(
@@ -38,7 +39,6 @@ Set = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Change a value, e.g. train.epochs=3. Repeatable."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Run even what did not change.")]
-Json = Annotated[bool, typer.Option("--json", help="End with one JSON object on the last line of standard output.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the log of the stages.")]
 
 
@@ -60,7 +60,7 @@ def validate(
             faults[str(file)] = str(error)
             typer.echo(str(error), err=True)
     if as_json:
-        _print_json({"ok": not faults, "checked": len(files), "faults": faults})
+        print_json({"ok": not faults, "checked": len(files), "faults": faults})
     if faults:
         raise typer.Exit(1)
 
@@ -77,7 +77,7 @@ def list_(
 
     rows = listing(what)
     if as_json:
-        _print_json({what: rows})
+        print_json({what: rows})
         return
     width = max((len(row["name"]) for row in rows), default=0)
     for row in rows:
@@ -151,72 +151,12 @@ def predict(
         raise ConfigError("--input goes with --output, and without FILE.", fix="See `lepton predict --help`.")
     found = predict.score_files(name, input_, output, version=version, alias=alias, console=_console(as_json))
     if as_json:
-        _print_json(found)
+        print_json(found)
     if not found["answered"]:
         raise typer.Exit(1)
 
 
-@app.command(epilog="Example: `lepton deploy mnist_digits 7 --canary 1,10,50,100`")
-def deploy(
-    name: Annotated[str, typer.Argument(metavar="MODEL", help="The use case's name.")],
-    version: Annotated[str, typer.Argument(help="Its number in the model registry.")],
-    canary: Annotated[
-        str | None, typer.Option(metavar="STEPS", help="Percent of the requests it answers, step by step.")
-    ] = None,
-    shadow: Annotated[
-        float | None, typer.Option(metavar="PERCENT", help="Give it copies of so many of the requests.")
-    ] = None,
-    hold: Annotated[bool, typer.Option("--hold", help="Load it for those who ask for it by its number.")] = False,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A limit of the rollout, e.g. min_requests=50. Repeatable."),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Let a registered version answer: at once, as a canary, or in the champion's shadow."""
-    from lepton_tasks.cli.release import deploy_version, rollout_of
-
-    served = deploy_version(name, version, rollout_of(canary, shadow, hold, overrides or []))
-    _tell_served(served, as_json)
-
-
-@app.command(epilog="Example: `lepton promote mnist_digits`")
-def promote(
-    name: Annotated[str, typer.Argument(metavar="MODEL", help="The use case's name.")], as_json: Json = False
-) -> None:
-    """Let the challenger be the champion; the registry's aliases follow."""
-    from lepton_tasks.cli.release import promote_challenger
-
-    _tell_served(promote_challenger(name), as_json)
-
-
-@app.command(epilog="Example: `lepton rollback mnist_digits`")
-def rollback(
-    name: Annotated[str, typer.Argument(metavar="MODEL", help="The use case's name.")], as_json: Json = False
-) -> None:
-    """Undo the last change: take the challenger away, or let the version before answer; the aliases follow."""
-    from lepton_tasks.cli.release import roll_back
-
-    _tell_served(roll_back(name), as_json)
-
-
-@app.command(epilog="Example: `lepton ab mnist_digits --hours 24`")
-def ab(
-    name: Annotated[str, typer.Argument(metavar="MODEL", help="The use case's name.")],
-    hours: Annotated[float, typer.Option(help="How far back to look.", min=0.01)] = 24.0,
-    truths: Annotated[
-        Path | None, typer.Option(metavar="CSV", help="Right labels: columns trace (of the traceparent sent), label.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Compare the versions that answered: errors, times, labels, and accuracy where it is known; with tests."""
-    from lepton_tasks.cli.release import comparison, told_comparison
-
-    found = comparison(name, hours=hours, truths=truths)
-    if as_json:
-        _print_json(found)
-    else:
-        typer.echo("\n".join(told_comparison(found)))
+releasing.add_to(app)
 
 
 @app.command(epilog="Example: `lepton status --json`")
@@ -227,7 +167,7 @@ def status(as_json: Json = False) -> None:
 
     found = platform_status()
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     for service in found["services"]:
         typer.echo(f"{service['name']:<24}{service['state']:<10}{service.get('url', '')}")
@@ -281,7 +221,7 @@ def up(
 
     addresses = start(services or SERVICES, _console(as_json))
     if as_json:
-        _print_json(addresses)
+        print_json(addresses)
 
 
 @app.command(epilog="Example: `lepton down`")
@@ -291,7 +231,7 @@ def down(as_json: Json = False) -> None:
 
     stopped = stop()
     if as_json:
-        _print_json({"stopped": stopped})
+        print_json({"stopped": stopped})
     else:
         typer.echo(f"stopped: {', '.join(stopped) or 'nothing was running'}")
 
@@ -314,25 +254,16 @@ def main() -> None:
     except LeptonError as error:
         Console(stderr=True).print(f"[bold red]lepton:[/] {error}", highlight=False, soft_wrap=True)
         if as_json:
-            _print_json({"ok": False, "error": error.to_dict()})
+            print_json({"ok": False, "error": error.to_dict()})
         sys.exit(2 if isinstance(error, ConfigError) else 1)
 
 
 def _end(result: dict[str, Any], as_json: bool) -> None:
     """Print the summary of a run if it is asked for; a run that failed exits with 1."""
     if as_json:
-        _print_json(result)
+        print_json(result)
     if not result["ok"]:
         raise typer.Exit(1)
-
-
-def _tell_served(served: dict[str, Any], as_json: bool) -> None:
-    from lepton_tasks.cli.release import in_words
-
-    if as_json:
-        _print_json(served)
-    else:
-        typer.echo(f"{served['name']}: {in_words(served)}")
 
 
 def _console(as_json: bool) -> Console:
@@ -342,7 +273,3 @@ def _console(as_json: bool) -> Console:
 def _logging(verbose: bool) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("lepton").setLevel(logging.INFO if verbose else logging.WARNING)
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    typer.echo(json.dumps(value, default=str))

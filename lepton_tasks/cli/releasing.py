@@ -1,0 +1,89 @@
+"""The commands that say which version of a model answers: `lepton deploy`, `promote`, `rollback` and `ab`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Name = Annotated[str, typer.Argument(metavar="MODEL", help="The use case's name.")]
+Json = Annotated[bool, typer.Option("--json", help="End with one JSON object on the last line of standard output.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make them commands of `app`."""
+    app.command(epilog="Example: `lepton deploy mnist_digits 7 --canary 1,10,50,100`")(deploy)
+    app.command(epilog="Example: `lepton promote mnist_digits`")(promote)
+    app.command(epilog="Example: `lepton rollback mnist_digits`")(rollback)
+    app.command(epilog="Example: `lepton ab mnist_digits --hours 24`")(ab)
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """One JSON object on the last line of standard output."""
+    typer.echo(json.dumps(value, default=str))
+
+
+def deploy(
+    name: Name,
+    version: Annotated[str, typer.Argument(help="Its number in the model registry.")],
+    canary: Annotated[
+        str | None, typer.Option(metavar="STEPS", help="Percent of the requests it answers, step by step.")
+    ] = None,
+    shadow: Annotated[
+        float | None, typer.Option(metavar="PERCENT", help="Give it copies of so many of the requests.")
+    ] = None,
+    hold: Annotated[bool, typer.Option("--hold", help="Load it for those who ask for it by its number.")] = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A limit of the rollout, e.g. min_requests=50. Repeatable."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Let a registered version answer: at once, as a canary, or in the champion's shadow."""
+    from lepton_tasks.cli import release
+
+    served = release.deploy_version(name, version, release.rollout_of(canary, shadow, hold, overrides or []))
+    _tell(served, as_json)
+
+
+def promote(name: Name, as_json: Json = False) -> None:
+    """Let the challenger be the champion; the registry's aliases follow."""
+    from lepton_tasks.cli import release
+
+    _tell(release.promote_challenger(name), as_json)
+
+
+def rollback(name: Name, as_json: Json = False) -> None:
+    """Undo the last change: take the challenger away, or let the version before answer; the aliases follow."""
+    from lepton_tasks.cli import release
+
+    _tell(release.roll_back(name), as_json)
+
+
+def ab(
+    name: Name,
+    hours: Annotated[float, typer.Option(help="How far back to look.", min=0.01)] = 24.0,
+    truths: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Right labels: columns trace (of the traceparent sent), label.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare the versions that answered: errors, times, labels, and accuracy where it is known; with tests."""
+    from lepton_tasks.cli import release
+
+    found = release.comparison(name, hours=hours, truths=truths)
+    if as_json:
+        print_json(found)
+    else:
+        typer.echo("\n".join(release.told_comparison(found)))
+
+
+def _tell(served: dict[str, Any], as_json: bool) -> None:
+    from lepton_tasks.cli import release
+
+    if as_json:
+        print_json(served)
+    else:
+        typer.echo(f"{served['name']}: {release.in_words(served)}")
