@@ -12,6 +12,7 @@ import re
 import resource
 from array import array
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import uvloop
@@ -70,7 +71,8 @@ class _Client:
         self.message = message
         self._port, self._phases, self._most = port, phases, most
         self._free: list[_Connection] = []
-        self._open = self._opening = self._sent = self._answered = 0
+        self._connections: set[_Connection] = set()
+        self._opening = self._sent = self._answered = 0
         self._waiting: collections.deque[float] = collections.deque()
         self._due, self._seconds, self._status = array("d"), array("d"), array("i")
         self._tasks: set[asyncio.Task[None]] = set()
@@ -95,8 +97,9 @@ class _Client:
             await asyncio.sleep(0.01)
         used = resource.getrusage(resource.RUSAGE_SELF)
         spent = used.ru_utime + used.ru_stime - cpu.ru_utime - cpu.ru_stime
-        for _ in range(self._sent - self._answered):
-            self._keep(total, _LATEST_SECONDS, _BROKEN)
+        for due in (*self._waiting, *(connection.due for connection in self._connections)):
+            if due is not None:
+                self._keep(due, _LATEST_SECONDS, _BROKEN)
         return Answers(np.array(self._due), np.array(self._seconds), np.array(self._status), spent / total)
 
     def _send(self, due: float) -> None:
@@ -105,7 +108,7 @@ class _Client:
             self._free.pop().send(due)
             return
         self._waiting.append(due)
-        if self._open + self._opening < self._most:
+        if len(self._connections) + self._opening < self._most:
             self._opening += 1
             task = self.loop.create_task(self._connect())
             self._tasks.add(task)
@@ -122,12 +125,8 @@ class _Client:
 
     def opened(self, connection: _Connection) -> None:
         """A connection can be used."""
-        self._open += 1
+        self._connections.add(connection)
         self.free(connection)
-
-    def closed(self) -> None:
-        """A connection cannot be used any more."""
-        self._open -= 1
 
     def free(self, connection: _Connection) -> None:
         """A connection waits for work."""
@@ -137,7 +136,8 @@ class _Client:
             self._free.append(connection)
 
     def lost(self, connection: _Connection) -> None:
-        """A connection was closed by the server."""
+        """A connection was closed."""
+        self._connections.discard(connection)
         if connection in self._free:
             self._free.remove(connection)
 
@@ -157,35 +157,33 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, client: _Client) -> None:
         self._client = client
-        self._due: float | None = None
+        self.due: float | None = None
         self._buffer = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport: Any = transport  # uvloop's is no subclass of asyncio's
         self._client.opened(self)
 
     def send(self, due: float) -> None:
-        self._due = due
+        self.due = due
         self._transport.write(self._client.message)
 
     def data_received(self, data: bytes) -> None:
         buffer = self._buffer = self._buffer + data if self._buffer else data
         end = buffer.find(b"\r\n\r\n")
         found = _LENGTH.search(buffer, 0, end) if end >= 0 else None
-        if found is None or len(buffer) < end + 4 + int(found[1]) or self._due is None:
+        if found is None or len(buffer) < end + 4 + int(found[1]) or self.due is None:
             return
-        due, self._due, self._buffer = self._due, None, b""
+        due, self.due, self._buffer = self.due, None, b""
         self._client.answered(due, int(buffer[9:12]))
         if not self._transport.is_closing():
             self._client.free(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._client.closed()
         self._client.lost(self)
-        if self._due is not None:
-            self._client.answered(self._due, _BROKEN)
-            self._due = None
+        if self.due is not None:
+            self._client.answered(self.due, _BROKEN)
+            self.due = None
 
 
 def send(
