@@ -50,7 +50,7 @@ def write_page(seen: Seen, found: dict[str, float]) -> Path:
         f"{about['cores']} cores shared by client and server. Medians. Rates are good answers a second at 1, 16 and "
         "64 connections; latencies in ms; memory is the peak of all processes; ready: seconds to the first answer.",
         "",
-        "Peers: " + ", ".join(f"{PEERS[name].title} {number}" for name, number in seen.versions.items()) + ".",
+        "Peers: " + ", ".join(f"{PEERS[name].title} {number}".strip() for name, number in seen.versions.items()) + ".",
         "",
         "![Answers a second](rates.png)",
         "",
