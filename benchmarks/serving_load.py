@@ -2,10 +2,10 @@
 
 `python -m benchmarks.serving_load [--quick] [--json] [--overload SECONDS] [--soak MINUTES] [--model cnn_large]`
 
-Capacity is what wrk gets with 64 connections, binary tensors, before or after the overload, the better of both. The load
-is open-loop: a request is sent when it is due, whatever became of those before, and its time counts from then. The model
-is a CNN of about 2 ms, so that the client, which shares the machine, takes little of it (its share of a core is among the
-figures).
+Capacity is what wrk gets with 64 connections, binary tensors, before or after the overload, the better of both. The
+load is open-loop: a request is sent when it is due, whatever became of those before, and its time counts from then.
+The model is a CNN of about 2 ms, so that the client, which shares the machine, takes little of it (its share of a core
+is among the figures).
 
 Overload: 5 s at 0.3 x capacity, 60 s at 3 x, 10 s at 0.3 x.
     overload_goodput_vs_capacity          good answers a second : capacity (larger is better)
