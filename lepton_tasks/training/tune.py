@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from lepton_tasks.core import catalogue
 from lepton_tasks.core.errors import ConfigError, LeptonError, StageError
 from lepton_tasks.core.metrics import higher_is_better
@@ -58,30 +60,33 @@ class Search:
         """What a value is multiplied by so that larger is better."""
         return 1 if higher_is_better(self.metric) else -1
 
-    def study(self) -> optuna.Study:
-        """The study, new or as an earlier attempt left it; its values are larger when better."""
+    def study(self, number: int = 0) -> optuna.Study:
+        """The study, new or as an earlier attempt left it; its values are larger when better.
+
+        Args:
+            number: Of the trial in this attempt. Each has a sampler of its own, which would draw what the others draw
+                if all had the same seed.
+        """
         import optuna
         from optuna.storages.journal import JournalFileBackend, JournalStorage
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         storage = JournalStorage(JournalFileBackend(str(self.folder / STUDY_FILE)))
-        sampler: optuna.samplers.BaseSampler = optuna.samplers.RandomSampler(seed=self.seed)
-        if self.tune.sampler == "tpe":
-            # Trials run side by side: one that is still being tried counts as a bad one, so that others differ.
-            sampler = optuna.samplers.TPESampler(seed=self.seed, constant_liar=True, multivariate=True)
         pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
         if self.tune.pruner == "median":
             pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1)
         elif self.tune.pruner == "hyperband":
             pruner = optuna.pruners.HyperbandPruner(max_resource=self.jobs.job.train.epochs)
-        return optuna.create_study(
-            study_name=STUDY,
-            storage=storage,
-            sampler=sampler,
-            pruner=pruner,
-            direction="maximize",
-            load_if_exists=True,
+        study = optuna.create_study(
+            study_name=STUDY, storage=storage, pruner=pruner, direction="maximize", load_if_exists=True
         )
+        begun = len(study.get_trials(deepcopy=False))  # an earlier attempt had the same numbers
+        seed = int(np.random.SeedSequence([self.seed, begun, number]).generate_state(1)[0])
+        study.sampler = optuna.samplers.RandomSampler(seed=seed)
+        if self.tune.sampler == "tpe":
+            # Trials run side by side: one that is still being tried counts as a bad one, so that others differ.
+            study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True, multivariate=True)
+        return study
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +155,7 @@ def run_trial(search: Search, number: Sequence[int]) -> str | None:
 
     if search.until is not None and time.time() > search.until:
         return None
-    study = search.study()
+    study = search.study(number[0])
     trial = study.ask()
     values = {key: _suggested(trial, key, space) for key, space in search.tune.space.items()}
     try:

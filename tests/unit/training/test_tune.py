@@ -1,9 +1,12 @@
+import dataclasses
+
 import pytest
 from optuna.trial import TrialState
 from tiny_training import job, use_case
 
 from lepton_tasks.core.errors import ConfigError, StageError
-from lepton_tasks.training.tune import JobTemplate, Search, check_metric, plots, prepare, winner
+from lepton_tasks.core.train_settings import Range
+from lepton_tasks.training.tune import JobTemplate, Search, _suggested, check_metric, plots, prepare, winner
 
 
 @pytest.fixture
@@ -47,6 +50,19 @@ def test_values_go_into_the_job_and_the_best_is_the_smallest_loss(search, tmp_pa
     assert best["values"] == {"train.batch_size": 32, "train.schedule": "step"}
     assert (best["value"], best["trial"], best["complete"]) == (0.2, 1, 3)
     assert {path.name for path in plots(study, tmp_path, "loss")} >= {"tuning_history.png", "tuning_parallel.png"}
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_every_trial_tries_something_else_in_the_next_attempt_too(search, sampler):
+    search = dataclasses.replace(search, tune=search.tune.model_copy(update={"sampler": sampler}))
+    space = Range(low=0.0001, high=0.1, log=True)
+    tried = []
+    for number in (0, 1, 2, 0, 1):
+        study = search.study(number)
+        trial = study.ask()
+        tried.append(_suggested(trial, "train.learning_rate", space))
+        study.tell(trial, 0.5)
+    assert len(set(tried)) == len(tried)
 
 
 def test_a_figure_of_zero_is_a_figure(search):
