@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import statistics
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from lepton_tasks.core.catalogue import COMPRESSIONS
 from lepton_tasks.core.compress_settings import Compress
-from lepton_tasks.core.errors import ArtifactError
+from lepton_tasks.core.errors import ArtifactError, StageError
 from lepton_tasks.core.metrics import higher_is_better
 from lepton_tasks.core.protocols import LearningTask, Outputs, Rows, Uncompressed
 from lepton_tasks.core.spec import ComponentSpec
@@ -63,35 +64,55 @@ def build(spec: ComponentSpec, model: Uncompressed, exported: Package, made: Pat
     """The graph that a compression makes, opened and asked once; without a package and with the reason if it fails."""
     params = ", ".join(f"{key}={value}" for key, value in spec.params.items())
     candidate = Candidate(f"{spec.name} ({params})" if params else spec.name, spec, made)
-    try:
+    with _or_reason(candidate):
         COMPRESSIONS.build(spec.name, spec.params, where="compress.candidates").compress(model, made)
-        package = Package(exported.folder, exported.spec, "", open_graph(made, exported.spec))
-        payload, _ = exported.example() or (None, None)
-        if payload is not None:
-            package.predict(payload)
-        candidate.package, candidate.figures["bytes"] = package, made.stat().st_size
-    except Exception as error:  # noqa: BLE001 - converters and runtimes raise what they like; no run fails by it
-        candidate.reason = f"failed: {' '.join(str(error).split())[:300] or type(error).__name__}"
+        candidate.figures["bytes"] = made.stat().st_size
+        candidate.package = Package(exported.folder, exported.spec, "", open_graph(made, exported.spec))
+        if (example := exported.example()) is not None:
+            candidate.package.predict(example[0])
     return candidate
+
+
+@contextlib.contextmanager
+def _or_reason(candidate: Candidate) -> Iterator[None]:
+    """Whatever the block raises is the reason why there is no such candidate; the exported graph must not fail.
+
+    Raises:
+        StageError: a training was told to stop, or its process was killed.
+    """
+    try:
+        yield
+    except StageError:
+        raise
+    except Exception as error:  # converters and runtimes raise what they like
+        if candidate.spec is None:
+            raise
+        candidate.package = None
+        candidate.reason = f"failed: {' '.join(str(error).split())[:300] or type(error).__name__}"
 
 
 def judge(candidate: Candidate, task: LearningTask, metric: str, exams: Mapping[str, Exam]) -> None:
     """Add what the candidate's answers are worth on each split, beside the exported graph's; NaN where one is none."""
     if candidate.package is None:
         return
-    sign = 1 if higher_is_better(metric) else -1
-    for split, exam in exams.items():
-        outputs = replay.outputs_of(candidate.package, exam.payloads)
-        metrics, before = (task.metrics(answers, exam.rows.targets) for answers in (outputs, exam.answers))
-        candidate.figures |= {
-            f"{split}_metrics": metrics,
-            split: metrics[metric],
-            f"{split}_drop": (before[metric] - metrics[metric]) * sign,
-            f"{split}_mismatch": replay.label_mismatch(candidate.package.output_codec, outputs, exam.answers),
-        }
-        if split == "validation":
-            whole, parts = (task.details(answers, exam.rows) for answers in (exam.answers, outputs))
-            candidate.figures["parts"] = _drops(whole, parts, metric)
+    with _or_reason(candidate):
+        for split, exam in exams.items():
+            candidate.figures |= _figures(candidate.package, task, metric, split, exam)
+
+
+def _figures(package: Package, task: LearningTask, metric: str, split: str, exam: Exam) -> dict[str, Any]:
+    outputs = replay.outputs_of(package, exam.payloads)
+    metrics, before = (task.metrics(answers, exam.rows.targets) for answers in (outputs, exam.answers))
+    figures = {
+        f"{split}_metrics": metrics,
+        split: metrics[metric],
+        f"{split}_drop": (before[metric] - metrics[metric]) * (1 if higher_is_better(metric) else -1),
+        f"{split}_mismatch": replay.label_mismatch(package.output_codec, outputs, exam.answers),
+    }
+    if split == "validation":
+        whole, parts = (task.details(answers, exam.rows) for answers in (exam.answers, outputs))
+        figures["parts"] = _drops(whole, parts, metric)
+    return figures
 
 
 def _drops(before: Mapping[str, Mapping[str, float]], now: Mapping[str, Any], metric: str) -> dict[str, float]:
@@ -105,13 +126,17 @@ def _drops(before: Mapping[str, Mapping[str, float]], now: Mapping[str, Any], me
     return drops
 
 
-def clock(candidates: Iterable[Candidate], samples: np.ndarray) -> None:
+def clock(candidates: Sequence[Candidate], samples: np.ndarray) -> None:
     """Add ``latency_ms`` of one row and ``rows_per_second`` of a batch, on one thread: medians, taken in turn.
 
     In turn, so that whatever else the machine does falls on all of them.
     """
-    timed = [candidate for candidate in candidates if candidate.package is not None]
     one, many = samples[:1], np.resize(samples, (_BATCH, *samples.shape[1:]))
+    for candidate in candidates:
+        if candidate.package is not None:
+            with _or_reason(candidate):
+                candidate.package.run(many)
+    timed = [candidate for candidate in candidates if candidate.package is not None]
     times: dict[tuple[int, bool], list[float]] = {}
     for turn in range(_ROUNDS):
         for index, candidate in enumerate(timed):

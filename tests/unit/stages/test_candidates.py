@@ -4,7 +4,7 @@ from tiny_packages import graph, make_package
 
 from lepton_tasks.core.catalogue import COMPRESSIONS
 from lepton_tasks.core.compress_settings import Compress
-from lepton_tasks.core.errors import ArtifactError
+from lepton_tasks.core.errors import ArtifactError, StageError
 from lepton_tasks.core.protocols import Uncompressed
 from lepton_tasks.core.spec import ComponentSpec
 from lepton_tasks.serving.package import load_package
@@ -97,3 +97,35 @@ def test_the_table_and_the_picture_show_all_candidates(tmp_path):
     assert lines[4].endswith("| failed: a / b |")
     comparison_plot(tmp_path / "plot.png", rows, "small", "accuracy")
     assert (tmp_path / "plot.png").stat().st_size > 5_000
+
+
+class Breaking:
+    """A package whose graph fails from some batch on."""
+
+    def run(self, batch):
+        if len(batch) > 1:
+            raise RuntimeError("no room")
+
+
+def test_a_graph_that_fails_later_is_out_and_the_others_are_measured(tmp_path):
+    make_package(tmp_path)
+    exported = Candidate(EXPORTED, package=load_package(tmp_path))
+    breaking = Candidate("x", spec=ComponentSpec(name="x"), package=Breaking())
+    clock([exported, breaking], np.zeros((2, 8, 8, 1), np.uint8))
+    assert breaking.reason == "failed: no room"
+    assert "latency_ms" in exported.figures
+    with pytest.raises(RuntimeError):
+        clock([Candidate(EXPORTED, package=Breaking())], np.zeros((2, 8, 8, 1), np.uint8))
+
+
+def test_a_training_that_was_told_to_stop_ends_the_stage(tmp_path, monkeypatch):
+    make_package(tmp_path)
+    monkeypatch.setattr(COMPRESSIONS, "entries", {"made": f"{__name__}:Stopped"})
+    model = Uncompressed(tmp_path / "model.onnx", lambda count: np.zeros((count, 8, 8, 1), np.uint8), None)
+    with pytest.raises(StageError):
+        build(ComponentSpec(name="made"), model, load_package(tmp_path), tmp_path / "made.onnx")
+
+
+class Stopped:
+    def compress(self, model, made):
+        raise StageError("training was told to stop.")
