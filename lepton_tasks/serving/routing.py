@@ -194,6 +194,12 @@ class ModelTable(Lookup):
             found = found.plus(ShadowFigures.from_dict(reply))
         return found
 
+    async def tell(self, name: str, progress: dict[str, Any]) -> None:
+        """Let all processes of the server know how a rollout goes."""
+        self.progress[name] = progress
+        if self._fleet is not None:
+            await self._fleet.ask(op="progress", name=name, progress=progress)
+
     def leads(self) -> bool:
         """Whether this process is the one that decides for all processes of the server."""
         return self._fleet is None or self._fleet.leads()
@@ -294,6 +300,9 @@ class ModelTable(Lookup):
             found = self._served.get(name)
             versions = {live.release.version: live.tally.figures() for live in found.versions()} if found else {}
             await line.send({version: dataclasses.asdict(figures) for version, figures in versions.items()})
+        elif message["op"] == "progress":
+            self.progress[name] = message["progress"]
+            await line.send({})
         elif message["op"] == "shadow":
             await line.send(dataclasses.asdict(self.shadow(name)))
         elif message["op"] == "serve":
