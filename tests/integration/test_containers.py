@@ -85,7 +85,7 @@ def test_serving_container_predicts_and_keeps_its_model_over_a_restart(engine, s
         assert answer["label"] == "dark"
         assert answer["probability"] == pytest.approx(1 - 200 / 510, abs=1e-6)
 
-        assert httpx.post(f"{client.base_url}v1/models/tiny/predict", json=body, trust_env=False).status_code == 401
+        assert client.post("/v1/models/tiny/predict", json=body, headers={"Authorization": ""}).status_code == 401
 
         engine.podman("healthcheck", "run", container)
         with pytest.raises(AssertionError, match="Read-only file system"):
