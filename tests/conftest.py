@@ -1,3 +1,10 @@
+import hypothesis
+
+# How long an example may take depends on what else the machine does.
+hypothesis.settings.register_profile("lepton", deadline=None)
+hypothesis.settings.load_profile("lepton")
+
+
 def pytest_collection_modifyitems(items):
     """Files that take a minute or more come first: begun last, one would run alone in the end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)

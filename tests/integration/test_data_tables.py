@@ -177,7 +177,7 @@ row = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(row, min_size=1, max_size=30))
 def test_any_row_is_the_same_in_batch_by_itself_and_in_the_graph(fitted, rows):
     frame = pl.DataFrame(rows, schema=fitted.frame.schema)

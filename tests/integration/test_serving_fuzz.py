@@ -20,7 +20,7 @@ from lepton_tasks.serving.payload import Limits
 PREDICT = "/v1/models/tiny/predict"
 PICTURE = picture(100)
 LIMITS = Limits(body_bytes=100_000, samples=4)
-FEW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
@@ -119,7 +119,7 @@ def test_the_openapi_description(server):
     assert len(operations) > 10
     for operation in operations:
 
-        @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=10, suppress_health_check=list(HealthCheck))
         @given(operation.as_strategy())
         def holds(case):
             reply = case.call(timeout=20)

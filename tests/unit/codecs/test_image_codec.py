@@ -37,7 +37,7 @@ def in_mode(mode, width, height, seed):
     return picture.convert(mode)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     mode=st.sampled_from(MODES),
     width=st.integers(1, 70),
@@ -126,7 +126,7 @@ def test_an_opened_picture_tells_its_upright_size_at_full_scale(turn):
     assert opened.picture.size == ((75, 50) if turn == 1 else (50, 75))  # a quarter; an eighth would be below 30
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     width=st.integers(40, 300),
     height=st.integers(40, 300),
@@ -198,7 +198,7 @@ def test_bad_bytes_are_refused_with_a_reason_that_is_the_same_each_time(payload,
     assert str(first.value) == str(second.value)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(at=st.integers(0, 3_000), value=st.integers(0, 255), format_=st.sampled_from(["JPEG", "PNG", "GIF", "TIFF"]))
 @pytest.mark.filterwarnings("ignore")  # Pillow warns of what it repairs
 def test_a_damaged_byte_gives_a_picture_or_a_data_error(at, value, format_):

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lepton_tasks.core.context import RunContext
@@ -155,7 +155,6 @@ row = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(rows=st.lists(row, min_size=1, max_size=40), order=st.permutations(STEPS))
 def test_counts_add_up_and_nothing_bad_is_kept_whatever_the_order_of_the_steps(rows, order):
     table = probes(*rows)

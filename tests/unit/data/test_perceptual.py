@@ -1,7 +1,7 @@
 import io
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -29,7 +29,6 @@ def test_scaled_compressed_and_brightened_pictures_stay_near_and_others_are_far(
         assert bits(picture, picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)) > 8
 
 
-@settings(deadline=None)
 @given(
     seeds=st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=8),
     flips=st.lists(st.lists(st.integers(0, 63), max_size=10), min_size=1, max_size=30),

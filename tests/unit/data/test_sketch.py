@@ -23,7 +23,7 @@ def sketch_of(*parts):
 
 
 @given(st.lists(st.lists(FINITE, max_size=40), max_size=6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_few_values_are_summed_up_exactly_however_they_are_cut(parts):
     values = np.array([value for part in parts for value in part])
     sketch = sketch_of(*(np.array(part) for part in parts))

@@ -53,7 +53,7 @@ TEXTS = TEXTS.filter(lambda text: pl.select(pl.lit(text).str.strip_chars()).item
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=15, deadline=None)  # the first example imports Dask
+@settings(max_examples=15)  # the first example imports Dask
 @given(texts=st.lists(TEXTS, min_size=1, max_size=6), clean=st.booleans())
 def test_a_batch_on_dask_equals_one_text_in_serving(kind, texts, clean):
     with tempfile.TemporaryDirectory() as name:

@@ -52,7 +52,7 @@ def test_stride(tmp_path, ctx):
     assert targets.ravel().tolist() == [3, 6, 9]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     hours=st.lists(st.integers(0, 60), min_size=8, max_size=50, unique=True).map(sorted),
     holes=st.sets(st.integers(0, 49), max_size=4),
@@ -83,7 +83,7 @@ def test_no_window_crosses_a_gap_a_hole_or_a_group(tmp_path_factory, hours, hole
         np.testing.assert_array_equal(inputs[:, :, 1], inputs[:, :, 0] - lag)
 
 
-@settings(max_examples=15, deadline=None)  # the first example imports Dask
+@settings(max_examples=15)  # the first example imports Dask
 @given(data=st.data())
 def test_a_window_on_dask_equals_one_in_serving(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("serving")

@@ -224,7 +224,7 @@ def test_inch_marks_in_fields_without_quotes_are_what_they_are(tmp_path):
 FIELDS = st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1).map(str), st.text("a\"',;\n é", min_size=1, max_size=6))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.lists(FIELDS, min_size=3, max_size=3).filter(any), min_size=1, max_size=30), st.integers(8, 200))
 def test_what_python_writes_is_read_whatever_the_size_of_blocks(tmp_path_factory, rows, size):
     folder = tmp_path_factory.mktemp("csv")
@@ -277,7 +277,7 @@ FRACTIONS = "1.5|1.|.5|1e5|00.5|nan|NaN|nan(1)|inf|-inf|Infinity|+inf|1e400"
 fields = st.sampled_from(f"{WHOLE}|{FRACTIONS}".split("|"))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(fields, fields), min_size=1, max_size=6))
 def test_numbers_are_what_they_are_when_each_text_is_looked_at_by_itself(tmp_path_factory, rows):
     content = "".join(f"{a},{b},t\n" for a, b in rows)

@@ -11,7 +11,7 @@ texts = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(texts, st.integers(1, 7))
 def test_rows_are_counted_and_mapped_as_one_by_one(tmp_path_factory, values, group):
     path = str(tmp_path_factory.mktemp("rows") / "a.parquet")

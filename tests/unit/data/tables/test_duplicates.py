@@ -17,7 +17,7 @@ def found(values, folder, part=7):
     return dict(duplicates.find_duplicates(folder, RunContext.local(folder)).iter_rows())
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(keys)
 def test_equal_rows_are_found_over_all_parts_and_buckets(tmp_path_factory, values):
     first: dict = {}

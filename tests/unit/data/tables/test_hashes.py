@@ -3,7 +3,7 @@ import datetime as dt
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lepton_tasks.data.tables.hashes import hash_values
@@ -25,7 +25,6 @@ def hash_in_python(value: int | str, seed: int) -> int:
     return splitmix((value + (seed + 1) * step) & mask)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(-(2**63), 2**63 - 1)), st.integers(0, 2**32))
 def test_integers_hash_as_in_python(values, seed):
     assert hash_values(pl.Series(values, dtype=pl.Int64), seed=seed).to_list() == [
@@ -33,7 +32,6 @@ def test_integers_hash_as_in_python(values, seed):
     ]
 
 
-@settings(deadline=None)
 @given(st.lists(st.text()), st.integers(0, 2**32))
 def test_texts_hash_as_in_python(values, seed):
     found = hash_values(pl.Series(values, dtype=pl.String), seed=seed)

@@ -93,7 +93,7 @@ def test_rows_arrive_scaled_with_their_targets_and_numbers(tmp_path):
 values = st.lists(st.tuples(st.integers(0, 9), st.floats(0, 9) | st.none()), min_size=25, max_size=60)
 
 
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @given(values, st.permutations(["missing", "duplicates", "ranges"]))
 def test_every_row_is_kept_or_refused_once_whatever_the_order_of_the_steps(tmp_path_factory, rows, order):
     rows = [*rows, *((100 + i, float(i % 7)) for i in range(20))]

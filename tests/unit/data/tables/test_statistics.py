@@ -20,7 +20,7 @@ WORD = Operation("fill", "w", value="b")
 values = st.none() | st.floats(-50, 50) | st.sampled_from([0.0, -2.0, 3.0, math.nan, math.inf, -math.inf])
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(
     st.lists(st.tuples(values, st.none() | st.sampled_from("abc")), min_size=1, max_size=40),
     st.permutations([CLIP, FILL, MISSING, OUTSIDE, WORD]),

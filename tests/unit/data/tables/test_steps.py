@@ -120,7 +120,7 @@ def test_bounds_of_outliers(tmp_path, method, bounds):
     assert learned["a"] == pytest.approx(bounds, abs=1e-6)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.lists(st.floats(-1e6, 1e6), min_size=5, max_size=60))
 def test_clipped_values_lie_within_and_others_are_untouched(tmp_path_factory, values):
     step = Outliers(("a",), "quantile", "clip", tail=0.1)

@@ -27,7 +27,7 @@ def splits_of(frame, folder, *, label="label", rows_per_part=40, seed=0, **split
     return codes
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.lists(st.sampled_from("aab"), min_size=8, max_size=120), st.integers(0, 3))
 def test_stratified_splits_are_exact_for_every_class(tmp_path_factory, labels, seed):
     labels = ["a"] * 3 + ["b"] * 3 + labels
@@ -54,7 +54,7 @@ def test_parts_of_another_size_give_the_same_split(tmp_path):
     assert (one == splits_of(frame, tmp_path / "other", method="stratified", rows_per_part=13)).all()
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.lists(st.integers(0, 12), min_size=30, max_size=100))
 def test_a_group_is_never_on_both_sides_of_the_line(tmp_path_factory, groups):
     groups = [*range(12), *groups]
@@ -64,7 +64,7 @@ def test_a_group_is_never_on_both_sides_of_the_line(tmp_path_factory, groups):
         assert len(set(codes[np.array(groups) == group])) == 1
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.lists(st.integers(-1000, 1000), min_size=10, max_size=100, unique=True))
 def test_nothing_later_than_a_test_row_is_learned_from(tmp_path_factory, times):
     frame = pl.DataFrame({"at": [dt.datetime(2024, 1, 1) + dt.timedelta(minutes=t) for t in times], "label": 1.0})
