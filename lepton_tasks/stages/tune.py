@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from lepton_tasks.training.tune import Search
 
 TUNED_FILE = "tuned.json"
+_OUTCOME = "outcome"
 
 
 def tune(use_case: UseCase, ctx: RunContext, *, features: DatasetRef, preprocessor: PreprocessorRef) -> EvaluationRef:
@@ -57,11 +59,17 @@ def tune(use_case: UseCase, ctx: RunContext, *, features: DatasetRef, preprocess
         for line in map_chunks(run, [[i] for i in range(left)], spread, total=left, unit="trials"):
             if line is not None:
                 ctx.log.info("%s", line)
-        ref = _published(study, search, record, ctx)
-        record.finish()
+        best = trials.winner(study, search)
+        record.files(_written(study, search, best), "tuning")
+        record.finish()  # sends them from another thread, so they stay where they are until then
     except BaseException:
         record.fail()
         raise
+    draft = ctx.draft()
+    shutil.copytree(search.folder / _OUTCOME, draft.path, dirs_exist_ok=True)
+    facts = {"trials": best["trials"], "pruned": best["pruned"], "metric": best["metric"]}
+    named = {f"validation_{best['metric']}": best["value"], "own_value": best["own_value"]}
+    ref = ctx.publish(draft, EvaluationRef, {**facts, **named, "mlflow_run_id": record.run_id})
     shutil.rmtree(ctx.workdir)
     return ref
 
@@ -119,18 +127,16 @@ def _search(use_case: UseCase, ctx: RunContext, job: Job, parent: str) -> Search
     )
 
 
-def _published(study: optuna.Study, search: Search, record: Any, ctx: RunContext) -> EvaluationRef:
+def _written(study: optuna.Study, search: Search, best: Mapping[str, Any]) -> Path:
+    """The folder of what came out of the search, in the work folder."""
     from lepton_tasks.training import tune as trials
 
-    best = trials.winner(study, search)
-    draft = ctx.draft()
-    write_json(draft.path / TUNED_FILE, best)
-    _write_trials(study, draft.path / "trials.csv", search.sign)
-    trials.plots(study, draft.path, search.metric)
-    record.files(draft.path, "tuning")
-    facts = {"trials": best["trials"], "pruned": best["pruned"], "metric": best["metric"]}
-    named = {f"validation_{best['metric']}": best["value"], "own_value": best["own_value"]}
-    return ctx.publish(draft, EvaluationRef, {**facts, **named, "mlflow_run_id": record.run_id})
+    folder = search.folder / _OUTCOME
+    folder.mkdir(exist_ok=True)
+    write_json(folder / TUNED_FILE, dict(best))
+    _write_trials(study, folder / "trials.csv", search.sign)
+    trials.plots(study, folder, search.metric)
+    return folder
 
 
 def _write_trials(study: optuna.Study, path: Path, sign: int) -> None:

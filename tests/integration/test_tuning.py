@@ -2,6 +2,7 @@
 
 import csv
 import json
+import time
 
 import pytest
 from test_training_stage import Tracker, ctx, refs  # noqa: F401  # fixtures
@@ -36,6 +37,7 @@ class Recorder(Tracker):
         self.runs[run_id]["epochs"] += 1
 
     def files(self, run_id, path, at=None):
+        time.sleep(0.3)  # long enough for what is sent to be moved away, if it were
         self.runs[run_id].setdefault("files", set()).update(p.name for p in path.rglob("*") if path.is_dir())
 
     def end(self, run_id, status):
