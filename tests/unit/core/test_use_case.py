@@ -43,6 +43,11 @@ def test_a_bare_name_is_a_component_without_params(tmp_path):
         ("train: {epochz: 3}", "tiny.yaml: train.epochz: unknown key. Did you mean 'epochs'?"),
         ("train: {epochs: 0}", "tiny.yaml: train.epochs: 0 is not right"),
         ("train: {augment: [{name: flop}]}", "tiny.yaml: train.augment.0.name: no augmentation named 'flop'"),
+        ("compress: {candidates: [int8]}", "tiny.yaml: compress.candidates.0.name: no compression named 'int8'"),
+        (
+            "compress: {max_metric_dorp: 0}",
+            "compress.max_metric_dorp: unknown key. Did you mean 'max_metric",
+        ),
         ("modle: cnn", "tiny.yaml: modle: unknown key. Did you mean 'model'?"),
         ("seed: [1", "tiny.yaml: not readable as YAML"),
         ("schedule: every day", "tiny.yaml: schedule: {'cron': 'every day'} is not right"),

@@ -1,14 +1,17 @@
 import numpy as np
 import pytest
 from tiny_packages import graph, make_package
+from tiny_training import use_case
 
 from lepton_tasks.core.catalogue import COMPRESSIONS
+from lepton_tasks.core.components import check_params_of
 from lepton_tasks.core.compress_settings import Compress
-from lepton_tasks.core.errors import ArtifactError, StageError
+from lepton_tasks.core.errors import ArtifactError, ConfigError, StageError
 from lepton_tasks.core.protocols import Uncompressed
 from lepton_tasks.core.spec import ComponentSpec
 from lepton_tasks.serving.package import load_package
 from lepton_tasks.stages.candidates import EXPORTED, Candidate, build, choose, clock
+from lepton_tasks.stages.pipeline import stages_of
 from lepton_tasks.training.compress.report import comparison_plot, comparison_table
 
 
@@ -129,3 +132,25 @@ def test_a_training_that_was_told_to_stop_ends_the_stage(tmp_path, monkeypatch):
 class Stopped:
     def compress(self, model, made):
         raise StageError("training was told to stop.")
+
+
+@pytest.mark.parametrize(
+    ("student", "message"),
+    [
+        ("cnm", "no model named 'cnm'. Did you mean 'cnn'?"),
+        ("rnn", "the model 'rnn' does not take input_shape"),
+    ],
+)
+def test_a_student_that_does_not_suit_is_found_when_the_use_case_is_checked(student, message):
+    case = use_case(compress={"candidates": [{"name": "distilled", "params": {"student": student}}]})
+    with pytest.raises(ConfigError, match=message) as caught:
+        check_params_of(case, where="quarters.yaml")
+    assert "quarters.yaml: compress.candidates.0.params.student" in str(caught.value)
+
+
+def test_the_stage_is_there_only_if_it_is_asked_for():
+    assert "compress" not in [stage.name for stage in stages_of(use_case())]
+    stages = {stage.name: stage for stage in stages_of(use_case(compress={}))}
+    names = list(stages)
+    assert names[names.index("compress") - 1 :][:3] == ["export", "compress", "verify_package"]
+    assert "compressed" in stages["verify_package"].needs
