@@ -275,6 +275,7 @@ FORMATS: Registry[protocols.PackageFormat] = Registry(
     "format",
     protocols.PackageFormat,
     {
+        "litert": "lepton_tasks.training.litert:Litert",
         "mlflow": "lepton_tasks.deployment.formats.mlflow_model:MlflowModel",
         "triton": "lepton_tasks.deployment.formats.triton:Triton",
     },

@@ -18,7 +18,19 @@ def package(tmp_path):
     return tmp_path / "package"
 
 
-@pytest.mark.parametrize("name", FORMATS.names())
+WITH_CONVERTERS = {"litert"}
+"""Formats whose converter is no part of Lepton."""
+
+
+@pytest.mark.parametrize("name", sorted(WITH_CONVERTERS))
+def test_without_its_converter_a_format_says_what_to_install(name, package, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda module: None)
+    with pytest.raises(ConfigError, match=r"is not installed\. Install litert-torch"):
+        FORMATS.build(name, {"checkpoint": str(tmp_path)}).write(package, tmp_path / "output")
+    assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize("name", sorted(set(FORMATS.names()) - WITH_CONVERTERS))
 def test_a_format_writes_one_folder_and_leaves_the_package_alone(name, package, tmp_path):
     before = {path.name: path.read_bytes() for path in package.iterdir()}
     output = tmp_path / "output"
