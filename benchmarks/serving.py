@@ -9,6 +9,7 @@ the cache folder; one that does not install or start is named in the table. With
 
 Ratios of good answers a second, at 64 connections (larger is better):
     <model>_binary_vs_onnxruntime, <model>_json_vs_onnxruntime   : ONNX Runtime alone, batch 1, one thread
+    <model>_two_vs_onnxruntime                                   the same, of two processes of ours, binary
     <model>_json_vs_<peer>, <model>_json_vs_best_server          : a peer; the best of the ready-made servers
 Of latency, memory and time (smaller is better):
     <model>_p99_c1_vs_echo      p99 at one connection : p50 of ONNX Runtime + echo
@@ -43,6 +44,11 @@ from benchmarks.served.wire import WIRES, Request
 from benchmarks.served.wrk import Load, press, require_wrk
 
 CONNECTIONS = (1, 16, 64)
+# Options of our server -> its subjects, and the form of their requests.
+OURS: tuple[tuple[tuple[str, ...], dict[str, str]], ...] = (
+    ((), {"ours_json": "v2", "ours_binary": "v2 binary"}),
+    (("--processes", "2"), {"ours_two": "v2 binary"}),
+)
 _SAMPLES = 32
 _TURNS, _LONGEST_SECONDS = 8, 5
 _LIGHT = ("echo", "starlette")
@@ -111,22 +117,18 @@ class Bench:
         return load
 
     def _ours(self, model: graphs.Model, expected: dict[int, np.ndarray], stack: ExitStack) -> list[Subject]:
-        server = ours.begin(self.folder / "ours" / model.name, model)
-        stack.callback(server.stop)
         path, sample = ours.PATH.format(name=model.name), model.samples(1)[0]
-        ready = server.wait(path, WIRES["v2"].ask(model, sample))
-        tell(f"{model.name}, ours, ready after s", ready)
         subjects = []
-        for name, wire in (("ours_json", "v2"), ("ours_binary", "v2 binary")):
-            try:
+        for options, forms in OURS:
+            home = self.folder / "ours" / "-".join([model.name, *options])
+            server = ours.begin(home, model, *options)
+            stack.callback(server.stop)
+            ready = server.wait(path, WIRES["v2"].ask(model, sample))
+            tell(f"{model.name}, ours {' '.join(options)}, ready after s", ready)
+            for name, wire in forms.items():
                 check(server, path, WIRES[wire], model, expected)
-            except RuntimeError as error:
-                if wire == "v2" or "status 4" not in str(error):
-                    raise
-                self.seen.absent[name] = f"not spoken: {str(error)[:100]}"
-                continue
-            subjects.append(Subject(name, server, path, WIRES[wire].ask(model, sample)))
-            self.seen.standings[model.name, name] = Standing(ready_seconds=ready)
+                subjects.append(Subject(name, server, path, WIRES[wire].ask(model, sample)))
+                self.seen.standings[model.name, name] = Standing(ready_seconds=ready)
         return subjects
 
     def _peers(self, model: graphs.Model, expected: dict[int, np.ndarray], stack: ExitStack) -> list[Subject]:

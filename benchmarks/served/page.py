@@ -12,7 +12,11 @@ from benchmarks.served.seen import Seen
 from lepton_tasks.core.environment import project_root
 
 FOLDER = Path("docs/reports/serving")
-_OURS = {"ours_json": "Lepton, JSON", "ours_binary": "Lepton, binary"}
+_OURS = {
+    "ours_json": "Lepton, JSON",
+    "ours_binary": "Lepton, binary",
+    "ours_two": "Lepton, binary, 2 processes",
+}
 
 
 def table(seen: Seen) -> tuple[list[str], list[list[object]]]:
