@@ -10,7 +10,7 @@ import uvicorn
 from tiny_packages import SIDE, make_package
 
 from lepton_tasks.serving.app import create_app
-from lepton_tasks.serving.lane import Lane
+from lepton_tasks.serving.http.lane import Lane
 
 INFER = "/v2/models/tiny/infer"
 

@@ -25,7 +25,7 @@ def add(
     """Make a key and print it, once. A name's earlier key stays good until it is revoked."""
     import time
 
-    from lepton_tasks.serving.keys import add_key, expiry
+    from lepton_tasks.serving.access.keys import add_key, expiry
 
     now = time.time()
     until = expiry(expires, now=now) if expires else None
@@ -40,7 +40,7 @@ def add(
 @key.command("list", epilog="Example: `lepton key list`")
 def list_(as_json: Json = False) -> None:
     """Show the keys: whose, for what, how long. The keys themselves are not kept."""
-    from lepton_tasks.serving.keys import read_keys
+    from lepton_tasks.serving.access.keys import read_keys
 
     try:
         rows = [_row(about) for about in read_keys(_file())]
@@ -64,7 +64,7 @@ def revoke(
     as_json: Json = False,
 ) -> None:
     """Take keys back; running servers refuse them within a second."""
-    from lepton_tasks.serving.keys import revoke_keys
+    from lepton_tasks.serving.access.keys import revoke_keys
 
     gone = [about.id for about in revoke_keys(_file(), which, old=old)]
     if as_json:
@@ -75,7 +75,7 @@ def revoke(
 
 def _file() -> Any:
     from lepton_tasks.core.environment import state_root
-    from lepton_tasks.serving.keys import KEYS_FILE
+    from lepton_tasks.serving.access.keys import KEYS_FILE
 
     return state_root() / "serving" / KEYS_FILE
 

@@ -119,14 +119,14 @@ def in_words(model: dict[str, Any]) -> str:
 
 
 def comparison(name: str, *, hours: float, truths: Path | None = None) -> dict[str, Any]:
-    """The versions of a model side by side, from the server's request log; see `lepton_tasks.serving.comparison`.
+    """The versions of a model side by side, from the server's request log; see `serving.versions.comparison`.
 
     Raises:
         ConfigError: the file of right labels is none.
     """
     from lepton_tasks.serving.client import Client
-    from lepton_tasks.serving.comparison import compare
-    from lepton_tasks.serving.request_log import REQUESTS_FOLDER, read_requests
+    from lepton_tasks.serving.observing.request_log import REQUESTS_FOLDER, read_requests
+    from lepton_tasks.serving.versions.comparison import compare
 
     with Client(load_environment().serving_url) as client:
         model = next((one for one in client.models() if one["name"] == name), None)

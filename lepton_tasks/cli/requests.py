@@ -32,7 +32,7 @@ def export_requests(name: str, output: Path, *, hours: float) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from lepton_tasks.serving.request_log import REQUESTS_FOLDER, read_requests
+    from lepton_tasks.serving.observing.request_log import REQUESTS_FOLDER, read_requests
 
     folder = state_root() / "serving" / REQUESTS_FOLDER
     columns = {

@@ -18,7 +18,7 @@ from lepton_tasks.core.artifacts import EndpointRef
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.store import write_json
 from lepton_tasks.core.use_case import Expectation, UseCase
-from lepton_tasks.serving.request_log import REDACTED, REQUESTS_FOLDER, read_requests
+from lepton_tasks.serving.observing.request_log import REDACTED, REQUESTS_FOLDER, read_requests
 
 if TYPE_CHECKING:
     from lepton_tasks.quality.rows import FrameRows

@@ -19,28 +19,28 @@ from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp
 
 from lepton_tasks.core.errors import LeptonError
-from lepton_tasks.serving.admin import admin_router, admin_token
-from lepton_tasks.serving.answering import Answerer, error_reply
-from lepton_tasks.serving.auth import guard_of
-from lepton_tasks.serving.controller import Controller
-from lepton_tasks.serving.edge import Cors, Door, Edge, page_policy
-from lepton_tasks.serving.exposition import merged
-from lepton_tasks.serving.fleet import Fleet
-from lepton_tasks.serving.follow import Follower, Following
-from lepton_tasks.serving.gallery import gallery_router
-from lepton_tasks.serving.oip import oip_router
-from lepton_tasks.serving.page import PAGE
-from lepton_tasks.serving.payload import Limits
-from lepton_tasks.serving.predict import as_response, json_reply, predict_router
-from lepton_tasks.serving.redact import Redaction
-from lepton_tasks.serving.request_log import REQUESTS_FOLDER, RequestLog
-from lepton_tasks.serving.routing import ModelTable
-from lepton_tasks.serving.telemetry import Telemetry
-from lepton_tasks.serving.tls import Certificate
-from lepton_tasks.serving.tracing import tracer_of
-from lepton_tasks.serving.trying import trying_router
-from lepton_tasks.serving.video import video_router
-from lepton_tasks.serving.video_input import sources_of
+from lepton_tasks.serving.access.auth import guard_of
+from lepton_tasks.serving.http.admin import admin_router, admin_token
+from lepton_tasks.serving.http.edge import Cors, Door, Edge, page_policy
+from lepton_tasks.serving.http.gallery import gallery_router
+from lepton_tasks.serving.http.oip import oip_router
+from lepton_tasks.serving.http.page import PAGE
+from lepton_tasks.serving.http.payload import Limits
+from lepton_tasks.serving.http.predict import as_response, json_reply, predict_router
+from lepton_tasks.serving.http.tls import Certificate
+from lepton_tasks.serving.http.trying import trying_router
+from lepton_tasks.serving.http.video import video_router
+from lepton_tasks.serving.http.video_input import sources_of
+from lepton_tasks.serving.inference.answering import Answerer, error_reply
+from lepton_tasks.serving.observing.exposition import merged
+from lepton_tasks.serving.observing.redact import Redaction
+from lepton_tasks.serving.observing.request_log import REQUESTS_FOLDER, RequestLog
+from lepton_tasks.serving.observing.telemetry import Telemetry
+from lepton_tasks.serving.observing.tracing import tracer_of
+from lepton_tasks.serving.versions.controller import Controller
+from lepton_tasks.serving.versions.fleet import Fleet
+from lepton_tasks.serving.versions.follow import Follower, Following
+from lepton_tasks.serving.versions.routing import ModelTable
 
 DRAIN_SECONDS = 20  # for what is being answered when the server is told to stop
 
@@ -124,7 +124,7 @@ def create_app(
         tracer.start()
         beside = None
         if grpc:
-            from lepton_tasks.serving.grpc_api import GrpcServer  # 0.1 s and 20 MB that most servers can do without
+            from lepton_tasks.serving.rpc.grpc_api import GrpcServer  # 0.1 s and 20 MB that most servers can do without
 
             credentials = certificate.credentials() if certificate else None
             shared = fleet is not None

@@ -18,17 +18,17 @@ import uvicorn
 
 from lepton_tasks.core import lifetime
 from lepton_tasks.core.errors import ConfigError
-from lepton_tasks.serving import logs
-from lepton_tasks.serving.admin import admin_token
+from lepton_tasks.serving.access.auth import check_address, guard_of
 from lepton_tasks.serving.app import DRAIN_SECONDS, create_app
-from lepton_tasks.serving.auth import check_address, guard_of
-from lepton_tasks.serving.edge import Cors
-from lepton_tasks.serving.fleet import Fleet
-from lepton_tasks.serving.follow import Following
-from lepton_tasks.serving.lane import Lane
-from lepton_tasks.serving.redact import Redaction
+from lepton_tasks.serving.http.admin import admin_token
+from lepton_tasks.serving.http.edge import Cors
+from lepton_tasks.serving.http.lane import Lane
+from lepton_tasks.serving.http.tls import certificate_of
+from lepton_tasks.serving.observing import logs
+from lepton_tasks.serving.observing.redact import Redaction
 from lepton_tasks.serving.supervisor import Supervisor, own_command
-from lepton_tasks.serving.tls import certificate_of
+from lepton_tasks.serving.versions.fleet import Fleet
+from lepton_tasks.serving.versions.follow import Following
 
 VALUES_VARIABLE = "LEPTON_REQUEST_VALUES"
 FOLLOW_VARIABLE = "LEPTON_FOLLOW"

@@ -15,8 +15,8 @@ from lepton_tasks.core.store import write_json
 from lepton_tasks.core.use_case import parse_use_case
 from lepton_tasks.monitoring.data_quality import DataQuality
 from lepton_tasks.quality.served import profile_of_requests, served_rules
-from lepton_tasks.serving.redact import REDACT_FILE, Redaction
-from lepton_tasks.serving.request_log import RequestLog
+from lepton_tasks.serving.observing.redact import REDACT_FILE, Redaction
+from lepton_tasks.serving.observing.request_log import RequestLog
 
 CODEC = TabularCodec(
     (TabularColumn("age", "int"), TabularColumn("work", "text", values=("x", "y")), TabularColumn("pay", "float"))

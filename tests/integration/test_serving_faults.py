@@ -12,7 +12,7 @@ import pytest
 from serving_process import serving
 from tiny_packages import expected, make_package, picture
 
-from lepton_tasks.serving.request_log import REQUESTS_FOLDER, read_requests
+from lepton_tasks.serving.observing.request_log import REQUESTS_FOLDER, read_requests
 
 ROOM = 16 * 1024  # bytes that the log may still write
 

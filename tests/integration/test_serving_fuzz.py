@@ -12,10 +12,10 @@ from lane_server import INFER, ask, lane_server, light, request, tensor
 from tiny_packages import SIDE, picture
 
 from lepton_tasks.core.errors import DataError
-from lepton_tasks.serving.grpc_api import MessageJob
-from lepton_tasks.serving.grpc_messages import MESSAGES
+from lepton_tasks.serving.http.payload import Limits
 from lepton_tasks.serving.package import load_package
-from lepton_tasks.serving.payload import Limits
+from lepton_tasks.serving.rpc.grpc_api import MessageJob
+from lepton_tasks.serving.rpc.grpc_messages import MESSAGES
 
 PREDICT = "/v1/models/tiny/predict"
 PICTURE = picture(100)

@@ -14,7 +14,7 @@ from serving_process import Server, serving
 from tiny_packages import make_package, picture
 
 from lepton_tasks.serving.client import Client
-from lepton_tasks.serving.request_log import read_requests
+from lepton_tasks.serving.observing.request_log import read_requests
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ArtifactError, GateError, UnavailableError
 from lepton_tasks.core.rollout import Rollout
 from lepton_tasks.core.use_case import Deploy, parse_use_case
+from lepton_tasks.serving.access.keys import KEYS_FILE, add_key
 from lepton_tasks.serving.client import Client
 from lepton_tasks.serving.errors import ForbiddenError
-from lepton_tasks.serving.keys import KEYS_FILE, add_key
 from lepton_tasks.stages.deploy import deploy, still_serving
 from lepton_tasks.stages.monitor import monitor
 from lepton_tasks.stages.smoke_test import smoke_test

@@ -8,9 +8,9 @@ from serving_process import Server
 from tiny_packages import expected, make_package, picture
 
 from lepton_tasks.core.access import own_key, trusted
+from lepton_tasks.serving.access.keys import KEYS_FILE, add_key
 from lepton_tasks.serving.client import Client
 from lepton_tasks.serving.errors import ForbiddenError
-from lepton_tasks.serving.keys import KEYS_FILE, add_key
 
 
 def test_two_processes_answer_over_tls_those_who_have_a_key(tmp_path):

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from lepton_tasks.cli import app as cli
-from lepton_tasks.serving.auth import Guard
+from lepton_tasks.serving.access.auth import Guard
 from lepton_tasks.serving.errors import ForbiddenError
 
 

@@ -3,7 +3,7 @@ import pytest
 from lepton_tasks.cli.release import in_words, read_truths, rollout_of, told_comparison
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.rollout import Rollout
-from lepton_tasks.serving.comparison import compare
+from lepton_tasks.serving.versions.comparison import compare
 
 
 def test_a_rollout_from_options():

@@ -6,7 +6,7 @@ import pytest
 
 from lepton_tasks.cli.requests import export_requests
 from lepton_tasks.core.errors import ConfigError
-from lepton_tasks.serving.request_log import RequestLog
+from lepton_tasks.serving.observing.request_log import RequestLog
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from certificates import Authority
 
-from lepton_tasks.serving.tls import Certificate
+from lepton_tasks.serving.http.tls import Certificate
 
 SCRIPT = Path(__file__).parents[3] / "docker" / "healthcheck.py"
 

@@ -5,7 +5,7 @@ from lepton_tasks.core.artifacts import EndpointRef
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.use_case import parse_use_case
 from lepton_tasks.monitoring.data_quality import DataQuality
-from lepton_tasks.serving.request_log import RequestLog
+from lepton_tasks.serving.observing.request_log import RequestLog
 
 USE_CASE = parse_use_case(
     {"name": "tiny", "task": "image_classification", "data": {"source": "s"}, "features": "f", "model": "m"}, where=""

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from tiny_packages import make_package, picture
 
 from lepton_tasks.core.errors import DataError, UnavailableError
-from lepton_tasks.serving.batching import Batcher, answer_all
 from lepton_tasks.serving.errors import DeadlineError
-from lepton_tasks.serving.pace import best_batch
+from lepton_tasks.serving.inference.batching import Batcher, answer_all
+from lepton_tasks.serving.inference.pace import best_batch
+from lepton_tasks.serving.inference.samples import SampleJob
 from lepton_tasks.serving.package import load_package
-from lepton_tasks.serving.samples import SampleJob
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ class Clock:
 )
 def test_the_batch_grows_only_as_long_as_it_pays(monkeypatch, fixed, each, size):
     clock = Clock()
-    monkeypatch.setattr("lepton_tasks.serving.pace.time", clock)
+    monkeypatch.setattr("lepton_tasks.serving.inference.pace.time", clock)
     assert best_batch(Timed(clock, fixed, each), np.zeros((8, 8, 1))) == (
         size,
         pytest.approx(size / (fixed + each * size)),

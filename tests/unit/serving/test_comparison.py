@@ -1,6 +1,6 @@
 import pytest
 
-from lepton_tasks.serving.comparison import compare
+from lepton_tasks.serving.versions.comparison import compare
 
 
 def record(version, *, status=200, label="cat", seconds=0.01, probability=0.9, **more):

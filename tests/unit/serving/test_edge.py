@@ -7,9 +7,9 @@ from tiny_packages import make_package, picture
 
 from lepton_tasks.core.access import own_key
 from lepton_tasks.core.errors import ConfigError
+from lepton_tasks.serving.access.keys import KEYS_FILE, add_key
 from lepton_tasks.serving.app import create_app
-from lepton_tasks.serving.edge import Cors, asked_model
-from lepton_tasks.serving.keys import KEYS_FILE, add_key
+from lepton_tasks.serving.http.edge import Cors, asked_model
 
 PREDICT = "/v1/models/tiny/predict"
 SHOP = "https://shop.example"

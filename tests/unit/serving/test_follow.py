@@ -7,8 +7,8 @@ from tiny_packages import make_package
 
 from lepton_tasks.core.errors import UnavailableError
 from lepton_tasks.core.rollout import Rollout
-from lepton_tasks.serving.follow import Follower, Following
-from lepton_tasks.serving.routing import ModelTable
+from lepton_tasks.serving.versions.follow import Follower, Following
+from lepton_tasks.serving.versions.routing import ModelTable
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from tiny_packages import SIDE, make_package, picture
 
 from lepton_tasks.core.store import digest_of, sha256_file
 from lepton_tasks.serving.app import create_app
-from lepton_tasks.serving.gallery import ranked
+from lepton_tasks.serving.http.gallery import ranked
 from lepton_tasks.serving.package import PackageSpec, write_package
 
 URL = "/v1/models/faces"

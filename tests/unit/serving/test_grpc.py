@@ -7,7 +7,7 @@ from free_ports import free_port
 from tiny_packages import SIDE, make_package
 
 from lepton_tasks.serving.app import create_app
-from lepton_tasks.serving.grpc_messages import MESSAGES, SERVICE
+from lepton_tasks.serving.rpc.grpc_messages import MESSAGES, SERVICE
 
 PIXELS = np.stack([np.full((SIDE, SIDE, 1), value, np.uint8) for value in (51, 255)])
 EXPECTED = [0.9, 0.1, 0.5, 0.5]

@@ -9,8 +9,8 @@ from starlette.testclient import TestClient
 from tiny_packages import SIDE, expected, make_package, picture
 
 from lepton_tasks.serving.app import create_app
-from lepton_tasks.serving.payload import Limits
-from lepton_tasks.serving.request_log import read_requests
+from lepton_tasks.serving.http.payload import Limits
+from lepton_tasks.serving.observing.request_log import read_requests
 
 PREDICT = "/v1/models/tiny/predict"
 INFER = "/v2/models/tiny/infer"

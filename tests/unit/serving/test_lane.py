@@ -10,8 +10,9 @@ import pytest
 from lane_server import INFER, ask, lane_server, light, replies, request, tensor
 from tiny_packages import SIDE, expected, picture
 
-from lepton_tasks.serving import lane, pace
-from lepton_tasks.serving.payload import Limits
+from lepton_tasks.serving.http import lane
+from lepton_tasks.serving.http.payload import Limits
+from lepton_tasks.serving.inference import pace
 
 LIMITS = Limits(body_bytes=100_000, samples=4, read_seconds=0.3, read_bytes_a_second=10**6)
 

@@ -5,8 +5,8 @@ import json
 import pytest
 from lane_server import INFER, ask, lane_server, replies, request, tensor
 
-from lepton_tasks.serving.keys import KEYS_FILE, add_key
-from lepton_tasks.serving.payload import Limits
+from lepton_tasks.serving.access.keys import KEYS_FILE, add_key
+from lepton_tasks.serving.http.payload import Limits
 
 BODY = json.dumps(tensor(51)).encode()
 SHOP = "https://shop.example"

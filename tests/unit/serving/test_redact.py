@@ -5,8 +5,8 @@ import threading
 import pytest
 
 from lepton_tasks.core.errors import ConfigError
-from lepton_tasks.serving.redact import REDACT_FILE, SECRET_FILE, Redaction
-from lepton_tasks.serving.request_log import RequestLog, read_requests
+from lepton_tasks.serving.observing.redact import REDACT_FILE, SECRET_FILE, Redaction
+from lepton_tasks.serving.observing.request_log import RequestLog, read_requests
 
 SECRETS = ("Ada Lovelace", "ada@example.org", "4242-4242", "a long comment about Ada", "99317")
 RULES = {

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from lepton_tasks.serving.request_log import RequestLog, _append, read_requests
+from lepton_tasks.serving.observing.request_log import RequestLog, _append, read_requests
 
 
 def written(folder, records, **options):

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from lepton_tasks.core.rollout import Rollout
-from lepton_tasks.serving.rollout import judge
-from lepton_tasks.serving.tally import Figures, Tally
+from lepton_tasks.serving.versions.rollout import judge
+from lepton_tasks.serving.versions.tally import Figures, Tally
 
 PLAN = Rollout(kind="canary", step_seconds=60, min_requests=200)
 

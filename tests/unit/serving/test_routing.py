@@ -8,10 +8,10 @@ from tiny_packages import expected, make_package, picture
 from lepton_tasks.core.errors import ArtifactError, ConfigError, UnavailableError
 from lepton_tasks.core.rollout import Rollout
 from lepton_tasks.core.store import digest_of, sha256_file
-from lepton_tasks.serving.controller import Controller
 from lepton_tasks.serving.errors import ConflictError, UnknownModelError
-from lepton_tasks.serving.routing import ModelTable
-from lepton_tasks.serving.samples import SampleJob
+from lepton_tasks.serving.inference.samples import SampleJob
+from lepton_tasks.serving.versions.controller import Controller
+from lepton_tasks.serving.versions.routing import ModelTable
 
 
 @pytest.fixture

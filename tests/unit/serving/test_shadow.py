@@ -7,11 +7,11 @@ import pytest
 from tiny_packages import make_package, picture
 
 from lepton_tasks.core.rollout import Rollout
-from lepton_tasks.serving.controller import Controller
+from lepton_tasks.serving.inference.samples import PredictJob, SampleJob
 from lepton_tasks.serving.package import load_package
-from lepton_tasks.serving.routing import ModelTable
-from lepton_tasks.serving.samples import PredictJob, SampleJob
-from lepton_tasks.serving.shadow import Shadow, ShadowFigures, compared
+from lepton_tasks.serving.versions.controller import Controller
+from lepton_tasks.serving.versions.routing import ModelTable
+from lepton_tasks.serving.versions.shadow import Shadow, ShadowFigures, compared
 
 
 @pytest.fixture

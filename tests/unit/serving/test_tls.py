@@ -9,7 +9,7 @@ from cryptography import x509
 
 from lepton_tasks.core.access import trusted
 from lepton_tasks.core.errors import ConfigError
-from lepton_tasks.serving.tls import Certificate, certificate_of
+from lepton_tasks.serving.http.tls import Certificate, certificate_of
 
 
 class Clock:

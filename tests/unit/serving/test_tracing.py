@@ -9,11 +9,11 @@ import pytest
 from collector import collecting
 from lane_server import INFER, ask, lane_server, tensor
 
-from lepton_tasks.serving import tracing
-from lepton_tasks.serving.logs import JsonLines
-from lepton_tasks.serving.payload import Limits
-from lepton_tasks.serving.request_log import read_requests
-from lepton_tasks.serving.tracing import Tracer, tracer_of
+from lepton_tasks.serving.http.payload import Limits
+from lepton_tasks.serving.observing import tracing
+from lepton_tasks.serving.observing.logs import JsonLines
+from lepton_tasks.serving.observing.request_log import read_requests
+from lepton_tasks.serving.observing.tracing import Tracer, tracer_of
 
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 GIVEN = f"00-{TRACE}-{CALLER}-01"

@@ -8,10 +8,10 @@ from films import film, frame_of
 from starlette.testclient import TestClient
 from tiny_packages import TABLE, make_package, make_sums
 
-from lepton_tasks.serving import video as video_module
 from lepton_tasks.serving.app import create_app
 from lepton_tasks.serving.errors import NotAllowedError
-from lepton_tasks.serving.video_input import Sources, VideoLimits
+from lepton_tasks.serving.http import video as video_module
+from lepton_tasks.serving.http.video_input import Sources, VideoLimits
 
 VIDEO = "/v1/models/tiny/video"
 AVI = {"content-type": "video/x-msvideo"}
@@ -120,7 +120,7 @@ def test_a_playlist_opens_nothing(tmp_path):
     """FFmpeg reads the files that one names: it does for a list that is not an upload."""
     film(tmp_path / "secret.avi", 3)
     (tmp_path / "list.avi").write_text("ffconcat version 1.0\nfile secret.avi\n")
-    command = [sys.executable, "-m", "lepton_tasks.serving.frames", str(tmp_path / "list.avi")]
+    command = [sys.executable, "-m", "lepton_tasks.serving.http.frames", str(tmp_path / "list.avi")]
     command += ["--fps=1", "--most=9", "--pixels=9999"]
     opened = subprocess.run(command, capture_output=True)
     assert b'"frame": 0' in opened.stdout

@@ -1,0 +1,1 @@
+"""The HTTP side: the fast lane, the application's routes, the page."""

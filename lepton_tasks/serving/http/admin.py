@@ -1,0 +1,91 @@
+"""``/admin``: deploy, roll back and remove; for holders of the token only."""
+
+from __future__ import annotations
+
+import hmac
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Depends
+from starlette.requests import Request
+from starlette.responses import Response
+
+from lepton_tasks.core.access import TOKEN_FILE
+from lepton_tasks.serving.errors import ForbiddenError
+from lepton_tasks.serving.http.predict import json_reply
+from lepton_tasks.serving.http.schema import ERRORS, DeployRequest, ErrorReply
+from lepton_tasks.serving.versions.routing import ModelTable
+
+
+def admin_token(home: Path) -> str:
+    """The token in ``home/admin.token``, readable by its owner only; made if it is missing."""
+    path = home / TOKEN_FILE
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_text().strip()
+    token = secrets.token_urlsafe(32)
+    with os.fdopen(handle, "w") as stream:
+        stream.write(token + "\n")
+    return token
+
+
+def token_check(token: str) -> Callable[[Request], None]:
+    """What raises `ForbiddenError` for a request without ``Authorization: Bearer <token>``."""
+
+    def check_token(request: Request) -> None:
+        given = request.headers.get("authorization", "")
+        if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+            raise ForbiddenError("the admin token is missing or wrong.", fix=f"It lies in {TOKEN_FILE} of the server.")
+
+    return check_token
+
+
+def admin_router(table: ModelTable, token: str) -> APIRouter:
+    """The routes of administration; every one asks for ``Authorization: Bearer <token>``."""
+    refusals: dict[int | str, dict[str, Any]] = {
+        401: {"model": ErrorReply, "description": "The token is missing or wrong."},
+        409: {"model": ErrorReply, "description": "There is no previous version."},
+        422: {"model": ErrorReply, "description": "The package cannot be used; what was served still is."},
+    }
+    router = APIRouter(
+        prefix="/admin/models",
+        tags=["admin"],
+        dependencies=[Depends(token_check(token))],
+        responses={**ERRORS, **refusals},
+    )
+
+    @router.post("/{name}")
+    async def deploy(name: str, wanted: DeployRequest) -> Response:
+        """Serve this package from now on, or beside the champion; that one answers until it is loaded and warm."""
+        served = await table.deploy(
+            name,
+            Path(wanted.package),
+            version=wanted.version,
+            digest=wanted.digest,
+            by=wanted.by,
+            rollout=wanted.rollout,
+        )
+        return json_reply(served)
+
+    @router.post("/{name}/rollback")
+    async def rollback(name: str, by: str = "", version: str | None = None) -> Response:
+        """Undo what was done last, or `version`: the challenger goes, or the version before the champion is back."""
+        served = await table.rollback(name, by=by, only=version)
+        return json_reply(served)
+
+    @router.post("/{name}/promote")
+    async def promote(name: str, by: str = "", version: str | None = None) -> Response:
+        """Let the challenger be the champion."""
+        return json_reply(await table.promote(name, by=by, only=version))
+
+    @router.delete("/{name}")
+    async def remove(name: str, by: str = "") -> Response:
+        """Stop serving the model."""
+        await table.remove(name, by=by)
+        return json_reply({"name": name, "removed": True})
+
+    return router

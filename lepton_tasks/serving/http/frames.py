@@ -1,0 +1,83 @@
+"""The process that decodes a video for the server: ``python -m lepton_tasks.serving.http.frames VIDEO --fps 1 ...``.
+
+A process of its own, because videos come from anybody: a decoder that crashes, hangs or swallows memory takes no server
+with it, and one that is ended with its client leaves nothing behind. It writes each frame as a line of JSON and
+the bytes of a BMP file, which loses nothing and costs little; a slow reader makes it wait.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import sys
+from typing import BinaryIO
+
+MISSING = 3  # exit status without OpenCV
+_MEMORY_BYTES = 4 << 30
+_NICE = 5  # answers to others come first
+
+# What an upload may be: containers, and no playlist, which would make FFmpeg open what it names.
+_CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,asf,flv,ogg,h264,hevc,gif"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the frames of one video to standard output, and at last a line with ``decoded``, or ``error``."""
+    parser = argparse.ArgumentParser(prog="python -m lepton_tasks.serving.http.frames", description=__doc__)
+    parser.add_argument("video", help="a file, or an address that FFmpeg reads")
+    parser.add_argument("--fps", type=float, required=True, help="frames to take from a second")
+    parser.add_argument("--most", type=int, required=True, help="frames after which it ends")
+    parser.add_argument("--pixels", type=int, required=True, help="pixels that a frame may have")
+    parser.add_argument("--uploaded", action="store_true", help="open nothing but this file")
+    options = parser.parse_args(arguments)
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+    os.nice(_NICE)
+    if options.uploaded:
+        limits = f"protocol_whitelist;file|format_whitelist;{_CONTAINERS}|threads;1"
+        os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = limits
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    try:
+        import cv2
+    except ImportError:
+        return MISSING
+    cv2.setNumThreads(1)
+    return _write(options.video, options.fps, options.most, options.pixels, sys.stdout.buffer)
+
+
+def _write(video: str, fps: float, most: int, pixels: int, out: BinaryIO) -> int:
+    import cv2
+
+    from lepton_tasks.codecs.frames import frames_of
+
+    decoded = 0
+    for frame in frames_of(video, fps):
+        if decoded == most:
+            _line(out, {"decoded": decoded, "cut": True})
+            return 0
+        told = {"frame": frame.number, "time_s": round(frame.time_s, 6)}
+        if frame.pixels is None:
+            _line(out, {**told, "bytes": 0})
+        elif frame.pixels.shape[0] * frame.pixels.shape[1] > pixels:
+            height, width = frame.pixels.shape[:2]
+            _line(out, {"error": f"a frame has {width} x {height} pixels, more than the {pixels:,} allowed."})
+            return 1
+        else:
+            data = cv2.imencode(".bmp", frame.pixels)[1].tobytes()
+            _line(out, {**told, "bytes": len(data)}, data)
+        decoded += 1
+    if not decoded:
+        _line(out, {"error": "no frame of the video can be decoded."})
+        return 1
+    _line(out, {"decoded": decoded, "cut": False})
+    return 0
+
+
+def _line(out: BinaryIO, told: dict[str, object], data: bytes = b"") -> None:
+    out.write(json.dumps(told).encode() + b"\n" + data)
+    out.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

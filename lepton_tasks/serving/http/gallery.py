@@ -1,0 +1,211 @@
+"""``/v1/models/<name>/enrol|verify|identify``: who is known, for models that answer with embeddings."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, Depends, Query
+from starlette.requests import Request
+from starlette.responses import Response
+
+from lepton_tasks.core.errors import DataError
+from lepton_tasks.serving.errors import ConflictError, UnknownModelError
+from lepton_tasks.serving.http.admin import token_check
+from lepton_tasks.serving.http.payload import Limits, read_samples
+from lepton_tasks.serving.http.predict import json_reply
+from lepton_tasks.serving.http.schema import ERRORS, predict_body
+from lepton_tasks.serving.inference.samples import SampleJob
+from lepton_tasks.serving.observing.telemetry import Call, Telemetry
+from lepton_tasks.serving.package import Package
+from lepton_tasks.serving.versions.live import Live
+from lepton_tasks.serving.versions.routing import ModelTable
+
+EMBEDDING = "embedding"
+GALLERY_FILE = "gallery.sqlite"
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS enrolled (
+    number INTEGER PRIMARY KEY, model TEXT NOT NULL, id TEXT NOT NULL, time REAL NOT NULL,
+    sample BLOB NOT NULL, digest TEXT NOT NULL, embedding BLOB NOT NULL
+)
+"""
+_THRESHOLD = "threshold"
+
+Id = Annotated[str, Query(min_length=1, max_length=200, description="Who it is: a name or number of your own.")]
+
+
+class Gallery:
+    """The enrolled samples of a server's models, on disk.
+
+    Kept are the samples as the network sees them, too, so that a new version of a model, whose embeddings cannot be
+    compared with those of the old one, knows the same people.
+
+    Args:
+        path: The SQLite file; readable by its owner only.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def enrol(self, model: str, who: str, package: Package, samples: Sequence[np.ndarray]) -> int:
+        """Add decoded samples of somebody; returns how many there are of them now."""
+        embeddings = package.run(np.stack(samples))[EMBEDDING]
+        with self._open() as store:
+            store.executemany(
+                "INSERT INTO enrolled (model, id, time, sample, digest, embedding) VALUES (?, ?, ?, ?, ?, ?)",
+                [
+                    (model, who, time.time(), _packed(sample), package.digest, embedding.astype("<f4").tobytes())
+                    for sample, embedding in zip(samples, embeddings, strict=True)
+                ],
+            )
+            query = "SELECT COUNT(*) FROM enrolled WHERE model = ? AND id = ?"
+            return int(store.execute(query, (model, who)).fetchone()[0])
+
+    def known(self, model: str) -> dict[str, int]:
+        """How many samples there are of each person, by id."""
+        with self._open() as store:
+            query = "SELECT id, COUNT(*) FROM enrolled WHERE model = ? GROUP BY id ORDER BY id"
+            return dict(store.execute(query, (model,)).fetchall())
+
+    def forget(self, model: str, who: str) -> int:
+        """Remove somebody; returns how many samples there were."""
+        with self._open() as store:
+            store.execute("PRAGMA secure_delete = ON")
+            return store.execute("DELETE FROM enrolled WHERE model = ? AND id = ?", (model, who)).rowcount
+
+    def embeddings(self, model: str, package: Package) -> dict[str, np.ndarray]:
+        """Embeddings float32 [samples, D] by id; what an earlier version computed is computed anew."""
+        with self._open() as store:
+            query = "SELECT number, sample FROM enrolled WHERE model = ? AND digest <> ?"
+            for number, sample in store.execute(query, (model, package.digest)).fetchall():
+                anew = package.run(_unpacked(sample)[np.newaxis])[EMBEDDING][0]
+                values = (package.digest, anew.astype("<f4").tobytes(), number)
+                store.execute("UPDATE enrolled SET digest = ?, embedding = ? WHERE number = ?", values)
+            rows = store.execute("SELECT id, embedding FROM enrolled WHERE model = ?", (model,)).fetchall()
+        found: dict[str, list[np.ndarray]] = {}
+        for who, embedding in rows:
+            found.setdefault(who, []).append(np.frombuffer(embedding, "<f4"))
+        return {who: np.stack(several) for who, several in found.items()}
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        if not self._path.exists():
+            self._path.touch(mode=0o600)
+        with contextlib.closing(sqlite3.connect(self._path, timeout=30)) as store, store:
+            store.execute(_TABLE)
+            yield store
+
+
+def ranked(embedding: np.ndarray, known: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Everybody with the mean similarity of their samples to an embedding, the most similar first."""
+    found = [{"id": who, "similarity": float((several @ embedding).mean())} for who, several in known.items()]
+    return sorted(found, key=lambda row: (-float(row["similarity"]), str(row["id"])))
+
+
+def gallery_router(table: ModelTable, telemetry: Telemetry, limits: Limits, home: Path, token: str) -> APIRouter:
+    """The routes of enrolment, for holders of the admin token, and of verification and identification, for all."""
+    gallery = Gallery(home / GALLERY_FILE)
+    router = APIRouter(prefix="/v1/models/{name}", tags=["gallery"], responses=ERRORS)
+    guarded = [Depends(token_check(token))]
+
+    async def asked(request: Request, name: str, call: Call) -> tuple[Live, np.ndarray]:
+        """The champion, whoever else answers predictions, and the embedding of the one sample that was sent.
+
+        Embeddings of two versions cannot be compared: a canary here would compute those of all enrolled anew and anew.
+        """
+        call.live, call.caller = _with_embeddings(table, name), request.state.key
+        samples = await read_samples(request, limits, call.live.package.codec)
+        if len(samples) != 1:
+            raise DataError(f"{len(samples)} samples; one is compared at a time.")
+        live = call.live = _with_embeddings(table, name)
+        job = SampleJob(samples[0])
+        answer = await live.batcher.ask(job)
+        call.samples = job.seen
+        return live, np.array(answer[EMBEDDING], np.float32)
+
+    async def people(live: Live) -> dict[str, np.ndarray]:
+        return await asyncio.to_thread(gallery.embeddings, live.model, live.package)
+
+    @router.post("/enrol", dependencies=guarded, openapi_extra=predict_body())
+    async def enrol(name: str, request: Request, id: Id) -> Response:
+        """Remember samples as those of somebody; ask them first. Needs the admin token."""
+        live = _with_embeddings(table, name)
+        payloads = await read_samples(request, limits, live.package.codec)
+        decoded = [await asyncio.to_thread(live.package.codec.decode, payload) for payload in payloads]
+        count = await asyncio.to_thread(gallery.enrol, name, id, live.package, decoded)
+        return json_reply({"model": name, "version": live.release.version, "id": id, "samples": count})
+
+    @router.post("/verify", openapi_extra=predict_body())
+    async def verify(name: str, request: Request, id: Id, threshold: float | None = None) -> Response:
+        """Whether a sample shows somebody who is enrolled.
+
+        Without `threshold`, the one that let 1 % of the pairs of strangers of the validation split pass.
+        """
+        with telemetry.watch(name, "gallery", probe=request.headers.get("lepton-probe", "")[:32]) as call:
+            live, embedding = await asked(request, name, call)
+            known = await people(live)
+            if id not in known:
+                raise UnknownModelError(f"nobody is enrolled as {id!r}.")
+            limit = _limit(live, threshold)
+            (row,) = ranked(embedding, {id: known[id]})
+            reply = {"model": name, "version": live.release.version, **row, "threshold": limit}
+            return json_reply({**reply, "same": row["similarity"] >= limit}, version=live.release.version)
+
+    @router.post("/identify", openapi_extra=predict_body())
+    async def identify(
+        name: str, request: Request, most: Annotated[int, Query(ge=1, le=100)] = 3, threshold: float | None = None
+    ) -> Response:
+        """Who of the enrolled a sample is most alike; ``id`` is null if nobody reaches the threshold."""
+        with telemetry.watch(name, "gallery", probe=request.headers.get("lepton-probe", "")[:32]) as call:
+            live, embedding = await asked(request, name, call)
+            rows = ranked(embedding, await people(live))[:most]
+            limit = _limit(live, threshold)
+            best = rows[0]["id"] if rows and rows[0]["similarity"] >= limit else None
+            reply = {"model": name, "version": live.release.version, "id": best, "threshold": limit}
+            return json_reply({**reply, "candidates": rows}, version=live.release.version)
+
+    @router.get("/gallery", dependencies=guarded)
+    async def known(name: str) -> dict[str, Any]:
+        """Who is enrolled, and with how many samples. Needs the admin token."""
+        _with_embeddings(table, name)
+        return {"model": name, "known": await asyncio.to_thread(gallery.known, name)}
+
+    @router.delete("/gallery", dependencies=guarded)
+    async def forget(name: str, id: Id) -> dict[str, Any]:
+        """Forget somebody, samples and embeddings. Needs the admin token."""
+        return {"model": name, "id": id, "samples": await asyncio.to_thread(gallery.forget, name, id)}
+
+    return router
+
+
+def _with_embeddings(table: ModelTable, name: str) -> Live:
+    live = table.get(name)
+    if EMBEDDING not in {output.name for output in live.package.spec.outputs}:
+        raise ConflictError(f"{name!r} answers with no embedding, so it can compare nobody.")
+    return live
+
+
+def _limit(live: Live, threshold: float | None) -> float:
+    limit = live.package.spec.validation.get(_THRESHOLD) if threshold is None else threshold
+    if limit is None:
+        raise DataError("the model has no threshold of its own.", fix="Send `threshold`, a cosine in [-1, 1].")
+    return limit
+
+
+def _packed(sample: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, sample, allow_pickle=False)
+    return stream.getvalue()
+
+
+def _unpacked(data: bytes) -> np.ndarray:
+    sample: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
+    return sample

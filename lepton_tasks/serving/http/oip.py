@@ -1,0 +1,89 @@
+"""``/v2``: the Open Inference Protocol, tensors in and out.
+
+Source: https://github.com/kserve/open-inference-protocol (REST, version 2).
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from lepton_tasks.core.errors import LeptonError
+from lepton_tasks.serving.http.payload import read_body
+from lepton_tasks.serving.http.predict import as_response, json_reply
+from lepton_tasks.serving.http.schema import ERRORS, infer_body
+from lepton_tasks.serving.inference.answering import Answerer, Asked
+from lepton_tasks.serving.inference.tensors import DATATYPES, open_shape
+from lepton_tasks.serving.package import TensorSpec
+from lepton_tasks.serving.versions.lookup import Lookup
+
+
+def _metadata(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "datatype": DATATYPES[spec.dtype], "shape": open_shape(spec)}
+
+
+def own_version() -> str:
+    """The version of the installed package."""
+    try:
+        return version("lepton-ai")
+    except PackageNotFoundError:  # a source tree that was never installed
+        return "0"
+
+
+def oip_router(table: Lookup, answerer: Answerer) -> APIRouter:
+    """The routes of the protocol."""
+    router = APIRouter(prefix="/v2", tags=["open inference protocol"])
+
+    @router.get("")
+    async def server() -> dict[str, Any]:
+        """The server's name and version."""
+        return {"name": "lepton", "version": own_version(), "extensions": ["binary_tensor_data"]}
+
+    @router.get("/health/live")
+    async def is_live() -> dict[str, bool]:
+        """Whether the process answers."""
+        return {"live": True}
+
+    @router.get("/health/ready")
+    async def is_ready() -> Response:
+        """Whether what was deployed before a restart has been loaded, as far as it can be."""
+        return json_reply({"ready": table.restored}, 200 if table.restored else 503)
+
+    @router.get("/models/{name}", responses=ERRORS)
+    @router.get("/models/{name}/versions/{version}", responses=ERRORS)
+    async def metadata(name: str, version: str | None = None) -> dict[str, Any]:
+        """What the model takes and gives."""
+        live = table.get(name, version)
+        return {
+            "name": name,
+            "versions": [live.release.version],
+            "platform": "onnxruntime_onnx",
+            "inputs": [_metadata(tensor) for tensor in live.package.spec.inputs],
+            "outputs": [_metadata(tensor) for tensor in live.package.spec.outputs],
+        }
+
+    @router.get("/models/{name}/ready", responses=ERRORS)
+    @router.get("/models/{name}/versions/{version}/ready", responses=ERRORS)
+    async def model_ready(name: str, version: str | None = None) -> dict[str, Any]:
+        """Whether the model answers."""
+        table.get(name, version)
+        return {"name": name, "ready": True}
+
+    @router.post("/models/{name}/infer", responses=ERRORS, openapi_extra=infer_body())
+    @router.post("/models/{name}/versions/{version}/infer", responses=ERRORS, openapi_extra=infer_body())
+    async def infer(name: str, request: Request, version: str | None = None) -> Response:
+        """Outputs of the network for a batch of tensors."""
+        asked = Asked("v2", name, version, caller=request.state.key)
+        asked.read_headers(request.headers.get)
+        try:
+            table.route(name, version=version)  # before a long body for nothing is read
+            asked.body = await read_body(request, answerer.limits)
+        except LeptonError as error:
+            return as_response(answerer.refuse(asked, error))
+        return as_response(await answerer.answer(asked))
+
+    return router

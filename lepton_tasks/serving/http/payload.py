@@ -1,0 +1,82 @@
+"""Request bodies -> samples: a file field, one raw sample, or JSON as the model's codec reads it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncGenerator
+
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from lepton_tasks.core.errors import DataError
+from lepton_tasks.core.protocols import Codec
+from lepton_tasks.serving.errors import TooLargeError
+from lepton_tasks.serving.inference.samples import instances
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What a request may cost. A picture's pixels are limited by the codec."""
+
+    body_bytes: int = 16 * 2**20
+    samples: int = 256
+    """In one request."""
+    seconds: float = 30.0
+    """A request that has waited longer is not begun."""
+    read_seconds: float = 30.0
+    """In which a request must have come in, with one more for every `read_bytes_a_second`."""
+    read_bytes_a_second: int = 16 * 1024
+
+
+async def read_body(request: Request, limits: Limits) -> bytes:
+    """The whole body; raises `TooLargeError` as soon as it is longer than allowed."""
+    too_large = TooLargeError(f"the body is larger than {limits.body_bytes:,} bytes.", fix="Send less at a time.")
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limits.body_bytes:
+        raise too_large
+    parts: list[bytes] = []
+    length = 0
+    async for chunk in request.stream():
+        length += len(chunk)
+        if length > limits.body_bytes:
+            raise too_large
+        parts.append(chunk)
+    return b"".join(parts)
+
+
+async def read_samples(request: Request, limits: Limits, codec: Codec) -> list[bytes]:
+    """The encoded samples of a request with a form, one raw sample, or JSON, in order.
+
+    Raises:
+        DataError: the body holds none, or is not of the announced form.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    body = await read_body(request, limits)
+    if kind == "multipart/form-data":
+        samples = await read_files(request, body, limits)
+    else:
+        samples = await asyncio.to_thread(instances, body, codec) if kind == "application/json" else [body]
+    if len(samples) > limits.samples:
+        raise TooLargeError(f"{len(samples)} samples in one request; at most {limits.samples} are taken.")
+    return samples
+
+
+async def read_files(request: Request, body: bytes, limits: Limits) -> list[bytes]:
+    """The files in the field ``file`` of a form."""
+
+    async def stream() -> AsyncGenerator[bytes, None]:
+        yield body
+
+    try:
+        form = await MultiPartParser(request.headers, stream(), max_files=limits.samples, max_fields=16).parse()
+    except MultiPartException as error:
+        raise DataError(f"the form cannot be read: {error.message}.") from error
+    try:
+        files = [await part.read() for part in form.getlist("file") if isinstance(part, UploadFile)]
+    finally:
+        await form.close()
+    if not files:
+        raise DataError("the form has no file in the field 'file'.", fix="For example: curl -F file=@picture.png URL")
+    return files

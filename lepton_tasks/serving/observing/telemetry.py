@@ -1,0 +1,182 @@
+"""What a server says about itself: Prometheus metrics and the request log."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import functools
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
+
+from lepton_tasks.core.errors import LeptonError
+from lepton_tasks.serving.errors import status_of
+from lepton_tasks.serving.inference.batching import Ticket, Timings
+from lepton_tasks.serving.observing.counting import Counter, Histogram
+from lepton_tasks.serving.observing.request_log import RequestLog
+from lepton_tasks.serving.versions.live import Live
+
+_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_SIZES = (1, 2, 4, 8, 16, 32)
+
+_log = logging.getLogger("lepton.serving")
+
+
+@dataclasses.dataclass(slots=True)
+class Call:
+    """One request while it is answered; the handler fills in what it learns.
+
+    Attributes:
+        model: Name asked for.
+        probe: Why the request is a made-up one; empty for a real one.
+        caller: Id of the API key that let it in; empty without keys.
+        live: What answers.
+        samples: For the request log, one mapping a sample: size, mean, std, values, label, probability.
+        queued: Seconds it waited for a worker.
+        ticket: Its place in the queue.
+        trace: Id of the trace it belongs to; empty without one.
+    """
+
+    model: str
+    probe: str
+    caller: str = ""
+    live: Live | None = None
+    samples: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    queued: float | None = None
+    ticket: Ticket | None = None
+    trace: str = ""
+
+
+class Telemetry:
+    """Counts and logs every prediction request.
+
+    Args:
+        log: Where the records go.
+    """
+
+    def __init__(self, log: RequestLog) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        by = ("model", "version", "api")
+        self._requests = Counter("lepton_requests", "Requests for predictions.", (*by, "status"))
+        self._errors = Counter("lepton_errors", "Requests without a prediction.", (*by, "status"))
+        self._seconds = Histogram("lepton_request_seconds", "Time to answer.", by, buckets=_BUCKETS)
+        self._stages = Histogram(
+            "lepton_stage_seconds",
+            "Time of a request in the queue, and of a batch in each later stage.",
+            ("model", "version", "stage"),
+            buckets=(0.00001, 0.00005, 0.0001, *_BUCKETS),
+        )
+        self._batches = Histogram(
+            "lepton_batch_requests", "Requests answered by one inference.", by[:2], buckets=_SIZES
+        )
+        for metric in (self._requests, self._errors, self._seconds, self._stages, self._batches):
+            registry.register(metric)
+        self._served = Gauge(
+            "lepton_model_info", "1 for each version that answers.", ("model", "version", "digest"), registry=registry
+        )
+        self._depth = Gauge("lepton_queue_depth", "Requests that wait for a worker.", by[:2], registry=registry)
+        dropped = Gauge("lepton_request_log_dropped", "Records the log had no room for.", registry=registry)
+        dropped.set_function(lambda: log.dropped)
+        self._log = log
+        # Looking a series up by its labels takes longer than counting in it.
+        self._series = functools.lru_cache(maxsize=4096)(self._series_of)
+
+    def serving(self, live: list[Live]) -> None:
+        """Set what is served now."""
+        self._served.clear()
+        self._depth.clear()
+        for item in live:
+            self._served.labels(item.model, item.release.version, item.release.digest).set(1)
+            depth = self._depth.labels(item.model, item.release.version)
+            depth.set_function(item.batcher.depth)
+
+    def observer(self, model: str, version: str) -> Callable[[Timings], None]:
+        """What counts the batches of a version."""
+        decode, run, encode = (self._stages.labels(model, version, stage) for stage in ("decode", "run", "encode"))
+        size = self._batches.labels(model, version)
+
+        def observe(timings: Timings) -> None:
+            size(timings.jobs)
+            decode(timings.decode)
+            run(timings.run)
+            encode(timings.encode)
+
+        return observe
+
+    @contextlib.contextmanager
+    def watch(self, model: str, api: str, *, probe: str = "") -> Iterator[Call]:
+        """Time a request and keep its outcome; errors pass through. `probe` says why a request is a made-up one."""
+        call, started, status, reason = Call(model, probe), time.perf_counter(), 200, None
+        try:
+            yield call
+        except Exception as error:
+            status = status_of(error)
+            reason = str(error) if isinstance(error, LeptonError) else type(error).__name__
+            raise
+        except asyncio.CancelledError:  # the server gave up on it while draining
+            status = 499
+            raise
+        finally:
+            self.finish(call, api, status, time.perf_counter() - started, reason)
+
+    def finish(self, call: Call, api: str, status: int, seconds: float, reason: str | None = None) -> None:
+        """Count a request that took `seconds`, and log it."""
+        # An unknown name is the caller's own text: as a label, or a folder, it would let anybody fill the disk.
+        known = call.live is not None
+        version = call.live.release.version if call.live else ""
+        count, observe, queue = self._series(call.model if known else "", version, api, status)
+        count()
+        observe(seconds)
+        if call.queued is not None:
+            queue(call.queued)
+        if call.live is not None and not call.probe:
+            call.live.tally.request(status, seconds)
+        if known:
+            shared = {
+                "time": time.time(),
+                "version": version,
+                "api": api,
+                "status": status,
+                "seconds": round(seconds, 6),
+                "error": reason,
+                "probe": call.probe,
+            }
+            if call.caller:
+                shared["caller"] = call.caller
+            if call.trace:
+                shared["trace"] = call.trace
+            for sample in call.samples or [{}]:
+                self._log.add(call.model, {**shared, **sample})
+
+    def unforeseen(self, call: Call, error: BaseException) -> None:
+        """Log an error that nobody foresaw, with its traceback."""
+        about = {"trace": call.trace}
+        if call.live is not None:
+            about |= {"model": call.model, "version": call.live.release.version}
+        _log.error("a request for %s failed", about.get("model", "a model"), exc_info=error, extra=about)
+
+    def _series_of(self, model: str, version: str, api: str, status: int) -> tuple[Callable[..., None], ...]:
+        by = model, version, api, str(status)
+        requests = self._requests.labels(*by)
+        errors = self._errors.labels(*by) if status != 200 else None
+
+        def count_both() -> None:
+            requests()
+            if errors is not None:
+                errors()
+
+        seconds = self._seconds.labels(model, version, api)
+        return (
+            requests if errors is None else count_both,
+            seconds,
+            self._stages.labels(model, version, "queue") if model else _nothing,
+        )
+
+
+def _nothing(_: float) -> None:
+    """A request for no model has waited for none."""

@@ -1,0 +1,97 @@
+"""Moves canaries on, or back, by what they did; says how shadows do."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import time
+from collections.abc import Callable
+
+from lepton_tasks.serving.versions.live import Served
+from lepton_tasks.serving.versions.rollout import judge
+from lepton_tasks.serving.versions.routing import ModelTable
+from lepton_tasks.serving.versions.tally import Figures
+
+_BY = "rollout"
+
+_log = logging.getLogger("lepton.serving.rollout")
+
+
+class Controller:
+    """Judges the canaries of a table again and again.
+
+    Args:
+        table: The models.
+        clock: Seconds; only differences count.
+    """
+
+    def __init__(self, table: ModelTable, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._table, self._clock = table, clock
+        self._began: dict[str, tuple[Served, float]] = {}
+        self._champions: dict[str, tuple[str, Figures]] = {}
+
+    async def run(self, *, every: float = 1.0) -> None:
+        """Judge every so many seconds until cancelled."""
+        while True:
+            await asyncio.sleep(every)
+            if self._table.leads():
+                await self.tick()
+
+    async def tick(self) -> None:
+        """Judge each canary once, and do what the verdict says."""
+        for served in self._table.models():
+            if served.state.challenger is None:
+                continue
+            name, kind = served.champion.model, served.state.challenger.plan.kind
+            try:
+                if kind == "shadow":
+                    found = await self._table.shadows(name)
+                    told = {"verdict": "wait", "reason": found.in_words(), **found.to_dict()}
+                    await self._table.tell(name, told)
+                elif kind == "canary":
+                    await self._judge(name, served)
+            except Exception:  # noqa: BLE001  # e.g. rolled back meanwhile, or the disk is full; the next look comes
+                _log.exception("the rollout of %s was not judged", name)
+
+    async def _judge(self, name: str, served: Served) -> None:
+        challenge, challenger = served.state.challenger, served.challenger
+        if challenge is None or challenger is None:
+            return
+        now = self._clock()
+        if self._began.get(name, (None, 0.0))[0] is not served:  # a new step; its tallies are empty
+            self._began[name] = served, now
+        figures = await self._table.figures(name)
+        if self._table.served(name) is not served:  # changed while the other processes were asked
+            return
+        reference = self._reference(name, served, figures[served.champion.release.version])
+        verdict = judge(challenge.plan, now - self._began[name][1], reference, figures[challenge.release.version])
+        percent = served.weight * 100
+        await self._table.tell(name, {"verdict": verdict.action, "reason": verdict.reason, **verdict.figures})
+        if verdict.action == "wait":
+            return
+        told = {"weight": served.weight, "reason": verdict.reason, "figures": verdict.figures}
+        version = challenge.release.version
+        if verdict.action == "back":
+            await self._table.rollback(name, by=_BY, only=version, **told)
+            _log.warning("version %s of %s is taken back at %g %%: %s", version, name, percent, verdict.reason)
+        elif challenge.step + 1 < len(challenge.plan.steps):
+            await self._table.step(name, challenge.step + 1, by=_BY, only=version, **told)
+            _log.info("version %s of %s goes on from %g %%: %s", version, name, percent, verdict.reason)
+        else:
+            await self._table.promote(name, by=_BY, only=version, **told)
+            _log.info("version %s of %s is the champion: %s", version, name, verdict.reason)
+
+    def _reference(self, name: str, served: Served, figures: Figures) -> Figures:
+        """What the champion did in this step, or when it last answered enough: at 100 % it answers nothing.
+
+        Times of another minute are left out: they tell how busy the machine was.
+        """
+        champion, challenge = served.champion, served.state.challenger
+        kept = self._champions.get(name)
+        least = challenge.plan.min_requests if challenge else 0
+        if figures.requests < least and kept is not None and kept[0] == champion.release.digest:
+            return dataclasses.replace(kept[1], times=())
+        if figures.requests >= least:
+            self._champions[name] = champion.release.digest, figures
+        return figures
