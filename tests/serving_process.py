@@ -1,10 +1,12 @@
 """The real inference server in a process of its own."""
 
+import collections
 import contextlib
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import httpx
@@ -66,3 +68,44 @@ def serving(home, port=None, options=()):
         yield server.wait_ready()
     finally:
         server.stop(signal.SIGKILL)
+
+
+class Load:
+    """Threads that ask without pause.
+
+    Args:
+        server: Whom.
+        ask: Called with a client; returns what is counted in `answers`. Errors of HTTP are kept in `failures`.
+        threads: How many.
+        anew: Whether each call gets a connection of its own.
+    """
+
+    def __init__(self, server, ask, *, threads=4, anew=False):
+        self.answers, self.failures = collections.Counter(), []
+        self._url, self._ask_once, self._anew, self._stop = server.url, ask, anew, threading.Event()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(threads)]
+
+    def _client(self):
+        return httpx.Client(base_url=self._url, timeout=60, trust_env=False)
+
+    def _ask(self):
+        http = self._client()
+        while not self._stop.is_set():
+            try:
+                self.answers[self._ask_once(http)] += 1
+            except httpx.HTTPError as error:
+                self.failures.append(error)
+            if self._anew:
+                http.close()
+                http = self._client()
+        http.close()
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()

@@ -2,14 +2,13 @@
 
 import os
 import signal
-import threading
 import time
 
 import httpx
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from serving_process import serving
+from serving_process import Load, serving
 from tiny_packages import expected, make_package, picture
 
 PROCESSES = 3
@@ -53,40 +52,14 @@ def processes_of(server):
     return len({sample.labels["process"] for sample in samples})
 
 
-class Load:
-    """Clients that ask all the time, each request on a connection of its own."""
+def ask(http):
+    reply = http.post("/v1/models/tiny/predict", content=picture(100), headers=PNG)
+    reply.raise_for_status()
+    answer = reply.json()
+    return answer["version"], round(answer["predictions"][0]["probabilities"]["light"], 5)
 
-    def __init__(self, server, clients=4):
-        self.url, self.seen, self.failed = f"{server.url}/v1/models/tiny/predict", [], []
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
 
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _ask(self):
-        while not self._stop.is_set():
-            try:
-                reply = httpx.post(self.url, content=picture(100), headers=PNG, trust_env=False, timeout=30)
-            except httpx.TransportError as error:
-                self.failed.append(error)
-                continue
-            answer = reply.json()
-            self.seen.append((answer["version"], answer["predictions"][0]["probabilities"]["light"]))
-
-    def mismatched(self):
-        return [
-            (version, light)
-            for version, light in self.seen
-            if light != pytest.approx(expected(100, OFFSETS[version])["probabilities"]["light"], abs=1e-6)
-        ]
+PAIRS = {(version, round(expected(100, offset)["probabilities"]["light"], 5)) for version, offset in OFFSETS.items()}
 
 
 def versions(server, count=15):
@@ -99,14 +72,13 @@ def versions(server, count=15):
 
 def test_a_change_reaches_all_processes_before_it_is_reported(server, packages):
     assert versions(server) == {"1"}
-    with Load(server) as load:
+    with Load(server, ask, anew=True) as load:
         for version in ("2", "1", "2", "1"):
             folder, digest = packages[version]
             assert server.deploy("tiny", folder, version, digest).json()["changed"] is True
             assert versions(server, 8) == {version}
-    assert not load.failed
-    assert not load.mismatched()
-    assert {version for version, _ in load.seen} == {"1", "2"}
+    assert not load.failures
+    assert set(load.answers) == PAIRS
     rolled = server.http.post("/admin/models/tiny/rollback", headers=server.admin_headers).json()
     assert versions(server) == {rolled["version"]} == {"2"}
     server.http.delete("/admin/models/tiny", headers=server.admin_headers)
@@ -116,7 +88,7 @@ def test_a_change_reaches_all_processes_before_it_is_reported(server, packages):
 
 def test_a_killed_process_is_replaced_and_serves_what_the_others_serve(server, packages):
     victim, *others = members(server)
-    with Load(server) as load:
+    with Load(server, ask, anew=True) as load:
         time.sleep(0.3)
         os.kill(victim, signal.SIGKILL)
         server.connect_anew()  # the connection may have been the victim's
@@ -126,8 +98,8 @@ def test_a_killed_process_is_replaced_and_serves_what_the_others_serve(server, p
         time.sleep(0.3)
     assert victim not in pids
     assert set(others) < set(pids)
-    assert not load.mismatched()
-    assert len(load.failed) <= 4  # at most what the killed one had accepted: one a client
+    assert set(load.answers) <= PAIRS
+    assert len(load.failures) <= 4  # at most what the killed one had accepted: one a client
     assert versions(server) == {"2"}
 
 

@@ -10,7 +10,7 @@ import time
 import httpx
 import pytest
 from free_ports import free_port
-from serving_process import Server, serving
+from serving_process import Load, Server, serving
 from tiny_packages import make_package, picture
 
 from lepton_tasks.serving.client import Client
@@ -28,35 +28,10 @@ def light(reply):
     return round(reply["predictions"][0]["probabilities"]["light"], 4)
 
 
-class Load:
-    """Threads that ask without pause and keep every answer."""
-
-    def __init__(self, server, threads=6):
-        self.answers, self.failures = collections.Counter(), []
-        self._server, self._stop = server, threading.Event()
-        self._threads = [threading.Thread(target=self._ask) for _ in range(threads)]
-
-    def _ask(self):
-        with httpx.Client(base_url=self._server.url, timeout=60, trust_env=False) as http:
-            while not self._stop.is_set():
-                try:
-                    reply = http.post(
-                        "/v1/models/tiny/predict", content=picture(0), headers={"content-type": "image/png"}
-                    )
-                    reply.raise_for_status()
-                    self.answers[reply.json()["version"], light(reply.json())] += 1
-                except httpx.HTTPError as error:
-                    self.failures.append(error)
-
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
+def ask_tiny(http):
+    reply = http.post("/v1/models/tiny/predict", content=picture(0), headers={"content-type": "image/png"})
+    reply.raise_for_status()
+    return reply.json()["version"], light(reply.json())
 
 
 def test_swaps_under_load_drop_nothing_and_never_mix_versions(tmp_path, packages):
@@ -64,7 +39,7 @@ def test_swaps_under_load_drop_nothing_and_never_mix_versions(tmp_path, packages
         assert server.deploy("tiny", packages[0][0], "0", packages[0][1]).status_code == 200
         corrupt = tmp_path / "corrupt"
         corrupt_digest = make_package(corrupt, onnx_bytes=b"not a graph")
-        with Load(server) as load:
+        with Load(server, ask_tiny, threads=6) as load:
             for i, _ in zip(itertools.cycle([1, 2, 3]), range(24), strict=False):
                 assert server.deploy("tiny", packages[i][0], str(i), packages[i][1]).status_code == 200
                 refused = server.deploy("tiny", corrupt, "9", corrupt_digest)
@@ -85,7 +60,7 @@ def test_swaps_under_load_drop_nothing_and_never_mix_versions(tmp_path, packages
 def test_sigterm_answers_what_it_took_and_loses_no_record(tmp_path, packages):
     with serving(tmp_path / "home") as server:
         server.deploy("tiny", packages[1][0], "1", packages[1][1]).raise_for_status()
-        with Load(server) as load:
+        with Load(server, ask_tiny, threads=6) as load:
             while sum(load.answers.values()) < 200:
                 time.sleep(0.01)
             os.kill(server.process.pid, signal.SIGTERM)

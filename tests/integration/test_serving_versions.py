@@ -1,19 +1,16 @@
 """Several versions of a model on the real server: the split, canaries that decide by themselves, swaps, rollback."""
 
-import collections
 import itertools
 import json
 import os
 import random
 import subprocess
 import sys
-import threading
 import time
 
-import httpx
 import pytest
 from registry_server import model_registry
-from serving_process import serving
+from serving_process import Load, serving
 from tiny_packages import make_package, picture
 
 BAD = 400
@@ -64,30 +61,9 @@ def ask(http, name, key=None, grey=0):
     return value["version"], round((value["predictions"][0]["probabilities"]["light"] - grey / 510) * 1000)
 
 
-class Load:
-    """Threads that ask without pause, and keep which version answered what."""
-
-    def __init__(self, server, name, threads=3):
-        self.pairs, self.failures, self._stop = collections.Counter(), [], threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=(server.url, name)) for _ in range(threads)]
-
-    def _ask(self, url, name):
-        with httpx.Client(base_url=url, timeout=60, trust_env=False) as http:
-            while not self._stop.is_set():
-                try:
-                    self.pairs[ask(http, name, grey=random.randrange(256))] += 1
-                except httpx.HTTPError as error:
-                    self.failures.append(error)
-
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
+def asking(name):
+    """What `Load` calls: ask this model for some grey picture."""
+    return lambda http: ask(http, name, grey=random.randrange(256))
 
 
 def until(condition, seconds=30):
@@ -121,7 +97,7 @@ def test_a_canary_gets_its_share_and_keys_stick(server, packages):
 
 def test_two_hundred_swaps_under_load_mix_nothing_up(server, packages):
     current = int(deploy(server, packages, "swaps", 0)["version"])
-    with Load(server, "swaps") as load:
+    with Load(server, asking("swaps"), threads=3) as load:
         for i in range(200):
             if i % 10 == 9:
                 path = "/admin/models/swaps/rollback"
@@ -132,9 +108,9 @@ def test_two_hundred_swaps_under_load_mix_nothing_up(server, packages):
             else:
                 current = int(deploy(server, packages, "swaps", (current + 1) % 3)["version"])
     assert load.failures == []
-    assert all(int(version) == told for version, told in load.pairs)
-    assert len(load.pairs) >= 4
-    assert sum(load.pairs.values()) >= 200
+    assert all(int(version) == told for version, told in load.answers)
+    assert len(load.answers) >= 4
+    assert sum(load.answers.values()) >= 200
     assert len(records(server, "swaps")) == 201
 
 
@@ -142,10 +118,10 @@ def test_a_good_canary_is_promoted_and_the_registry_told(server, packages, regis
     deploy(server, packages, "good", 3)
     registry.aliases["good"]["champion"] = "3"
     deploy(server, packages, "good", 4, **QUICK)
-    with Load(server, "good", threads=2) as load:
+    with Load(server, asking("good"), threads=2) as load:
         until(lambda: about(server, "good")["version"] == "4")
     assert load.failures == []
-    assert set(load.pairs) == {("3", 3), ("4", 4)}
+    assert set(load.answers) == {("3", 3), ("4", 4)}
     assert [r["action"] for r in records(server, "good")] == ["deploy", "canary", "step", "promote"]
     told = records(server, "good")[-1]
     assert told["figures"]["challenger"]["requests"] >= 60
@@ -156,10 +132,10 @@ def test_a_good_canary_is_promoted_and_the_registry_told(server, packages, regis
 def test_a_bad_canary_is_taken_back_by_what_it_answers(server, packages):
     deploy(server, packages, "bad", 2)
     deploy(server, packages, "bad", BAD, **QUICK)  # it says light where the champion says dark
-    with Load(server, "bad", threads=2) as load:
+    with Load(server, asking("bad"), threads=2) as load:
         until(lambda: about(server, "bad")["challenger"] is None)
-        answered = sum(load.pairs.values())
-        until(lambda: sum(load.pairs.values()) > answered + 20)
+        answered = sum(load.answers.values())
+        until(lambda: sum(load.answers.values()) > answered + 20)
     assert load.failures == []
     assert about(server, "bad")["version"] == "2"
     told = records(server, "bad")[-1]
@@ -193,14 +169,14 @@ def test_lepton_rollback_takes_less_than_a_second_and_moves_the_alias(server, pa
         "LEPTON_TRACKING_URL": registry.url,
     }
     command = [sys.executable, "-m", "lepton_tasks.cli", "rollback", "back", "--json"]
-    with Load(server, "back", threads=1) as load:
+    with Load(server, asking("back"), threads=1) as load:
         ran = subprocess.run(command, env=variables, capture_output=True, text=True, check=True)
     found = json.loads(ran.stdout.splitlines()[-1])
     assert (found["version"], found["undone"]) == ("1", "2")
     assert found["seconds"] < 1
     assert registry.aliases["back"] == {"champion": "1"}
     assert load.failures == []
-    assert set(load.pairs) <= {("1", 1), ("2", 2)}
+    assert set(load.answers) <= {("1", 1), ("2", 2)}
     assert ask(server.http, "back") == ("1", 1)
 
 
