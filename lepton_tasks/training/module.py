@@ -56,9 +56,7 @@ class TrainingModule(pl.LightningModule):
             self.automatic_optimization = False
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if (
-            name == "_current_fx_name"
-        ):  # set 46 times a step by Lightning; torch's way takes microseconds
+        if name == "_current_fx_name":  # set 46 times a step by Lightning; torch's way takes microseconds
             self.__dict__[name] = value
         else:
             super().__setattr__(name, value)
