@@ -79,6 +79,15 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
 )
 
 
+CLIENT_GONE = 499
+"""The status, told to nobody, of a request whose client went away."""
+
+
+def reason_of(error: Exception) -> str:
+    """Why a request failed, for the log: in words if the error is one of ours."""
+    return str(error) if isinstance(error, LeptonError) else type(error).__name__
+
+
 def status_of(error: Exception) -> int:
     """The HTTP status that tells the caller whose fault it was."""
     if isinstance(error, HTTPException):

@@ -17,7 +17,6 @@ from typing import Any, Literal
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from lepton_tasks.core.errors import LeptonError
-from lepton_tasks.serving.errors import TooLargeError
 from lepton_tasks.serving.http.edge import SAFE_ANSWER, Door, lines_of
 from lepton_tasks.serving.http.payload import Limits
 from lepton_tasks.serving.inference.answering import Answerer, Asked, Reply, error_reply
@@ -77,11 +76,10 @@ class LaneCall:
     def add(self, part: bytes) -> None:
         """A part of the body; one that makes it too long ends the request."""
         self._length += len(part)
-        limit = self._protocol.lane.limits.body_bytes
-        if self._length > limit:
+        limits = self._protocol.lane.limits
+        if self._length > limits.body_bytes:
             self.keep_alive = False
-            error = TooLargeError(f"the body is larger than {limit:,} bytes.", fix="Send less at a time.")
-            self.send(self._refusal or self._protocol.lane.answerer.refuse(self.asked, error))
+            self.send(self._refusal or self._protocol.lane.answerer.refuse(self.asked, limits.too_large()))
         elif self._refusal is None:
             self._parts.append(part)
 

@@ -12,17 +12,27 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from lepton_tasks.core.errors import LeptonError
-from lepton_tasks.serving.http.payload import read_body
-from lepton_tasks.serving.http.predict import as_response, json_reply
+from lepton_tasks.serving.http.predict import answered, json_reply
 from lepton_tasks.serving.http.schema import ERRORS, infer_body
 from lepton_tasks.serving.inference.answering import Answerer, Asked
 from lepton_tasks.serving.inference.tensors import DATATYPES, open_shape
 from lepton_tasks.serving.package import TensorSpec
+from lepton_tasks.serving.versions.live import Live
 from lepton_tasks.serving.versions.lookup import Lookup
 
 
-def _metadata(spec: TensorSpec) -> dict[str, Any]:
+def metadata_of(live: Live) -> dict[str, Any]:
+    """What a model takes and gives, as the protocol tells it."""
+    return {
+        "name": live.model,
+        "versions": [live.release.version],
+        "platform": "onnxruntime_onnx",
+        "inputs": [_described(tensor) for tensor in live.package.spec.inputs],
+        "outputs": [_described(tensor) for tensor in live.package.spec.outputs],
+    }
+
+
+def _described(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "datatype": DATATYPES[spec.dtype], "shape": open_shape(spec)}
 
 
@@ -57,14 +67,7 @@ def oip_router(table: Lookup, answerer: Answerer) -> APIRouter:
     @router.get("/models/{name}/versions/{version}", responses=ERRORS)
     async def metadata(name: str, version: str | None = None) -> dict[str, Any]:
         """What the model takes and gives."""
-        live = table.get(name, version)
-        return {
-            "name": name,
-            "versions": [live.release.version],
-            "platform": "onnxruntime_onnx",
-            "inputs": [_metadata(tensor) for tensor in live.package.spec.inputs],
-            "outputs": [_metadata(tensor) for tensor in live.package.spec.outputs],
-        }
+        return metadata_of(table.get(name, version))
 
     @router.get("/models/{name}/ready", responses=ERRORS)
     @router.get("/models/{name}/versions/{version}/ready", responses=ERRORS)
@@ -77,13 +80,6 @@ def oip_router(table: Lookup, answerer: Answerer) -> APIRouter:
     @router.post("/models/{name}/versions/{version}/infer", responses=ERRORS, openapi_extra=infer_body())
     async def infer(name: str, request: Request, version: str | None = None) -> Response:
         """Outputs of the network for a batch of tensors."""
-        asked = Asked("v2", name, version, caller=request.state.key)
-        asked.read_headers(request.headers.get)
-        try:
-            table.route(name, version=version)  # before a long body for nothing is read
-            asked.body = await read_body(request, answerer.limits)
-        except LeptonError as error:
-            return as_response(answerer.refuse(asked, error))
-        return as_response(await answerer.answer(asked))
+        return await answered(request, Asked("v2", name, version), table, answerer)
 
     return router

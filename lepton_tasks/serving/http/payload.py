@@ -13,7 +13,7 @@ from starlette.requests import Request
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.protocols import Codec
 from lepton_tasks.serving.errors import TooLargeError
-from lepton_tasks.serving.inference.samples import instances
+from lepton_tasks.serving.inference.samples import check_count, instances
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,19 +29,27 @@ class Limits:
     """In which a request must have come in, with one more for every `read_bytes_a_second`."""
     read_bytes_a_second: int = 16 * 1024
 
+    def too_large(self) -> TooLargeError:
+        """What a longer body is refused with."""
+        return TooLargeError(f"the body is larger than {self.body_bytes:,} bytes.", fix="Send less at a time.")
+
+
+def media_type(text: str | None) -> str:
+    """The media type that a header ``Content-Type`` names, in small letters and without parameters."""
+    return (text or "").partition(";")[0].strip().lower()
+
 
 async def read_body(request: Request, limits: Limits) -> bytes:
     """The whole body; raises `TooLargeError` as soon as it is longer than allowed."""
-    too_large = TooLargeError(f"the body is larger than {limits.body_bytes:,} bytes.", fix="Send less at a time.")
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limits.body_bytes:
-        raise too_large
+        raise limits.too_large()
     parts: list[bytes] = []
     length = 0
     async for chunk in request.stream():
         length += len(chunk)
         if length > limits.body_bytes:
-            raise too_large
+            raise limits.too_large()
         parts.append(chunk)
     return b"".join(parts)
 
@@ -52,14 +60,13 @@ async def read_samples(request: Request, limits: Limits, codec: Codec) -> list[b
     Raises:
         DataError: the body holds none, or is not of the announced form.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = media_type(request.headers.get("content-type"))
     body = await read_body(request, limits)
     if kind == "multipart/form-data":
         samples = await read_files(request, body, limits)
     else:
         samples = await asyncio.to_thread(instances, body, codec) if kind == "application/json" else [body]
-    if len(samples) > limits.samples:
-        raise TooLargeError(f"{len(samples)} samples in one request; at most {limits.samples} are taken.")
+    check_count(samples, limits.samples)
     return samples
 
 

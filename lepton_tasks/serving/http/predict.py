@@ -28,6 +28,20 @@ def as_response(reply: Reply) -> Response:
     return Response(reply.body, reply.status, reply.headers)
 
 
+async def answered(request: Request, asked: Asked, table: Lookup, answerer: Answerer) -> Response:
+    """The response to a request for predictions, whose headers and body are still to be read."""
+    asked.caller = request.state.key
+    asked.read_headers(request.headers.get)
+    try:
+        table.route(asked.model, version=asked.version)  # before a long body for nothing is read
+        asked.body = await read_body(request, answerer.limits)
+        if asked.api == "v1" and asked.kind == "multipart/form-data":
+            asked.payloads = await read_files(request, asked.body, answerer.limits)
+    except LeptonError as error:
+        return as_response(answerer.refuse(asked, error))
+    return as_response(await answerer.answer(asked))
+
+
 def predict_router(table: Lookup, answerer: Answerer) -> APIRouter:
     """The routes of the prediction API."""
     router = APIRouter(prefix="/v1", tags=["predict"])
@@ -52,15 +66,6 @@ def predict_router(table: Lookup, answerer: Answerer) -> APIRouter:
     )
     async def predict(name: str, request: Request, version: str | None = None) -> Response:
         """Answer one sample (a file field, the raw body, or JSON), or several (``{"instances": [...]}``)."""
-        asked = Asked("v1", name, version, caller=request.state.key)
-        asked.read_headers(request.headers.get)
-        try:
-            table.route(name, version=version)  # before a long body for nothing is read
-            asked.body = await read_body(request, answerer.limits)
-            if asked.kind == "multipart/form-data":
-                asked.payloads = await read_files(request, asked.body, answerer.limits)
-        except LeptonError as error:
-            return as_response(answerer.refuse(asked, error))
-        return as_response(await answerer.answer(asked))
+        return await answered(request, Asked("v1", name, version), table, answerer)
 
     return router

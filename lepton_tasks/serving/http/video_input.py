@@ -14,6 +14,7 @@ from starlette.requests import Request
 
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.serving.errors import MediaTypeError, NotAllowedError, TooLargeError
+from lepton_tasks.serving.http.payload import media_type
 
 SOURCES_VARIABLE = "LEPTON_VIDEO_SOURCES"
 
@@ -71,7 +72,7 @@ def sources_of(variables: Mapping[str, str] | None = None) -> Sources:
 
 async def received(request: Request, limits: VideoLimits, home: Path) -> IO[bytes]:
     """The body in a file without a name, which goes when it is closed or this process ends."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = media_type(request.headers.get("content-type"))
     if not (kind.startswith("video/") or kind in ("application/octet-stream", "image/gif", "")):
         raise MediaTypeError(
             f"the content type {kind!r} is no video.",

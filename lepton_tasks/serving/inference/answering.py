@@ -14,8 +14,8 @@ import orjson
 from starlette.exceptions import HTTPException
 
 from lepton_tasks.core.errors import DataError, LeptonError
-from lepton_tasks.serving.errors import MediaTypeError, status_of
-from lepton_tasks.serving.http.payload import Limits
+from lepton_tasks.serving.errors import CLIENT_GONE, MediaTypeError, reason_of, status_of
+from lepton_tasks.serving.http.payload import Limits, media_type
 from lepton_tasks.serving.inference.batching import Job
 from lepton_tasks.serving.inference.samples import PredictJob
 from lepton_tasks.serving.inference.tensors import InferJob
@@ -75,7 +75,7 @@ class Asked:
 
     def read_headers(self, get: Callable[[str], str | None]) -> None:
         """Take what matters from the headers, which `get` gives by name."""
-        self.kind = (get("content-type") or "").partition(";")[0].strip().lower()
+        self.kind = media_type(get("content-type"))
         self.key, self.probe = get("lepton-key"), (get("lepton-probe") or "")[:32]
         self.timeout_ms, self.header_length = get(TIMEOUT_HEADER), get(HEADER_LENGTH)
         self.encoding, self.traceparent = get("content-encoding"), get(TRACEPARENT)
@@ -134,7 +134,7 @@ class Answerer:
 
             def cancel() -> None:
                 ticket.cancelled = True
-                self._telemetry.finish(call, asked.api, 499, time.perf_counter() - asked.began)
+                self._telemetry.finish(call, asked.api, CLIENT_GONE, time.perf_counter() - asked.began)
 
             return cancel
         except Exception as error:  # noqa: BLE001  # every request gets a reply
@@ -178,8 +178,7 @@ class Answerer:
 
     def _refuse(self, call: Call, asked: Asked, error: Exception) -> Reply:
         reply = error_reply(error)
-        reason = str(error) if isinstance(error, LeptonError) else type(error).__name__
-        self._telemetry.finish(call, asked.api, reply.status, time.perf_counter() - asked.began, reason)
+        self._telemetry.finish(call, asked.api, reply.status, time.perf_counter() - asked.began, reason_of(error))
         if reply.status == 500:
             self._telemetry.unforeseen(call, error)
         if call.live is not None:

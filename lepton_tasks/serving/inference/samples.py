@@ -69,8 +69,7 @@ class PredictJob:
         payloads = self._payloads
         if payloads is None:
             payloads = instances(self._body, package.codec) if self._json else [self._body]
-        if len(payloads) > self._most:
-            raise TooLargeError(f"{len(payloads)} samples in one request; at most {self._most} are taken.")
+        check_count(payloads, self._most)
         arrays = []
         for i, payload in enumerate(payloads):
             try:
@@ -86,6 +85,12 @@ class PredictJob:
         for seen, answer in zip(self.seen, answers, strict=True):
             seen |= {"label": answer.get("label"), "probability": answer.get("probability")}
         return orjson.dumps({**self._reply, "predictions": answers}, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def check_count(samples: Sequence[bytes], most: int) -> None:
+    """Raise `TooLargeError` if a request has more samples than are taken."""
+    if len(samples) > most:
+        raise TooLargeError(f"{len(samples)} samples in one request; at most {most} are taken.")
 
 
 def instances(body: bytes, codec: Codec) -> list[bytes]:

@@ -13,8 +13,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 
-from lepton_tasks.core.errors import LeptonError
-from lepton_tasks.serving.errors import status_of
+from lepton_tasks.serving.errors import CLIENT_GONE, reason_of, status_of
 from lepton_tasks.serving.inference.batching import Ticket, Timings
 from lepton_tasks.serving.observing.counting import Counter, Histogram
 from lepton_tasks.serving.observing.request_log import RequestLog
@@ -116,10 +115,10 @@ class Telemetry:
             yield call
         except Exception as error:
             status = status_of(error)
-            reason = str(error) if isinstance(error, LeptonError) else type(error).__name__
+            reason = reason_of(error)
             raise
         except asyncio.CancelledError:  # the server gave up on it while draining
-            status = 499
+            status = CLIENT_GONE
             raise
         finally:
             self.finish(call, api, status, time.perf_counter() - started, reason)

@@ -11,7 +11,7 @@ import numpy as np
 from lepton_tasks.core.errors import DataError, LeptonError
 from lepton_tasks.serving.access.auth import Guard
 from lepton_tasks.serving.errors import status_of
-from lepton_tasks.serving.http.oip import own_version
+from lepton_tasks.serving.http.oip import metadata_of, own_version
 from lepton_tasks.serving.inference.answering import Answerer, Asked
 from lepton_tasks.serving.inference.batching import Outputs
 from lepton_tasks.serving.inference.tensors import (
@@ -19,7 +19,6 @@ from lepton_tasks.serving.inference.tensors import (
     OF_DTYPES,
     checked,
     little_end_first,
-    open_shape,
     raw_values,
 )
 from lepton_tasks.serving.package import Package, TensorSpec
@@ -178,15 +177,7 @@ class GrpcServer:
 
     async def _model_metadata(self, request: Any, context: Any) -> dict[str, Any]:
         self._admit(context, request.name)
-        live = self._table.get(request.name, request.version or None)
-        spec = live.package.spec
-        return {
-            "name": request.name,
-            "versions": [live.release.version],
-            "platform": "onnxruntime_onnx",
-            "inputs": [_described(tensor) for tensor in spec.inputs],
-            "outputs": [_described(tensor) for tensor in spec.outputs],
-        }
+        return metadata_of(self._table.get(request.name, request.version or None))
 
     def _admit(self, context: Any, model: str) -> str:
         """The id of the caller's key: metadata ``authorization``, as in HTTP."""
@@ -211,10 +202,6 @@ class GrpcServer:
         if reply.status != 200:
             await _abort(context, reply.status, reply.reason)
         return reply.body
-
-
-def _described(tensor: TensorSpec) -> dict[str, Any]:
-    return {"name": tensor.name, "datatype": DATATYPES[tensor.dtype], "shape": open_shape(tensor)}
 
 
 async def _abort(context: Any, status: int, reason: str) -> None:

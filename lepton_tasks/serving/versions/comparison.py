@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lepton_tasks.core.proportions import Z95, chi_square, newcombe, stability, two_proportions, wilson
+from lepton_tasks.serving.errors import CLIENT_GONE
 
-_CLIENT_GONE = 499
 _MOST_TIMES = 100_000  # of each version, the latest
 _MOST_LABELS = 1000  # others are counted as one
 _OTHER = "(others)"
@@ -91,7 +91,7 @@ def compare(
     """
     seen: dict[str, _Version] = {}
     for record in records:
-        if not record.get("probe") and record["status"] != _CLIENT_GONE:
+        if not record.get("probe") and record["status"] != CLIENT_GONE:
             version = seen.setdefault(record["version"], _Version())
             version.add(record, (truths or {}).get(str(record.get("trace"))))
     if base not in seen:

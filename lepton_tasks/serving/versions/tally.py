@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from lepton_tasks.serving.errors import CLIENT_GONE
+
 _FASTEST, _GROWTH = 1e-5, 1.05  # seconds of the first bucket, and how much wider each is than the one before
 _BUCKETS = 340  # up to 150 s
 _LOG_GROWTH = math.log(_GROWTH)
 _PROBABILITIES = "probabilities"
 _KEPT = 2000  # scores, a random sample of all
-_CLIENT_GONE = 499
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Tally:
 
     def request(self, status: int, seconds: float) -> None:
         """Count a request by its HTTP status and the time to answer; one whose client went away says nothing."""
-        if status == _CLIENT_GONE:
+        if status == CLIENT_GONE:
             return
         self._requests += 1
         if status >= 400:
