@@ -2,7 +2,8 @@
 
 `python -m benchmarks.data_tables [--rows N] [--quick] [--json] [--duckdb PYTHON]`. Every subject is a process of its
 own; processor time is its and its children's, memory the largest sum over its tree. Subjects run A B A B; medians.
-Needs about 200 bytes of disk a row beside the rows.
+Needs about 200 bytes of disk a row beside the rows. A run with other rows, fewer rounds or only some subjects is shown
+and not kept.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from benchmarks.tables.rows import write_rows
 
 PEERS = Path(__file__).parent / "tables" / "peers.py"
 IN_MEMORY_ROWS = 5_000_000  # pandas, dask.dataframe and Polars' `unique` of whole rows are measured up to here
+ROWS, ROUNDS = 20_000_000, 3
 _POLL = 0.05  # seconds
 
 
@@ -100,8 +102,8 @@ def subjects(rows: Path, out: Path, count: int, duckdb: str | None) -> dict[str,
 def main() -> None:
     """Measure, print and keep the result."""
     known = parser(__doc__ or "")
-    known.add_argument("--rows", type=int, default=20_000_000, help="with --quick, a million")
-    known.add_argument("--rounds", type=int, default=3)
+    known.add_argument("--rows", type=int, default=ROWS, help="with --quick, a million")
+    known.add_argument("--rounds", type=int, default=ROUNDS)
     known.add_argument("--duckdb", metavar="PYTHON", help="an interpreter that has DuckDB")
     known.add_argument("--folder", type=Path, help="where rows are kept for the next time")
     known.add_argument("--only", help="names of subjects, by commas")
@@ -134,6 +136,7 @@ def main() -> None:
         rows=[[name, c.wall, c.cpu, c.peak_gb, c.cpu / count * 1e6] for name, c in median.items()],
         quick=options.quick,
         as_json=options.json,
+        keep=options.only is None and (options.quick or (count == ROWS and rounds >= ROUNDS)),
     )
 
 

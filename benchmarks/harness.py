@@ -89,10 +89,12 @@ def report(
     quick: bool,
     as_json: bool,
     aims: Mapping[str, Mapping[str, object]] | None = None,
+    keep: bool = True,
 ) -> None:
     """Print the table, keep the result in `benchmarks/results`, and end with the JSON line if it is asked for.
 
-    `aims` says of a ratio what it ought to be, and whether it is: ``{"aim": ">= 2", "met": True}``.
+    `aims` says of a ratio what it ought to be, and whether it is: ``{"aim": ">= 2", "met": True}``. `keep` is false for
+    what a part of a run finds: it is not to take the place of the whole.
     """
     result = {"ratios": dict(ratios), "figures": dict(figures), "machine": machine(), "quick": quick}
     if aims:
@@ -106,7 +108,8 @@ def report(
         aim = (aims or {}).get(key)
         told = f" (aim {aim['aim']}: {'met' if aim['met'] else 'missed'})" if aim else ""
         console.print(f"{key}: {value:.2f}{told}", highlight=False)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}{'-quick' if quick else ''}.json").write_text(json.dumps(result, indent=2) + "\n")
+    if keep:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{name}{'-quick' if quick else ''}.json").write_text(json.dumps(result, indent=2) + "\n")
     if as_json:
         print(json.dumps(result))
