@@ -181,7 +181,7 @@ def requests(
     output: Annotated[Path, typer.Option(help="The Parquet file to write.")],
     hours: Annotated[float, typer.Option(help="How far back to look.", min=0.01)] = 24.0,
 ) -> None:
-    """Write what was asked and answered, as the request log has it, to a Parquet file."""
+    """Write what was asked and answered, as the request log has it, to one Parquet file."""
     from lepton_tasks.cli.requests import export_requests
 
     typer.echo(f"{export_requests(name, output, hours=hours):,} rows in {output}")

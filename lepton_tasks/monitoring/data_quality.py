@@ -85,7 +85,7 @@ class DataQuality:
         marks = json.loads(mark.read_text()) if mark.exists() else {}
         since, compared = marks.get("until", 0.0), marks.get("compared", marks.get("until", 0.0))
         records = read_requests(ctx.root / "serving" / REQUESTS_FOLDER, use_case.name, since=min(since, compared))
-        real = collections.deque((record for record in records if not record["probe"]), maxlen=self.last)
+        real = collections.deque((record for record in records if not record.get("probe")), maxlen=self.last)
         new = [record for record in real if record["time"] > since]
         if not new:
             message = "no requests since the last check" if since else "no requests yet"

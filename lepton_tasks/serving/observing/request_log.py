@@ -1,17 +1,16 @@
-"""What was asked and answered, one JSON object a line, for the monitors. Never makes a request wait."""
+"""What was asked and answered, for the monitors: JSON lines at first, then Parquet. Never makes a request wait."""
 
 from __future__ import annotations
 
 import collections
-import heapq
-import itertools
 import logging
-import operator
 import os
 import random
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,12 @@ import orjson
 
 from lepton_tasks.serving.observing.redact import REDACTED as REDACTED
 from lepton_tasks.serving.observing.redact import Redaction
+from lepton_tasks.serving.observing.segments import LIVE, prune, read_segments, seal, unsealed
 
 REQUESTS_FOLDER = "requests"  # in the server's state folder
+OUTCOMES = "outcomes"  # in a model's folder
 _THINNED = 10
+_RETRY_SECONDS = 60.0  # after which what could not be sealed is tried again
 
 _log = logging.getLogger("lepton.serving.request_log")
 
@@ -30,14 +32,18 @@ _log = logging.getLogger("lepton.serving.request_log")
 class RequestLog:
     """Writes records in the background, into ``folder/<model>/<time in ns>-<member>.jsonl``.
 
-    A new file is begun at every start and whenever one is full, so a line torn by a crash is never continued.
+    A new file is begun at every start and whenever one is full or old, so a line torn by a crash is never continued.
+    The one before is sealed: a process that gives way to all others writes it anew as Parquet. Outcomes that somebody
+    tells of later lie beside, in ``folder/<model>/outcomes/``.
 
     Args:
         folder: Where the files lie.
         every: Seconds between two writes; a crash loses at most this much.
         capacity: Records that may wait; beyond it new ones are dropped and counted in `dropped`.
         file_bytes: Size at which the next file is begun.
-        files: Files kept per model; the oldest goes first.
+        file_seconds: Age at which the next file is begun.
+        most_bytes: Of a model's files together; the oldest goes first.
+        most_files: Of a model.
         member: Which of a server's processes it is; each has files of its own.
         values: Whether the ``values`` of samples are kept. They are left out, too, while a tenth of `capacity` waits.
         sample: Share of the records that are kept, at random. It is a tenth of that while half of `capacity` waits.
@@ -54,8 +60,10 @@ class RequestLog:
         *,
         every: float = 0.5,
         capacity: int = 100_000,
-        file_bytes: int = 64 * 2**20,
-        files: int = 16,
+        file_bytes: int = 8 * 2**20,
+        file_seconds: float = 3600.0,
+        most_bytes: int = 512 * 2**20,
+        most_files: int = 1000,
         values: bool = True,
         member: int = 0,
         sample: float = 1.0,
@@ -64,11 +72,16 @@ class RequestLog:
         self.dropped = self.skipped = 0
         self._sample, self._redaction = sample, redaction
         self._folder, self._every, self._capacity = folder, every, capacity
-        self._member = member
-        self._file_bytes, self._files, self._values = file_bytes, files, values
+        self._member, self._values = member, values
+        self._file_bytes, self._file_seconds = file_bytes, file_seconds
+        self._most_bytes, self._most_files = most_bytes, most_files
         self._waiting: collections.deque[tuple[str, dict[str, Any]]] = collections.deque()
         self._unwritten: list[tuple[str, dict[str, Any]]] = []  # redacted already
         self._streams: dict[str, FileIO] = {}
+        self._begun: dict[str, float] = {}
+        self._full: list[Path] = []  # to be sealed
+        self._sealing: tuple[subprocess.Popen[bytes], list[Path]] | None = None
+        self._seal_at = 0.0
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="request-log", daemon=True)
 
@@ -92,20 +105,68 @@ class RequestLog:
             record.pop("values", None)
         self._waiting.append((model, record))
 
+    def add_outcome(self, model: str, record: dict[str, Any]) -> bool:
+        """Hand over what turned out to be right; returns at once, with whether there was room for it."""
+        if len(self._waiting) + len(self._unwritten) >= self._capacity:
+            self.dropped += 1
+            return False
+        self._waiting.append((f"{model}/{OUTCOMES}", record))
+        return True
+
     def close(self) -> None:
-        """Write what waits and end the thread."""
+        """Write what waits, seal it, and end the thread."""
         self._closing.set()
         self._thread.join()
 
     def _work(self) -> None:
+        self._full = unsealed(self._folder, self._member)
         closing = False
         while not closing:
             closing = self._closing.wait(self._every)
             self._write()
+            self._turn_over()
         if lost := len(self._waiting) + len(self._unwritten):
             _log.error("%d records could not be written and are lost", lost)
-        for stream in self._streams.values():
-            stream.close()
+        self._seal_all()
+
+    def _turn_over(self) -> None:
+        """End files that are old, and have what is full sealed, in one process at a time."""
+        now = time.monotonic()
+        for place, stream in list(self._streams.items()):
+            if stream.closed or now - self._begun[place] >= self._file_seconds:
+                self._end(place)
+        if self._sealing is not None:
+            process, files = self._sealing
+            if process.poll() is None:
+                return
+            self._sealing = None
+            if process.returncode:  # it has said why
+                self._full, self._seal_at = [*files, *self._full], now + _RETRY_SECONDS
+        self._full = [path for path in self._full if path.exists()]
+        if self._full and now >= self._seal_at:
+            command = [sys.executable, "-m", "lepton_tasks.serving.observing.segments", *map(str, self._full)]
+            try:
+                self._sealing = subprocess.Popen(command, stdin=subprocess.DEVNULL), self._full
+                self._full = []
+            except OSError as error:
+                _log.error("%d files of the request log wait to be sealed: %s", len(self._full), error)
+                self._seal_at = now + _RETRY_SECONDS
+
+    def _seal_all(self) -> None:
+        """Nobody is answered any more: seal what is left, here and now. What fails is sealed at the next start."""
+        for place in list(self._streams):
+            self._end(place)
+        if self._sealing is not None:
+            process, files = self._sealing
+            process.kill()
+            process.wait()
+            self._full += files
+        for path in self._full:
+            try:
+                if path.exists():
+                    seal(path)
+            except (OSError, ValueError) as error:
+                _log.error("%s is not sealed: %s", path, error)
 
     def _write(self) -> None:
         records: dict[str, list[dict[str, Any]]] = {}
@@ -117,7 +178,7 @@ class RequestLog:
         for _ in range(len(self._waiting)):
             model, record = self._waiting.popleft()
             if self._redaction is not None:
-                self._redaction.apply(model, record)
+                self._redaction.apply(model.partition("/")[0], record)
             records.setdefault(model, []).append(record)
         for model, waited in records.items():
             lines = b"".join(_lines(waited))
@@ -128,18 +189,24 @@ class RequestLog:
                 unwritten += [(model, record) for record in waited]
         self._unwritten = unwritten
 
-    def _stream(self, model: str) -> FileIO:
-        stream = self._streams.get(model)
-        if stream is not None and not stream.closed:
-            if stream.tell() < self._file_bytes:
-                return stream
-            stream.close()
-        folder = self._folder / model
+    def _stream(self, place: str) -> FileIO:
+        stream = self._streams.get(place)
+        if stream is not None and not stream.closed and stream.tell() < self._file_bytes:
+            return stream
+        self._end(place)
+        folder = self._folder / place
         folder.mkdir(parents=True, exist_ok=True)
-        for old in sorted(folder.glob(f"*-{self._member}.jsonl"))[: -(self._files - 1) or None]:
-            old.unlink(missing_ok=True)
-        self._streams[model] = FileIO(folder / f"{time.time_ns()}-{self._member}.jsonl", "ab", opener=_private)
-        return self._streams[model]
+        prune(folder, most_bytes=self._most_bytes, most_files=self._most_files)
+        path = folder / f"{time.time_ns()}-{self._member}{LIVE}"
+        self._streams[place] = FileIO(path, "ab", opener=_private)
+        self._begun[place] = time.monotonic()
+        return self._streams[place]
+
+    def _end(self, place: str) -> None:
+        """Close a file, which then is to be sealed."""
+        if (stream := self._streams.pop(place, None)) is not None:
+            stream.close()
+            self._full.append(Path(os.fsdecode(stream.name)))
 
 
 def _lines(records: Iterable[dict[str, Any]]) -> Iterator[bytes]:
@@ -147,6 +214,7 @@ def _lines(records: Iterable[dict[str, Any]]) -> Iterator[bytes]:
     for i, record in enumerate(records):
         if i % 32 == 0:
             time.sleep(0)  # without it, one that waits for the interpreter waits for 5 ms, again and again
+        record["time"] = round(record["time"], 6)  # as a sealed file has it
         yield orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
 
 
@@ -173,23 +241,11 @@ def _append(stream: FileIO, lines: bytes) -> None:
 def read_requests(folder: Path, model: str, *, since: float = 0.0) -> Iterator[dict[str, Any]]:
     """The records of a model that were made after `since` (seconds since the epoch), as good as oldest first.
 
-    A line that a crash tore is left out.
+    A line that a crash tore is left out. What a record does not tell is absent, or None.
     """
-    members: dict[str, list[Path]] = {}
-    for path in sorted((folder / model).glob("*.jsonl")):
-        members.setdefault(path.stem.partition("-")[2], []).append(path)
-    yield from heapq.merge(*(_records(files, since) for files in members.values()), key=operator.itemgetter("time"))
+    yield from read_segments(folder / model, since)
 
 
-def _records(files: Sequence[Path], since: float) -> Iterator[dict[str, Any]]:
-    """The records of one process's files after `since`."""
-    for path, following in itertools.zip_longest(files, files[1:]):
-        if following is not None and int(following.stem.partition("-")[0]) / 1e9 < since:
-            continue  # all of it is older
-        with path.open("rb") as stream:
-            for line in stream:
-                if not line.endswith(b"\n"):
-                    continue
-                record: dict[str, Any] = orjson.loads(line)
-                if record["time"] > since:
-                    yield record
+def read_outcomes(folder: Path, model: str, *, since: float = 0.0) -> Iterator[dict[str, Any]]:
+    """What turned out to be right: the ``label`` for the ``id`` of each request that somebody told of."""
+    yield from read_segments(folder / model / OUTCOMES, since)

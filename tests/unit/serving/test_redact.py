@@ -2,6 +2,7 @@ import json
 import logging
 import threading
 
+import pyarrow.parquet as pq
 import pytest
 
 from lepton_tasks.core.errors import ConfigError
@@ -36,13 +37,18 @@ def rules(tmp_path):
     return write
 
 
+def told(one):
+    return {key: value for key, value in one.items() if value is not None}
+
+
 def written(home, redaction, records, model="adult"):
     log = RequestLog(home / "requests", every=0.01, redaction=redaction)
     log.start()
     for one in records:
         log.add(model, one)
     log.close()
-    text = "".join(path.read_text() for path in (home / "requests").rglob("*.jsonl"))
+    assert not list((home / "requests").rglob("*.jsonl"))
+    text = "".join(str(pq.read_table(path).to_pylist()) for path in (home / "requests").rglob("*.parquet"))
     return text, list(read_requests(home / "requests", model))
 
 
@@ -54,7 +60,7 @@ def test_what_is_redacted_never_reaches_the_disk(tmp_path, rules):
     assert (first["values"]["comment"], first["values"]["age"]) == ("a long", 36)
     assert set(first["values"]) == {"email", "wage", "comment", "age"}
     assert set(first["redacted"]) == {"name", "email", "card_number", "comment", "wage"}
-    assert (first["mean"], first["std"], second["error"]) == (None, None, "redacted")
+    assert (first.get("mean"), first.get("std"), second["error"]) == (None, None, "redacted")
 
 
 def test_equal_values_have_equal_hashes_under_one_key(tmp_path, rules):
@@ -74,8 +80,8 @@ def test_equal_values_have_equal_hashes_under_one_key(tmp_path, rules):
 def test_other_models_and_missing_values_are_left_alone(tmp_path, rules):
     redaction = rules(RULES)
     _, (other,) = written(tmp_path, redaction, [record()], model="wine")
-    assert other == record(mean=None, std=None)
-    assert written(tmp_path, rules({"adult": RULES["adult*"]}), [record()], model="beer")[1] == [record()]
+    assert other == told(record(mean=None, std=None))
+    assert written(tmp_path, rules({"adult": RULES["adult*"]}), [record()], model="beer")[1] == [told(record())]
     redaction = rules(RULES)
     _, (empty,) = written(tmp_path, redaction, [record(values={"email": None, "comment": None, "age": 3})])
     assert empty["values"] == {"email": None, "comment": None, "age": 3}
@@ -87,7 +93,7 @@ def test_only_what_is_to_be_kept_is_kept_and_the_strictest_rule_counts(tmp_path,
         {"adult": {"keep": ["a*", "email"], "answer": "drop"}, "adult*": {"hash": ["email"]}, "*": {"drop": ["e*"]}}
     )
     _, (only,) = written(tmp_path, redaction, [record()])
-    assert (only["values"], only["label"]) == ({"age": 36}, None)
+    assert (only["values"], only.get("label")) == ({"age": 36}, None)
 
 
 def test_what_could_not_be_written_is_not_hashed_twice(tmp_path, rules):

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from lepton_tasks.serving.observing.request_log import RequestLog, _append, read_requests
+from lepton_tasks.serving.observing.request_log import RequestLog, _append, read_outcomes, read_requests
 
 
 def written(folder, records, **options):
@@ -21,7 +21,7 @@ def test_close_writes_everything_in_order(tmp_path):
 
 
 def test_only_what_came_later_is_read_back(tmp_path):
-    now = time.time()
+    now = float(int(time.time()))
     written(tmp_path, [{"time": now + i} for i in range(5)])
     assert [r["time"] for r in read_requests(tmp_path, "digits", since=now + 2)] == [now + 3, now + 4]
 
@@ -31,13 +31,22 @@ def test_a_model_without_requests(tmp_path):
 
 
 def test_a_torn_line_is_left_out_and_never_continued(tmp_path):
-    written(tmp_path, [{"time": 1}])
-    (torn,) = (tmp_path / "digits").iterdir()
-    assert torn.stat().st_mode & 0o777 == 0o600
-    with torn.open("ab") as stream:
-        stream.write(b'{"time": 2')
+    folder = tmp_path / "digits"
+    folder.mkdir()
+    (folder / "100-0.jsonl").write_text('{"time": 1}\n{"time": 2')
     written(tmp_path, [{"time": 3}])
     assert [r["time"] for r in read_requests(tmp_path, "digits")] == [1, 3]
+
+
+def test_files_are_readable_by_their_owner_only(tmp_path):
+    log = RequestLog(tmp_path, every=3600)
+    log.start()
+    log.add("digits", {"time": 1})
+    log._write()
+    assert [path.stat().st_mode & 0o777 for path in (tmp_path / "digits").iterdir()] == [0o600]
+    log.close()
+    (sealed,) = (tmp_path / "digits").iterdir()
+    assert (sealed.suffix, sealed.stat().st_mode & 0o777) == (".parquet", 0o600)
 
 
 def test_a_full_queue_drops_and_counts(tmp_path):
@@ -53,8 +62,55 @@ def test_a_full_queue_drops_and_counts(tmp_path):
 
 def test_files_are_begun_anew_and_the_oldest_goes(tmp_path):
     for i in range(6):
-        written(tmp_path, [{"time": i + 1}], files=3)
-    assert [r["time"] for r in read_requests(tmp_path, "digits")] == [4, 5, 6]
+        written(tmp_path, [{"time": i + 1}], most_files=3)
+    assert [r["time"] for r in read_requests(tmp_path, "digits")] == [3, 4, 5, 6]
+
+
+def test_files_together_stay_below_the_bound(tmp_path):
+    for i in range(30):
+        written(tmp_path, [{"time": 100 * i + j, "error": str(j * 7919)} for j in range(100)], most_bytes=20_000)
+    assert sum(path.stat().st_size for path in (tmp_path / "digits").iterdir()) < 25_000
+    assert max(r["time"] for r in read_requests(tmp_path, "digits")) == 2999
+
+
+def test_a_full_file_is_sealed_while_requests_come(tmp_path):
+    log = RequestLog(tmp_path, every=0.01, file_bytes=100)
+    log.start()
+    for i in range(1, 41):
+        log.add("digits", {"time": i, "status": 200})
+        time.sleep(0.01)
+    deadline = time.monotonic() + 20
+    times = []
+    while len(times) < 40 or not list((tmp_path / "digits").glob("*.parquet")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+        times = [r["time"] for r in read_requests(tmp_path, "digits")]
+    assert times == list(range(1, 41))
+    log.close()
+    assert {path.suffix for path in (tmp_path / "digits").iterdir()} == {".parquet"}
+    assert [r["time"] for r in read_requests(tmp_path, "digits")] == list(range(1, 41))
+
+
+def test_an_old_file_is_sealed_though_it_is_not_full(tmp_path):
+    log = RequestLog(tmp_path, every=3600, file_seconds=0.0)
+    log.add("digits", {"time": 1})
+    log._write()
+    log._turn_over()
+    assert log._sealing[0].wait(20) == 0
+    assert [path.suffix for path in (tmp_path / "digits").iterdir()] == [".parquet"]
+
+
+def test_outcomes_lie_beside_the_requests(tmp_path):
+    log = RequestLog(tmp_path, capacity=2, sample=0.0)
+    assert [log.add_outcome("digits", {"time": i, "id": f"a{i}", "label": "7"}) for i in (1, 2, 3)] == [
+        True,
+        True,
+        False,
+    ]
+    log.start()
+    log.close()
+    assert list(read_requests(tmp_path, "digits")) == []
+    assert [(one["id"], one["label"]) for one in read_outcomes(tmp_path, "digits")] == [("a1", "7"), ("a2", "7")]
 
 
 def test_a_record_is_on_disk_within_the_interval(tmp_path):

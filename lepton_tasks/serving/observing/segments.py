@@ -1,0 +1,193 @@
+"""The files of the request log: a live one of JSON lines, older ones sealed as Parquet; and how both are read.
+
+``python -m lepton_tasks.serving.observing.segments FILE...`` seals files, in a process that gives way to all others.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import operator
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from lepton_tasks.serving.observing.parquet import Kind, parquet
+
+LIVE, SEALED = ".jsonl", ".parquet"
+REST = "more"
+COLUMNS: dict[str, Kind] = {
+    "time": "time",
+    "version": "text",
+    "api": "text",
+    "id": "text",
+    "trace": "text",
+    "caller": "text",
+    "probe": "text",
+    "status": "int",
+    "seconds": "float",
+    "error": "text",
+    "bytes": "int",
+    "rows": "int",
+    "mean": "float",
+    "std": "float",
+    "label": "text",
+    "probability": "float",
+    "values": "text",
+    REST: "text",
+}
+"""Columns of a sealed file. Column values of requests, and whatever else a record holds, are JSON texts in ``values``
+and ``more``; a label that is no text is a text here, and as it was in ``more``."""
+
+_TYPES: dict[Kind, tuple[type, ...]] = {"time": (int, float), "int": (int,), "float": (int, float), "text": (str,)}
+_ROWS = 10_000  # of a sealed file held in memory at a time
+_LEAST_PRIORITY = 19
+
+
+def as_row(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record as a row of `COLUMNS`; the time in whole microseconds."""
+    row: dict[str, Any] = {}
+    rest: dict[str, Any] = {}
+    for key, value in record.items():
+        kind = COLUMNS.get(key)
+        if value is None:
+            continue
+        if key == "values":
+            row[key] = orjson.dumps(value).decode()
+        elif kind is not None and key != REST and isinstance(value, _TYPES[kind]) and not isinstance(value, bool):
+            row[key] = round(value * 1e6) if kind == "time" else value
+        else:
+            rest[key] = value
+    if (label := rest.get("label")) is not None:
+        row["label"] = orjson.dumps(label).decode()
+    if rest:
+        row[REST] = orjson.dumps(rest).decode()
+    return row
+
+
+def as_record(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a row; the time in seconds. What is null in the file is not in it."""
+    record = {name: value for name, value in row.items() if value is not None}
+    record["time"] /= 1e6
+    if "values" in record:
+        record["values"] = orjson.loads(record["values"])
+    rest = record.pop(REST, None)
+    return record if rest is None else record | orjson.loads(rest)
+
+
+def seal(path: Path) -> Path:
+    """Write a file's records as Parquet in its place; a line that a crash tore is left out.
+
+    Returns:
+        The sealed file. It is there whole before the other goes.
+    """
+    sealed = path.with_suffix(SEALED)
+    part = path.with_name(f".{sealed.name}")
+    data = parquet(COLUMNS, [as_row(record) for record in _lines(path)])
+    try:
+        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(handle)
+        part.replace(sealed)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+    path.unlink(missing_ok=True)
+    return sealed
+
+
+def unsealed(folder: Path, member: int) -> list[Path]:
+    """What an earlier run of this process of the server left unsealed below `folder`, of all models."""
+    return sorted(folder.rglob(f"*-{member}{LIVE}"))
+
+
+def prune(folder: Path, *, most_bytes: int, most_files: int) -> None:
+    """Remove a folder's oldest files until the others are within the bounds; the latest stays."""
+    kept = 0
+    for i, path in enumerate(sorted(_files(folder), key=_begun, reverse=True)):
+        try:
+            kept += path.stat().st_size
+        except FileNotFoundError:  # sealed meanwhile
+            continue
+        if i and (kept > most_bytes or i >= most_files):
+            path.unlink(missing_ok=True)
+
+
+def read_segments(folder: Path, since: float) -> Iterator[dict[str, Any]]:
+    """The records of a folder that were made after `since`, as good as oldest first."""
+    members: dict[str, list[Path]] = {}
+    for path in sorted(_files(folder), key=_begun):
+        members.setdefault(path.stem.partition("-")[2], []).append(path)
+    yield from heapq.merge(*(_records(files, since) for files in members.values()), key=operator.itemgetter("time"))
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files of a folder; of a sealed one that a crash left beside its lines, the sealed one."""
+    found: dict[str, Path] = {}
+    for path in [*folder.glob(f"*{LIVE}"), *folder.glob(f"[!.]*{SEALED}")]:
+        found[path.stem] = path
+    return list(found.values())
+
+
+def _begun(path: Path) -> int:
+    return int(path.stem.partition("-")[0])
+
+
+def _records(files: Sequence[Path], since: float) -> Iterator[dict[str, Any]]:
+    """The records of one process's files after `since`."""
+    for path, following in itertools.zip_longest(files, files[1:]):
+        if following is not None and _begun(following) / 1e9 < since:
+            continue  # all of it is older
+        for record in _rows(path):
+            if record["time"] > since:
+                yield record
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    """A file's records; of one that is sealed just now, or removed for its age, what is to be had."""
+    if path.suffix == LIVE:
+        try:
+            yield from _lines(path)
+            return
+        except FileNotFoundError:
+            path = path.with_suffix(SEALED)
+    if not path.exists():
+        return
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(_ROWS):
+            table = batch.set_column(0, "time", batch.column("time").cast("int64"))
+            yield from map(as_record, table.to_pylist())
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open("rb") as stream:
+        for line in stream:
+            if line.endswith(b"\n"):
+                yield orjson.loads(line)
+
+
+def main() -> int:
+    """Seal the files that are named."""
+    os.nice(_LEAST_PRIORITY)
+    failed = 0
+    for name in sys.argv[1:]:
+        try:
+            seal(Path(name))
+        except FileNotFoundError:  # pruned meanwhile
+            continue
+        except (OSError, ValueError) as error:
+            sys.stderr.write(f"{name} is not sealed: {error}\n")
+            failed = 1
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
