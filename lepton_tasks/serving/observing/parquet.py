@@ -117,7 +117,7 @@ def _value(kind: int, value: Any) -> bytes:
     if kind in (_I32, _I64):
         return _varint(value << 1)  # zigzag of what is never negative
     if kind == _BINARY:
-        return _varint(len(value)) + value
+        return _varint(len(value)) + bytes(value)
     if kind == _STRUCT:
         return _struct(value)
     of, items = value
