@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,11 +17,12 @@ from lepton_tasks.stages.pipeline import Stage
 from lepton_tasks.stages.runner import StageResult
 
 _HEADLINES = {
-    "ingest": "{rows:,} rows, {classes} classes",
+    "ingest": "{rows:,} rows, {columns} columns, {refused:,} refused",
     "validate_raw": "{expectations} expectations, {failed} failed, {warnings} warnings",
     "clean": "{rows:,} rows kept, {refused:,} refused",
     "split": "{train_rows:,} train, {validation_rows:,} validation, {test_rows:,} test rows",
-    "transform": "{bytes:,} bytes of training shards",
+    "fit_features": "{rows:,} training rows; {filled:,} values filled, {outside:,} out of bounds",
+    "transform": "{train_rows:,} training rows, {refused:,} refused, {bytes:,} bytes of shards",
     "validate_cleaned": "{expectations} expectations, {failed} failed, {warnings} warnings",
     "validate_features": "{expectations} expectations, {failed} failed, {warnings} warnings",
     "tune": "best of {trials} trials: validation {metric} {validation:.4f} (own values {own_value:.4f})",
@@ -33,6 +35,11 @@ _HEADLINES = {
     "register": "{name} version {version}",
     "deploy": "version {version} at {url}",
 }
+_OF_PICTURES = {
+    "ingest": "{rows:,} rows, {classes} classes",
+    "fit_features": "{rows:,} training rows, {classes} classes",
+    "transform": "{train_rows:,} training rows, {bytes:,} bytes of shards",
+}
 _ENDED = ("success", "reused", "failed", "skipped")
 _STYLES = {"success": "green", "reused": "cyan", "failed": "bold red", "running": "yellow", "skipped": "dim"}
 
@@ -40,10 +47,10 @@ _STYLES = {"success": "green", "reused": "cyan", "failed": "bold red", "running"
 def headline(stage: str, facts: Mapping[str, Fact]) -> str:
     """The one fact worth showing about a stage's outcome."""
     measured = {part: facts.get(f"{part}_{facts.get('metric')}") for part in ("validation", "test", "baseline")}
-    try:
-        return _HEADLINES[stage].format_map({**facts, **measured})
-    except (KeyError, ValueError, TypeError):
-        return ", ".join(f"{key.replace('_', ' ')} {_short(value)}" for key, value in list(facts.items())[:3])
+    for lines in (_HEADLINES, _OF_PICTURES):
+        with contextlib.suppress(KeyError, ValueError, TypeError):
+            return lines[stage].format_map({**facts, **measured})
+    return ", ".join(f"{key.replace('_', ' ')} {_short(value)}" for key, value in list(facts.items())[:3])
 
 
 def _short(value: Fact) -> str:

@@ -64,6 +64,11 @@ def run_use_case(
             on_start=display.started,
             on_end=display.ended,
         )
+    for ref in result.refs.values():
+        if ref.facts.get("refused") and (file := ctx.store.folder(ref) / "rejected.parquet").exists():
+            console.print(
+                f"  {ref.facts['refused']:,} rows refused by {ref.stage}: {file}", highlight=False, soft_wrap=True
+            )
     ended = {
         r.stage: {"state": r.state, "seconds": round(r.seconds, 3), "cached": r.cached}
         | ({"error": r.error.to_dict()} if r.error else {})

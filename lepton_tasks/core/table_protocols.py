@@ -101,6 +101,14 @@ class WholeStep(Protocol):
 
 
 @runtime_checkable
+class FillingStep(Protocol):
+    """A `WholeStep` that fills in values, and tells which."""
+
+    def filled(self, before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
+        """``row, column, before, after`` of each value that was filled in, as text; of rows that a step made, too."""
+
+
+@runtime_checkable
 class FittedStep(Protocol):
     """A cleaning step of tables that learns from the training split; it is applied in fit and transform."""
 

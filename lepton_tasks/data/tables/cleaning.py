@@ -15,7 +15,9 @@ import polars as pl
 
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import DataError
+from lepton_tasks.core.table_protocols import FillingStep
 from lepton_tasks.data.tables.artifact import REFUSED_FILE
+from lepton_tasks.data.tables.conflicts import with_conflicts
 from lepton_tasks.data.tables.duplicates import find_duplicates
 from lepton_tasks.data.tables.ingest import PART_ROWS
 from lepton_tasks.data.tables.judging import Judging
@@ -94,8 +96,10 @@ class Cleaning:
         if key is not None:
             same = find_duplicates(judging.keys_folder, self._ctx)
             shutil.rmtree(judging.keys_folder)
-            found = refusals(same, pl.lit(key.code), pl.lit("same key as an earlier row"), pl.col("same_as"))
-            self._refuse(found, [key])
+            same = same.with_columns(reason=pl.lit("same key as an earlier row"))
+            if (label := getattr(key.step, "label", None)) is not None:
+                same = with_conflicts(same, self._so_far.select([label]), self._ctx)
+            self._refuse(refusals(same, pl.lit(key.code), pl.col("reason"), pl.col("same_as")), [key])
 
     def _drop_changed(self) -> None:
         """Remove the columns that earlier steps wrote: they are among those written after them."""
@@ -112,8 +116,10 @@ class Cleaning:
         new = before.changed(step.step.change).select(names).read(part)
         found: list[dict[str, Any]] = []
         for name in names:
-            was, now = old[f"__old_{name}"].cast(pl.String), new[name].cast(pl.String)
-            rows = was.ne_missing(now).arg_true().head(_CHANGE_EXAMPLES)
+            was, now = old[f"__old_{name}"], new[name]
+            lost = was.is_null() != now.is_null()  # in another type, a value that is still there is the same
+            rows = (was.ne_missing(now) if was.dtype == now.dtype else lost).arg_true().head(_CHANGE_EXAMPLES)
+            was, now = was.cast(pl.String), now.cast(pl.String)
             found += [
                 {"row": new[ROW][row], "column": name, "before": was[row], "after": now[row]} for row in rows.to_list()
             ]
@@ -122,15 +128,21 @@ class Cleaning:
     def _apply_whole(self, steps: Sequence[NamedStep]) -> None:
         frame = pl.concat(self._so_far.select(list(self.rows.schema)).frames())
         raw_rows = self._raw_rows()
+        makers: list[dict[str, Any]] = []
         for step in steps:
-            came = frame[ROW].drop_nulls()
-            frame, refused = step.step.apply(frame)
-            _check_accounts(step, came, frame, refused)
+            before = frame
+            frame, refused = step.step.apply(before)
+            _check_accounts(step, before[ROW].drop_nulls(), frame, refused)
             refused = refused.filter(pl.col(ROW).is_not_null())
             self._refuse(refusals(refused, pl.lit(step.code), pl.col("reason")), [step])
-            self.report[-1]["made"] = 0
-        made = frame[ROW].null_count()
-        self.report[-1]["made"] = made  # of the group: what a later step took out again was never in the table
+            entry = self.report[-1]
+            entry["made"] = 0
+            makers += [entry] if frame[ROW].null_count() > before[ROW].null_count() else []
+            if isinstance(step.step, FillingStep):
+                filled = step.step.filled(before, frame)
+                entry |= {"changed": len(filled), "change_examples": filled.head(_CHANGE_EXAMPLES).to_dicts()}
+        if makers:  # what a later step took out again was never in the table
+            makers[0]["made"] = frame[ROW].null_count()
         self.finish()
         self._drop_changed()
         numbers = frame[ROW] if raw_rows is None else raw_rows.gather(frame[ROW])

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lepton_tasks.core.artifacts import DatasetRef, PreprocessorRef
+from lepton_tasks.core.artifacts import DatasetRef, Fact, PreprocessorRef
 from lepton_tasks.core.catalogue import TABLE_FEATURES
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.store import write_json
 from lepton_tasks.core.table_protocols import FittedStep, RowFeatures
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.data.tables.artifact import open_splits
+from lepton_tasks.data.tables.changes import changes_by
 from lepton_tasks.data.tables.labels import classes_of
 from lepton_tasks.data.tables.marks import change_by
 from lepton_tasks.data.tables.operations import Operation
@@ -23,16 +24,22 @@ SCHEMA_VERSION = 1
 
 
 def fit_table(use_case: UseCase, ctx: RunContext, *, splits: DatasetRef) -> PreprocessorRef:
-    """Write the extractor, what it and the fitted steps learned on the training split, and the classes, as JSON."""
+    """Write the extractor, what it and the fitted steps learned on the training split, and the classes, as JSON.
+
+    Beside them ``report.json``: how many values of the training rows the fitted steps fill, clip, mark or refuse, with
+    examples.
+    """
     rows = open_splits(ctx, splits)["train"]
     spec, label = use_case.features, use_case.data.label
     extractor: Any = TABLE_FEATURES.build(spec.name, spec.params, where=f"{use_case.name}.yaml: features")
     steps: list[dict[str, Any]] = []
+    report: list[dict[str, Any]] = []
     operations: list[Operation] = []
     fitted_steps = [named for named in steps_of(use_case) if named.kind == "fitted"]
     rows = _with_summaries(rows, [named.step for named in fitted_steps], extractor, label, ctx)
     for named in fitted_steps:
         fitted = named.step.fit(rows, ctx)
+        report.append(changes_by(named, fitted, rows, ctx))
         steps.append({**named.spec.model_dump(), "code": named.code, "fitted": fitted})
         operations += named.step.operations(fitted)
         rows = _changed(rows, named.step, fitted)
@@ -51,7 +58,11 @@ def fit_table(use_case: UseCase, ctx: RunContext, *, splits: DatasetRef) -> Prep
     }
     draft = ctx.draft()
     write_json(draft.path / "preprocessor.json", preprocessor)
-    return ctx.publish(draft, PreprocessorRef, {"classes": len(labels), "rows": rows.height})
+    write_json(draft.path / "report.json", {"rows": rows.height, "steps": report})
+    facts: dict[str, Fact] = {"classes": len(labels), "rows": rows.height}
+    for what in ("filled", "outside"):
+        facts[what] = sum(change[what] for entry in report for change in entry["columns"])
+    return ctx.publish(draft, PreprocessorRef, facts)
 
 
 def _with_summaries(

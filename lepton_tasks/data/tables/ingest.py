@@ -38,7 +38,7 @@ def ingest_table(use_case: UseCase, ctx: RunContext, *, source: TableSource) -> 
     _check_names(schema, where=f"{use_case.name}.yaml: data.source")
     draft = ctx.draft()
     parts: list[Part] = []
-    refused = 0
+    refused, first = 0, pl.DataFrame()
     pieces = [_Numbered(number, piece) for number, piece in enumerate(source.pieces())]
     with pq.ParquetWriter(draft.path / "rejected.parquet", REJECTED_SCHEMA) as rejects:
         task = functools.partial(_ingest, draft.path)
@@ -47,6 +47,7 @@ def ingest_table(use_case: UseCase, ctx: RunContext, *, source: TableSource) -> 
         ):
             rejects.write_table(rejected.to_arrow().cast(REJECTED_SCHEMA))
             refused += len(rejected)
+            first = first if len(first) else rejected.head(1)
             parts += parts_of(path, piece.piece.origin, sum(map(len, parts)))
     rows = sum(map(len, parts))
     if not rows:
@@ -54,6 +55,12 @@ def ingest_table(use_case: UseCase, ctx: RunContext, *, source: TableSource) -> 
             f"no row could be read: {refused:,} refused." if refused else "there are no rows to read.",
             where=", ".join(piece.piece.origin for piece in pieces[:3]) or f"{use_case.name}.yaml: data.source",
             fix="See `path` and the other params of the source.",
+        )
+    if refused:
+        where, line, reason = first.select("origin", "line", "reason").row(0)
+        place = where if line is None else f"{where}, line {line:,}"
+        ctx.log.warning(
+            "Refused %s of %s rows as they came; first %s: %s.", f"{refused:,}", f"{rows + refused:,}", place, reason
         )
     columns = {name: str(dtype) for name, dtype in schema.items()}
     write_table(draft.path, columns=columns, parts=parts_entry(parts, draft.path))

@@ -80,7 +80,7 @@ def summarise(
         texts = [] if rows.changes else texts_as_they_lie(rows, new[1])
         others = tuple(name for name in new[1] if name not in texts)
         task = functools.partial(_summarise, new[0], others, tuple(texts))
-        for part in rows.select([*new[0], *others]).map_parts(task, ctx):
+        for part in rows.select(list(dict.fromkeys([*new[0], *others]))).map_parts(task, ctx):
             for name, sketch in part.sketches.items():
                 sketches[name].merge(sketch)
             for name, counter in part.counters.items():

@@ -53,6 +53,10 @@ def transform_table(
     size, sizes, refusals = write(extractor, fitted["fitted"], rows, marking, draft.path, ctx)
     with RejectedFile(draft.path / "rejected.parquet", marking.names, rows["train"].parts, ctx) as rejected:
         rejected.add(rows["train"], refusals)
+    if len(refusals):
+        counts = refusals["code"].value_counts(sort=True).iter_rows()
+        told = ", ".join(f"{marking.names[code]} {count:,}" for code, count in counts)
+        ctx.log.warning("Refused %s rows that the steps before had kept: %s.", f"{len(refusals):,}", told)
     write_json(draft.path / "dataset.json", {"labels": fitted["labels"], "rows": sizes})
     facts: dict[str, Fact] = {"classes": len(fitted["labels"]), "bytes": size, "refused": len(refusals)}
     return ctx.publish(draft, DatasetRef, facts | {f"{name}_rows": rows for name, rows in sizes.items()})

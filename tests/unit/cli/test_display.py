@@ -29,6 +29,17 @@ def test_a_plain_stream_gets_one_line_a_stage():
     assert lines[1].split() == ["clean", "failed", "0.5", "s", "no", "rows."]
 
 
+def test_what_is_told_of_a_table_is_what_was_refused_and_changed():
+    assert (
+        headline("ingest", {"bytes": 9, "columns": 3, "refused": 2, "rows": 1000}) == "1,000 rows, 3 columns, 2 refused"
+    )
+    facts = {"classes": 2, "rows": 70, "filled": 5, "outside": 1}
+    assert headline("fit_features", facts) == "70 training rows; 5 values filled, 1 out of bounds"
+    facts = {"bytes": 4000, "classes": 2, "train_rows": 70, "test_rows": 15, "validation_rows": 15}
+    assert headline("transform", facts) == "70 training rows, 4,000 bytes of shards"
+    assert headline("transform", facts | {"refused": 3}) == "70 training rows, 3 refused, 4,000 bytes of shards"
+
+
 def test_a_terminal_gets_a_table_of_all_stages():
     console = shown(terminal=True)
     with RunDisplay(console, "digits", [stage.name for stage in STAGES]) as display:

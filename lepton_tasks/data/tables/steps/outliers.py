@@ -90,7 +90,9 @@ class Outliers:
         if self.action != "drop" or not bounds:
             return None
         return pl.coalesce(
-            pl.when(~pl.col(name).is_between(low, high)).then(pl.lit(f"{name}: outlier"))
+            pl.when(~pl.col(name).is_between(low, high) & pl.col(name).cast(pl.Float64).is_not_nan()).then(
+                pl.lit(f"{name}: outlier")
+            )
             for name, (low, high) in bounds.items()
         )
 

@@ -232,6 +232,21 @@ class FillGaps:
         kept = frame.filter(pl.all_horizontal(pl.col(self.columns).is_not_null()))
         return kept.drop("_all", *(f"_run_{i}" for i in range(len(self.columns)))), refused
 
+    def filled(self, before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
+        """``row, column, before, after`` of each value that was filled in."""
+        keys = [*self.group, self.time]
+        old = before.select(*keys, *(pl.col(name).is_null().alias(f"__{name}") for name in self.columns))
+        both = after.join(old, on=keys, how="left", nulls_equal=True, maintain_order="left")
+        return pl.concat(
+            both.filter(pl.col(f"__{name}")).select(
+                pl.col(ROW).alias("row"),
+                pl.lit(name).alias("column"),
+                pl.lit(None, pl.String).alias("before"),
+                pl.col(name).cast(pl.String).alias("after"),
+            )
+            for name in self.columns
+        )
+
 
 def _reasons(frame: pl.DataFrame, reason: pl.Expr) -> pl.DataFrame:
     return frame.select(ROW, reason.alias("reason")).filter(pl.col("reason").is_not_null())

@@ -1,6 +1,8 @@
 """The stages of a table over sources in memory: what goes in comes out, or is refused with a reason."""
 
+import datetime as dt
 import json
+import math
 
 import numpy as np
 import polars as pl
@@ -164,6 +166,72 @@ def test_changes_are_counted_with_examples(tmp_path):
     step = report_of(run(tmp_path, {"one": frame}, clean, until="clean")["cleaned"])["steps"][0]
     assert step["changed"] == 10
     assert step["change_examples"][0] == {"row": 0, "column": "label", "before": "a ", "after": "a"}
+
+
+def test_a_value_that_is_the_same_in_another_type_is_no_example_of_a_change(tmp_path):
+    frame = numbers(20).with_columns(t=pl.Series(["1", "2", "oops", *["3"] * 17]))
+    clean = [{"name": "types", "params": {"columns": {"t": "float"}, "otherwise": "null"}}]
+    step = report_of(run(tmp_path, {"one": frame}, clean, until="clean")["cleaned"])["steps"][0]
+    assert step["changed"] == 1
+    assert step["change_examples"] == [{"row": 2, "column": "t", "before": "oops", "after": None}]
+
+
+def test_what_a_series_step_makes_and_fills_is_counted(tmp_path):
+    hours = [0, 1, 2, 4, 5]
+    time = [dt.datetime(2024, 1, 1, hour) for hour in hours]
+    frame = pl.DataFrame({"time": time, "x": [1.0, None, 3, 5, 6]})
+    clean = [
+        {"name": "regular", "params": {"time": "time", "every": "1h"}},
+        {"name": "fill_gaps", "params": {"time": "time", "columns": ["x"]}},
+    ]
+    report = report_of(run(tmp_path, {"one": frame}, clean, until="clean", label=None)["cleaned"])
+    regular, fill_gaps = report["steps"]
+    assert (regular["made"], fill_gaps["made"], report["rows_made"]) == (1, 0, 1)
+    assert fill_gaps["changed"] == 2
+    assert fill_gaps["change_examples"] == [
+        {"row": 1, "column": "x", "before": None, "after": "1.0"},
+        {"row": None, "column": "x", "before": None, "after": "3.0"},
+    ]
+
+
+def test_of_equal_rows_with_other_labels_none_is_kept(tmp_path):
+    frame = numbers(20).with_columns(text=pl.Series(["same", "same", "same", "twin", "twin", *map(str, range(15))]))
+    frame = frame.with_columns(label=pl.Series(["a", "b", "a", "c", "c", *["a", "b", "c"] * 5]))
+    clean = [{"name": "duplicates", "params": {"columns": ["text"], "label": "label"}}]
+    folder = run(tmp_path, {"one": frame[:2], "two": frame[2:]}, clean, until="clean")["cleaned"]
+    rejected = pl.read_parquet(folder / "rejected.parquet").sort("row")
+    conflict = "other labels among rows of the same key, as row: "
+    assert dict(rejected.select("row", "reason").iter_rows()) == {
+        0: conflict + "1",
+        1: conflict + "0",
+        2: conflict + "0",
+        4: "same key as an earlier row: 3",
+    }
+    with pytest.raises(ConfigError, match="rows of equal 'label' cannot differ in it"):
+        run(tmp_path, {"one": frame}, [{"name": "duplicates", "params": {"columns": ["label"], "label": "label"}}])
+
+
+def test_fitted_steps_tell_what_they_change(tmp_path, caplog):
+    values = [None, math.nan, 500.0, *map(float, range(57))]
+    frame = numbers().with_columns(x=pl.Series(values), w=pl.Series([None, *["u"] * 59]), y=pl.Series(values))
+    clean = [
+        {"name": "impute", "params": {"columns": ["x", "w"], "strategy": "mode"}},
+        {"name": "outliers", "params": {"columns": ["x"], "method": "iqr", "action": "clip"}},
+        {"name": "outliers", "params": {"columns": ["y"], "method": "iqr", "action": "drop"}},
+    ]
+    split = {"method": "time", "column": "id"}  # the first 42 rows are learned from
+    folder = run(tmp_path, {"one": frame}, clean, split=split, ignore=["id"])
+    train = pl.read_parquet(folder["features"] / "train" / "ids.parquet")["row"].to_list()
+    impute, clip, drop = report_of(folder["preprocessor"])["steps"]
+    assert [(change["column"], change["filled"]) for change in impute["columns"]] == [("x", 2), ("w", 1)]
+    assert impute["columns"][1]["examples"] == [{"row": 0, "before": None, "after": "u"}]
+    (clipped,) = clip["columns"]
+    assert (clipped["done"], clipped["outside"], clipped["exact"]) == ("clip", 1, True)
+    assert clipped["examples"][0]["before"] == 500
+    assert clipped["examples"][0]["after"] < 500
+    assert drop["columns"] == []
+    assert 2 not in train
+    assert "Refused 1 rows that the steps before had kept: outliers 1." in caplog.text
 
 
 def test_after_a_whole_step_rows_are_renumbered_and_refusals_still_name_the_row_as_it_came(tmp_path):

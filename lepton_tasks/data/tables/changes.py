@@ -1,0 +1,88 @@
+"""What fitted steps do to the training rows, for people: counts and examples, from what is known of the columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from lepton_tasks.core.context import RunContext
+from lepton_tasks.data.sketch import NumericSketch
+from lepton_tasks.data.tables.operations import Operation
+from lepton_tasks.data.tables.order import NamedStep
+from lepton_tasks.data.tables.rows import ROW, TableRows
+from lepton_tasks.data.tables.statistics import summarise
+
+_EXAMPLES = 3
+_LOOKED_AT = 4  # parts that are read for examples at most: rare values need not be worth a pass of their own
+
+
+def changes_by(named: NamedStep, fitted: Mapping[str, Any], rows: TableRows, ctx: RunContext) -> dict[str, Any]:
+    """An entry of the report: for each column how many values the step fills, or finds out of bounds, and a few.
+
+    Values out of bounds are counted exactly where a column has few different ones; else they may be off by what lies
+    within 0.2 % of a bound, and `exact` says so. Rows that a step refuses are counted by the transform stage.
+
+    Args:
+        named: The step.
+        fitted: What it learned.
+        rows: The training rows before it.
+        ctx: The run.
+    """
+    changing = [operation for operation in named.step.operations(fitted) if operation.kind != "missing"]
+    return {
+        "step": named.spec.name,
+        "code": named.code,
+        "rows_in": rows.height,
+        "columns": [_change(operation, rows, ctx) for operation in changing],
+    }
+
+
+def _change(operation: Operation, rows: TableRows, ctx: RunContext) -> dict[str, Any]:
+    filled, outside, exact = _counts(operation, rows, ctx)
+    return {
+        "column": operation.column,
+        "done": "mark" if operation.kind == "outside" else operation.kind,
+        "filled": filled,
+        "outside": outside,
+        "exact": exact,
+        "examples": _examples(operation, rows) if filled or outside else [],
+    }
+
+
+def _counts(operation: Operation, rows: TableRows, ctx: RunContext) -> tuple[int, int, bool]:
+    """Values filled, values out of bounds, and whether these are exact."""
+    name = operation.column
+    numeric = rows.schema[name].is_numeric()
+    if not numeric:
+        return summarise(rows, ctx, categories=[name]).counters[name].nulls, 0, True
+    sketch = summarise(rows, ctx, numbers=[name], moments=()).sketches[name]
+    if operation.kind == "fill":
+        return sketch.nulls + sketch.nan, 0, True
+    return 0, _outside(operation, sketch), sketch.values is not None
+
+
+def _outside(operation: Operation, sketch: NumericSketch) -> int:
+    assert operation.low is not None and operation.high is not None  # noqa: PT018 - a bounded operation has both
+    infinite = sum(sketch.infinities)
+    if not sketch.count:
+        return infinite
+    if sketch.values is not None:
+        values, counts = sketch.values
+        return int(counts[(values < operation.low) | (values > operation.high)].sum()) + infinite
+    below, within = sketch.count_below([operation.low, operation.high])
+    return round(float(below + sketch.count - within)) + infinite
+
+
+def _examples(operation: Operation, rows: TableRows) -> list[dict[str, Any]]:
+    """Row, value before and value after; of a mark, the value that is marked."""
+    for part in rows.parts[:_LOOKED_AT]:
+        before = rows.select([operation.column]).read(part)
+        after = before.select(operation.expression(before.schema[operation.column])).to_series()
+        old = before[operation.column]
+        changed = after > 0 if operation.kind == "outside" else old.cast(after.dtype).ne_missing(after)
+        found = pl.DataFrame({"row": before[ROW], "before": old, "after": after}).filter(changed).head(_EXAMPLES)
+        if len(found):
+            return found.to_dicts() if operation.kind != "outside" else found.drop("after").to_dicts()
+    return []

@@ -1,0 +1,40 @@
+"""Rows that are equal but for their labels."""
+
+from __future__ import annotations
+
+import functools
+
+import polars as pl
+
+from lepton_tasks.core.context import RunContext
+from lepton_tasks.data.tables.rows import ROW, TableRows
+
+
+def with_conflicts(same: pl.DataFrame, labels: TableRows, ctx: RunContext) -> pl.DataFrame:
+    """The duplicates, and beside them the rows that they equal where their labels differ.
+
+    Args:
+        same: ``_row, same_as, reason`` of every row whose key an earlier row has.
+        labels: The rows with the column of labels alone; only those that are equal to others are kept in memory.
+        ctx: The run.
+    """
+    if not len(same):
+        return same
+    (label,) = labels.schema
+    numbers = pl.concat([same[ROW], same["same_as"]]).unique().sort()
+    found = pl.concat(labels.map(functools.partial(_of_rows, numbers), ctx)).rename({label: "label"})
+    pairs = same.join(found, on=ROW).join(found.rename({ROW: "same_as"}), on="same_as", suffix="_of_first")
+    other = pairs.filter(pl.col("label").ne_missing(pl.col("label_of_first")))
+    conflicting = pl.col("same_as").is_in(other["same_as"].unique().implode())
+    reason = pl.lit("other labels among rows of the same key, as row")
+    firsts = (
+        other.group_by("same_as")
+        .agg(pl.col(ROW).min())
+        .select(pl.col("same_as").alias(ROW), pl.col(ROW).alias("same_as"))
+    )
+    told = same.with_columns(pl.when(conflicting).then(reason).otherwise("reason").alias("reason"))
+    return pl.concat([told, firsts.with_columns(reason=reason)]).sort(ROW)
+
+
+def _of_rows(numbers: pl.Series, frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.filter(pl.col(ROW).is_in(numbers.implode()))
