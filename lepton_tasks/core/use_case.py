@@ -10,6 +10,7 @@ import pydantic
 
 from lepton_tasks.core.compress_settings import Compress
 from lepton_tasks.core.errors import ConfigError
+from lepton_tasks.core.redaction import Redaction
 from lepton_tasks.core.registry import did_you_mean
 from lepton_tasks.core.rollout import Rollout
 from lepton_tasks.core.settings import apply_overrides, read_yaml
@@ -122,6 +123,8 @@ class Deploy(Section):
     """A deployment target of the catalogue."""
     rollout: Rollout = Rollout()
     """How a new version takes over."""
+    redact: Redaction | None = None
+    """What the log of requests must not hold; it travels in the model package, and counts beside the server's rules."""
 
 
 class Schedule(Section):

@@ -85,16 +85,19 @@ def create_app(
         The application. For the fast lane: what answers is its ``state.answerer``, what lets in its ``state.door``.
     """
     limits = limits or Limits()
+    redaction = Redaction(home)
     log = RequestLog(
         home / REQUESTS_FOLDER,
         values=values,
         sample=sample,
-        redaction=Redaction(home),
+        redaction=redaction,
         member=fleet.member if fleet else 0,
     )
     telemetry = Telemetry(log)
 
     def changed() -> None:
+        loaded = (live for served in table.models() for live in served.versions())
+        redaction.packaged([(live.model, live.package.redaction) for live in loaded if live.package.redaction])
         telemetry.serving(table.live())
 
     table = ModelTable(

@@ -15,6 +15,7 @@ import pydantic
 from lepton_tasks.core.catalogue import CODECS, OUTPUT_CODECS
 from lepton_tasks.core.errors import ArtifactError, ConfigError
 from lepton_tasks.core.protocols import Codec, OutputCodec
+from lepton_tasks.core.redaction import Redaction
 from lepton_tasks.core.spec import ComponentSpec
 from lepton_tasks.core.store import digest_of, sha256_file, write_json
 
@@ -27,6 +28,7 @@ EXAMPLE_STEM = "example"  # its suffix is the codec's
 EXPECTED_FILE = "expected.json"  # the answer to the example
 COMPRESSION_FILE = "compression.json"  # what was tried to make the graph smaller, and what came of it
 PARITY_FILE = "parity.json"  # how far the package's answers are from the trained network's
+REDACT_FILE = "redact.json"  # what the log of requests must not hold
 MANIFEST_FILE = "manifest.json"
 
 _ORT_TYPES = {
@@ -107,6 +109,12 @@ class Package:
         """The answer to one sample, e.g. an encoded picture; raises `DataError` if it cannot be decoded."""
         return self.output_codec.encode(self.run(self.codec.decode(payload)[np.newaxis]), 0)
 
+    @functools.cached_property
+    def redaction(self) -> Redaction | None:
+        """What the log of requests must not hold, as the use case says."""
+        path = self.folder / REDACT_FILE
+        return Redaction.model_validate_json(path.read_bytes()) if path.exists() else None
+
     def example(self) -> tuple[bytes, dict[str, Any]] | None:
         """The sample shipped with the package and the answer expected to it, if there is one."""
         return read_example(self.folder) if (self.folder / EXPECTED_FILE).exists() else None
@@ -173,8 +181,8 @@ def load_package(folder: Path, *, threads: int = 1) -> Package:
         raise ArtifactError(f"{key}: {fault['msg']}.", where=str(folder / SPEC_FILE), fix=_FIX) from error
     package = Package(folder, spec, digest, open_graph(folder / ONNX_FILE, spec, threads=threads))
     try:
-        _ = package.codec, package.output_codec
-    except ConfigError as error:
+        _ = package.codec, package.output_codec, package.redaction
+    except (ConfigError, pydantic.ValidationError) as error:
         raise ArtifactError(str(error), where=str(folder), fix=_FIX) from error
     return package
 

@@ -6,7 +6,7 @@ import json
 import shutil
 from typing import Any, NamedTuple
 
-from lepton_tasks.core.artifacts import DatasetRef, EvaluationRef, ModelPackageRef, PreprocessorRef
+from lepton_tasks.core.artifacts import ArtifactRef, DatasetRef, EvaluationRef, ModelPackageRef, PreprocessorRef
 from lepton_tasks.core.components import learning_task_of
 from lepton_tasks.core.compress_settings import Compress
 from lepton_tasks.core.context import RunContext
@@ -16,8 +16,17 @@ from lepton_tasks.core.protocols import LearningTask
 from lepton_tasks.core.store import sha256_file, write_json
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.serving.answers import difference
-from lepton_tasks.serving.package import MANIFEST_FILE, ONNX_FILE, PARITY_FILE, Package, load_package, seal
-from lepton_tasks.stages import replay
+from lepton_tasks.serving.package import (
+    MANIFEST_FILE,
+    ONNX_FILE,
+    PARITY_FILE,
+    PROFILE_FILE,
+    REDACT_FILE,
+    Package,
+    load_package,
+    seal,
+)
+from lepton_tasks.stages import contest, replay
 
 _ROUNDING = 1e-6  # of a metric that is a mean of float32: no loss
 
@@ -45,10 +54,14 @@ def verify_package(
 
     Raises:
         ArtifactError: ONNX Runtime refuses the package.
+        ConfigError: `deploy.redact` names a column that there is not.
         GateError: the answers, what they are worth, or the answer to the example differ by more than is allowed.
     """
     folder = ctx.open(compressed or exported)
     package, judged = load_package(folder, threads=0), ctx.open(evaluation)
+    if (rule := use_case.deploy.redact) is not None:
+        profile = json.loads((folder / PROFILE_FILE).read_text()) if (folder / PROFILE_FILE).exists() else {}
+        rule.check_columns(profile.get("columns", {}), where=f"{use_case.name}.yaml: deploy.redact")
     expected = replay.read_outputs(judged / replay.SERVED_FILE)
     outputs = replay.outputs_of(package, replay.read_requests(judged))
     largest, share = replay.differences(outputs, expected)
@@ -80,14 +93,38 @@ def verify_package(
             parity["label_mismatch"] = replay.label_mismatch(package.output_codec, outputs, expected)
             checks += _labels(use_case.compress, parity["label_mismatch"])
     _refuse(use_case, parity, checks)
+    if task.replayable and package.spec.compression is not None:
+        found = contest.compare(use_case, ctx, task, parity["metric"], evaluation, features, outputs)
+        _stand_up_to(use_case, parity["metric"], package.spec.compression.name, found)
     ctx.log.info("parity on %d requests: max difference %.2g", parity["rows"], largest)
     draft = ctx.draft()
     for path in folder.iterdir():
         if path.name != MANIFEST_FILE and not path.name.startswith("_"):  # the store's own files
             shutil.copyfile(path, draft.path / path.name)
     write_json(draft.path / PARITY_FILE, parity)
+    if rule is not None:
+        write_json(draft.path / REDACT_FILE, rule.model_dump(mode="json", exclude_defaults=True))
     seal(draft.path)
     return ctx.publish(draft, ModelPackageRef, parity)
+
+
+def champion_state(use_case: UseCase, ctx: RunContext, **refs: ArtifactRef) -> dict[str, Any] | None:
+    """The champion, where a graph may be served that the gate has not seen."""
+    return contest.champion_state(use_case, ctx, **refs) if use_case.compress is not None else None
+
+
+def _stand_up_to(use_case: UseCase, metric: str, compression: str, champion: dict[str, Any] | None) -> None:
+    """Raise `GateError` if a compressed graph falls behind the champion; the gate compared the trained network."""
+    if champion is None or not champion["compared"]:
+        return
+    value, allowed = champion["candidate"], use_case.gate.max_drop
+    if is_worse(metric, value, champion[metric] - allowed * (1 if higher_is_better(metric) else -1)):
+        raise GateError(
+            f"{metric} {value:.4f} of the graph that would be served ({compression}) falls behind the champion's"
+            f" (version {champion['version']}) {champion[metric]:.4f} by more than {allowed:g}.",
+            where=f"{use_case.name}.yaml: gate.max_drop",
+            fix=f"Take {compression!r} out of compress.candidates, or lower compress.max_metric_drop.",
+        )
 
 
 def _task(use_case: UseCase, ctx: RunContext, preprocessor: PreprocessorRef, package: Package) -> LearningTask:

@@ -18,7 +18,7 @@ from lepton_tasks.core.store import write_json
 from lepton_tasks.learning.image_classification import ImageClassification
 from lepton_tasks.models.inference import predict
 from lepton_tasks.serving.package import load_package, write_package
-from lepton_tasks.stages import gate as gate_stage
+from lepton_tasks.stages import contest
 from lepton_tasks.stages.replay import read_outputs, write_outputs
 from lepton_tasks.stages.runner import run_stage
 from lepton_tasks.training.checkpoint import read_checkpoint, write_checkpoint
@@ -44,7 +44,7 @@ def registry(monkeypatch):
     """Aliases of a registry without a server, and everything that is sent to a run."""
     aliases = {}
     monkeypatch.setattr("lepton_tasks.tracking.mlflow.Tracker", Tracker)
-    monkeypatch.setattr(gate_stage.registry, "alias", lambda url, name, alias: aliases.get(alias))
+    monkeypatch.setattr(contest.registry, "alias", lambda url, name, alias: aliases.get(alias))
     monkeypatch.setattr(Tracker, "sent", [])
     return aliases
 
@@ -269,6 +269,44 @@ def test_a_compressed_graph_that_loses_too_much_on_the_test_split_is_refused(pac
         run_stage("verify_package", compressing(max_metric_drop=0.001), ctx, refs)
 
 
+def test_a_compressed_graph_that_falls_behind_the_champion_is_refused(packaged, registry, monkeypatch):
+    ctx, refs = packaged
+    refs = {**refs, "compressed": run_stage("compress", compressing(), ctx, refs).ref}
+    registry["champion"] = as_champion(refs["exported"])
+    settings = compressing(max_metric_drop=1, max_mismatch=1)
+    passed = run_stage("verify_package", settings, ctx, refs)
+    assert "champion" not in passed.ref.facts  # or an unchanged run would make a version of its own
+    answers, light = contest.replay.outputs_of, []
+
+    def worse(package, payloads):
+        outputs = answers(package, payloads)
+        if package.spec.compression is not None:
+            light.append(len(payloads))
+            outputs["probabilities"] = np.tile(np.float32([0.4, 0.6]), (len(payloads), 1))
+        return outputs
+
+    monkeypatch.setattr(contest.replay, "outputs_of", worse)
+    registry["champion"]["version"] = "5"  # so that it is asked anew
+    with pytest.raises(
+        GateError, match=r"gate.max_drop: accuracy 0.\d+ of the graph that would be served \(int8_static"
+    ):
+        run_stage("verify_package", settings, ctx, refs)
+    assert light
+
+
+def test_what_the_log_must_not_hold_travels_in_the_package(packaged):
+    ctx, refs = packaged
+    redact = {"hash": ["bright*"], "answer": "drop"}
+    sealed = run_stage("verify_package", use_case(deploy={"redact": redact}), ctx, refs).ref
+    rule = load_package(ctx.open(sealed)).redaction
+    assert (rule.hash, rule.answer, rule.sample) == (("bright*",), "drop", 1.0)
+    wrong = use_case(deploy={"redact": {"drop": ["brihgtness"]}})
+    message = r"deploy.redact.drop: no column like 'brihgtness' is logged. Did you mean 'brightness'\?"
+    with pytest.raises(ConfigError, match=message):
+        run_stage("verify_package", wrong, ctx, refs)
+    assert load_package(ctx.open(run_stage("verify_package", use_case(), ctx, refs).ref)).redaction is None
+
+
 def test_the_package_tells_what_the_rows_it_was_made_with_are_like_as_requests(packaged):
     ctx, refs = packaged
     profile = json.loads((ctx.open(refs["package"]) / "profile.json").read_text())
@@ -338,7 +376,7 @@ def test_a_candidate_as_good_as_the_champion_passes_with_a_figure_for_chance(pac
 def test_the_champion_is_not_compared_with_itself(packaged, registry):
     ctx, refs = packaged
     registry["champion"] = as_champion(refs["package"], run_id=RUN)
-    assert gate_stage.champion_state(use_case(), ctx, evaluation=refs["evaluation"]) is None
+    assert contest.champion_state(use_case(), ctx, evaluation=refs["evaluation"]) is None
     verdict = run_stage("gate", use_case(), ctx, refs).ref
     champion = json.loads((ctx.open(verdict) / "verdict.json").read_text())["champion"]
     assert champion == {"version": "4", "compared": False, "reason": "it is this very model"}

@@ -1,4 +1,4 @@
-"""What the request log must not hold: rules by model in ``redact.json``, applied before anything is written."""
+"""What the request log must not hold: rules of the server and of the packages, applied before anything is written."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import hashlib
 import logging
 import os
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import orjson
 import pydantic
 
 from lepton_tasks.core.errors import ConfigError
+from lepton_tasks.core.redaction import Redaction as Rule
 
 REDACT_FILE = "redact.json"  # in the server's state folder
 SECRET_FILE = "redact.key"
@@ -25,37 +26,6 @@ REDACTED = "redacted"
 _DIGEST_BYTES = 8
 
 _log = logging.getLogger("lepton.serving.redact")
-
-Patterns = tuple[str, ...]
-Share = Annotated[float, pydantic.Field(ge=0, le=1)]
-
-
-class Rule(pydantic.BaseModel):
-    """What happens to the values of the models that its pattern names; columns are named by patterns, too.
-
-    Attributes:
-        keep: The only columns whose values are written; without it, all.
-        drop: Columns whose values are not written.
-        hash: Columns of which a keyed hash is written, so that equal values are known to be equal.
-        truncate: Columns of which the first so many characters are written.
-        answer: ``drop`` or ``hash``: the label that was answered is treated so, too.
-        sample: Share of the samples that are logged at all.
-    """
-
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
-
-    keep: Patterns | None = None
-    drop: Patterns = ()
-    hash: Patterns = ()
-    truncate: dict[str, Annotated[int, pydantic.Field(ge=0)]] = {}
-    answer: Annotated[str, pydantic.Field(pattern="^(keep|drop|hash)$")] = "keep"
-    sample: Share = 1.0
-
-    @property
-    def hides(self) -> bool:
-        """Whether it changes what is written."""
-        return bool(self.keep is not None or self.drop or self.hash or self.truncate or self.answer != "keep")
-
 
 _RULES = pydantic.TypeAdapter(dict[str, Rule])
 _Change = Callable[[Any], Any]
@@ -75,14 +45,23 @@ class Redaction:
         self._path, self._secret_path = home / REDACT_FILE, home / SECRET_FILE
         self._seen = self._signature()
         # Replaced as a whole: the event loop asks for shares while the log's thread takes new rules.
-        self._plan = _Plan({}, b"") if self._seen is None else self._read()
+        self._own: dict[str, Rule] = {} if self._seen is None else self._read()
+        self._packaged: tuple[tuple[str, Rule], ...] = ()
+        self._leaving: tuple[tuple[str, Rule], ...] = ()
+        self._written = True
+        self._plan = self._planned()
 
     def share(self, model: str) -> float:
         """Share of a model's samples that are to be logged."""
         return self._plan.share(model)
 
     def refresh(self) -> None:
-        """Take the file's rules if it has changed."""
+        """Take the file's rules if it has changed. To be called before what waits is written."""
+        if self._leaving:
+            if self._written:  # once more since they left
+                self._leaving = ()
+                self._plan = self._planned()
+            self._written = True
         signature = self._signature()
         if signature == self._seen:
             return
@@ -91,9 +70,26 @@ class Redaction:
             _log.warning("%s is gone. Its rules stay until the server is started anew.", self._path)
             return
         try:
-            self._plan = self._read()
+            self._own = self._read()
         except ConfigError as error:
             _log.error("%s The rules before it stay.", error)
+            return
+        self._plan = self._planned()
+
+    def packaged(self, rules: Iterable[tuple[str, Rule]]) -> None:
+        """Take the rules that loaded packages bring along, by model, beside those of the file.
+
+        What goes counts until what waits to be written is written.
+        """
+        now = tuple(rules)
+        if now != self._packaged:
+            self._leaving = tuple(rule for rule in self._leaving + self._packaged if rule not in now)
+            self._packaged = now
+            self._written = False
+            self._plan = self._planned()
+
+    def _planned(self) -> _Plan:
+        return _Plan(self._own, self._packaged + self._leaving, self._secret())
 
     def apply(self, model: str, record: dict[str, Any]) -> None:
         """Change a record in place to what may be written of it. Once only: a hash would be hashed again."""
@@ -121,9 +117,18 @@ class Redaction:
             return None
         return about.st_mtime_ns, about.st_ino, about.st_size
 
-    def _read(self) -> _Plan:
+    def _secret(self) -> bytes:
+        """The key of the hashes, where one is needed."""
+        rules = [*self._own.values(), *(rule for _, rule in self._packaged + self._leaving)]
+        hashed = any(rule.hash or rule.answer == "hash" for rule in rules)
         try:
-            return _Plan(_RULES.validate_json(self._path.read_bytes()), _secret(self._secret_path))
+            return _secret(self._secret_path) if hashed else b""
+        except OSError as error:
+            raise ConfigError(f"it cannot be read: {error.strerror}.", where=str(self._secret_path)) from error
+
+    def _read(self) -> dict[str, Rule]:
+        try:
+            return _RULES.validate_json(self._path.read_bytes())
         except OSError as error:
             raise ConfigError(f"it cannot be read: {error.strerror}.", where=str(self._path)) from error
         except pydantic.ValidationError as error:
@@ -135,8 +140,8 @@ class Redaction:
 class _Plan:
     """Rules, and what follows from them for the models and columns that were met."""
 
-    def __init__(self, rules: dict[str, Rule], secret: bytes) -> None:
-        self._rules, self._secret = rules, secret
+    def __init__(self, rules: Mapping[str, Rule], packaged: Sequence[tuple[str, Rule]], secret: bytes) -> None:
+        self._rules, self._packaged, self._secret = rules, packaged, secret
         self._of: dict[str, tuple[Rule, ...]] = {}
         self._shares: dict[str, float] = {}
         self._columns: dict[tuple[str, str], _Change | None] = {}
@@ -144,8 +149,8 @@ class _Plan:
     def rules_of(self, model: str) -> tuple[Rule, ...]:
         """All rules whose patterns fit."""
         if model not in self._of:
-            rules = self._rules.items()
-            self._of[model] = tuple(rule for like, rule in rules if fnmatch.fnmatchcase(model, like))
+            own = [rule for like, rule in self._rules.items() if fnmatch.fnmatchcase(model, like)]
+            self._of[model] = (*own, *(rule for name, rule in self._packaged if name == model))
         return self._of[model]
 
     def share(self, model: str) -> float:

@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lepton_tasks.core.errors import ConfigError
+from lepton_tasks.core.redaction import Redaction as Rule
 from lepton_tasks.serving.observing.redact import REDACT_FILE, SECRET_FILE, Redaction
 from lepton_tasks.serving.observing.request_log import RequestLog, read_requests
 
@@ -180,3 +181,18 @@ def test_one_key_whoever_is_first(tmp_path, rules):
         thread.join()
     assert len(found) == 4
     assert len(set(found)) == 1
+
+
+def test_rules_of_packages_count_beside_the_file_and_go_after_what_waits_is_written(rules):
+    redaction = rules({"adult": {"drop": ["name"]}})
+    redaction.packaged([("adult", Rule(hash=("age",), sample=0.25)), ("wine", Rule(drop=("*",)))])
+    one = record()
+    redaction.apply("adult", one)
+    assert ("name" in one["values"], one["values"]["age"] == 36, redaction.share("adult")) == (False, False, 0.25)
+    redaction.packaged([])
+    redaction.refresh()  # what was asked of the version that went is written now
+    redaction.apply("adult", waited := record())
+    redaction.refresh()
+    redaction.apply("adult", later := record())
+    assert waited["values"]["age"] == one["values"]["age"]
+    assert (later["values"]["age"], "name" in later["values"], redaction.share("adult")) == (36, False, 1.0)

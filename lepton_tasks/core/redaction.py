@@ -1,0 +1,49 @@
+"""What the request log must not hold: one rule, of a use case or of a server."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+import pydantic
+
+from lepton_tasks.core.errors import ConfigError
+from lepton_tasks.core.registry import did_you_mean
+from lepton_tasks.core.spec import Section
+
+Patterns = tuple[Annotated[str, pydantic.Field(min_length=1)], ...]
+
+
+class Redaction(Section):
+    """What happens to the values of what a model is asked, before any is written; columns are named by patterns."""
+
+    keep: Patterns | None = None
+    """The only columns whose values are written; without it, all."""
+    drop: Patterns = ()
+    """Columns whose values are not written."""
+    hash: Patterns = ()
+    """Columns of which a keyed hash is written, so that equal values are known to be equal."""
+    truncate: dict[str, Annotated[int, pydantic.Field(ge=0)]] = {}
+    """Columns of which the first so many characters are written."""
+    answer: Literal["keep", "drop", "hash"] = "keep"
+    """What happens to the label that was answered, and to the one that was right."""
+    sample: float = pydantic.Field(1.0, ge=0, le=1)
+    """Share of the samples that are logged at all."""
+
+    @property
+    def hides(self) -> bool:
+        """Whether it changes what is written."""
+        return bool(self.keep is not None or self.drop or self.hash or self.truncate or self.answer != "keep")
+
+    def check_columns(self, columns: Iterable[str], *, where: str) -> None:
+        """Raise `ConfigError` for the first pattern that fits none of the columns: a mistake would hide nothing."""
+        known = list(columns)
+        for key in ("keep", "drop", "hash", "truncate"):
+            for pattern in getattr(self, key) or ():
+                if not fnmatch.filter(known, pattern):
+                    raise ConfigError(
+                        f"no column like {pattern!r} is logged.",
+                        where=f"{where}.{key}",
+                        fix=did_you_mean(pattern, known) if known else "This model's log has no columns.",
+                    )
