@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from lepton_tasks.serving.http.predict import answered, json_reply
 from lepton_tasks.serving.http.schema import ERRORS, infer_body
-from lepton_tasks.serving.inference.answering import Answerer, Asked
+from lepton_tasks.serving.inference.answering import Answerer
 from lepton_tasks.serving.inference.tensors import DATATYPES, open_shape
 from lepton_tasks.serving.package import TensorSpec
 from lepton_tasks.serving.versions.live import Live
@@ -80,6 +80,6 @@ def oip_router(table: Lookup, answerer: Answerer) -> APIRouter:
     @router.post("/models/{name}/versions/{version}/infer", responses=ERRORS, openapi_extra=infer_body())
     async def infer(name: str, request: Request, version: str | None = None) -> Response:
         """Outputs of the network for a batch of tensors."""
-        return await answered(request, Asked("v2", name, version), table, answerer)
+        return await answered(request, "v2", name, version, table, answerer)
 
     return router

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from lepton_tasks.core.errors import LeptonError
 from lepton_tasks.serving.http.payload import read_body, read_files
 from lepton_tasks.serving.http.schema import ERRORS, ModelList, PredictReply, predict_body
-from lepton_tasks.serving.inference.answering import Answerer, Asked, Reply
+from lepton_tasks.serving.inference.answering import Answerer, Api, Asked, Heading, Reply
 from lepton_tasks.serving.versions.lookup import VERSION_HEADER, Lookup
 
 
@@ -25,17 +25,19 @@ def json_reply(value: Any, status: int = 200, *, version: str | None = None) -> 
 
 def as_response(reply: Reply) -> Response:
     """The reply as the framework sends it."""
-    return Response(reply.body, reply.status, reply.headers)
+    return Response(reply.body, reply.status, dict(reply.headers))
 
 
-async def answered(request: Request, asked: Asked, table: Lookup, answerer: Answerer) -> Response:
+async def answered(
+    request: Request, api: Api, name: str, version: str | None, table: Lookup, answerer: Answerer
+) -> Response:
     """The response to a request for predictions, whose headers and body are still to be read."""
-    asked.caller = request.state.key
-    asked.read_headers(request.headers.get)
+    heading = Heading.read(api, name, version, request.headers.get)
+    asked = Asked(heading, caller=request.state.key)
     try:
-        table.route(asked.model, version=asked.version)  # before a long body for nothing is read
+        table.route(name, version=version)  # before a long body for nothing is read
         asked.body = await read_body(request, answerer.limits)
-        if asked.api == "v1" and asked.kind == "multipart/form-data":
+        if api == "v1" and heading.kind == "multipart/form-data":
             asked.payloads = await read_files(request, asked.body, answerer.limits)
     except LeptonError as error:
         return as_response(answerer.refuse(asked, error))
@@ -66,6 +68,6 @@ def predict_router(table: Lookup, answerer: Answerer) -> APIRouter:
     )
     async def predict(name: str, request: Request, version: str | None = None) -> Response:
         """Answer one sample (a file field, the raw body, or JSON), or several (``{"instances": [...]}``)."""
-        return await answered(request, Asked("v1", name, version), table, answerer)
+        return await answered(request, "v1", name, version, table, answerer)
 
     return router

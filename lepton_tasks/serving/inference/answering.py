@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -28,6 +29,9 @@ HEADER_LENGTH = "inference-header-content-length"
 TIMEOUT_HEADER = "lepton-timeout-ms"
 _JSON, _BYTES = "application/json", "application/octet-stream"
 
+Api = Literal["v1", "v2", "grpc"]
+Headers = tuple[tuple[str, str], ...]
+
 
 class Answering(Job, Protocol):
     """A job that answers with bytes and tells the request log what it saw."""
@@ -35,50 +39,70 @@ class Answering(Job, Protocol):
     seen: list[dict[str, Any]]
 
 
-@dataclasses.dataclass(slots=True)
-class Asked:
-    """A request for predictions.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Heading:
+    """What a request for predictions says before its body; requests with the same one may share it.
 
     Attributes:
         api: ``v1``: encoded samples; ``v2``: tensors; ``grpc``: tensors, too.
         model: Name asked for.
         version: Version asked for; None for whichever answers.
-        body: The whole body.
         kind: Media type of the body, in small letters and without parameters.
-        payloads: The encoded samples, where the body was a form.
         key: Text of the header ``lepton-key``.
-        caller: Id of the API key that let it in.
         probe: Text of the header ``lepton-probe``.
         timeout_ms: Text of the header ``lepton-timeout-ms``.
         header_length: Text of the header ``Inference-Header-Content-Length``.
         encoding: Text of the header ``Content-Encoding``.
         traceparent: Text of the header ``traceparent``.
+    """
+
+    api: Api
+    model: str
+    version: str | None
+    kind: str
+    key: str | None
+    probe: str
+    timeout_ms: str | None
+    header_length: str | None
+    encoding: str | None
+    traceparent: str | None
+
+    @classmethod
+    def read(cls, api: Api, model: str, version: str | None, get: Callable[[str], str | None]) -> Heading:
+        """What the headers say, which `get` gives by name."""
+        return cls(
+            api,
+            model,
+            version,
+            kind=media_type(get("content-type")),
+            key=get("lepton-key"),
+            probe=(get("lepton-probe") or "")[:32],
+            timeout_ms=get(TIMEOUT_HEADER),
+            header_length=get(HEADER_LENGTH),
+            encoding=get("content-encoding"),
+            traceparent=get(TRACEPARENT),
+        )
+
+
+@dataclasses.dataclass(slots=True)
+class Asked:
+    """A request for predictions.
+
+    Attributes:
+        heading: What it says before its body.
+        body: The whole body.
+        payloads: The encoded samples, where the body was a form.
+        caller: Id of the API key that let it in.
         make: Makes the job, where the request is no bytes.
         began: `time.perf_counter` when it came.
     """
 
-    api: Literal["v1", "v2", "grpc"]
-    model: str
-    version: str | None = None
+    heading: Heading
     body: bytes = b""
-    kind: str = ""
     payloads: list[bytes] | None = None
-    key: str | None = None
     caller: str = ""
-    probe: str = ""
-    timeout_ms: str | None = None
-    header_length: str | None = None
-    encoding: str | None = None
-    traceparent: str | None = None
     make: Callable[[Live], Answering] | None = None
     began: float = dataclasses.field(default_factory=time.perf_counter)
-
-    def read_headers(self, get: Callable[[str], str | None]) -> None:
-        """Take what matters from the headers, which `get` gives by name."""
-        self.kind = media_type(get("content-type"))
-        self.key, self.probe = get("lepton-key"), (get("lepton-probe") or "")[:32]
-        self.timeout_ms, self.header_length = get(TIMEOUT_HEADER), get(HEADER_LENGTH)
-        self.encoding, self.traceparent = get("content-encoding"), get(TRACEPARENT)
 
 
 @dataclasses.dataclass(slots=True)
@@ -87,8 +111,51 @@ class Reply:
 
     status: int
     body: bytes
-    headers: dict[str, str]
+    headers: Headers
     reason: str = ""
+
+
+class _Call(Call):
+    """A request while it is answered, and what becomes of it."""
+
+    __slots__ = ("asked", "done", "job", "telemetry")
+
+    def __init__(self, asked: Asked, telemetry: Telemetry, done: Callable[[Reply], None]) -> None:
+        super().__init__(asked.heading.model, asked.heading.probe, asked.caller)
+        self.asked, self.telemetry, self.done = asked, telemetry, done
+        self.job: Answering | None = None
+
+    def finish(self, answer: Any) -> None:
+        """Reply with the answer, or with the error that it is."""
+        job, live = self.job, self.live
+        if job is not None:
+            self.samples = job.seen
+        if live is None or isinstance(answer, Exception):
+            self.done(self.refusal(answer))
+            return
+        self._count(200)
+        header_length = job.header_length if isinstance(job, InferJob) else None
+        self.done(Reply(200, answer, _headers(live.release.version, header_length)))
+
+    def refusal(self, error: Exception) -> Reply:
+        """The reply that tells of an error."""
+        reply = error_reply(error)
+        self._count(reply.status, reason_of(error))
+        if reply.status == 500:
+            self.telemetry.unforeseen(self, error)
+        if self.live is not None:
+            reply.headers += ((VERSION_HEADER, self.live.release.version),)
+        return reply
+
+    def cancel(self) -> None:
+        """The caller has gone: leave the queue."""
+        if self.ticket is not None:
+            self.ticket.cancelled = True
+        self._count(CLIENT_GONE)
+
+    def _count(self, status: int, reason: str | None = None) -> None:
+        asked = self.asked
+        self.telemetry.finish(self, asked.heading.api, status, time.perf_counter() - asked.began, reason)
 
 
 class Answerer:
@@ -111,34 +178,18 @@ class Answerer:
         Returns:
             What to call if the caller goes away, so that the request leaves the queue; None once it is answered.
         """
-        call = Call(asked.model, asked.probe, asked.caller)
-        if self._tracer.on or asked.traceparent is not None:
-            done = self._traced(asked, call, done)
+        heading = asked.heading
+        call = _Call(asked, self._telemetry, done)
+        if self._tracer.on or heading.traceparent is not None:
+            self._trace(call)
         try:
-            live = call.live = self._table.route(asked.model, key=asked.key, version=asked.version)
-            job = _job(asked, live, self.limits.samples)
-            seconds = _seconds(asked.timeout_ms, self.limits.seconds)
-
-            def finish(answer: Any) -> None:
-                call.samples, call.queued = job.seen, ticket.taken - ticket.queued
-                if isinstance(answer, Exception):
-                    done(self._refuse(call, asked, answer))
-                    return
-                self._telemetry.finish(call, asked.api, 200, time.perf_counter() - asked.began)
-                headers = {"content-type": _JSON, VERSION_HEADER: live.release.version}
-                if isinstance(job, InferJob) and job.header_length is not None:
-                    headers |= {"content-type": _BYTES, HEADER_LENGTH: str(job.header_length)}
-                done(Reply(200, answer, headers))
-
-            call.ticket = ticket = live.batcher.submit(job, finish, seconds=seconds, size=len(asked.body) or math.inf)
-
-            def cancel() -> None:
-                ticket.cancelled = True
-                self._telemetry.finish(call, asked.api, CLIENT_GONE, time.perf_counter() - asked.began)
-
-            return cancel
+            live = call.live = self._table.route(heading.model, key=heading.key, version=heading.version)
+            job = call.job = _job(asked, live, self.limits.samples)
+            seconds = _seconds(heading.timeout_ms, self.limits.seconds)
+            call.ticket = live.batcher.submit(job, call.finish, seconds=seconds, size=len(asked.body) or math.inf)
+            return call.cancel
         except Exception as error:  # noqa: BLE001  # every request gets a reply
-            done(self._refuse(call, asked, error))
+            call.done(call.refusal(error))
             return None
 
     async def answer(self, asked: Asked) -> Reply:
@@ -154,36 +205,31 @@ class Answerer:
 
     def refuse(self, asked: Asked, error: Exception) -> Reply:
         """The reply to a request that is refused before anything is begun."""
-        call = Call(asked.model, asked.probe, asked.caller)
+        call = _Call(asked, self._telemetry, _nobody)
         with contextlib.suppress(LeptonError):
-            call.live = self._table.route(asked.model, key=asked.key, version=asked.version)
-        return self._refuse(call, asked, error)
+            call.live = self._table.route(call.model, key=asked.heading.key, version=asked.heading.version)
+        return call.refusal(error)
 
-    def _traced(self, asked: Asked, call: Call, done: Callable[[Reply], None]) -> Callable[[Reply], None]:
-        """`done`, after which the request's spans are recorded; its reply says to which trace it belongs."""
-        trace = self._tracer.begin(asked.traceparent)
+    def _trace(self, call: _Call) -> None:
+        """Have the request's spans recorded once it is answered; its reply says to which trace it belongs."""
+        trace, done, asked = self._tracer.begin(call.asked.heading.traceparent), call.done, call.asked
         if trace is None:
-            return done
+            return
         call.trace = trace.id
 
         def answered(reply: Reply) -> None:
-            reply.headers[TRACEPARENT] = trace.header
+            reply.headers += ((TRACEPARENT, trace.header),)
             done(reply)
             if trace.span:
-                about = {"http.response.status_code": reply.status, "lepton.api": asked.api}
-                name = "predict" if asked.api == "v1" else "infer"
+                about = {"http.response.status_code": reply.status, "lepton.api": asked.heading.api}
+                name = "predict" if asked.heading.api == "v1" else "infer"
                 self._tracer.record(trace, name, *_told(call, asked.began, about))
 
-        return answered
+        call.done = answered
 
-    def _refuse(self, call: Call, asked: Asked, error: Exception) -> Reply:
-        reply = error_reply(error)
-        self._telemetry.finish(call, asked.api, reply.status, time.perf_counter() - asked.began, reason_of(error))
-        if reply.status == 500:
-            self._telemetry.unforeseen(call, error)
-        if call.live is not None:
-            reply.headers[VERSION_HEADER] = call.live.release.version
-        return reply
+
+def _nobody(_: Reply) -> None:
+    """Who is told of a reply that is returned."""
 
 
 def _told(
@@ -211,36 +257,43 @@ def error_reply(error: Exception) -> Reply:
         reason = error.detail
     elif isinstance(error, LeptonError):
         reason = str(error)
-    headers = {"content-type": _JSON}
+    headers: Headers = (("content-type", _JSON),)
     if status == 401:
-        headers["www-authenticate"] = "Bearer"
+        headers += (("www-authenticate", "Bearer"),)
     if status in (429, 503):
-        headers["retry-after"] = str(max(1, math.ceil(getattr(error, "seconds", 1))))
+        headers += (("retry-after", str(max(1, math.ceil(getattr(error, "seconds", 1))))),)
     if isinstance(error, HTTPException) and error.headers:
-        headers |= error.headers
+        headers += tuple(error.headers.items())
     return Reply(status, orjson.dumps({"error": reason}), headers, reason)
+
+
+@functools.lru_cache(maxsize=256)
+def _headers(version: str, header_length: int | None) -> Headers:
+    """Of an answer; most answers have the same."""
+    if header_length is None:
+        return ("content-type", _JSON), (VERSION_HEADER, version)
+    return ("content-type", _BYTES), (VERSION_HEADER, version), (HEADER_LENGTH, str(header_length))
 
 
 def _job(asked: Asked, live: Live, most: int) -> Answering:
     if asked.make is not None:
         return asked.make(live)
-    if asked.encoding not in (None, "identity"):
-        raise MediaTypeError(f"the content encoding {asked.encoding!r} is not read.", fix="Send the body as it is.")
-    model, version = asked.model, live.release.version
-    if asked.api == "v2":
-        header = asked.header_length
+    heading, version = asked.heading, live.release.version
+    if heading.encoding not in (None, "identity"):
+        raise MediaTypeError(f"the content encoding {heading.encoding!r} is not read.", fix="Send the body as it is.")
+    if heading.api == "v2":
+        header = heading.header_length
         if header is not None and not header.isdecimal():
             raise DataError(f"{header!r} is no number of bytes.", where=HEADER_LENGTH)
         length = None if header is None else int(header)
-        return InferJob(asked.body, model=model, version=version, most=most, header=length)
-    takes = live.package.codec.media_type
-    json = asked.kind == _JSON
-    if not (json or asked.payloads or asked.kind == _BYTES or _family(asked.kind) == _family(takes)):
+        return InferJob(asked.body, model=heading.model, version=version, most=most, header=length)
+    kind, takes, json = heading.kind, live.package.codec.media_type, heading.kind == _JSON
+    if not (json or asked.payloads or kind == _BYTES or _family(kind) == _family(takes)):
         raise MediaTypeError(
-            f"the content type {asked.kind!r} is not read here.",
+            f"the content type {kind!r} is not read here.",
             fix=f"Send {takes}, a form with the field 'file', or application/json.",
         )
-    return PredictJob(asked.body, model=model, version=version, most=most, json=json, payloads=asked.payloads)
+    return PredictJob(asked.body, model=heading.model, version=version, most=most, json=json, payloads=asked.payloads)
 
 
 def _family(kind: str) -> str:

@@ -55,6 +55,10 @@ class Redaction:
         """Share of a model's samples that are to be logged."""
         return self._plan.share(model)
 
+    def hides(self, model: str) -> bool:
+        """Whether there is anything to hide of a model's records."""
+        return any(rule.hides for rule in self._plan.rules_of(model))
+
     def refresh(self) -> None:
         """Take the file's rules if it has changed. To be called before what waits is written."""
         if self._leaving:

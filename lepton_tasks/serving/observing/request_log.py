@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -75,8 +75,8 @@ class RequestLog:
         self._member, self._values = member, values
         self._file_bytes, self._file_seconds = file_bytes, file_seconds
         self._most_bytes, self._most_files = most_bytes, most_files
-        self._waiting: collections.deque[tuple[str, dict[str, Any]]] = collections.deque()
-        self._unwritten: list[tuple[str, dict[str, Any]]] = []  # redacted already
+        self._waiting: collections.deque[tuple[str, bytes | dict[str, Any]]] = collections.deque()
+        self._unwritten: list[tuple[str, bytes]] = []
         self._streams: dict[str, FileIO] = {}
         self._begun: dict[str, float] = {}
         self._full: list[Path] = []  # to be sealed
@@ -103,7 +103,10 @@ class RequestLog:
             return
         if not self._values or waiting >= self._capacity // 10:  # a line without them is short
             record.pop("values", None)
-        self._waiting.append((model, record))
+        if self._redaction is not None and self._redaction.hides(model):
+            self._waiting.append((model, record))
+        else:  # in 0.2 us; the thread's turns would take the interpreter from requests, and garbage collections follow
+            self._waiting.append((model, _line(record)))
 
     def add_outcome(self, model: str, record: dict[str, Any]) -> bool:
         """Hand over what turned out to be right; returns at once, with whether there was room for it."""
@@ -169,25 +172,29 @@ class RequestLog:
                 _log.error("%s is not sealed: %s", path, error)
 
     def _write(self) -> None:
-        records: dict[str, list[dict[str, Any]]] = {}
+        lines: dict[str, list[bytes]] = {}
         if self._redaction is not None:
             self._redaction.refresh()
-        for model, record in self._unwritten:
-            records.setdefault(model, []).append(record)
-        unwritten: list[tuple[str, dict[str, Any]]] = []
-        for _ in range(len(self._waiting)):
+        for model, line in self._unwritten:
+            lines.setdefault(model, []).append(line)
+        unwritten: list[tuple[str, bytes]] = []
+        for i in range(len(self._waiting)):
+            if i % 128 == 0:
+                time.sleep(0)  # without it, one that waits for the interpreter waits for 5 ms, again and again
             model, record = self._waiting.popleft()
-            if self._redaction is not None:
-                self._redaction.apply(model.partition("/")[0], record)
-            records.setdefault(model, []).append(record)
-        for model, waited in records.items():
-            lines = b"".join(_lines(waited))
+            lines.setdefault(model, []).append(record if isinstance(record, bytes) else self._redacted(model, record))
+        for model, waited in lines.items():
             try:
-                _append(self._stream(model), lines)
+                _append(self._stream(model), b"".join(waited))
             except OSError as error:
                 _log.error("%d records of %s wait for the next attempt: %s", len(waited), model, error)
-                unwritten += [(model, record) for record in waited]
+                unwritten += [(model, line) for line in waited]
         self._unwritten = unwritten
+
+    def _redacted(self, place: str, record: dict[str, Any]) -> bytes:
+        if self._redaction is not None:
+            self._redaction.apply(place.partition("/")[0], record)
+        return _line(record)
 
     def _stream(self, place: str) -> FileIO:
         stream = self._streams.get(place)
@@ -209,13 +216,9 @@ class RequestLog:
             self._full.append(Path(os.fsdecode(stream.name)))
 
 
-def _lines(records: Iterable[dict[str, Any]]) -> Iterator[bytes]:
-    """The records as JSON; in pieces of some 50 us, after which a thread that answers requests may go on."""
-    for i, record in enumerate(records):
-        if i % 32 == 0:
-            time.sleep(0)  # without it, one that waits for the interpreter waits for 5 ms, again and again
-        record["time"] = round(record["time"], 6)  # as a sealed file has it
-        yield orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+def _line(record: dict[str, Any]) -> bytes:
+    record["time"] = round(record["time"], 6)  # as a sealed file has it
+    return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def _private(path: str, flags: int) -> int:

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
@@ -21,6 +21,7 @@ from lepton_tasks.serving.versions.live import Live
 
 _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _SIZES = (1, 2, 4, 8, 16, 32)
+_NO_SAMPLE: tuple[dict[str, Any]] = ({},)
 
 _log = logging.getLogger("lepton.serving")
 
@@ -35,7 +36,6 @@ class Call:
         caller: Id of the API key that let it in; empty without keys.
         live: What answers.
         samples: For the request log, one mapping a sample: size, mean, std, values, label, probability.
-        queued: Seconds it waited for a worker.
         ticket: Its place in the queue.
         trace: Id of the trace it belongs to; empty without one.
     """
@@ -44,8 +44,7 @@ class Call:
     probe: str
     caller: str = ""
     live: Live | None = None
-    samples: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    queued: float | None = None
+    samples: Sequence[dict[str, Any]] = ()
     ticket: Ticket | None = None
     trace: str = ""
 
@@ -126,31 +125,34 @@ class Telemetry:
     def finish(self, call: Call, api: str, status: int, seconds: float, reason: str | None = None) -> None:
         """Count a request that took `seconds`, and log it."""
         # An unknown name is the caller's own text: as a label, or a folder, it would let anybody fill the disk.
-        known = call.live is not None
-        version = call.live.release.version if call.live else ""
-        count, observe, queue = self._series(call.model if known else "", version, api, status)
+        if call.live is None:
+            count, observe, _ = self._series("", "", api, status)
+            count()
+            observe(seconds)
+            return
+        version = call.live.release.version
+        count, observe, queue = self._series(call.model, version, api, status)
         count()
         observe(seconds)
-        if call.queued is not None:
-            queue(call.queued)
-        if call.live is not None and not call.probe:
+        if call.ticket is not None and call.ticket.taken:
+            queue(call.ticket.taken - call.ticket.queued)
+        if not call.probe:
             call.live.tally.request(status, seconds)
-        if known:
-            shared = {
-                "time": time.time(),
-                "version": version,
-                "api": api,
-                "status": status,
-                "seconds": round(seconds, 6),
-                "error": reason,
-                "probe": call.probe,
-            }
-            if call.caller:
-                shared["caller"] = call.caller
-            if call.trace:
-                shared["trace"] = call.trace
-            for sample in call.samples or [{}]:
-                self._log.add(call.model, {**shared, **sample})
+        shared = {
+            "time": time.time(),
+            "version": version,
+            "api": api,
+            "status": status,
+            "seconds": round(seconds, 6),
+            "error": reason,
+            "probe": call.probe,
+        }
+        if call.caller:
+            shared["caller"] = call.caller
+        if call.trace:
+            shared["trace"] = call.trace
+        for sample in call.samples or _NO_SAMPLE:
+            self._log.add(call.model, shared | sample)
 
     def unforeseen(self, call: Call, error: BaseException) -> None:
         """Log an error that nobody foresaw, with its traceback."""

@@ -12,7 +12,7 @@ from lepton_tasks.core.errors import DataError, LeptonError
 from lepton_tasks.serving.access.auth import Guard
 from lepton_tasks.serving.errors import status_of
 from lepton_tasks.serving.http.oip import metadata_of, own_version
-from lepton_tasks.serving.inference.answering import Answerer, Asked
+from lepton_tasks.serving.inference.answering import TIMEOUT_HEADER, Answerer, Asked, Heading
 from lepton_tasks.serving.inference.batching import Outputs
 from lepton_tasks.serving.inference.tensors import (
     DATATYPES,
@@ -186,19 +186,17 @@ class GrpcServer:
 
     async def _infer(self, request: Any, context: Any) -> bytes:
         given = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-        asked = Asked("grpc", request.model_name, request.model_version or None)
-        asked.caller = self._admit(context, request.model_name)
-        asked.read_headers(given.get)
-        asked.encoding = None  # gRPC has undone it
+        caller = self._admit(context, request.model_name)
+        given.pop("content-encoding", None)  # gRPC has undone it
         if (left := context.time_remaining()) is not None:
-            asked.timeout_ms = str(max(left * 1000, 1.0))
+            given[TIMEOUT_HEADER] = str(max(left * 1000, 1.0))
+        heading = Heading.read("grpc", request.model_name, request.model_version or None, given.get)
         most = self._answerer.limits.samples
 
         def job(live: Live) -> MessageJob:
             return MessageJob(request, version=live.release.version, most=most)
 
-        asked.make = job
-        reply = await self._answerer.answer(asked)
+        reply = await self._answerer.answer(Asked(heading, caller=caller, make=job))
         if reply.status != 200:
             await _abort(context, reply.status, reply.reason)
         return reply.body

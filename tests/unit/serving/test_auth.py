@@ -278,7 +278,7 @@ def test_other_machines_are_not_let_in_without_keys(file, clock):
 def test_a_refusal_survives_a_process_boundary():
     copy = pickle.loads(pickle.dumps(TooManyError("slow down.", seconds=2.5)))
     assert (type(copy), str(copy), copy.seconds, copy.retryable) == (TooManyError, "slow down.", 2.5, True)
-    assert error_reply(copy).headers["retry-after"] == "3"
+    assert ("retry-after", "3") in error_reply(copy).headers
 
 
 def test_files_are_made_by_one_at_a_time(file):

@@ -97,6 +97,38 @@ def test_a_body_in_pieces_and_one_in_chunks_are_read(server):
         assert light(next(replies(connection))[2]) == pytest.approx(0.1, abs=1e-6)
 
 
+def test_a_head_that_comes_again_means_the_same_and_another_one_does_not(server):
+    with contextlib.closing(server.connect()) as connection:
+
+        def answer(*pieces):
+            for piece in pieces:
+                connection.sendall(piece)
+                time.sleep(0.01)
+            return next(replies(connection))
+
+        for value in (51, 52, 53):
+            assert light(answer(request(INFER, json.dumps(tensor(value)).encode()))[2]) == pytest.approx(value / 510)
+        again = request(INFER, json.dumps(tensor(54)).encode())
+        assert answer(again.replace(b"/tiny/", b"/tony/"))[0] == 404
+        assert answer(again.replace(b"content-type", b"content-tape"))[0] == 200
+        head, _, body = again.partition(b"\r\n\r\n")
+        assert light(answer(head + b"\r\n", b"\r\n" + body)[2]) == pytest.approx(54 / 510)
+        assert answer(head + b"\r\n\r\n" + b"x" * len(body))[0] == 400
+        around = request(INFER, again)  # its body looks like a request, and is none
+        status, _, text = answer(around[: -len(again)], again)
+        assert (status, "not JSON" in json.loads(text)["error"]) == (400, True)
+        assert light(answer(again)[2]) == pytest.approx(54 / 510)
+
+
+def test_a_connection_that_rests_is_closed(server, monkeypatch):
+    monkeypatch.setattr(server.server.config, "timeout_keep_alive", 0.1)
+    with contextlib.closing(server.connect()) as connection:
+        for _ in range(2):
+            connection.sendall(request(INFER, json.dumps(tensor(51)).encode()))
+            assert next(replies(connection))[0] == 200
+        assert connection.recv(1) == b""
+
+
 def test_a_body_that_is_too_long_is_refused_and_the_connection_closed(server):
     with contextlib.closing(server.connect()) as connection:
         connection.sendall(request(INFER, b"x" * 100_001))
