@@ -31,7 +31,8 @@ from lepton_tasks.serving.http.tls import Certificate
 from lepton_tasks.serving.http.trying import trying_router
 from lepton_tasks.serving.http.video import video_router
 from lepton_tasks.serving.http.video_input import sources_of
-from lepton_tasks.serving.inference.answering import Answerer, error_reply
+from lepton_tasks.serving.inference.answering import Answerer
+from lepton_tasks.serving.inference.asked import error_reply
 from lepton_tasks.serving.observing.exposition import merged
 from lepton_tasks.serving.observing.redact import Redaction
 from lepton_tasks.serving.observing.request_log import REQUESTS_FOLDER, RequestLog

@@ -78,6 +78,7 @@ class Package:
         folder: Where it was loaded from.
         spec: Its ``package.json``.
         digest: sha256 over the names and contents of its files; equal to the digest of its artifact reference.
+        output_names: Names of the outputs.
     """
 
     def __init__(self, folder: Path, spec: PackageSpec, digest: str, session: ort.InferenceSession) -> None:
@@ -85,7 +86,9 @@ class Package:
         self._session = session
         self.observe: Callable[[Mapping[str, np.ndarray]], None] | None = None
         """Told of the outputs of every batch, by name, in the thread that ran it."""
-        self._output_names = [output.name for output in spec.outputs]
+        self.output_names = [output.name for output in spec.outputs]
+        self.headers: dict[bytes, Any] = {}
+        """What headers of binary requests said, by their text; kept by who reads them."""
 
     @functools.cached_property
     def codec(self) -> Codec:
@@ -99,8 +102,8 @@ class Package:
 
     def run(self, inputs: np.ndarray) -> dict[str, np.ndarray]:
         """The graph's outputs by name for a batch of decoded samples (first axis: the batch)."""
-        values = self._session.run(self._output_names, {self.spec.inputs[0].name: inputs})
-        outputs = dict(zip(self._output_names, values, strict=True))
+        values = self._session.run(self.output_names, {self.spec.inputs[0].name: inputs})
+        outputs = dict(zip(self.output_names, values, strict=True))
         if self.observe is not None:
             self.observe(outputs)
         return outputs

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lepton_tasks.core.errors import ConfigError, LeptonError
 from lepton_tasks.serving.access.auth import Guard
 from lepton_tasks.serving.http.predict import as_response
-from lepton_tasks.serving.inference.answering import error_reply
+from lepton_tasks.serving.inference.asked import error_reply
 
 Headers = tuple[tuple[bytes, bytes], ...]
 

@@ -11,16 +11,17 @@ import functools
 import math
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from lepton_tasks.core.errors import LeptonError
 from lepton_tasks.serving.http.edge import SAFE_ANSWER, Door, lines_of
+from lepton_tasks.serving.http.lane_call import LaneCall, Opening, Route
 from lepton_tasks.serving.http.payload import Limits
-from lepton_tasks.serving.inference.answering import Answerer, Api, Asked, Headers, Heading, Reply, error_reply
+from lepton_tasks.serving.inference.answering import Answerer
+from lepton_tasks.serving.inference.asked import Headers, Reply
 
 _PATHS = re.compile(rb"/(v1|v2)/models/([^/?%]+)(?:/versions/([^/?%]+))?/(predict|infer)")
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
@@ -29,118 +30,12 @@ _SWEEP_SECONDS = 1.0
 _GOODBYE_SECONDS = 0.5
 _LONGEST_HEAD = 4096  # that a connection remembers
 
-_Route = tuple[Api, str, str | None]
-
 
 @functools.lru_cache(maxsize=1024)
 def _head(status: int, headers: Headers) -> bytes:
     """The first lines of a reply; most replies have the same."""
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
     return _STATUS_LINES[status] + lines.encode("latin-1")
-
-
-class _Done:
-    """Stands for the event that uvicorn sets when a connection is lost."""
-
-    def set(self) -> None:
-        """Nobody waits."""
-
-
-class Opening:
-    """What a request in the fast lane says before its body.
-
-    Args:
-        route: What its address asks for.
-        headers: With names in small letters.
-        keep_alive: Whether the connection is to stay.
-
-    Attributes:
-        length: Bytes of the body; None if they are not said.
-    """
-
-    __slots__ = ("authorization", "heading", "keep_alive", "length", "origin")
-
-    def __init__(self, route: _Route, headers: list[tuple[bytes, bytes]], *, keep_alive: bool) -> None:
-        given, self.keep_alive = dict(headers), keep_alive
-        self.authorization, self.origin = given.get(b"authorization"), given.get(b"origin")
-        length = given.get(b"content-length", b"")
-        self.length = int(length) if length.isdigit() and b"transfer-encoding" not in given else None
-        texts = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
-        self.heading = Heading.read(*route, texts.get)
-
-
-class LaneCall:
-    """One request in the fast lane; in place of uvicorn's cycle of request and response.
-
-    Attributes:
-        keep_alive: Whether the connection stays; uvicorn clears it when it shuts down.
-        response_complete: Whether it is answered.
-    """
-
-    __slots__ = (
-        "_asked",
-        "_cancel",
-        "_length",
-        "_parts",
-        "_protocol",
-        "_refusal",
-        "keep_alive",
-        "opening",
-        "response_complete",
-    )
-
-    message_event = _Done()
-
-    def __init__(self, protocol: LaneProtocol, opening: Opening) -> None:
-        self._protocol, self.opening = protocol, opening
-        self.keep_alive, self.response_complete = opening.keep_alive, False
-        self._asked = Asked(opening.heading)
-        self._parts: list[bytes] = []
-        self._length = 0
-        self._cancel: Callable[[], None] | None = None
-        self._refusal: Reply | None = None
-        try:  # before the body comes: of one who may not ask, no body is kept
-            self._asked.caller = protocol.lane.door.guard.admit(opening.authorization, opening.heading.model)
-        except LeptonError as error:
-            self._refusal = error_reply(error)
-
-    def add(self, part: bytes) -> None:
-        """A part of the body; one that makes it too long ends the request."""
-        self._length += len(part)
-        lane = self._protocol.lane
-        if self._length > lane.limits.body_bytes:
-            self.keep_alive = False
-            self.send(self._refusal or lane.answerer.refuse(self._asked, lane.limits.too_large()))
-        elif self._refusal is None:
-            self._parts.append(part)
-
-    def run(self) -> None:
-        """The body is whole: have it answered."""
-        if self._refusal is not None:
-            self.send(self._refusal)
-            return
-        self._asked.body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        cancel = self._protocol.lane.answerer.start(self._asked, self.send)
-        if not self.response_complete:
-            self._cancel = cancel
-
-    def send(self, reply: Reply) -> None:
-        """Write the reply."""
-        if self.response_complete:
-            return
-        self.response_complete, self._cancel = True, None  # which leads back here: not left to the garbage collector
-        self._protocol.reply(reply, keep_alive=self.keep_alive, origin=self.opening.origin)
-
-    @property
-    def disconnected(self) -> bool:
-        """Whether the client has gone."""
-        return self.response_complete
-
-    @disconnected.setter
-    def disconnected(self, _: bool) -> None:
-        self.response_complete = True
-        if self._cancel is not None:
-            self._cancel()
 
 
 class Lane:
@@ -154,7 +49,7 @@ class Lane:
     def __init__(self, answerer: Answerer, door: Door) -> None:
         self.answerer, self.door = answerer, door
         self.connections: set[LaneProtocol] = set()
-        self._routes: dict[bytes, _Route | None] = {}
+        self._routes: dict[bytes, Route | None] = {}
         self._sweeper: asyncio.TimerHandle | None = None
         self._common: tuple[object, bytes] = (None, b"")
 
@@ -167,12 +62,12 @@ class Lane:
         """A connection; uvicorn calls this."""
         return LaneProtocol(self, **arguments)
 
-    def route(self, url: bytes) -> _Route | None:
+    def route(self, url: bytes) -> Route | None:
         """What a request to this address asks for, if it is a prediction."""
         if url in self._routes:
             return self._routes[url]
         found = _PATHS.fullmatch(url)
-        route: _Route | None = None
+        route: Route | None = None
         if found and found.group(1, 4) in ((b"v1", b"predict"), (b"v2", b"infer")):
             version = found[3].decode("latin-1") if found[3] else None
             route = "v1" if found[1] == b"v1" else "v2", found[2].decode("latin-1"), version

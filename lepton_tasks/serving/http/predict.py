@@ -12,7 +12,8 @@ from starlette.responses import Response
 from lepton_tasks.core.errors import LeptonError
 from lepton_tasks.serving.http.payload import read_body, read_files
 from lepton_tasks.serving.http.schema import ERRORS, ModelList, PredictReply, predict_body
-from lepton_tasks.serving.inference.answering import Answerer, Api, Asked, Heading, Reply
+from lepton_tasks.serving.inference.answering import Answerer
+from lepton_tasks.serving.inference.asked import Api, Asked, Heading, Reply
 from lepton_tasks.serving.versions.lookup import VERSION_HEADER, Lookup
 
 

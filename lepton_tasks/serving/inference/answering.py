@@ -4,115 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import functools
 import math
 import time
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
-
-import orjson
-from starlette.exceptions import HTTPException
+from typing import Any
 
 from lepton_tasks.core.errors import DataError, LeptonError
-from lepton_tasks.serving.errors import CLIENT_GONE, MediaTypeError, reason_of, status_of
-from lepton_tasks.serving.http.payload import Limits, media_type
-from lepton_tasks.serving.inference.batching import Job
+from lepton_tasks.serving.errors import CLIENT_GONE, MediaTypeError, reason_of
+from lepton_tasks.serving.http.payload import Limits
+from lepton_tasks.serving.inference.asked import (
+    BYTES,
+    HEADER_LENGTH,
+    JSON,
+    TIMEOUT_HEADER,
+    Answering,
+    Asked,
+    Headers,
+    Reply,
+    error_reply,
+)
 from lepton_tasks.serving.inference.samples import PredictJob
 from lepton_tasks.serving.inference.tensors import InferJob
 from lepton_tasks.serving.observing.telemetry import Call, Telemetry
 from lepton_tasks.serving.observing.tracing import TRACEPARENT, Tracer
 from lepton_tasks.serving.versions.live import Live
 from lepton_tasks.serving.versions.lookup import VERSION_HEADER, Lookup
-
-HEADER_LENGTH = "inference-header-content-length"
-TIMEOUT_HEADER = "lepton-timeout-ms"
-_JSON, _BYTES = "application/json", "application/octet-stream"
-
-Api = Literal["v1", "v2", "grpc"]
-Headers = tuple[tuple[str, str], ...]
-
-
-class Answering(Job, Protocol):
-    """A job that answers with bytes and tells the request log what it saw."""
-
-    seen: list[dict[str, Any]]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Heading:
-    """What a request for predictions says before its body; requests with the same one may share it.
-
-    Attributes:
-        api: ``v1``: encoded samples; ``v2``: tensors; ``grpc``: tensors, too.
-        model: Name asked for.
-        version: Version asked for; None for whichever answers.
-        kind: Media type of the body, in small letters and without parameters.
-        key: Text of the header ``lepton-key``.
-        probe: Text of the header ``lepton-probe``.
-        timeout_ms: Text of the header ``lepton-timeout-ms``.
-        header_length: Text of the header ``Inference-Header-Content-Length``.
-        encoding: Text of the header ``Content-Encoding``.
-        traceparent: Text of the header ``traceparent``.
-    """
-
-    api: Api
-    model: str
-    version: str | None
-    kind: str
-    key: str | None
-    probe: str
-    timeout_ms: str | None
-    header_length: str | None
-    encoding: str | None
-    traceparent: str | None
-
-    @classmethod
-    def read(cls, api: Api, model: str, version: str | None, get: Callable[[str], str | None]) -> Heading:
-        """What the headers say, which `get` gives by name."""
-        return cls(
-            api,
-            model,
-            version,
-            kind=media_type(get("content-type")),
-            key=get("lepton-key"),
-            probe=(get("lepton-probe") or "")[:32],
-            timeout_ms=get(TIMEOUT_HEADER),
-            header_length=get(HEADER_LENGTH),
-            encoding=get("content-encoding"),
-            traceparent=get(TRACEPARENT),
-        )
-
-
-@dataclasses.dataclass(slots=True)
-class Asked:
-    """A request for predictions.
-
-    Attributes:
-        heading: What it says before its body.
-        body: The whole body.
-        payloads: The encoded samples, where the body was a form.
-        caller: Id of the API key that let it in.
-        make: Makes the job, where the request is no bytes.
-        began: `time.perf_counter` when it came.
-    """
-
-    heading: Heading
-    body: bytes = b""
-    payloads: list[bytes] | None = None
-    caller: str = ""
-    make: Callable[[Live], Answering] | None = None
-    began: float = dataclasses.field(default_factory=time.perf_counter)
-
-
-@dataclasses.dataclass(slots=True)
-class Reply:
-    """What goes back: status, headers and body; and why, in words, if it is no answer."""
-
-    status: int
-    body: bytes
-    headers: Headers
-    reason: str = ""
 
 
 class _Call(Call):
@@ -249,30 +166,12 @@ def _told(
     return stages, attributes
 
 
-def error_reply(error: Exception) -> Reply:
-    """The reply that tells of an error: its reason if it is one of ours, and a Retry-After where that may help."""
-    status = status_of(error)
-    reason = "the server failed; its log says why."
-    if isinstance(error, HTTPException):
-        reason = error.detail
-    elif isinstance(error, LeptonError):
-        reason = str(error)
-    headers: Headers = (("content-type", _JSON),)
-    if status == 401:
-        headers += (("www-authenticate", "Bearer"),)
-    if status in (429, 503):
-        headers += (("retry-after", str(max(1, math.ceil(getattr(error, "seconds", 1))))),)
-    if isinstance(error, HTTPException) and error.headers:
-        headers += tuple(error.headers.items())
-    return Reply(status, orjson.dumps({"error": reason}), headers, reason)
-
-
 @functools.lru_cache(maxsize=256)
 def _headers(version: str, header_length: int | None) -> Headers:
     """Of an answer; most answers have the same."""
     if header_length is None:
-        return ("content-type", _JSON), (VERSION_HEADER, version)
-    return ("content-type", _BYTES), (VERSION_HEADER, version), (HEADER_LENGTH, str(header_length))
+        return ("content-type", JSON), (VERSION_HEADER, version)
+    return ("content-type", BYTES), (VERSION_HEADER, version), (HEADER_LENGTH, str(header_length))
 
 
 def _job(asked: Asked, live: Live, most: int) -> Answering:
@@ -287,8 +186,8 @@ def _job(asked: Asked, live: Live, most: int) -> Answering:
             raise DataError(f"{header!r} is no number of bytes.", where=HEADER_LENGTH)
         length = None if header is None else int(header)
         return InferJob(asked.body, model=heading.model, version=version, most=most, header=length)
-    kind, takes, json = heading.kind, live.package.codec.media_type, heading.kind == _JSON
-    if not (json or asked.payloads or kind == _BYTES or _family(kind) == _family(takes)):
+    kind, takes, json = heading.kind, live.package.codec.media_type, heading.kind == JSON
+    if not (json or asked.payloads or kind == BYTES or _family(kind) == _family(takes)):
         raise MediaTypeError(
             f"the content type {kind!r} is not read here.",
             fix=f"Send {takes}, a form with the field 'file', or application/json.",

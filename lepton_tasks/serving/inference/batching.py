@@ -221,17 +221,21 @@ def answer_all(package: Package, jobs: Sequence[Job]) -> tuple[list[Any], Timing
     began = time.perf_counter()
     decoded: list[Any] = [_attempt(job.decode, package) for job in jobs]
     ready = time.perf_counter()
-    arrays = [array for own in decoded if not isinstance(own, Exception) for array in own]
-    outputs = iter(_run_all(package, arrays))
+    arrays: list[np.ndarray] = []
+    for own in decoded:
+        if not isinstance(own, Exception):
+            arrays += own
+    outputs = _run_all(package, arrays)
     ran = time.perf_counter()
-    answers = []
+    answers, end = [], 0
     for job, own in zip(jobs, decoded, strict=True):
         if isinstance(own, Exception):
             answers.append(own)
             continue
-        parts = [next(outputs) for _ in own]
-        failed = next((part for part in parts if isinstance(part, Exception)), None)
-        answers.append(failed or _attempt(job.answer, package, parts))
+        start, end = end, end + len(own)
+        parts = outputs[start:end]
+        failed = [part for part in parts if isinstance(part, Exception)]
+        answers.append(failed[0] if failed else _attempt(job.answer, package, parts))
     return answers, Timings(len(jobs), began, ready - began, ran - ready, time.perf_counter() - ran)
 
 

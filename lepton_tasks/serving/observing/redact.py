@@ -57,7 +57,7 @@ class Redaction:
 
     def hides(self, model: str) -> bool:
         """Whether there is anything to hide of a model's records."""
-        return any(rule.hides for rule in self._plan.rules_of(model))
+        return self._plan.hides(model)
 
     def refresh(self) -> None:
         """Take the file's rules if it has changed. To be called before what waits is written."""
@@ -98,9 +98,9 @@ class Redaction:
     def apply(self, model: str, record: dict[str, Any]) -> None:
         """Change a record in place to what may be written of it. Once only: a hash would be hashed again."""
         plan = self._plan
-        rules = [rule for rule in plan.rules_of(model) if rule.hides]
-        if not rules:
+        if not plan.hides(model):
             return
+        rules = [rule for rule in plan.rules_of(model) if rule.hides]
         hidden = plan.hide(model, record.get("values") or {})
         if hidden:
             record[REDACTED] = hidden
@@ -148,6 +148,7 @@ class _Plan:
         self._rules, self._packaged, self._secret = rules, packaged, secret
         self._of: dict[str, tuple[Rule, ...]] = {}
         self._shares: dict[str, float] = {}
+        self._hides: dict[str, bool] = {}
         self._columns: dict[tuple[str, str], _Change | None] = {}
 
     def rules_of(self, model: str) -> tuple[Rule, ...]:
@@ -162,6 +163,12 @@ class _Plan:
         if model not in self._shares:
             self._shares[model] = min((rule.sample for rule in self.rules_of(model)), default=1.0)
         return self._shares[model]
+
+    def hides(self, model: str) -> bool:
+        """Whether one of the rules hides anything."""
+        if model not in self._hides:
+            self._hides[model] = any(rule.hides for rule in self.rules_of(model))
+        return self._hides[model]
 
     def hide(self, model: str, values: dict[str, Any]) -> list[str]:
         """Change the values in place; the names of those that were."""

@@ -12,7 +12,8 @@ from lepton_tasks.core.errors import DataError, LeptonError
 from lepton_tasks.serving.access.auth import Guard
 from lepton_tasks.serving.errors import status_of
 from lepton_tasks.serving.http.oip import metadata_of, own_version
-from lepton_tasks.serving.inference.answering import TIMEOUT_HEADER, Answerer, Asked, Heading
+from lepton_tasks.serving.inference.answering import Answerer
+from lepton_tasks.serving.inference.asked import TIMEOUT_HEADER, Asked, Heading
 from lepton_tasks.serving.inference.batching import Outputs
 from lepton_tasks.serving.inference.tensors import (
     DATATYPES,

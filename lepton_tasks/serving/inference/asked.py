@@ -1,0 +1,126 @@
+"""A request for predictions, whatever brought it, and the reply to it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+import orjson
+from starlette.exceptions import HTTPException
+
+from lepton_tasks.core.errors import LeptonError
+from lepton_tasks.serving.errors import status_of
+from lepton_tasks.serving.http.payload import media_type
+from lepton_tasks.serving.inference.batching import Job
+from lepton_tasks.serving.observing.tracing import TRACEPARENT
+from lepton_tasks.serving.versions.live import Live
+
+HEADER_LENGTH = "inference-header-content-length"
+TIMEOUT_HEADER = "lepton-timeout-ms"
+JSON, BYTES = "application/json", "application/octet-stream"
+
+Api = Literal["v1", "v2", "grpc"]
+Headers = tuple[tuple[str, str], ...]
+
+
+class Answering(Job, Protocol):
+    """A job that answers with bytes and tells the request log what it saw."""
+
+    seen: list[dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Heading:
+    """What a request for predictions says before its body; requests with the same one may share it.
+
+    Attributes:
+        api: ``v1``: encoded samples; ``v2``: tensors; ``grpc``: tensors, too.
+        model: Name asked for.
+        version: Version asked for; None for whichever answers.
+        kind: Media type of the body, in small letters and without parameters.
+        key: Text of the header ``lepton-key``.
+        probe: Text of the header ``lepton-probe``.
+        timeout_ms: Text of the header ``lepton-timeout-ms``.
+        header_length: Text of the header ``Inference-Header-Content-Length``.
+        encoding: Text of the header ``Content-Encoding``.
+        traceparent: Text of the header ``traceparent``.
+    """
+
+    api: Api
+    model: str
+    version: str | None
+    kind: str
+    key: str | None
+    probe: str
+    timeout_ms: str | None
+    header_length: str | None
+    encoding: str | None
+    traceparent: str | None
+
+    @classmethod
+    def read(cls, api: Api, model: str, version: str | None, get: Callable[[str], str | None]) -> Heading:
+        """What the headers say, which `get` gives by name."""
+        return cls(
+            api,
+            model,
+            version,
+            kind=media_type(get("content-type")),
+            key=get("lepton-key"),
+            probe=(get("lepton-probe") or "")[:32],
+            timeout_ms=get(TIMEOUT_HEADER),
+            header_length=get(HEADER_LENGTH),
+            encoding=get("content-encoding"),
+            traceparent=get(TRACEPARENT),
+        )
+
+
+@dataclasses.dataclass(slots=True)
+class Asked:
+    """A request for predictions.
+
+    Attributes:
+        heading: What it says before its body.
+        body: The whole body.
+        payloads: The encoded samples, where the body was a form.
+        caller: Id of the API key that let it in.
+        make: Makes the job, where the request is no bytes.
+        began: `time.perf_counter` when it came.
+    """
+
+    heading: Heading
+    body: bytes = b""
+    payloads: list[bytes] | None = None
+    caller: str = ""
+    make: Callable[[Live], Answering] | None = None
+    began: float = dataclasses.field(default_factory=time.perf_counter)
+
+
+@dataclasses.dataclass(slots=True)
+class Reply:
+    """What goes back: status, headers and body; and why, in words, if it is no answer."""
+
+    status: int
+    body: bytes
+    headers: Headers
+    reason: str = ""
+
+
+def error_reply(error: Exception) -> Reply:
+    """The reply that tells of an error: its reason if it is one of ours, and a Retry-After where that may help."""
+    status = status_of(error)
+    reason = "the server failed; its log says why."
+    if isinstance(error, HTTPException):
+        reason = error.detail
+    elif isinstance(error, LeptonError):
+        reason = str(error)
+    headers: Headers = (("content-type", JSON),)
+    if status == 401:
+        headers += (("www-authenticate", "Bearer"),)
+    if status in (429, 503):
+        headers += (("retry-after", str(max(1, math.ceil(getattr(error, "seconds", 1))))),)
+    if isinstance(error, HTTPException) and error.headers:
+        headers += tuple(error.headers.items())
+    return Reply(status, orjson.dumps({"error": reason}), headers, reason)
