@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from lepton_tasks.deployment.process import administer
 from lepton_tasks.tracking import registry
 
 _BY = "lepton"
+_AT_ONCE = 10_000  # outcomes that the server takes in one request
 
 
 def rollout_of(canary: str | None, shadow: float | None, hold: bool, overrides: Sequence[str]) -> Rollout:
@@ -125,24 +126,35 @@ def comparison(name: str, *, hours: float, truths: Path | None = None) -> dict[s
         ConfigError: the file of right labels is none.
     """
     from lepton_tasks.serving.client import Client
-    from lepton_tasks.serving.observing.request_log import REQUESTS_FOLDER, read_requests
+    from lepton_tasks.serving.observing.request_log import REQUESTS_FOLDER, read_outcomes, read_requests
     from lepton_tasks.serving.versions.comparison import compare
 
     with Client(load_environment().serving_url) as client:
         model = next((one for one in client.models() if one["name"] == name), None)
-    since = time.time() - hours * 3600
-    records = read_requests(state_root() / "serving" / REQUESTS_FOLDER, name, since=since)
+    since, folder = time.time() - hours * 3600, state_root() / "serving" / REQUESTS_FOLDER
+    told: dict[str, Any] = {one["id"]: one.get("label") for one in read_outcomes(folder, name, since=since)}
+    told |= read_truths(truths) if truths else {}
     base = model["version"] if model else None
-    return {"name": name, "hours": hours, **compare(records, base=base, truths=read_truths(truths) if truths else {})}
+    found = compare(read_requests(folder, name, since=since), base=base, truths=told)
+    return {"name": name, "hours": hours, "outcomes": len(told), **found}
+
+
+def tell(name: str, outcomes: Mapping[str, str | float]) -> int:
+    """Tell the server what was right, by the id of the answers; returns how many it took down."""
+    from lepton_tasks.serving.client import Client
+
+    told = list(outcomes.items())
+    with Client(load_environment().serving_url) as client:
+        return sum(client.feedback(name, dict(told[i : i + _AT_ONCE])) for i in range(0, len(told), _AT_ONCE))
 
 
 def read_truths(path: Path) -> dict[str, str]:
-    """Right labels by trace, from a CSV file with these columns."""
+    """Right labels by the id of the answer, or by trace, from a CSV file with one of these columns and ``label``."""
     try:
         with path.open(newline="", encoding="utf-8") as stream:
-            return {row["trace"]: row["label"] for row in csv.DictReader(stream)}
+            return {row["id"] if "id" in row else row["trace"]: row["label"] for row in csv.DictReader(stream)}
     except (OSError, UnicodeDecodeError, KeyError, csv.Error) as error:
-        fix = "Give a CSV file with the columns trace and label."
+        fix = "Give a CSV file with the columns id (or trace) and label."
         raise ConfigError(f"no right labels can be read: {error!r}.", where=str(path), fix=fix) from error
 
 
@@ -156,12 +168,21 @@ def told_comparison(found: dict[str, Any]) -> list[str]:
         labels = ", ".join(f"{label} {share:.0%}" for label, share in list(row["labels"].items())[:3])
         times = "".join(f"{'' if row[key] is None else format(row[key], '.1f'):>9}" for key in ("p50_ms", "p95_ms"))
         lines.append(f"{version:<10}{row['answers']:>9}{row['failed']:>9}{times}  {labels}")
+    judged = sum(row.get("judged", 0) for row in found["versions"].values())
+    if found.get("outcomes"):
+        lines.append(f"{judged} answers judged by {found['outcomes']} outcomes")
     for version, other in found["against"].items():
         low, high = other["failed_interval"]
         lines.append(
             f"{version} against {found['base']}: failed {other['failed_difference']:+.2%} "
             f"(95 %: {low:+.2%} to {high:+.2%}, p = {other['failed_p']:.3g}); {other['verdict']}"
         )
+        if "error_p" in other:
+            low, high = other["error_interval"]
+            lines.append(
+                f"  mean error {found['versions'][version]['mean_error']:.4g}, {other['error_difference']:+.4g} "
+                f"(95 %: {low:+.4g} to {high:+.4g}, p = {other['error_p']:.3g})"
+            )
         if "accuracy_p" in other:
             low, high = other["accuracy_interval"]
             lines.append(

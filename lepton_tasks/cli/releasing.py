@@ -1,4 +1,4 @@
-"""The commands that say which version of a model answers: `lepton deploy`, `promote`, `rollback` and `ab`."""
+"""The commands about versions: `lepton deploy`, `promote`, `rollback`, `ab` and `feedback`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from lepton_tasks.core.errors import ConfigError
 
 Name = Annotated[str, typer.Argument(metavar="MODEL", help="The use case's name.")]
 Json = Annotated[bool, typer.Option("--json", help="End with one JSON object on the last line of standard output.")]
@@ -18,6 +20,7 @@ def add_to(app: typer.Typer) -> None:
     app.command(epilog="Example: `lepton promote mnist_digits`")(promote)
     app.command(epilog="Example: `lepton rollback mnist_digits`")(rollback)
     app.command(epilog="Example: `lepton ab mnist_digits --hours 24`")(ab)
+    app.command(epilog="Example: `lepton feedback mnist_digits 5f0c6e0a9b1d-2a 7`")(feedback)
 
 
 def print_json(value: dict[str, Any]) -> None:
@@ -66,7 +69,10 @@ def ab(
     name: Name,
     hours: Annotated[float, typer.Option(help="How far back to look.", min=0.01)] = 24.0,
     truths: Annotated[
-        Path | None, typer.Option(metavar="CSV", help="Right labels: columns trace (of the traceparent sent), label.")
+        Path | None,
+        typer.Option(
+            metavar="CSV", help="Right labels beside the feedback: columns id of the answer (or trace), label."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -78,6 +84,21 @@ def ab(
         print_json(found)
     else:
         typer.echo("\n".join(release.told_comparison(found)))
+
+
+def feedback(
+    name: Name,
+    answer: Annotated[str | None, typer.Argument(metavar="ID", help="The `id` of the answer.")] = None,
+    label: Annotated[str | None, typer.Argument(help="The label, or number, that was right.")] = None,
+    file: Annotated[Path | None, typer.Option(metavar="CSV", help="Many: columns id, label.")] = None,
+) -> None:
+    """Tell the server what turned out to be right; `lepton ab` then compares how often each version was."""
+    from lepton_tasks.cli import release
+
+    if (file is None) == (answer is None or label is None):
+        raise ConfigError("give ID and LABEL, or --file.", fix="See `lepton feedback --help`.")
+    outcomes = release.read_truths(file) if file else {str(answer): str(label)}
+    typer.echo(f"{release.tell(name, outcomes):,} outcomes taken down")
 
 
 def _tell(served: dict[str, Any], as_json: bool) -> None:

@@ -22,6 +22,7 @@ from lepton_tasks.core.errors import LeptonError
 from lepton_tasks.serving.access.auth import guard_of
 from lepton_tasks.serving.http.admin import admin_router, admin_token
 from lepton_tasks.serving.http.edge import Cors, Door, Edge, page_policy
+from lepton_tasks.serving.http.feedback import feedback_router
 from lepton_tasks.serving.http.gallery import gallery_router
 from lepton_tasks.serving.http.oip import oip_router
 from lepton_tasks.serving.http.page import PAGE
@@ -163,6 +164,7 @@ def create_app(
     app.state.door = door
     app.include_router(predict_router(table, answerer))
     app.include_router(trying_router(table))
+    app.include_router(feedback_router(table, log, limits))
     app.include_router(video_router(table, telemetry, home, sources=sources_of()))
     app.include_router(oip_router(table, answerer))
     app.include_router(admin_router(table, token))

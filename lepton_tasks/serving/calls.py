@@ -208,6 +208,13 @@ class Inferred:
         return self.outputs[name]
 
 
+def feedback(name: str, outcomes: Mapping[str, str | float]) -> Call:
+    """A call that tells what was right; see `Client.feedback`."""
+    told = [{"id": id_, "label": label} for id_, label in outcomes.items()]
+    body = orjson.dumps({"outcomes": told}, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Call("POST", path_of(name, "feedback"), headers=dict(_JSON), body=body, read=lambda a: json_of(a)["taken"])
+
+
 def infer(
     name: str, inputs: Mapping[str, np.ndarray], *, outputs: Sequence[str], version: str | None, binary: bool
 ) -> Call:

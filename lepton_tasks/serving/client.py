@@ -105,6 +105,13 @@ class Client(Connection):
             except httpx.TransportError as error:
                 raise self.silent(error) from error
 
+    def feedback(self, name: str, outcomes: Mapping[str, str | float]) -> int:
+        """Tell what was right, the label or number by the ``id`` of the answer; returns how many were taken down.
+
+        Of an answer with several predictions, the ids are ``<id>/0``, ``<id>/1`` and so on.
+        """
+        return int(self._send(calls.feedback(name, outcomes)))
+
     def enrol(self, name: str, id: str, sample: Any) -> dict[str, Any]:
         """Remember samples as those of somebody; needs the admin token as `api_key`."""
         return dict(self._send(calls.samples(name, "enrol", sample, {"id": id})))
@@ -235,6 +242,10 @@ class AsyncClient(Connection):
                         yield event
         except httpx.TransportError as error:
             raise self.silent(error) from error
+
+    async def feedback(self, name: str, outcomes: Mapping[str, str | float]) -> int:
+        """As `Client.feedback`."""
+        return int(await self._send(calls.feedback(name, outcomes)))
 
     async def enrol(self, name: str, id: str, sample: Any) -> dict[str, Any]:
         """Remember samples as those of somebody; needs the admin token as `api_key`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import pydantic
 
@@ -16,11 +16,41 @@ class ErrorReply(pydantic.BaseModel):
 
 
 class PredictReply(pydantic.BaseModel):
-    """The answers to one request, in its order."""
+    """The answers to one request, in its order; by the id somebody may tell later what would have been right."""
 
     model: str
     version: str
+    id: str
     predictions: list[dict[str, Any]]
+
+
+class Outcome(pydantic.BaseModel):
+    """What turned out to be right.
+
+    Attributes:
+        id: Of the answer; with several predictions ``<id>/<index>``.
+        label: The right label, or number.
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    id: str = pydantic.Field(min_length=1, max_length=80)
+    label: bool | int | float | Annotated[str, pydantic.Field(max_length=200)]
+
+
+class Outcomes(pydantic.BaseModel):
+    """Several of them."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    outcomes: list[Outcome] = pydantic.Field(min_length=1, max_length=10_000)
+
+
+class FeedbackReply(pydantic.BaseModel):
+    """How many outcomes are taken down."""
+
+    model: str
+    taken: int
 
 
 class ModelReply(pydantic.BaseModel):
@@ -119,6 +149,22 @@ def predict_body() -> dict[str, Any]:
         "text/plain": {"schema": {"type": "string"}},
         "application/json": {"schema": {"anyOf": [{"type": "object", **one}, several]}},
     }
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def feedback_body() -> dict[str, Any]:
+    """The request body of feedback, which is read by hand."""
+    outcome = {
+        "type": "object",
+        "required": ["id", "label"],
+        "properties": {"id": {"type": "string"}, "label": {"type": ["string", "number", "boolean"]}},
+    }
+    several = {
+        "type": "object",
+        "required": ["outcomes"],
+        "properties": {"outcomes": {"type": "array", "items": outcome, "minItems": 1}},
+    }
+    content = {"application/json": {"schema": {"anyOf": [outcome, several]}}}
     return {"requestBody": {"required": True, "content": content}}
 
 

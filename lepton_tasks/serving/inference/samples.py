@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import logging
-from collections.abc import Sequence
+import secrets
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,9 +85,24 @@ class PredictJob:
     def answer(self, package: Package, outputs: Sequence[Outputs]) -> bytes:
         """The reply's body."""
         answers = [package.output_codec.encode(output, 0) for output in outputs]
-        for seen, answer in zip(self.seen, answers, strict=True):
+        key = next_id()
+        for i, (seen, answer) in enumerate(zip(self.seen, answers, strict=True)):
+            seen["id"] = key if len(answers) == 1 else f"{key}/{i}"
             seen |= {"label": answer.get("label"), "probability": answer.get("probability")}
-        return orjson.dumps({**self._reply, "predictions": answers}, option=orjson.OPT_SERIALIZE_NUMPY)
+            if isinstance(number := answer.get("value"), float):
+                seen["value"] = number
+        return orjson.dumps({**self._reply, "id": key, "predictions": answers}, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def next_id() -> str:
+    """What an answer is known by, to tell later what would have been right; no other process gives the same."""
+    return _ids()()
+
+
+@functools.cache
+def _ids() -> Callable[[], str]:
+    start, count = secrets.token_hex(6), itertools.count()
+    return lambda: f"{start}-{next(count):x}"
 
 
 def check_count(samples: Sequence[bytes], most: int) -> None:

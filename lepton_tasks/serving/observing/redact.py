@@ -111,8 +111,9 @@ class Redaction:
         if record.get("error"):
             record["error"] = REDACTED  # it quotes what was wrong
         answers = {rule.answer for rule in rules}
-        if record.get("label") is not None and answers != {"keep"}:
-            record["label"] = None if "drop" in answers else plan.hashed(record["label"])
+        for told in ("label", "value"):
+            if record.get(told) is not None and answers != {"keep"}:
+                record[told] = None if "drop" in answers else plan.hashed(record[told])
 
     def _signature(self) -> tuple[int, int, int] | None:
         try:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import collections
+import math
 import statistics
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from lepton_tasks.core.proportions import Z95, chi_square, newcombe, stability, two_proportions, wilson
@@ -25,6 +27,7 @@ class _Version:
         self.labels: collections.Counter[str] = collections.Counter()
         self.probabilities: list[float] = [0.0, 0.0, 0.0]  # how many, their sum, the sum of their squares
         self.judged = self.right = 0
+        self.wrong_by: list[float] = [0.0, 0.0, 0.0]  # of numbers: how many, the sum of the errors, of their squares
 
     def add(self, record: Mapping[str, Any], truth: object) -> None:
         self.answers += 1
@@ -39,6 +42,10 @@ class _Version:
             if truth is not None:
                 self.judged += 1
                 self.right += str(truth) == name
+        number = record.get("value")
+        if truth is not None and isinstance(number, float) and isinstance(truth := _number(truth), float):
+            for power in range(3):
+                self.wrong_by[power] += abs(number - truth) ** power
         if (value := record.get("probability")) is not None:
             self.probabilities[0] += 1
             self.probabilities[1] += value
@@ -63,11 +70,16 @@ class _Version:
         if self.judged:
             row |= {"judged": self.judged, "accuracy": self.right / self.judged}
             row["accuracy_interval"] = wilson(self.right / self.judged, self.judged)
+        if count := self.wrong_by[0]:
+            row |= {"judged": int(count), "mean_error": self.wrong_by[1] / count}
         return row
 
 
 def compare(
-    records: Iterable[Mapping[str, Any]], *, base: str | None = None, truths: Mapping[str, object] | None = None
+    records: Iterable[Mapping[str, Any]],
+    *,
+    base: str | None = None,
+    truths: Mapping[str, object] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Figures of each version that answered real requests, and how they differ from those of one of them.
 
@@ -77,8 +89,8 @@ def compare(
     Args:
         records: Of the request log.
         base: The version that the others are compared with; without it, the one with the most answers.
-        truths: What the right label would have been, by the ``trace`` of a request with one sample; they make up the
-            accuracy.
+        truths: The right label or number, by the ``id`` of the answer, or by the ``trace`` of a request with one
+            sample; they make up the accuracy, or the mean error.
 
     Returns:
         ``versions``: by number, answers, failed ones with the 95 % interval of their share, percentiles of the time,
@@ -93,7 +105,8 @@ def compare(
     for record in records:
         if not record.get("probe") and record["status"] != CLIENT_GONE:
             version = seen.setdefault(record["version"], _Version())
-            version.add(record, (truths or {}).get(str(record.get("trace"))))
+            known = (record[key] for key in ("id", "trace") if record.get(key) in truths)
+            version.add(record, next((truths[key] for key in known), None))
     if base not in seen:
         base = max(seen, key=lambda name: seen[name].answers, default=None)
     against = {} if base is None else {v: _against(seen[base], one) for v, one in seen.items() if v != base}
@@ -118,7 +131,32 @@ def _against(first: _Version, second: _Version) -> dict[str, Any]:
         right = (first.right, first.judged), (second.right, second.judged)
         row["accuracy_difference"] = second.right / second.judged - first.right / first.judged
         row |= {"accuracy_interval": newcombe(*right, z=Z95), "accuracy_p": two_proportions(*right)}
+    if min(first.wrong_by[0], second.wrong_by[0]) > 1:
+        row |= _errors(first.wrong_by, second.wrong_by)
     return {**row, "verdict": _verdict(row)}
+
+
+def _errors(first: list[float], second: list[float]) -> dict[str, Any]:
+    """The difference of two mean absolute errors, its 95 % interval and p-value: Welch's test, by the normal tail.
+
+    Source: Welch, "The generalization of 'Student's' problem when several different population variances are involved",
+    1947.
+    """
+    difference, variance = 0.0, 0.0
+    for sign, (count, total, squares) in ((-1, first), (1, second)):
+        difference += sign * total / count
+        variance += max(0.0, squares - total * total / count) / (count - 1) / count
+    spread = math.sqrt(variance)
+    p_value = math.erfc(abs(difference) / spread / math.sqrt(2)) if spread else float(difference == 0)
+    interval = difference - Z95 * spread, difference + Z95 * spread
+    return {"error_difference": difference, "error_interval": interval, "error_p": p_value}
+
+
+def _number(value: object) -> float | None:
+    try:
+        return float(str(value))
+    except ValueError:
+        return None
 
 
 def _verdict(row: Mapping[str, Any]) -> str:
@@ -127,6 +165,8 @@ def _verdict(row: Mapping[str, Any]) -> str:
         said.append(f"it fails {'more' if row['failed_difference'] > 0 else 'less'} often")
     if row.get("accuracy_p", 1.0) < _SURE:
         said.append(f"it is right {'more' if row['accuracy_difference'] > 0 else 'less'} often")
+    if row.get("error_p", 1.0) < _SURE:
+        said.append(f"its errors are {'larger' if row['error_difference'] > 0 else 'smaller'}")
     if row["labels_p"] is not None and row["labels_p"] < _SURE:
         said.append(f"it answers with other labels (stability index {row['labels_psi']:.2f})")
     return "; ".join(said) or "no difference beyond chance"

@@ -60,5 +60,7 @@ def test_right_labels_make_an_accuracy(tmp_path):
     lines = told_comparison({"name": "tiny", "hours": 1, **compare(records, base="1", truths=read_truths(path))})
     assert lines[-1].startswith("  accuracy 75.00%, +0.00% (95 %: -2")
     path.write_text("id,label\n1,cat\n")
-    with pytest.raises(ConfigError, match="trace and label"):
+    assert read_truths(path) == {"1": "cat"}
+    path.write_text("name,label\n1,cat\n")
+    with pytest.raises(ConfigError, match=r"id \(or trace\) and label"):
         read_truths(path)
