@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from lepton_tasks.core.context import RunContext
     from lepton_tasks.core.use_case import Expectation
+    from lepton_tasks.data.tables.kernels import Kernel
     from lepton_tasks.data.tables.operations import Operation
     from lepton_tasks.data.tables.rows import TableRows
 
@@ -189,6 +190,9 @@ class RowFeatures(Protocol):
 
     def express(self, fitted: Mapping[str, Any]) -> Sequence[pl.Expr]:
         """The columns to train on, named, each a value a row, which is never null."""
+
+    def kernels(self, fitted: Mapping[str, Any]) -> Sequence[Kernel]:
+        """Some of these columns, as what computes them without Polars."""
 
     def codec(self, fitted: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """Name and params of the input codec that serving uses to compute the same values."""

@@ -1,13 +1,63 @@
-"""Files written whole: an ``.npy`` that grows, and a file that a task may write twice."""
+"""Columns as arrays without a copy; an ``.npy`` file that grows, and a file that a task may write twice."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
+import polars as pl
+
+_DTYPES: dict[pl.DataType, Any] = {
+    pl.Float64(): np.float64,
+    pl.Float32(): np.float32,
+    pl.Int64(): np.int64,
+    pl.Int32(): np.int32,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbers:
+    """The numbers of a column as they lie in memory: where there is none, any may stand.
+
+    Polars copies a column with nulls, at 2.5 ns a value; only columns of other types than `_DTYPES` are copied here.
+
+    Attributes:
+        values: Of the column, or of float64.
+        bits: Which of them are there, eight a byte; None for all.
+        offset: The bit of the first of them.
+    """
+
+    values: np.ndarray
+    bits: np.ndarray | None
+    offset: int
+
+    @classmethod
+    def of(cls, column: pl.Series) -> Numbers:
+        """The numbers of a column; of times in their physical unit."""
+        column = column.rechunk().to_physical()
+        if column.dtype not in _DTYPES:
+            column = column.cast(pl.Float64)
+        array = column.to_arrow()
+        known, numbers = array.buffers()
+        values = np.frombuffer(numbers, _DTYPES[column.dtype])[array.offset : array.offset + len(array)]
+        bits = np.frombuffer(known, np.uint8) if array.null_count else None
+        return cls(values, bits, array.offset)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def missing(self, start: int, stop: int) -> np.ndarray | None:
+        """Which of the values from `start` on have no number, bool; None if all have one."""
+        if self.bits is None:
+            return None
+        first = self.offset + start
+        bits = np.unpackbits(self.bits[first // 8 :], count=first % 8 + stop - start, bitorder="little")
+        return np.logical_not(bits[first % 8 :].view(np.bool_))
 
 
 @contextlib.contextmanager

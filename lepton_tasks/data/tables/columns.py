@@ -27,10 +27,10 @@ from lepton_tasks.data.tables.curves import (
     NumberTransform,
     bin_edges,
     bin_expression,
-    cycle_expressions,
     fit_number,
     number_expression,
 )
+from lepton_tasks.data.tables.kernels import Circle, Kernel, Scaling, expressions
 from lepton_tasks.data.tables.operations import Operation
 from lepton_tasks.data.tables.rows import TableRows
 from lepton_tasks.data.tables.statistics import summarise
@@ -212,13 +212,13 @@ class TableColumns:
         made: list[pl.Expr] = []
         for name, feature in by_name.items():
             kind = feature["kind"]
-            if kind == "number":
+            if (kernel := _kernel(feature)) is not None:
+                made += expressions(kernel)
+            elif kind == "number":
                 dtype = pl.Int64() if types.get(feature["column"]) in ("int", "bool") else pl.Float64()
                 made.append(number_expression(feature["column"], dtype, feature).alias(name))
             elif kind == "bin":
                 made.append(bin_expression(feature["column"], feature["edges"]).alias(name))
-            elif kind == "cycle":
-                made += cycle_expressions(feature)
             elif kind == "target":
                 made += rate_expressions(feature)
             elif kind == "cross":
@@ -226,6 +226,10 @@ class TableColumns:
             else:
                 made.append(code_expression(feature).alias(name))
         return made
+
+    def kernels(self, fitted: Mapping[str, Any]) -> Sequence[Kernel]:
+        """Those of numbers that are scaled without a curve, and of times."""
+        return [kernel for kernel in map(_kernel, fitted["features"]) if kernel is not None]
 
     def codec(self, fitted: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """`TabularCodec` of the request's columns."""
@@ -235,6 +239,14 @@ class TableColumns:
         """The columns that features are made of."""
         names = [column["name"] for column in fitted["request"]]
         return [json_request(row, names) for row in numbered(rows.select(names), numbers).iter_rows(named=True)]
+
+
+def _kernel(feature: Mapping[str, Any]) -> Kernel | None:
+    if feature["kind"] == "cycle":
+        return Circle(feature["column"], feature["name"], feature["period"])
+    if feature["kind"] == "number" and feature["curve"] == "identity":
+        return Scaling(feature["column"], feature["name"], feature["shift"], feature["scale"], feature["fill"])
+    return None
 
 
 def _target(label: NumericSketch) -> dict[str, Any]:

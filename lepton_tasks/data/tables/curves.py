@@ -6,7 +6,6 @@ Every transform is ``(curve(x) - shift) / scale`` in float64; missing and infini
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -19,8 +18,6 @@ from lepton_tasks.data.sketch import NumericSketch
 NumberTransform = Literal["keep", "standard", "min_max", "robust", "quantile", "log", "power"]
 
 _KNOTS = 129  # of the curve through the quantiles: straight lines between 128 equal shares of the rows
-_SINE = [(-1) ** (n // 2) * (2 * math.pi) ** n / math.factorial(n) for n in range(1, 23, 2)]  # of whole turns
-_BLOCK = 1 << 15  # values that stay in the processor's cache through all steps
 _GRID = 2048  # quantiles that stand for the rows where a curve's moments are needed
 
 
@@ -82,14 +79,9 @@ def _bins(edges: np.ndarray, values: pl.Series) -> pl.Series:
 
 
 def number_expression(name: str, dtype: pl.DataType, fitted: Mapping[str, Any]) -> pl.Expr:
-    """The column on its scale, float32."""
+    """The column along its curve and on its scale, float32; `kernels.Scaling` does it where there is no curve."""
     x = pl.col(name).cast(pl.Float64)
     curve = fitted["curve"]
-    made: pl.Expr
-    if curve == "identity":  # filled last, as float32: a third quicker
-        made = ((x - fitted["shift"]) / fitted["scale"]).cast(pl.Float32)
-        fill = pl.lit(float(np.float32((fitted["fill"] - fitted["shift"]) / fitted["scale"])), pl.Float32)
-        return pl.when(x.is_finite()).then(made).otherwise(fill) if dtype.is_float() else made.fill_null(fill)
     if dtype.is_float():
         x = pl.when(x.is_finite()).then(x)
     x = x.fill_null(fitted["fill"])
@@ -101,51 +93,12 @@ def number_expression(name: str, dtype: pl.DataType, fitted: Mapping[str, Any]) 
         knots, levels = np.array(fitted["knots"]), np.array(fitted["levels"])
         line = functools.partial(_on_line, knots, levels)
         x = x.map_batches(line, return_dtype=pl.Float64, is_elementwise=True)
-    made = ((x - fitted["shift"]) / fitted["scale"]).cast(pl.Float32)
+    made: pl.Expr = ((x - fitted["shift"]) / fitted["scale"]).cast(pl.Float32)
     return made
 
 
 def _on_line(knots: np.ndarray, levels: np.ndarray, values: pl.Series) -> pl.Series:
     return pl.Series(np.interp(values.to_numpy(), knots, levels))
-
-
-def cycle_expressions(feature: Mapping[str, Any]) -> list[pl.Expr]:
-    """Sine and cosine of the time's place in the period, float32; both 0 if there is no time."""
-    time = pl.col(feature["column"]).cast(pl.Datetime("us")).dt.epoch("us")
-    made = []
-    for name, ahead in (("sin", 0.0), ("cos", 0.25)):
-        circle = functools.partial(_on_circle, feature["period"], ahead)
-        value = time.map_batches(circle, return_dtype=pl.Float32, is_elementwise=True)
-        made.append(value.fill_null(0.0).alias(f"{feature['name']}_{name}"))
-    return made
-
-
-def _on_circle(period: float, ahead: float, times: pl.Series) -> pl.Series:
-    """The sine of times (microseconds), turns of which take `period` seconds, after a further `ahead` turns; float32.
-
-    As exact as the C library's sine, in half of its time: the angle is brought to [-pi/2, pi/2], where Taylor's series
-    to the 21st power is off by 1e-18.
-    """
-    values = times.fill_null(0).to_numpy()
-    made = np.empty(len(values), np.float32)
-    for start in range(0, len(values), _BLOCK):
-        x = values[start : start + _BLOCK] / 1_000_000
-        x /= period
-        whole = np.floor(x)
-        x -= whole
-        x += 0.25 + ahead
-        x -= np.floor(x, out=whole)  # turns since the lowest point of the wave, in [0, 1)
-        x -= 0.5
-        np.subtract(0.25, np.abs(x, out=x), out=x)
-        square = np.multiply(x, x, out=whole)
-        y = square * _SINE[-1]
-        for factor in _SINE[-2:0:-1]:
-            y += factor
-            y *= square
-        y += _SINE[0]
-        made[start : start + _BLOCK] = np.multiply(y, x, out=y)
-    series = pl.Series(made)
-    return series.set(times.is_null(), None) if times.has_nulls() else series
 
 
 def signed_log(x: np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ class Dictionary:
         """What an expression of this column alone, row by row, gives for each row."""
         column = pl.concat([pl.Series(self.values.name, [None], pl.String), self.values])
         found = column.to_frame().select(expression).to_series()
-        return pl.Series(found.name, found.to_numpy()[self.index])
+        return pl.Series(found.name, np.take(found.to_numpy(), self.index))
 
     def counts(self, rows: np.ndarray | None) -> np.ndarray:
         """How many of the rows (their places in the part; None for all) have no value, and each of the values."""

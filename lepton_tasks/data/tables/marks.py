@@ -46,6 +46,7 @@ class Marking:
         label: The column that is to be learned.
         classes: Its classes; empty if numbers are learned.
         codes: ``splits.npy``.
+        spared: Columns to which nothing is done, since somebody does it later.
     """
 
     steps: tuple[tuple[int, FittedStep, Mapping[str, Any]], ...]
@@ -53,6 +54,7 @@ class Marking:
     label: str | None
     classes: tuple[str, ...]
     codes: str
+    spared: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, preprocessor: Mapping[str, Any], *, label: str | None, codes: str) -> Marking:
@@ -66,6 +68,12 @@ class Marking:
     def operations(self) -> list[Operation]:
         """What the fitted steps do to the rows."""
         return [operation for _, step, fitted in self.steps for operation in step.operations(fitted)]
+
+    @property
+    def looked_at(self) -> set[str]:
+        """The columns by which fitted steps refuse rows."""
+        reasons = (step.refuse(fitted) for _, step, fitted in self.steps)
+        return {name for reason in reasons if reason is not None for name in reason.meta.root_names()}
 
     def mark(self, rows: TableRows) -> TableRows:
         """The rows after the fitted steps, with `MARKS`; refused rows are marked, not left out."""
@@ -87,7 +95,7 @@ class Marking:
             if (reason := step.refuse(fitted)) is not None:
                 training = pl.col(SPLIT) == SPLITS.index("train")
                 frame = refused_by(frame, code, pl.when(training).then(reason))
-            frame = apply_operations(frame, step.operations(fitted))
+            frame = apply_operations(frame, [op for op in step.operations(fitted) if op.column not in self.spared])
         return frame
 
     def _target(self) -> pl.Expr:

@@ -25,11 +25,14 @@ from lepton_tasks.data.tables.arrays import ArrayFile, written_aside
 from lepton_tasks.data.tables.artifact import open_splits
 from lepton_tasks.data.tables.cuts import NOWHERE
 from lepton_tasks.data.tables.dictionaries import read_dictionaries, texts_as_they_lie
+from lepton_tasks.data.tables.kernels import Kernel, computed, with_clips
 from lepton_tasks.data.tables.marks import MARKS, SPLIT, TARGET, Marking
 from lepton_tasks.data.tables.refusals import CODE, REFUSALS, refusals_in
 from lepton_tasks.data.tables.rejected import RejectedFile
 from lepton_tasks.data.tables.rows import ROW, Part, TableRows
 
+_RAW = "__raw_"
+"""Begins the names of the columns that kernels make features of: a feature may have the name of its column."""
 _IDS_SCHEMA = pa.schema([pa.field("row", pa.int64(), nullable=False)])
 
 
@@ -78,12 +81,19 @@ def _in_one_pass(
     every = _every_row(rows)
     columns = {column.meta.output_name(): column for column in extractor.express(fitted)}
     touched = {name for operation in marking.operations for name in (operation.column, operation.into)}
-    texts = texts_as_they_lie(every, {name for name in every.schema if name not in touched})
-    by_value = {name: column for name, column in columns.items() if set(column.meta.root_names()) <= {*texts}}
-    by_value = {name: column for name, column in by_value.items() if len(column.meta.root_names()) == 1}
-    by_row = [column for name, column in columns.items() if name not in by_value]
-    made = marking.mark(every).changed(functools.partial(_express, by_row))
-    return _gather(made.map_parts(functools.partial(_write_part, folder, tuple(columns), by_value), ctx), folder)
+    texts = set(texts_as_they_lie(every, {name for name in every.schema if name not in touched}))
+    roots = {name: set(column.meta.root_names()) for name, column in columns.items()}
+    by_value = {name: column for name, column in columns.items() if len(roots[name]) == 1 and roots[name] <= texts}
+    kernels = extractor.kernels(fitted)
+    by_array = {name for kernel in kernels for name in kernel.names}
+    by_row = [column for name, column in columns.items() if name not in by_value and name not in by_array]
+    others = marking.looked_at.union(*(column.meta.root_names() for column in by_row))
+    kernels, spared = with_clips(kernels, marking.operations, others)
+    marking = dataclasses.replace(marking, spared=frozenset(spared))
+    raw = [pl.col(name).alias(_RAW + name) for name in sorted({kernel.column for kernel in kernels})]
+    made = marking.mark(every).changed(functools.partial(_express, [*by_row, *raw]))
+    write = functools.partial(_write_part, folder, _Features(tuple(columns), by_value, tuple(kernels)))
+    return _gather(made.map_parts(write, ctx), folder)
 
 
 def _every_row(rows: Mapping[str, TableRows]) -> TableRows:
@@ -105,7 +115,8 @@ def _split_by_split(
 ) -> Outcome:
     """The extractor reads and writes each split as it likes; the targets are those of the rows it was given."""
     marks = marking.mark(_every_row(rows)).select(MARKS)
-    _, sizes, refusals = _gather(marks.map_parts(functools.partial(_write_part, folder, (), {}), ctx), folder)
+    write = functools.partial(_write_part, folder, _Features((), {}, ()))
+    _, sizes, refusals = _gather(marks.map_parts(write, ctx), folder)
     size = 0
     for name in SPLITS:
         written = extractor.transform(marking.kept(rows[name]), fitted, folder / name, ctx)
@@ -122,39 +133,58 @@ class _Written:
     splits: dict[str, tuple[int, np.ndarray, np.ndarray | None]]
 
 
-def _write_part(
-    folder: Path, columns: Sequence[str], by_value: Mapping[str, pl.Expr], part: Part, frame: pl.DataFrame
-) -> _Written:
+@dataclasses.dataclass(frozen=True)
+class _Features:
+    """How the features of a part are made. Picklable.
+
+    Attributes:
+        names: All of them, in order.
+        by_value: Those of one column of text each.
+        kernels: Those of one column of numbers or times each. The others are made when the rows are read.
+    """
+
+    names: tuple[str, ...]
+    by_value: Mapping[str, pl.Expr]
+    kernels: tuple[Kernel, ...]
+
+    def of(self, part: Part, frame: pl.DataFrame) -> pl.DataFrame:
+        """The features of a part's rows; takes what `kernels` need out of the frame, so that it is freed early."""
+        texts = {name: column.meta.root_names()[0] for name, column in self.by_value.items()}
+        dictionaries = read_dictionaries(part, sorted(set(texts.values())))
+        made = {name: dictionaries[texts[name]].map(column) for name, column in self.by_value.items()}
+        for kernel in self.kernels:
+            arrays = computed(kernel, frame[_RAW + kernel.column])
+            made |= {name: pl.Series(name, pa.array(array)) for name, array in zip(kernel.names, arrays, strict=True)}
+        return pl.DataFrame([made[name] if name in made else frame[name] for name in self.names])
+
+
+def _write_part(folder: Path, features: _Features, part: Part, frame: pl.DataFrame) -> _Written:
     """Write a part's kept rows, split by split; the file is named after the part's first row.
 
     Args:
         folder: Where to.
-        columns: The features in order; those that are not in `by_value` are in `frame`.
-        by_value: Features of one column of text each.
-        part: Its rows.
-        frame: The same rows, with `MARKS`.
+        features: What is made of the rows.
+        part: The rows' place.
+        frame: Its rows, with `MARKS`, features, and the columns of which others are made.
     """
-    dictionaries = read_dictionaries(part, sorted({column.meta.root_names()[0] for column in by_value.values()}))
-    frame = frame.with_columns(
-        dictionaries[column.meta.root_names()[0]].map(column).alias(name) for name, column in by_value.items()
-    )
     refused, split = refusals_in(frame), frame[SPLIT]
     if len(refused):
         split = split.set(frame[CODE] > 0, NOWHERE)
-    frame = frame.select(ROW, TARGET, *columns)
+    marks, made = frame.select(ROW, TARGET), features.of(part, frame)
     splits = {}
     for code, name in enumerate(SPLITS):
-        mine = frame.filter(split == code)
-        if not len(mine):
+        mine = split == code
+        rows = marks.filter(mine)
+        if not len(rows):
             continue
         size = 0
-        if columns:
-            path = folder / name / f"part-{mine[ROW][0]:012d}.parquet"
+        if features.names:
+            path = folder / name / f"part-{rows[ROW][0]:012d}.parquet"
             with written_aside(path) as aside:
-                _write_features(mine.select(columns), aside)
+                _write_features(made.filter(mine), aside)
             size = path.stat().st_size
-        targets = None if mine[TARGET].dtype == pl.Null else mine[TARGET].to_numpy()
-        splits[name] = (size, mine[ROW].to_numpy(), targets)
+        targets = None if rows[TARGET].dtype == pl.Null else rows[TARGET].to_numpy()
+        splits[name] = (size, rows[ROW].to_numpy(), targets)
     return _Written(refused, splits)
 
 
