@@ -181,7 +181,13 @@ def reported(address: str) -> Iterator[None]:
         # fsspec says "not found" of a host that does not answer, too.
         silent = isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError)
         if isinstance(error, FileNotFoundError | PermissionError) and not silent:
-            raise DataError(f"cannot be read: {type(error).__name__}: {error}.", where=address) from error
+            if isinstance(error, PermissionError):
+                reason = f"may not be read: {error}"
+            else:
+                reason = (
+                    "there is nothing here" if error.filename in (None, address) else f"there is no {error.filename}"
+                )
+            raise DataError(f"{reason}.", where=address) from error
         raise UnavailableError(
             f"cannot be reached ({type(error).__name__}: {error}).",
             where=address,

@@ -61,6 +61,19 @@ def rules_from(profile: Mapping[str, Any], *, slack: float = 0.1) -> list[Expect
     return rules
 
 
+def oddities_in(profile: Mapping[str, Any]) -> list[str]:
+    """A sentence about each column that has no value at all, or numbers that are none."""
+    told = []
+    for name, about in profile["columns"].items():
+        rows = about["rows"]
+        if rows and about["nulls"] == rows:
+            told.append(f"Column {name!r} has no value in any of the {rows:,} rows.")
+        for kind, what in (("nan", "not a number"), ("infinite", "infinite")):
+            if count := about.get(kind, 0):
+                told.append(f"Column {name!r} is {what} in {count:,} of {rows:,} rows; features take it as missing.")
+    return told
+
+
 def _warn(kind: str, name: str, **params: Any) -> Expectation:
     return Expectation(type=kind, params={"column": name, **params}, severity="warning")
 
@@ -108,15 +121,15 @@ def _top_numbers(sketch: NumericSketch, dtype: pl.DataType) -> list[list[Any]]:
 
 
 def _spread(sketch: NumericSketch) -> dict[str, Any]:
+    odd = {"nan": sketch.nan, "infinite": sum(sketch.infinities)}
     if not sketch.count:
-        return {}
+        return odd if any(odd.values()) else {}
     edges = np.linspace(sketch.min, sketch.max, _BINS + 1)
     below = sketch.count_below(edges)
     below[-1] = sketch.count
     std = sketch.std
     return {
-        "nan": sketch.nan,
-        "infinite": sum(sketch.infinities),
+        **odd,
         "min": sketch.min,
         "max": sketch.max,
         "mean": sketch.mean,

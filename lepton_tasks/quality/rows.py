@@ -36,7 +36,7 @@ class Rows(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class FrameRows:
-    """A table that is in memory: one part."""
+    """A table that is in memory: one part. Rows are numbered, unless a column `ROW` does it."""
 
     frame: pl.DataFrame
 
@@ -54,15 +54,23 @@ class FrameRows:
     @property
     def schema(self) -> Mapping[str, pl.DataType]:
         """Columns and types."""
-        return dict(self.frame.schema)
+        return {name: dtype for name, dtype in self.frame.schema.items() if name != ROW}
 
     def select(self, columns: Sequence[str]) -> FrameRows:
         """The same rows with these columns only."""
-        return FrameRows(self.frame.select(columns))
+        return FrameRows(self.frame.select(*columns, *([ROW] if ROW in self.frame.columns else [])))
+
+    def numbered(self) -> FrameRows:
+        """The same rows with a column `ROW`, which some of them keep when others are left out."""
+        return FrameRows(self.frame.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(ROW)))
+
+    def where(self, column: str, *values: str) -> FrameRows:
+        """The rows with one of the values, under the numbers that they have among all."""
+        return FrameRows(self.frame.filter(pl.col(column).is_in(values)))
 
     def map(self, function: Callable[[pl.DataFrame], R], ctx: RunContext) -> Iterator[R]:
         """The function's result for the frame."""
-        yield function(self.frame.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(ROW)))
+        yield function(self.frame if ROW in self.frame.columns else self.numbered().frame)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -41,6 +42,12 @@ def feature_rows(folder: Path, splits: Sequence[str] = SPLITS) -> TableRows | No
         for path in sorted((folder / split).glob("part-*.parquet")):
             parts += parts_of(str(path), split, sum(map(len, parts)))
     return TableRows(tuple(parts), sum(map(len, parts))) if parts else None
+
+
+def of_splits(rows: TableRows, splits: Sequence[str]) -> TableRows:
+    """What `feature_rows` gave, of some splits only, under the same numbers."""
+    parts = tuple(part for part in rows.parts if part.origin in splits)
+    return dataclasses.replace(rows, parts=parts, height=sum(map(len, parts)))
 
 
 def origin_of(parts: Sequence[Part]) -> Callable[[int], str]:

@@ -86,7 +86,7 @@ STAGES: tuple[Stage, ...] = (
         "data",
         needs=("raw",),
         produces="raw_quality",
-        sections=("features.name", "quality.raw"),
+        sections=("name", "data.label", "features.name", "quality.raw"),
         code=_QUALITY_CODE,
     ),
     Stage(
@@ -113,7 +113,7 @@ STAGES: tuple[Stage, ...] = (
         "data",
         needs=("splits",),
         produces="cleaned_quality",
-        sections=("features.name", "quality.cleaned"),
+        sections=("name", "data.split", "features.name", "quality.cleaned"),
         code=_QUALITY_CODE,
     ),
     Stage(
@@ -140,7 +140,7 @@ STAGES: tuple[Stage, ...] = (
         "data",
         needs=("features",),
         produces="features_quality",
-        sections=("features.name", "quality.features"),
+        sections=("name", "features.name", "quality.features"),
         code=_QUALITY_CODE,
     ),
     Stage(

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import functools
+from typing import TYPE_CHECKING
 
 from lepton_tasks.core.artifacts import DatasetRef, QualityReportRef
 from lepton_tasks.core.catalogue import FEATURES, TABLE_FEATURES
 from lepton_tasks.core.components import takes_tables
 from lepton_tasks.core.context import RunContext
-from lepton_tasks.core.use_case import UseCase
+from lepton_tasks.core.use_case import Expectation, UseCase
+from lepton_tasks.data.split import SPLITS
+
+if TYPE_CHECKING:
+    from lepton_tasks.quality.rows import FrameRows
+
+_TOLD = ("mean", "std", "target")
 
 
 def validate_features(use_case: UseCase, ctx: RunContext, *, features: DatasetRef) -> QualityReportRef:
     """Publish the report and its Data Docs; warnings are logged.
 
+    What the features of the training split are like becomes rules for the other splits, which only warn.
+
     Raises:
         DataQualityError: a critical expectation failed.
     """
     from lepton_tasks.quality.check import check
+    from lepton_tasks.quality.profile import profile_of, rules_from
     from lepton_tasks.quality.rows import FrameRows
-    from lepton_tasks.quality.tables import feature_rows, features_table, origin_of
+    from lepton_tasks.quality.tables import feature_rows, features_table, of_splits, origin_of
 
     folder, own = ctx.open(features), use_case.quality.features
     check_rows = functools.partial(
@@ -28,10 +38,23 @@ def validate_features(use_case: UseCase, ctx: RunContext, *, features: DatasetRe
     if takes_tables(use_case):
         rules = TABLE_FEATURES.load(use_case.features.name).expectations("features")
         if (rows := feature_rows(folder)) is not None:
-            return check_rows([(rows, (*rules, *own))], origin=origin_of(rows.parts))
-        return check_rows([(FrameRows.of(features_table(folder)), (*rules, *own))])
+            train, rest = (of_splits(rows, names) for names in (SPLITS[:1], SPLITS[1:]))
+            learned = rules_from(profile_of(train, ctx))
+            return check_rows([(rows, (*rules, *own)), (rest, learned)], origin=origin_of(rows.parts))
+        arrays = FrameRows.of(features_table(folder)).numbered()
+        return check_rows([(arrays, (*rules, *own)), _others(arrays, ctx)])
     from lepton_tasks.data.expectations import applicable
 
     table = features_table(folder)
     rules = applicable(FEATURES.load(use_case.features.name).expectations("features"), table)
-    return check_rows([(FrameRows.of(table), (*rules, *own))], identity="sample_id")
+    samples = FrameRows.of(table).numbered()
+    return check_rows([(samples, (*rules, *own)), _others(samples, ctx)], identity="sample_id")
+
+
+def _others(rows: FrameRows, ctx: RunContext) -> tuple[FrameRows, list[Expectation]]:
+    """What is not learned from, and what it should be like."""
+    from lepton_tasks.quality.profile import profile_of, rules_from
+
+    told = [name for name in _TOLD if name in rows.schema]
+    learned = rules_from(profile_of(rows.where("split", *SPLITS[:1]).select(told), ctx))
+    return rows.where("split", *SPLITS[1:]), learned

@@ -3,40 +3,62 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from lepton_tasks.core.artifacts import DatasetRef, QualityReportRef
 from lepton_tasks.core.catalogue import FEATURES, TABLE_FEATURES
 from lepton_tasks.core.components import takes_tables
 from lepton_tasks.core.context import RunContext
-from lepton_tasks.core.use_case import UseCase
+from lepton_tasks.core.use_case import Expectation, UseCase
+from lepton_tasks.data.expectations import applicable, rule
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 def validate_raw(use_case: UseCase, ctx: RunContext, *, raw: DatasetRef) -> QualityReportRef:
     """Publish the report, its Data Docs and ``profile.json``; warnings are logged.
 
-    What the last raw data that passed were like becomes rules that only warn: data may change, but not unnoticed.
+    What the last raw data that passed were like becomes rules that only warn: data may change, but not unnoticed. So
+    do columns without a value, and numbers that are none.
 
     Raises:
         DataQualityError: a critical expectation failed.
     """
     from lepton_tasks.quality.check import check
     from lepton_tasks.quality.earlier import rules_from_earlier
-    from lepton_tasks.quality.profile import profile_of
+    from lepton_tasks.quality.profile import oddities_in, profile_of
 
     earlier, note = rules_from_earlier(use_case.name, ctx)
     own, where = (*use_case.quality.raw, *earlier), f"{use_case.name}.yaml: quality.raw"
-    check_rows = functools.partial(check, ctx=ctx, use_case=use_case.name, where=where, note=note)
+    check_rows = functools.partial(check, ctx=ctx, use_case=use_case.name, where=where)
     if takes_tables(use_case):
         from lepton_tasks.data.tables.artifact import open_raw
         from lepton_tasks.quality.tables import origin_of
 
         rows = open_raw(ctx, raw)
-        rules = TABLE_FEATURES.load(use_case.features.name).expectations("raw")
-        return check_rows([(rows, (*rules, *own))], origin=origin_of(rows.parts), profile=profile_of(rows, ctx))
-    from lepton_tasks.data.expectations import applicable
+        rules = (
+            *TABLE_FEATURES.load(use_case.features.name).expectations("raw"),
+            *_of_classes(use_case.data.label, rows.schema),
+        )
+        profile = profile_of(rows, ctx)
+        odd = oddities_in(profile)
+        for sentence in odd:
+            ctx.log.warning("%s", sentence)
+        note = " ".join([*odd, note])
+        return check_rows([(rows, (*rules, *own))], origin=origin_of(rows.parts), profile=profile, note=note)
     from lepton_tasks.quality.rows import FrameRows
     from lepton_tasks.quality.tables import raw_table
 
     table = raw_table(ctx.open(raw))
-    rules, samples = applicable(FEATURES.load(use_case.features.name).expectations("raw"), table), FrameRows.of(table)
-    return check_rows([(samples, (*rules, *own))], identity="sample_id", profile=profile_of(samples, ctx))
+    common, samples = applicable(FEATURES.load(use_case.features.name).expectations("raw"), table), FrameRows.of(table)
+    profile = profile_of(samples, ctx)
+    return check_rows([(samples, (*common, *own))], identity="sample_id", profile=profile, note=note)
+
+
+def _of_classes(label: str | None, schema: Mapping[str, pl.DataType]) -> list[Expectation]:
+    """A label that is no fraction names classes, of which there must be two; a cleaning step may still make it."""
+    if label is None or label not in schema or schema[label].is_float():
+        return []
+    return [rule("expect_column_unique_value_count_to_be_between", column=label, min_value=2)]

@@ -19,14 +19,14 @@ from tiny_tables import split_on_disk, table_on_disk
 from lepton_tasks.core.catalogue import CODECS
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.registry import check_params
-from lepton_tasks.core.use_case import load_use_case
+from lepton_tasks.core.use_case import load_use_case, parse_use_case
 from lepton_tasks.data.tables.columns import TableColumns
 from lepton_tasks.data.tables.hashes import hash_values
 from lepton_tasks.data.tables.marks import Marking, change_by
 from lepton_tasks.data.tables.steps.impute import Impute
 from lepton_tasks.data.tables.steps.outliers import Outliers
 from lepton_tasks.models.tables import TableFeatures
-from lepton_tasks.stages.runner import run_stage
+from lepton_tasks.stages.runner import run_pipeline, run_stage
 
 ROWS = 240
 COLUMNS = {
@@ -226,3 +226,59 @@ def test_adult_income_from_file_to_features(tmp_path):
     assert train.null_count().row(0) == (0,) * train.width
     shares = [np.load(ctx.open(refs["features"]) / name / "targets.npy").mean() for name in ("train", "test")]
     assert math.isclose(*shares, abs_tol=1e-3)
+
+
+def run_csv(root, text, split=None, **quality):
+    """The run of a use case over one CSV file, up to its features."""
+    (root / "rows.csv").write_text(text)
+    raw = {
+        "name": "rows",
+        "data": {"source": {"name": "csv", "params": {"path": str(root / "rows.csv")}}, "split": split or {}},
+        "features": "table",
+        "quality": quality,
+    }
+    ctx = RunContext.local(root)
+    return run_pipeline(parse_use_case(raw, where="rows.yaml"), ctx), ctx
+
+
+def report_of(ctx, ref):
+    return json.loads((ctx.open(ref) / "report.json").read_text())
+
+
+def test_labels_of_one_class_stop_at_the_first_check(tmp_path):
+    result, _ = run_csv(tmp_path, "x,label\n" + "".join(f"{i},a\n" for i in range(30)))
+    assert result.stages[-1].stage == "validate_raw"
+    assert "expect_column_unique_value_count_to_be_between (label, min_value=2): observed 1" in str(
+        result.stages[-1].error
+    )
+
+
+def test_an_empty_column_and_numbers_that_are_none_are_told_in_the_log_and_on_the_page(tmp_path, caplog):
+    lines = [f"{'inf' if i % 10 == 0 else 'nan' if i % 7 == 0 else i},,{'ab'[i % 2]}" for i in range(60)]
+    result, ctx = run_csv(tmp_path, "x,y,label\n" + "\n".join(lines))
+    assert result.ok
+    told = [
+        "Column 'x' is not a number in 8 of 60 rows; features take it as missing.",
+        "Column 'x' is infinite in 6 of 60 rows; features take it as missing.",
+        "Column 'y' has no value in any of the 60 rows.",
+    ]
+    assert all(sentence in caplog.text for sentence in told)
+    assert report_of(ctx, result.refs["raw_quality"])["note"].strip() == " ".join(told)
+    x = pl.concat(map(pl.read_parquet, (ctx.open(result.refs["features"])).glob("*/part-*.parquet")))["x"]
+    assert x.is_finite().all()
+
+
+def test_features_of_the_other_splits_are_compared_with_those_that_are_learned_from(tmp_path):
+    lines = [
+        f"{i},{i if i < 140 else -900},{'ab'[i % 2]}" for i in range(200)
+    ]  # time: the last 60 are not learned from
+    split = {"method": "time", "column": "t"}
+    result, ctx = run_csv(tmp_path, "t,x,label\n" + "\n".join(lines), split)
+    cleaned, features = (report_of(ctx, result.refs[name]) for name in ("cleaned_quality", "features_quality"))
+    wrong = [(fault["column"], fault["severity"], fault["share"]) for fault in cleaned["failed"]]
+    assert wrong == [("x", "warning", 1.0)]  # and not t, by which the rows are split
+    assert ("x", "warning", 1.0) in [
+        (fault["column"], fault["severity"], fault["share"]) for fault in features["failed"]
+    ]
+    against = pl.read_parquet(ctx.open(result.refs["features_quality"]) / "failing_rows.parquet")
+    assert set(against.filter(column="x")["origin"]) == {"validation", "test"}

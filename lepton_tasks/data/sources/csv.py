@@ -137,7 +137,7 @@ class Csv(FileSource):
         refused += _located(rest, self._quote, reasons, len(texts) + len(reasons))
         if len(refused) > len(texts):
             raise DataError(
-                f"{len(refused):,} of the first {len(refused) + len(texts):,} records are none, as "
+                f"{len(refused):,} of the first {len(refused) + len(texts):,} records are no rows, as "
                 f"line {refused[0][0]}: {refused[0][2]}.",
                 where=file.address,
                 fix="Declare how the file is written: `delimiter`, `encoding` (e.g. latin-1), `quote` in "

@@ -138,7 +138,7 @@ def _parsed(
         )
     except pa.ArrowInvalid as error:
         if len(lines) == 1:
-            reason = str(error).removeprefix("JSON parse error: ").removesuffix(" in row 0")
+            reason = str(error).removeprefix("JSON parse error: ").removesuffix(" in row 0").rstrip(".")
             return [], [(lines[0][0], data.decode(), reason)]
         middle = len(lines) // 2
         (first, refused), (last, more) = (

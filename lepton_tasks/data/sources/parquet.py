@@ -100,7 +100,7 @@ def _opened(file: TableFile) -> Iterator[pq.ParquetFile]:
             yield pq.ParquetFile(stream)
         except (pa.ArrowInvalid, OSError) as error:
             raise DataError(
-                f"is no whole Parquet file: {error}.",
+                f"is no whole Parquet file: {str(error).rstrip('.')}.",
                 where=file.address,
                 fix="It is cut short or of another kind: fetch or write it again, or take it out.",
             ) from error

@@ -92,7 +92,9 @@ def parts_of(path: str, origin: str, first: int) -> Iterator[Part]:
     try:
         metadata = pq.read_metadata(path)
     except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"is no whole Parquet file: {error}.", where=path, fix="Write it again.") from error
+        raise DataError(
+            f"is no whole Parquet file: {str(error).rstrip('.')}.", where=path, fix="Write it again."
+        ) from error
     offset = rows = 0
     for group in range(metadata.num_row_groups):
         rows += metadata.row_group(group).num_rows

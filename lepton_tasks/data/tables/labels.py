@@ -7,18 +7,33 @@ import functools
 import polars as pl
 
 from lepton_tasks.core.context import RunContext
+from lepton_tasks.core.errors import DataError
 from lepton_tasks.data.tables.rows import TableRows
 
 
 def classes_of(rows: TableRows, label: str | None, ctx: RunContext) -> list[str]:
-    """The names of the classes in order; none if numbers are learned, or nothing of the table."""
+    """The names of the classes in order; none if numbers are learned, or nothing of the table.
+
+    Raises:
+        DataError: there is one class only.
+    """
     if label is None or rows.schema[label].is_float():
         return []
     counter = rows.known and rows.known.counters.get(label)
     if counter and counter.exact:
-        return counter.values().cast(pl.String).to_list()
-    found = pl.concat(rows.select([label]).map(functools.partial(_distinct, label), ctx))
-    return found[label].unique().drop_nulls().sort().cast(pl.String).to_list()
+        values = counter.values()
+    else:
+        found = pl.concat(rows.select([label]).map(functools.partial(_distinct, label), ctx))
+        values = found[label].unique().drop_nulls().sort()
+    classes = values.cast(pl.String).to_list()
+    if len(classes) < 2:
+        raise DataError(
+            f"all {rows.height:,} training rows have the label {', '.join(map(repr, classes))}: there is nothing to "
+            "tell apart.",
+            where=f"data.label: {label}",
+            fix="Name another label, or read data that has rows of a second class.",
+        )
+    return classes
 
 
 def _distinct(label: str, frame: pl.DataFrame) -> pl.DataFrame:

@@ -6,7 +6,7 @@ import pytest
 
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.quality.diff import diff_profiles, jensen_shannon, stability_index
-from lepton_tasks.quality.profile import profile_of, rules_from
+from lepton_tasks.quality.profile import oddities_in, profile_of, rules_from
 from lepton_tasks.quality.rows import FrameRows
 
 
@@ -49,6 +49,20 @@ def test_an_empty_column_has_a_profile_and_gives_no_rule_but_that_it_is_there(pr
     about = profile(pl.DataFrame({"gone": [None, None]}, schema={"gone": pl.Float64}))
     assert about["columns"]["gone"]["nulls"] == 2
     assert [rule.type for rule in rules_from(about)] == ["expect_column_to_exist"]
+
+
+def test_columns_without_a_value_and_numbers_that_are_none_are_told(profile):
+    x = [float("inf"), float("nan"), *map(float, range(8))]
+    about = profile(
+        pl.DataFrame({"x": x, "gone": [None] * 10, "fine": range(10)}, schema_overrides={"gone": pl.String})
+    )
+    assert oddities_in(about) == [
+        "Column 'x' is not a number in 1 of 10 rows; features take it as missing.",
+        "Column 'x' is infinite in 1 of 10 rows; features take it as missing.",
+        "Column 'gone' has no value in any of the 10 rows.",
+    ]
+    all_nan = profile(pl.DataFrame({"x": [float("nan")] * 3}))
+    assert oddities_in(all_nan) == ["Column 'x' is not a number in 3 of 3 rows; features take it as missing."]
 
 
 def test_rules_from_a_profile_warn_about_nulls_ranges_and_unknown_values(profile):

@@ -3,7 +3,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lepton_tasks.quality.tables import features_table, raw_table
+from lepton_tasks.core.context import RunContext
+from lepton_tasks.quality.rows import FrameRows
+from lepton_tasks.quality.tables import feature_rows, features_table, of_splits, raw_table
 
 
 def test_the_raw_table_joins_the_parts_and_leaves_the_bytes_out(tmp_path):
@@ -13,6 +15,20 @@ def test_the_raw_table_joins_the_parts_and_leaves_the_bytes_out(tmp_path):
     table = raw_table(tmp_path)
     assert table["sample_id"].to_pylist() == ["a", "b"]
     assert "data" not in table.column_names
+
+
+def test_rows_of_a_split_keep_their_numbers(tmp_path):
+    for split, values in {"train": [1.0, 2.0], "validation": [3.0], "test": [4.0, 5.0]}.items():
+        (tmp_path / split).mkdir()
+        pq.write_table(pa.table({"x": values}), tmp_path / split / "part-000.parquet")
+    rest = of_splits(feature_rows(tmp_path), ["validation", "test"])
+    ctx = RunContext.local(tmp_path)
+    assert rest.height == 3
+    assert [row for part in rest.map(lambda frame: frame.rows(), ctx) for row in part] == [(2, 3.0), (3, 4.0), (4, 5.0)]
+    samples = FrameRows.of(pa.table({"split": ["test", "train", "test"], "x": [1, 2, 3]})).numbered()
+    (found,) = samples.where("split", "test").select(["x"]).map(lambda frame: frame.rows(named=True), ctx)
+    assert found == [{"x": 1, "_row": 0}, {"x": 3, "_row": 2}]
+    assert "_row" not in samples.schema
 
 
 @pytest.fixture

@@ -104,7 +104,9 @@ def test_a_wrong_delimiter_is_told(tmp_path):
     content = "a;b;c\n" + "1,5;2\n" * 10  # decimal commas: the header has no ',', the records have
     with pytest.raises(DataError, match=r"one column, 'a;b;c'; at ';' there are 3"):
         Csv("t", written(tmp_path, a=content), delimiter=",").schema()
-    with pytest.raises(DataError, match=r"10 of the first 10 records are none, as line 2: 2 fields, not 3.*delimiter"):
+    with pytest.raises(
+        DataError, match=r"10 of the first 10 records are no rows, as line 2: 2 fields, not 3.*delimiter"
+    ):
         Csv("t", tmp_path, delimiter=";").schema()
 
 
@@ -186,7 +188,7 @@ def test_a_file_in_another_encoding_is_refused_with_the_way_out(tmp_path):
     written(tmp_path, a="n,s\n" + "1,café\n" * 9)
     written(tmp_path, b=("n,s\n" + "1,café\n" * 9).encode("latin-1"))
     with pytest.raises(
-        DataError, match=r"/t/b.csv: 9 of the first 9 records are none, as line 2: .* 0xe9 .*`encoding`"
+        DataError, match=r"/t/b.csv: 9 of the first 9 records are no rows, as line 2: .* 0xe9 .*`encoding`"
     ):
         Csv("t", tmp_path).schema()
     rows, _ = read(Csv("t/b.csv", tmp_path, encoding="latin-1"))
