@@ -93,6 +93,9 @@ def _change(name: str, verb: str) -> dict[str, Any]:
     served = administer(state_root(), environment.serving_url, "POST", f"{name}/{verb}", params={"by": _BY})
     try:
         registry.crown(environment.tracking_url, name, served["version"], served["previous"])
+        challenger = registry.alias(environment.tracking_url, name, registry.CHALLENGER)
+        if challenger is not None and challenger["version"] == served.get("undone"):
+            registry.set_alias(environment.tracking_url, name, registry.CHALLENGER, None)
     except LeptonError as error:
         raise type(error)(
             f"{name} is served as {in_words(served)}, but the registry's aliases were not moved: {error}",

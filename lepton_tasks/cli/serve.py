@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
 import os
 import signal
@@ -12,12 +14,12 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from rich.console import Console
 
 from lepton_tasks.core.environment import state_root
-from lepton_tasks.core.errors import ArtifactError, ConfigError, LeptonError, UnavailableError
+from lepton_tasks.core.errors import ConfigError, UnavailableError
 
 _READY_SECONDS = 60.0
 
@@ -46,26 +48,20 @@ def serve_package(model: str, options: Sequence[str], *, host: str, port: int, c
     from lepton_tasks.core.context import RunContext
     from lepton_tasks.core.lifetime import die_with
     from lepton_tasks.scoring.choose import chosen
-    from lepton_tasks.serving.package import load_package
 
-    if any(option.startswith("--tls") for option in options):
-        raise ConfigError(
-            "a single package is served without TLS.", where=options[0], fix="Deploy it: `lepton deploy`."
-        )
     found = chosen(model, RunContext.from_env("serve"))
-    package = load_package(found.folder)
     _check_free(host, port)
     with tempfile.TemporaryDirectory(prefix="lepton-serve-") as home:
+        name = asyncio.run(_deployed(Path(home), found.folder, found.version or "1"))
         command = [*_command(Path(home), host, port), *options]
         ends_with_us = functools.partial(die_with, os.getpid())
         process = subprocess.Popen(command, preexec_fn=ends_with_us)  # no threads yet
         signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         try:
-            url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
+            scheme = "https" if any(option.startswith("--tls-cert") for option in options) else "http"
+            url = f"{scheme}://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
             _wait(url, process)
-            body = {"package": str(found.folder), "version": found.version or "1", "digest": package.digest}
-            _deploy(url, Path(home), package.spec.name, {**body, "by": "lepton serve"})
-            console.print(f"{package.spec.name} is served at [bold]{url}/docs#{package.spec.name}[/]", soft_wrap=True)
+            console.print(f"{name} is served at [bold]{url}/docs#{name}[/]", soft_wrap=True)
             return process.wait()
         except KeyboardInterrupt:  # the server was interrupted, too, and answers what it has taken
             return process.wait()
@@ -90,24 +86,30 @@ def _check_free(host: str, port: int) -> None:
             raise ConfigError(what, where="--port", fix="Choose another, or stop what is there.") from error
 
 
+async def _deployed(home: Path, folder: Path, version: str) -> str:
+    """Put a package where the server that is to start in `home` finds it; returns the model's name."""
+    from lepton_tasks.serving.package import load_package
+    from lepton_tasks.serving.versions.routing import ModelTable
+
+    package = load_package(folder)
+    table = ModelTable(home, workers=1)
+    try:
+        await table.deploy(package.spec.name, folder, version=version, digest=package.digest, by="lepton serve")
+    finally:
+        await table.close()
+    return package.spec.name
+
+
 def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
-    from lepton_tasks.serving.client import Client
+    """Until the server is ready. It is asked for nothing else, so whose certificate it has does not matter."""
+    import httpx
 
     until = time.monotonic() + _READY_SECONDS
-    with Client(url, api_key="", timeout=2) as client:
-        while not client.ready():
+    with httpx.Client(base_url=url, verify=False, timeout=2, trust_env=False) as client:
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                if client.get("/v2/health/ready").is_success:
+                    return
             if process.poll() is not None or time.monotonic() > until:
                 raise UnavailableError("the server did not start.", where=url, fix="Its own words above say why.")
             time.sleep(0.05)
-
-
-def _deploy(url: str, home: Path, name: str, body: dict[str, Any]) -> None:
-    import httpx
-
-    from lepton_tasks.core.access import TOKEN_FILE, bearer
-
-    headers = bearer((home / TOKEN_FILE).read_text().strip())
-    reply = httpx.post(f"{url}/admin/models/{name}", json=body, headers=headers, timeout=120, trust_env=False)
-    if not reply.is_success:
-        kind: type[LeptonError] = ArtifactError if reply.status_code == 422 else UnavailableError
-        raise kind(reply.text, where=url)

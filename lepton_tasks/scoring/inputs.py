@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import datetime as dt
 import json
@@ -21,6 +22,9 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", "
 LINES = (".jsonl", ".ndjson")
 _TABLES = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 _PACKED = (".gz", ".bz2", ".xz")
+
+_OF_USE_CASES = "data.source.params"
+_READABLE = "Write it anew: CSV in UTF-8, a header, fields parted by commas and quoted where they hold one; or Parquet."
 
 _PICTURES_A_CHUNK, _ROWS_A_CHUNK = 32, 512
 
@@ -92,18 +96,35 @@ def open_inputs(path: str, codec: Codec, root: Path) -> Inputs:
     Raises:
         DataError: there is nothing, or nothing that this model takes.
     """
+    with _way_out(_READABLE):
+        found = _opened(path, codec, root)
+    return dataclasses.replace(found, chunks=_read(found.chunks))
+
+
+def _read(chunks: Iterator[list[Sample]]) -> Iterator[list[Sample]]:
+    with _way_out(_READABLE):
+        yield from chunks
+
+
+@contextlib.contextmanager
+def _way_out(fix: str) -> Iterator[None]:
+    """Give errors of the sources of data a way out that is none of a use case, which who scores a file has not."""
+    try:
+        yield
+    except DataError as error:
+        if _OF_USE_CASES not in error.fix:
+            raise
+        raise DataError(error.what, where=error.where, fix=fix) from error
+
+
+def _opened(path: str, codec: Codec, root: Path) -> Inputs:
     from lepton_tasks.data.sources.files import find_files
 
     pictures = codec.media_type.startswith("image/")
     texts = (".txt",) if codec.media_type.startswith("text/") and len(fields_of(codec)) == 1 else ()
     known = (*(PICTURES if pictures else ()), *texts, *LINES, *_TABLES)
-    try:
+    with _way_out("Give a file, a folder, a pattern such as 'days/*.csv', an archive, or an address (s3://...)."):
         files = find_files(path, root, known)
-    except DataError as error:
-        if error.fix and "data.source.params" in error.fix:  # the way out of a use case
-            fix = "Give a file, a folder, a pattern such as 'days/*.csv', an archive, or an address (s3://...)."
-            raise DataError(error.what, where=error.where, fix=fix) from error
-        raise
     kinds = {_suffix(file.address) for file in files}
     if kinds <= set(PICTURES) and pictures:
         return _pictures([(file.address, file) for file in files])

@@ -38,7 +38,7 @@ from lepton_tasks.serving.observing.exposition import merged
 from lepton_tasks.serving.observing.redact import Redaction
 from lepton_tasks.serving.observing.request_log import REQUESTS_FOLDER, RequestLog
 from lepton_tasks.serving.observing.telemetry import Telemetry
-from lepton_tasks.serving.observing.tracing import tracer_of
+from lepton_tasks.serving.observing.tracing import TRACEPARENT, trace_id, tracer_of
 from lepton_tasks.serving.versions.controller import Controller
 from lepton_tasks.serving.versions.fleet import Fleet
 from lepton_tasks.serving.versions.follow import Follower, Following
@@ -100,7 +100,7 @@ def create_app(
     def changed() -> None:
         loaded = (live for served in table.models() for live in served.versions())
         redaction.packaged([(live.model, live.package.redaction) for live in loaded if live.package.redaction])
-        telemetry.serving(table.live())
+        telemetry.serving(table.answering())
 
     table = ModelTable(
         home,
@@ -198,7 +198,8 @@ def _answer_errors_as_json(app: FastAPI) -> None:
         return json_reply({"error": "; ".join(reasons)}, 400)
 
     async def unforeseen(request: Request, error: Exception) -> Response:
-        _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        trace = trace_id(request.headers.get(TRACEPARENT))
+        _log.error("%s %s failed", request.method, request.url.path, exc_info=error, extra={"trace": trace})
         return as_response(error_reply(error))
 
     app.add_exception_handler(LeptonError, known)

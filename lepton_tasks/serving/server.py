@@ -33,6 +33,8 @@ from lepton_tasks.serving.versions.follow import Following
 VALUES_VARIABLE = "LEPTON_REQUEST_VALUES"
 FOLLOW_VARIABLE = "LEPTON_FOLLOW"
 
+_log = logging.getLogger("lepton.serving")
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; then answer what was accepted, write the request log, and return 0."""
@@ -50,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
                 return Supervisor(own_command(), options.processes, address, grace=DRAIN_SECONDS + 5).run()
             return _serve(options, None)
     except ConfigError as error:
-        logging.getLogger("lepton.serving").error("%s", error)
+        _log.error("%s", error)
         return 1
 
 
@@ -122,12 +124,13 @@ def _serve(options: argparse.Namespace, fleet: Fleet | None) -> int:
         certificate=certificate,
         following=Following(options.follow, options.challenger, options.follow_every) if options.follow else None,
     )
+    lane = Lane(app.state.answerer, app.state.door)
     config = uvicorn.Config(
         app,
         host=options.host,
         port=options.port,
         loop="uvloop",
-        http=Lane(app.state.answerer, app.state.door).protocol,  # type: ignore[arg-type]  # it is called like a class
+        http=lane.protocol,  # type: ignore[arg-type]  # it is called like a class
         ws="none",
         access_log=False,
         log_config=None,
@@ -138,8 +141,12 @@ def _serve(options: argparse.Namespace, fleet: Fleet | None) -> int:
     )
     server = uvicorn.Server(config)
     _leave_out_of_collections()
-    with contextlib.suppress(KeyboardInterrupt):
-        server.run(sockets=[socket.socket(fileno=options.fd)] if options.fd is not None else None)
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            server.run(sockets=[socket.socket(fileno=options.fd)] if options.fd is not None else None)
+    finally:
+        if lane.unread:
+            _log.warning("%d clients did not read what they were answered; they are cut off", lane.unread)
     return 0 if server.started else 1
 
 

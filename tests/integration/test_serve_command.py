@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 
+from certificates import Authority
 from free_ports import free_port
 from tiny_packages import make_package, picture
 
@@ -35,6 +36,22 @@ def test_one_command_serves_a_package_and_leaves_nothing_behind(tmp_path):
         process.kill()
         process.communicate()
     assert list((tmp_path / "tmp").glob("lepton-serve-*")) == []
+
+
+def test_a_package_is_served_with_a_certificate(tmp_path):
+    make_package(tmp_path / "package")
+    authority, port = Authority(tmp_path), free_port()
+    certificate, key, _ = authority.issue("serve")
+    options = ("--port", str(port), "--tls-cert", str(certificate), "--tls-key", str(key))
+    process = started(tmp_path, str(tmp_path / "package"), *options)
+    try:
+        lines = iter(process.stdout.readline, "")
+        assert any(f"tiny is served at https://127.0.0.1:{port}/docs#tiny" in line for line in lines)
+        with Client(f"https://127.0.0.1:{port}", ca=authority.file) as client:
+            assert client.predict("tiny", picture(0))["predictions"][0]["label"] == "dark"
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_an_altered_package_is_not_served(tmp_path):

@@ -91,3 +91,21 @@ def test_a_client_that_reads_no_answer_holds_up_nobody(server):
         with pytest.raises(TimeoutError):  # the server takes no more, for its answers are not read
             client.sendall(requests * 200)
         ask(server, 20)
+
+
+def test_a_client_that_reads_no_answer_does_not_hold_up_the_end(tmp_path):
+    digest = make_package(tmp_path / "package")
+    body = json.dumps({"instances": [{"image": "AAAA"}]}).encode()
+    head = b"POST /v1/models/tiny/predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    requests = (head + b"content-length: %d\r\n\r\n" % len(body) + body) * 20_000
+    with serving(tmp_path / "home") as server, socket.socket() as client:
+        server.deploy("tiny", tmp_path / "package", "1", digest)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", server.port))
+        client.settimeout(2)
+        with pytest.raises(TimeoutError):
+            client.sendall(requests * 10)
+        began = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - began < 10  # 20 s are allowed to those who read
+        assert "1 clients did not read" in server.log.read_text()

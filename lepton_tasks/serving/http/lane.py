@@ -28,6 +28,7 @@ _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".en
 _MOST_ROUTES = 1024
 _SWEEP_SECONDS = 1.0
 _GOODBYE_SECONDS = 0.5
+_UNREAD_SECONDS = 1.0
 _LONGEST_HEAD = 4096  # that a connection remembers
 
 
@@ -44,10 +45,14 @@ class Lane:
     Args:
         answerer: What answers.
         door: What it asks of every request.
+
+    Attributes:
+        unread: Connections that were given up while the server stopped, because nobody read what was answered.
     """
 
     def __init__(self, answerer: Answerer, door: Door) -> None:
         self.answerer, self.door = answerer, door
+        self.unread = 0
         self.connections: set[LaneProtocol] = set()
         self._routes: dict[bytes, Route | None] = {}
         self._sweeper: asyncio.TimerHandle | None = None
@@ -130,6 +135,18 @@ class LaneProtocol(HttpToolsProtocol):
         if self.transport.is_closing() and self.scheme == "https":
             # A client that rests does not see TLS's goodbye, and would be waited for until the drain is over.
             self.loop.call_later(_GOODBYE_SECONDS, self.transport.abort)
+        self.loop.call_later(_UNREAD_SECONDS, self._abandon_unread, 0)
+
+    def _abandon_unread(self, before: int) -> None:
+        """While the server stops: give up on a client that reads no answer; `before` are bytes that waited for it."""
+        if self not in self.lane.connections:
+            return
+        left = self.transport.get_write_buffer_size()
+        if left and left == before:
+            self.lane.unread += 1
+            self.transport.abort()
+        else:
+            self.loop.call_later(_UNREAD_SECONDS, self._abandon_unread, left)
 
     def data_received(self, data: bytes) -> None:
         """Bytes came."""

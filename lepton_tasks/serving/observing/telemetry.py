@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
@@ -77,6 +77,9 @@ class Telemetry:
         self._served = Gauge(
             "lepton_model_info", "1 for each version that answers.", ("model", "version", "digest"), registry=registry
         )
+        self._share = Gauge(
+            "lepton_model_share", "Share of the requests that a version answers.", by[:2], registry=registry
+        )
         self._depth = Gauge("lepton_queue_depth", "Requests that wait for a worker.", by[:2], registry=registry)
         dropped = Gauge("lepton_request_log_dropped", "Records the log had no room for.", registry=registry)
         dropped.set_function(lambda: log.dropped)
@@ -84,11 +87,13 @@ class Telemetry:
         # Looking a series up by its labels takes longer than counting in it.
         self._series = functools.lru_cache(maxsize=4096)(self._series_of)
 
-    def serving(self, live: list[Live]) -> None:
-        """Set what is served now."""
+    def serving(self, answering: Iterable[tuple[Live, float]]) -> None:
+        """Set what answers now, and which share of its model's requests."""
         self._served.clear()
+        self._share.clear()
         self._depth.clear()
-        for item in live:
+        for item, share in answering:
+            self._share.labels(item.model, item.release.version).set(share)
             self._served.labels(item.model, item.release.version, item.release.digest).set(1)
             depth = self._depth.labels(item.model, item.release.version)
             depth.set_function(item.batcher.depth)

@@ -53,6 +53,12 @@ class Trace:
     parent: str = ""
 
 
+def trace_id(traceparent: str | None) -> str:
+    """The id of the trace that a header names; empty for none."""
+    found = _FORM.fullmatch(traceparent) if traceparent is not None else None
+    return found[1] if found else ""
+
+
 class Tracer:
     """Records what happened to requests. Without an exporter it only hands the caller's trace context back.
 

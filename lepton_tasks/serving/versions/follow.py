@@ -82,6 +82,7 @@ class Follower:
         found = await asyncio.to_thread(registry.aliases, self._url)
         for name, aliases in found.items():
             await self._follow_champion(name, aliases.get(registry.CHAMPION))
+            await self._withdraw(name, aliases.get(registry.CHALLENGER))
             if self._challenger != "off":
                 await self._follow_challenger(name, aliases.get(registry.CHALLENGER))
         self._before = found
@@ -110,6 +111,16 @@ class Follower:
         _log.info("the registry's champion of %s is version %s now", name, champion)
         return champion
 
+    async def _withdraw(self, name: str, wanted: str | None) -> None:
+        """Take the alias ``challenger`` from a version that was taken back here."""
+        state = self._table.state(name)
+        if state is None or not state.withdrawn or state.unannounced:
+            return
+        if wanted == state.withdrawn:
+            await self._note(name, registry.CHALLENGER, wanted)  # so that it is not followed once more
+            await asyncio.to_thread(registry.set_alias, self._url, name, registry.CHALLENGER, None)
+        await self._table.announced(name)
+
     async def _follow_challenger(self, name: str, wanted: str | None) -> None:
         state = self._table.state(name)
         if state is None:
@@ -120,7 +131,9 @@ class Follower:
         elif wanted is None and running is not None and running == self._seen.get(name, {}).get(registry.CHALLENGER):
             await self._table.rollback(name, by=_BY, only=running)
             await self._note(name, registry.CHALLENGER, "")
-        elif wanted is not None and self._moved(name, registry.CHALLENGER, wanted):
+        elif wanted is None:
+            await self._note(name, registry.CHALLENGER, "")
+        elif self._moved(name, registry.CHALLENGER, wanted):
             if state.challenger is not None and state.challenger.plan.kind == "canary":
                 return  # it is being judged; the next one's turn comes later
             await self._deploy(name, wanted, Rollout(kind=self._kind()), registry.CHALLENGER)

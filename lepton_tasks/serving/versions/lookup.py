@@ -91,9 +91,10 @@ class Lookup:
         """Names of all models that answer."""
         return sorted(self._served)
 
-    def live(self) -> list[Live]:
-        """All versions that answer: champions and canaries, by the name of their model."""
-        return [live for served in self.models() for live in served.versions() if served.answers(live)]
+    def answering(self) -> list[tuple[Live, float]]:
+        """All versions that answer, champions and canaries, by the name of their model; and the share of each."""
+        found = ((served, live) for served in self.models() for live in served.versions() if served.answers(live))
+        return [(live, 1 - served.weight if live is served.champion else served.weight) for served, live in found]
 
     def about(self, name: str) -> dict[str, Any]:
         """What a caller may know about a model, and how its rollout goes."""

@@ -56,12 +56,14 @@ class State:
         previous: The champion before it.
         challenger: What may become the next one.
         unannounced: Whether the model registry is yet to be told of the champion.
+        withdrawn: A challenger that was taken back, of which the registry is yet to be told.
     """
 
     current: Release
     previous: Release | None = None
     challenger: Challenge | None = None
     unannounced: bool = False
+    withdrawn: str = ""
 
     def releases(self) -> list[Release]:
         """All of them, the champion first."""
@@ -83,7 +85,13 @@ class State:
             plan = Rollout.model_validate(challenger["plan"])
             challenger = Challenge(Release(**challenger["release"]), plan, challenger["step"])
         previous = Release(**state["previous"]) if state["previous"] else None
-        return cls(Release(**state["current"]), previous, challenger or None, state.get("unannounced", False))
+        return cls(
+            Release(**state["current"]),
+            previous,
+            challenger or None,
+            state.get("unannounced", False),
+            state.get("withdrawn", ""),
+        )
 
 
 class Releases:

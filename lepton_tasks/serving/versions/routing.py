@@ -122,7 +122,8 @@ class ModelTable(Lookup):
                 state = State(release, old.state.current if old else None, unannounced=announce)
                 return await self._change(name, state, "deploy", release, by)
             spare = old.state.previous if old.state.previous != release else None
-            state = dataclasses.replace(old.state, previous=spare, challenger=Challenge(release, plan))
+            challenge = Challenge(release, plan)
+            state = dataclasses.replace(old.state, previous=spare, challenger=challenge, withdrawn="")
             return await self._change(name, state, plan.kind, release, by, plan=plan.model_dump(mode="json"))
 
     async def promote(self, name: str, *, by: str = "", only: str | None = None, **figures: Any) -> dict[str, Any]:
@@ -170,7 +171,7 @@ class ModelTable(Lookup):
             if only is not None and last.version != only:
                 raise ConflictError(f"the last version of {name!r} is {last.version}, not {only}.")
             if state.challenger is not None:
-                new, action = dataclasses.replace(state, challenger=None), "back"
+                new, action = dataclasses.replace(state, challenger=None, withdrawn=last.version), "back"
             elif state.previous is not None:
                 new, action = State(state.previous, unannounced=True), "rollback"
             else:
@@ -205,10 +206,10 @@ class ModelTable(Lookup):
         return self._fleet is None or self._fleet.leads()
 
     async def announced(self, name: str) -> None:
-        """Note that the model registry was told of the champion."""
+        """Note that the model registry was told of the champion, and of a challenger that was taken back."""
         async with self._changing():
             served = self.served(name)
-            state = dataclasses.replace(served.state, unannounced=False)
+            state = dataclasses.replace(served.state, unannounced=False, withdrawn="")
             self._releases.write(name, state)
             self._served[name] = dataclasses.replace(served, state=state)
 

@@ -54,6 +54,9 @@ def test_make_env_writes_new_secrets_once(tmp_path, capsys):
     assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
     assert make_env["main"](tmp_path / ".env") == 1
     assert (tmp_path / ".env").read_text() == first
+    (tmp_path / ".env").write_text(first.replace("LEPTON_API_KEY", "#"))  # as before servers asked for one
+    assert make_env["main"](tmp_path / ".env") == 0
+    assert re.fullmatch(r"LEPTON_API_KEY=[\w-]{64}", (tmp_path / ".env").read_text().splitlines()[-1])
     values = [line.partition("=")[2] for line in first.splitlines()]
     assert len(set(values)) == len(values)
     assert not set(values) & {line.partition("=")[2] for line in make_env["lines"]()}

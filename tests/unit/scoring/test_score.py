@@ -145,14 +145,17 @@ def test_files_of_several_kinds_are_refused(tmp_path, run, table):
 
 def test_files_that_are_not_there_or_not_for_this_model_are_named(tmp_path, run, table):
     (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "broken.csv").write_text("a,b\n1,2,3\n")
     for path, told in (
         (tmp_path / "nowhere", "no such file.*Give a file"),
         (tmp_path / "notes.txt", r"not read here: \.txt"),
+        (tmp_path / "broken.csv", r"line 2: 3 fields, not 2.*Write it anew"),
     ):
         with pytest.raises(DataError) as error:
             run(table, path)
         assert re.search(told, str(error.value))
-        assert "LEPTON_DATA" not in str(error.value)  # which is for use cases
+        assert "LEPTON_DATA" not in str(error.value)
+        assert "data.source" not in str(error.value)  # which is for use cases
 
 
 def test_the_file_says_which_package_answered(tmp_path, run, table):

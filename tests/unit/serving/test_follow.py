@@ -148,6 +148,24 @@ def test_what_the_server_decided_itself_is_told_to_the_registry(tmp_path, regist
     following(home, registry, scenario)
 
 
+@pytest.mark.parametrize("challenger", ["off", "canary"])
+def test_a_canary_that_is_taken_back_is_no_challenger_in_the_registry_either(tmp_path, registry, challenger):
+    async def scenario(table, look):
+        registry.aliases["tiny"] |= {"champion": "1"}
+        await look()
+        folder, digest = registry.packages["tiny", "2"]
+        await table.deploy("tiny", folder, version="2", digest=digest, rollout=Rollout(kind="canary"))
+        registry.aliases["tiny"]["challenger"] = "2"
+        await look(3)
+        await table.rollback("tiny", by="rollout")
+        await look(3)
+        assert registry.aliases["tiny"] == {"champion": "1"}
+        assert table.about("tiny")["challenger"] is None
+        assert not table.state("tiny").withdrawn
+
+    following(tmp_path / "home", registry, scenario, challenger=challenger)
+
+
 def test_a_run_that_deploys_and_then_moves_the_alias_is_not_interfered_with(tmp_path, registry):
     async def scenario(table, look):
         for version in ("1", "2"):

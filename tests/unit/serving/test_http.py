@@ -244,6 +244,20 @@ def test_metrics_count_by_model_version_and_status(client):
     assert not any("made_up" in key for key in after)
 
 
+def test_metrics_tell_which_share_of_the_requests_a_version_answers(tmp_path):
+    (tmp_path / "home").mkdir()
+    with TestClient(create_app(tmp_path / "home")) as client:
+        headers = {"Authorization": f"Bearer {(tmp_path / 'home' / 'admin.token').read_text().strip()}"}
+        for version in ("1", "2"):
+            digest = make_package(tmp_path / version, offset=int(version) / 10)
+            body = {"package": str(tmp_path / version), "version": version, "digest": digest}
+            body["rollout"] = {"kind": "canary", "steps": [10, 100]}
+            assert client.post("/admin/models/tiny", json=body, headers=headers).status_code == 200
+        lines = client.get("/metrics").text.splitlines()
+    shares = {line for line in lines if line.startswith("lepton_model_share{")}
+    assert shares == {f'lepton_model_share{{model="tiny",version="{v}"}} {share}' for v, share in ((1, 0.9), (2, 0.1))}
+
+
 def test_every_sample_is_logged_with_what_it_was_and_what_was_answered(tmp_path):
     digest = make_package(tmp_path / "package")
     (tmp_path / "home").mkdir()

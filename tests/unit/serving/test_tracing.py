@@ -8,12 +8,14 @@ import time
 import pytest
 from collector import collecting
 from lane_server import INFER, ask, lane_server, tensor
+from starlette.testclient import TestClient
 
+from lepton_tasks.serving.app import create_app
 from lepton_tasks.serving.http.payload import Limits
 from lepton_tasks.serving.observing import tracing
 from lepton_tasks.serving.observing.logs import JsonLines
 from lepton_tasks.serving.observing.request_log import read_requests
-from lepton_tasks.serving.observing.tracing import Tracer, tracer_of
+from lepton_tasks.serving.observing.tracing import Tracer, trace_id, tracer_of
 
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 GIVEN = f"00-{TRACE}-{CALLER}-01"
@@ -184,3 +186,17 @@ def test_a_line_of_json_holds_what_is_known():
     assert "ValueError: bad" in line["exception"]
     bare = logging.LogRecord("a", logging.INFO, "", 0, "m", (), None)
     assert set(json.loads(JsonLines().format(bare))) == {"time", "level", "logger", "message"}
+
+
+def test_lines_of_the_log_about_a_request_name_its_trace(tmp_path, caplog):
+    app = create_app(tmp_path)
+
+    @app.get("/broken")
+    async def broken():
+        raise RuntimeError
+
+    with TestClient(app, raise_server_exceptions=False) as client:
+        assert client.get("/broken", headers={"traceparent": GIVEN}).status_code == 500
+    line = json.loads(JsonLines().format(caplog.records[-1]))
+    assert (line["trace"], line["message"]) == (TRACE, "GET /broken failed")
+    assert trace_id("nonsense") == trace_id(None) == ""
