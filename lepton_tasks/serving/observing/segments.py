@@ -12,14 +12,13 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Literal
 
 import orjson
 
-from lepton_tasks.serving.observing.parquet import Kind, parquet
-
 LIVE, SEALED = ".jsonl", ".parquet"
 REST = "more"
+Kind = Literal["time", "int", "float", "text"]
 COLUMNS: dict[str, Kind] = {
     "time": "time",
     "version": "text",
@@ -44,7 +43,7 @@ COLUMNS: dict[str, Kind] = {
 and ``more``; a label that is no text is a text here, and as it was in ``more``."""
 
 _TYPES: dict[Kind, Any] = {"time": (int, float), "int": (int,), "float": (int, float), "text": (str,)}
-_ROWS = 10_000  # of a sealed file held in memory at a time
+_ROWS = 10_000  # of a file held in memory at a time
 _LEAST_PRIORITY = 19
 
 
@@ -87,15 +86,14 @@ def seal(path: Path) -> Path:
     """
     sealed = path.with_suffix(SEALED)
     part = path.with_name(f".{sealed.name}")
-    data = parquet(COLUMNS, [as_row(record) for record in _lines(path)])
     try:
         handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
+            _write(stream, map(as_row, _lines(path)))
             stream.flush()
             os.fsync(handle)
         part.replace(sealed)
-    except OSError:
+    except (OSError, ValueError):
         part.unlink(missing_ok=True)
         raise
     path.unlink(missing_ok=True)
@@ -165,6 +163,18 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
         for batch in file.iter_batches(_ROWS):
             table = batch.set_column(0, "time", batch.column("time").cast("int64"))
             yield from map(as_record, table.to_pylist())
+
+
+def _write(stream: BinaryIO, rows: Iterator[dict[str, Any]]) -> None:
+    """Write rows of `COLUMNS` as Parquet, a row group for each `_ROWS` of them."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    types = {"time": pa.timestamp("us", tz="UTC"), "int": pa.int64(), "float": pa.float64(), "text": pa.string()}
+    schema = pa.schema({name: types[kind] for name, kind in COLUMNS.items()})
+    with pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+        while group := list(itertools.islice(rows, _ROWS)):
+            writer.write_batch(pa.RecordBatch.from_pylist(group, schema))
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -5,9 +5,8 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[3]
-# Spans are exported where it is installed, videos decoded; nothing else is missing without them. A server writes its
-# request log and does not read it, which takes pyarrow.
-OPTIONAL = {"opentelemetry", "cv2", "pyarrow"}
+# Spans are exported where it is installed, videos decoded; nothing else is missing without them.
+OPTIONAL = {"opentelemetry", "cv2"}
 
 
 def imported(path):
