@@ -1,4 +1,4 @@
-"""Training batches straight from the memory map, in an order that seed and epoch decide."""
+"""Training batches, in an order that seed and epoch decide."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.protocols import Rows
+from lepton_tasks.training.feeding import Batch, feed
 
 _POOL = 64  # global batches whose rows are sorted by length together: enough to be alike, few enough to stay mixed
 
@@ -29,6 +30,7 @@ class Batches:
         ranks: How many shares there are.
         step: Global step to begin at, for a training that goes on.
         shares: How often each row is seen, float [N] adding up to 1; None for each once an epoch.
+        device: Where batches are wanted; the processor's memory unless it is a GPU.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Batches:
         ranks: int = 1,
         step: int = 0,
         shares: np.ndarray | None = None,
+        device: torch.device | None = None,
     ) -> None:
         self._rows, count = rows, len(rows.inputs)
         self._size = min(size, count // ranks)
@@ -53,14 +56,12 @@ class Batches:
         self.rows_per_step = self._size * ranks
         self.steps = count // self.rows_per_step
         self._epoch, self._start = divmod(step, self.steps)
+        self._feed = feed(rows, device or torch.device("cpu"))
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def __iter__(self) -> Iterator[Batch]:
         """The rest of the current epoch; the next call gives the next epoch."""
-        order = self._order()
-        for step in range(self._start, self.steps):
-            first = (step * self._ranks + self._rank) * self._size
-            rows = order[first : first + self._size]
-            yield torch.from_numpy(self._rows.inputs[rows]), torch.from_numpy(self._rows.targets[rows])
+        order = self._order()[: self.steps * self.rows_per_step]
+        yield from self._feed(order.reshape(self.steps, self._ranks, self._size)[self._start :, self._rank])
         self._epoch, self._start = self._epoch + 1, 0
 
     def _order(self) -> np.ndarray:

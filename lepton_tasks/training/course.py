@@ -28,6 +28,9 @@ from lepton_tasks.training.module import TrainingModule
 
 _RATES = 1_000
 """About how many learning rates of a training are kept to be drawn."""
+_SAVE_SECONDS, _SAVE_SHARE = 10.0, 0.05
+"""Unless `train.checkpoint_steps` says it, the state is written no more often, and takes no more of the time."""
+_SHARDED_STEPS = 50  # ranks that write together must do so after the same step, whatever their clocks say
 
 
 class Course(pl.Callback):
@@ -65,6 +68,7 @@ class Course(pl.Callback):
         """Every so often: the epoch, with its fraction, and the learning rate of each optimiser in the next step."""
         self._rate_steps = -(-batches.steps * job.train.epochs // _RATES)
         self._timed_steps = self._unsaved = 0
+        self._save_steps = job.train.checkpoint_steps or (_SHARDED_STEPS if job.train.strategy == "fsdp" else None)
         self._average: AveragedWeights | None = None
         self.told_to_stop = False
 
@@ -108,6 +112,7 @@ class Course(pl.Callback):
         self._loss_sum = self._loss_sum.to(self.module.device)
         self._meter = Meter(self.module.device, local_rank=trainer.local_rank)
         self._began = self._epoch_began = time.monotonic()
+        self._save_at = self._began + _SAVE_SECONDS
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -138,7 +143,7 @@ class Course(pl.Callback):
                 fix="Run it again: it goes on from there.",
             )
         self._unsaved += 1
-        if self._unsaved >= self.job.train.checkpoint_steps and stepped:
+        if stepped and self._due():
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -152,9 +157,10 @@ class Course(pl.Callback):
 
     def _judge(self, trainer: pl.Trainer) -> None:
         """Validate the weights that the network holds, note the epoch, and keep them if they are the best."""
-        rate = self._timed_steps * self.batches.rows_per_step / (time.monotonic() - self._epoch_began)
         # After a resume the first part of the sum is rank 0's on all ranks; nothing is learned from this figure.
         train_loss, *parts = trainer.strategy.reduce(self._loss_sum / self._loss_steps, reduce_op="mean").tolist()
+        # Asked for after the loss, which a GPU gives only when it is done with all steps.
+        rate = self._timed_steps * self.batches.rows_per_step / (time.monotonic() - self._epoch_began)
         self._check_finite(train_loss)
         energy = torch.tensor(self._meter.take(), dtype=torch.float64, device=self.module.device)
         self._watt_hours += float(trainer.strategy.reduce(energy, reduce_op="sum"))
@@ -165,6 +171,7 @@ class Course(pl.Callback):
             **{f"validation_{name}": value for name, value in self._validate(trainer).items()},
             "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
             "samples_per_second": rate,
+            **_gpu_memory(self.module.device),
             self._meter.name: self._watt_hours,
             "seconds": self._seconds(),
         }
@@ -213,8 +220,19 @@ class Course(pl.Callback):
         epoch, batch = divmod(self.module.step_done, self.batches.steps)
         return epoch * -(-self.batches.steps // accumulate) + batch // accumulate
 
+    def _due(self) -> bool:
+        """Whether it is time to write the state."""
+        if self._save_steps is not None:
+            return self._unsaved >= self._save_steps
+        return time.monotonic() >= self._save_at
+
     def _save(self, trainer: pl.Trainer) -> None:
-        self._unsaved = 0
+        began, self._unsaved = time.monotonic(), 0
+        self._write(trainer)
+        now = time.monotonic()
+        self._save_at = now + max(_SAVE_SECONDS, (now - began) / _SAVE_SHARE)
+
+    def _write(self, trainer: pl.Trainer) -> None:
         whole, network = self._layout.whole, self.module.network
         weights = whole(network.state_dict())
         optimizers = [self._layout.optimizer_state(network, optimizer) for optimizer in trainer.optimizers]
@@ -256,6 +274,11 @@ class Course(pl.Callback):
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.told_to_stop = True
+
+
+def _gpu_memory(device: torch.device) -> dict[str, float]:
+    """The most that tensors took of a GPU's memory so far, in GiB; empty without a GPU."""
+    return {"gpu_memory_gib": torch.cuda.max_memory_allocated(device) / 2**30} if device.type == "cuda" else {}
 
 
 def save_whole(value: Any, path: Path) -> None:

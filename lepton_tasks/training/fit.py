@@ -10,14 +10,17 @@ from typing import Literal
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import Strategy
 
 from lepton_tasks.core.errors import ConfigError, StageError
 from lepton_tasks.core.protocols import Rows
 from lepton_tasks.core.store import write_json
 from lepton_tasks.training.batches import Batches
+from lepton_tasks.training.compiling import explained
 from lepton_tasks.training.course import Course, save_whole
 from lepton_tasks.training.job import Job
 from lepton_tasks.training.layout import ShardingStrategy, check_strategy
+from lepton_tasks.training.loop import EpochLoop
 from lepton_tasks.training.module import TrainingModule, network_of
 from lepton_tasks.training.summary import summary
 
@@ -43,6 +46,7 @@ def fit(job: Job) -> None:
     state = torch.load(job.resume, map_location="cpu", weights_only=True) if job.resume.exists() else None
     task = job.learning_task()
     rows = task.training_rows(job.features)
+    device = _device(job)
     weights = class_weights(rows.targets, len(job.labels)) if job.train.balance != "none" else None
     sampled = weights is not None and job.train.balance == "sampling"
     batches = Batches(
@@ -53,6 +57,7 @@ def fit(job: Job) -> None:
         ranks=ranks,
         step=state["step"] if state else 0,
         shares=weights[rows.targets] / weights[rows.targets].sum() if sampled and weights is not None else None,
+        device=device,
     )
     module = TrainingModule(
         job,
@@ -65,7 +70,14 @@ def fit(job: Job) -> None:
         job.summary.write_text(summary(module.network, module.validation))
     if not course.done:
         try:
-            _trainer(job, course, ranks).fit(module, batches)
+            with explained(job):
+                _trainer(job, course, ranks, device).fit(module, batches)
+        except torch.OutOfMemoryError as error:
+            raise ConfigError(
+                f"the GPU's memory does not hold a step with batches of {job.train.batch_size:,}.",
+                where="train.batch_size",
+                fix="Lower it, and raise train.accumulate as much; train.precision: bf16 takes less, too.",
+            ) from error
         except RuntimeError as error:
             if rank > 0 and course.told_to_stop:  # rank 0 was too, and has closed the connection
                 raise StageError("stopped together with rank 0.", where="train") from error
@@ -100,15 +112,15 @@ def class_weights(targets: np.ndarray, classes: int) -> np.ndarray:
     return (len(targets) / (np.maximum(counts, 1) * np.count_nonzero(counts))).astype(np.float32)
 
 
-def _trainer(job: Job, course: Course, ranks: int) -> pl.Trainer:
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+def _trainer(job: Job, course: Course, ranks: int, device: torch.device) -> pl.Trainer:
+    local = _local_ranks()
     check_strategy(job)
-    strategy = "auto" if ranks == 1 else ShardingStrategy() if job.train.strategy == "fsdp" else "ddp"
-    return pl.Trainer(
-        accelerator=_accelerator(job, local),
+    trainer = pl.Trainer(
+        accelerator=device.type,
         devices=local,
         num_nodes=ranks // local,
-        strategy=strategy,
+        strategy=_strategy(job, ranks),
+        benchmark=device.type == "cuda",  # convolutions by the way that is fastest for their sizes
         precision=_PRECISION[job.train.precision],
         max_epochs=job.train.epochs - course.epochs,
         accumulate_grad_batches=job.train.accumulate,
@@ -121,20 +133,37 @@ def _trainer(job: Job, course: Course, ranks: int) -> pl.Trainer:
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
+    if not course.module.phases and job.train.precision != "16":  # those need more of what Lightning does
+        trainer.fit_loop.epoch_loop = EpochLoop(trainer, course)
+    return trainer
 
 
-def _accelerator(job: Job, local: int) -> Literal["cuda", "cpu"]:
+def _strategy(job: Job, ranks: int) -> Strategy | str:
+    return "auto" if ranks == 1 else ShardingStrategy() if job.train.strategy == "fsdp" else "ddp"
+
+
+def _local_ranks() -> int:
+    """Processes of this training on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def _device(job: Job) -> torch.device:
+    """Where this rank computes; raises `ConfigError` if the machine lacks what the use case asks for."""
+    local = _local_ranks()
     if not torch.cuda.is_available():
         if job.train.precision == "16":
             raise ConfigError("16 needs a GPU, and there is none.", where="train.precision", fix="Write bf16 or 32.")
-        return "cpu"
+        return torch.device("cpu")
     if local > torch.cuda.device_count():
         raise ConfigError(
             f"{local} asked for, but this machine has {torch.cuda.device_count()} GPUs.",
             where="train.devices",
             fix="Lower it.",
         )
-    return "cuda"
+    torch.set_float32_matmul_precision("high")  # TF32, without which a GPU's matrix units stand idle
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device
 
 
 def _quiet() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,6 +16,7 @@ from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.protocols import LearningTask
 from lepton_tasks.core.spec import ComponentSpec
 from lepton_tasks.models.named_elsewhere import NamedElsewhere
+from lepton_tasks.training.compiling import Judged, compiled
 from lepton_tasks.training.distil import Lessons
 from lepton_tasks.training.job import Job
 
@@ -54,6 +56,9 @@ class TrainingModule(pl.LightningModule):
         if self.phases:
             _check_phases(job)
             self.automatic_optimization = False
+        self.judged: Judged = functools.partial(_judged, self.trainable, self.loss, self.lessons)
+        if job.train.compile:
+            self.judged = compiled(job, self.judged)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "_current_fx_name":  # set 46 times a step by Lightning; torch's way takes microseconds
@@ -75,9 +80,7 @@ class TrainingModule(pl.LightningModule):
         for augmentation in self.augmentations:
             inputs, targets = augmentation(inputs, targets)
         if not self.phases:
-            outputs = self.trainable(inputs)
-            loss = self.loss(outputs, targets)
-            return {"loss": loss if self.lessons is None else self.lessons(loss, outputs, inputs)}
+            return {"loss": self.judged(inputs, targets)}
         parts = torch.stack([self._phase(i, inputs, targets) for i in range(len(self.phases))])
         return {"loss": parts.sum(), "parts": parts}
 
@@ -86,6 +89,21 @@ class TrainingModule(pl.LightningModule):
         if not self.phases:
             return self._optimizer(self.network.parameters(), self.steps)
         return tuple(self._optimizer(phase.parameters, -(-self.steps // phase.every)) for phase in self.phases)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by norm; Lightning's own way refuses optimisers that unscale the gradients by themselves."""
+        if gradient_clip_val is None:
+            return
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            scaler.unscale_(optimizer)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
 
     def _phase(self, index: int, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Let a phase do its step, if it is its turn; its loss."""
@@ -97,8 +115,7 @@ class TrainingModule(pl.LightningModule):
         loss = phase.loss(inputs, targets)
         optimizer.zero_grad()
         self.manual_backward(loss)
-        if self.job.train.gradient_clip is not None:
-            self.clip_gradients(optimizer, self.job.train.gradient_clip, "norm")
+        self.configure_gradient_clipping(optimizer.optimizer, self.job.train.gradient_clip)
         optimizer.step()
         self.untoggle_optimizer(optimizer)
         self.lr_schedulers()[index].step()  # type: ignore[index]  # one for each phase
@@ -133,6 +150,19 @@ def network_of(job: Job, task: LearningTask) -> nn.Module:
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]  # torch's stub
 
 
+def _judged(
+    trainable: nn.Module,
+    loss: Callable[..., torch.Tensor],
+    lessons: Lessons | None,
+    inputs: torch.Tensor,
+    targets: torch.Tensor,
+) -> torch.Tensor:
+    """The scalar to minimise."""
+    outputs = trainable(inputs)
+    own = loss(outputs, targets)
+    return own if lessons is None else lessons(own, outputs, inputs)
+
+
 def _check_phases(job: Job) -> None:
     """Raise `ConfigError` for what networks that learn in turn cannot be combined with."""
     for key, chosen in (
@@ -140,6 +170,7 @@ def _check_phases(job: Job) -> None:
         ("accumulate", job.train.accumulate > 1),
         ("loss", job.train.loss is not None or job.teacher is not None),
         ("balance", job.train.balance == "loss"),
+        ("compile", bool(job.train.compile)),
     ):
         if chosen:
             raise ConfigError(
