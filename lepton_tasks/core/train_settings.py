@@ -47,16 +47,16 @@ class Train(Section):
     precision: Literal["32", "bf16", "16"] = "32"
     """Arithmetic of the forward and backward pass; on a GPU, products of ``32`` are computed in TF32."""
     compile: bool | Literal["graphs"] = False
-    """Whether network and loss are compiled (torch.compile), which takes a minute and then saves time on most GPUs, less
-    on a CPU; ``graphs`` replays each step as one CUDA graph, for networks so small that the GPU waits for its orders."""
+    """Whether network and loss are compiled (torch.compile), which takes a minute and then saves time on most GPUs;
+    ``graphs`` replays each step as one CUDA graph, for networks so small that the GPU waits for its orders."""
     devices: int = pydantic.Field(1, ge=1, le=1024)
     """Processes (one a GPU, or one a gloo worker on a CPU)."""
     strategy: Literal["ddp", "fsdp"] = "ddp"
     """With several processes: ``ddp`` has the whole network in each; ``fsdp`` a part of weights, gradients and
     optimiser state, for networks that one device cannot hold."""
     checkpoint_steps: int | None = pydantic.Field(None, ge=1)
-    """Batches between two checkpoints to resume from; null for every ten seconds, or longer, so that writing them takes at
-    most a twentieth of the time."""
+    """Batches between two checkpoints to resume from; null for every ten seconds, or more, so that writing them takes
+    at most a twentieth of the time."""
 
 
 class Range(Section):
