@@ -273,3 +273,4 @@ def _console(as_json: bool) -> Console:
 def _logging(verbose: bool) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("lepton").setLevel(logging.INFO if verbose else logging.WARNING)
+    logging.getLogger("lepton.dask").setLevel(logging.INFO)  # where to watch a run belongs to its progress

@@ -140,6 +140,10 @@ class ImageCodec:
         placed: np.ndarray = (points - low) * ((last - first) / (high - low)) + first
         return placed
 
+    def filled(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """The part of the array that a picture of this size fills, in pixels: left, top, right, bottom."""
+        return self._inner(width, height) if self.resize == "pad" else (0, 0, self.width, self.height)
+
     def _outer(self, width: int, height: int) -> tuple[float, float, float, float]:
         """The part of a picture that fills the array: left, top, right, bottom."""
         if self.resize == "stretch":

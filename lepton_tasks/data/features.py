@@ -91,12 +91,13 @@ class ImageFeatures:
         picture, width, height = opened
         digest = hashlib.sha256(f"{width}x{height}:".encode() + picture.tobytes())
         pixels = self._codec.resized(opened)
+        left, top, right, bottom = self._codec.filled(width, height)  # a blank picture shows no more for black bars
         return {
             "width": width,
             "height": height,
             "content_sha256": digest.hexdigest(),
             "perceptual_hash": perceptual_hash(picture),
-            "contrast": float(pixels.std()) / 255,
+            "contrast": float(pixels[top:bottom, left:right].std()) / 255,
         }, pixels
 
     def fit(self, samples: Samples, ctx: RunContext) -> dict[str, Any]:

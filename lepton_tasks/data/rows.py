@@ -17,7 +17,8 @@ from lepton_tasks.data.files import Files
 
 Row = Mapping[str, Any]
 
-_CHUNK_ROWS = 64
+CHUNK_ROWS = 64
+"""Samples that one task looks at, at most."""
 _BATCH_ROWS, _BATCH_BYTES = 10_000, 64 << 20
 
 SOURCE_SCHEMA = pa.schema(
@@ -95,9 +96,11 @@ def sealed(rows: pa.Table, ctx: RunContext) -> pa.Table:
     Rows with a fault, and bytes that cannot be read, give size 0 and no sha256, for `clean` to refuse.
     """
     read = [name for name in ("uri", "data", "fault") if name in rows.column_names]
-    chunks = chunks_of(rows.select(read), _CHUNK_ROWS)
-    seals = itertools.chain.from_iterable(map_chunks(_seals, chunks, ctx, total=rows.num_rows, unit="files"))
-    sizes, digests = zip(*seals, strict=True)
+    chunks = chunks_of(rows.select(read), CHUNK_ROWS)
+    here = ctx.environment.dask.address is not None and rows["data"].null_count < rows.num_rows
+    # Bytes that were read already are not sent through a scheduler to be counted.
+    found = map(_seals, chunks) if here else map_chunks(_seals, chunks, ctx, total=rows.num_rows, unit="files")
+    sizes, digests = zip(*itertools.chain.from_iterable(found), strict=True)
     rows = rows.append_column("size_bytes", pa.array(sizes, pa.int64()))
     return rows.append_column("sha256", pa.array(digests, pa.string()))
 

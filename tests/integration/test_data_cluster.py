@@ -32,12 +32,12 @@ def shapes(tmp_path):
     return tmp_path
 
 
-def use_case():
+def use_case(path="shapes"):
     return parse_use_case(
         {
             "name": "shapes",
             "task": "image_classification",
-            "data": {"source": {"name": "image_folder", "params": {"path": "shapes"}}},
+            "data": {"source": {"name": "image_folder", "params": {"path": path}}},
             "clean": ["undecodable", "duplicates"],
             "features": {"name": "image", "params": {"height": 24, "width": 20, "resize": "crop"}},
             "model": "cnn",
@@ -46,10 +46,10 @@ def use_case():
     )
 
 
-def digests(ctx):
+def digests(ctx, path="shapes"):
     refs = {}
     for stage, produces in STAGES.items():
-        refs[produces] = run_stage(stage, use_case(), ctx, refs).ref
+        refs[produces] = run_stage(stage, use_case(path), ctx, refs).ref
     assert refs["cleaned"].facts == {"rows": 199, "refused": 1, "repaired": 0}
     return {name: ref.digest for name, ref in refs.items()}
 
@@ -71,7 +71,10 @@ def test_worker_processes_write_the_same_artifacts_as_threads(shapes, threads):
         local_directory=str(shapes / "dask"),
     ) as cluster:
         where = {"address": cluster.scheduler_address}
-        assert digests(RunContext.local(shapes / "cluster", data_root=str(shapes), dask=where)) == threads
+        ctx = RunContext.local(shapes / "cluster", data_root=str(shapes), dask=where)
+        assert digests(ctx) == threads
+        shutil.make_archive(shapes / "packed", "zip", shapes / "shapes")
+        assert digests(ctx, "packed.zip")["preprocessor"] == threads["preprocessor"]
 
 
 def slowly(rows):

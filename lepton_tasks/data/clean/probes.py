@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import math
 import tempfile
@@ -18,11 +19,10 @@ from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.protocols import FeatureExtractor
 from lepton_tasks.data.cluster import map_chunks
-from lepton_tasks.data.rows import Row, payload_of
+from lepton_tasks.data.rows import CHUNK_ROWS, Row, payload_of
 from lepton_tasks.data.samples import POSITION
 
 _CHUNK_BYTES = 16 << 20
-_CHUNK_ROWS = 64
 
 
 def probe_rows(extractor: FeatureExtractor, parts: Sequence[Path], ctx: RunContext, file: Path) -> pa.Table:
@@ -38,7 +38,7 @@ def probe_rows(extractor: FeatureExtractor, parts: Sequence[Path], ctx: RunConte
     known = [field for field in schema if field.name != "data"]
     columns = pa.schema([*known, *extractor.facts.items(), ("error", pa.string())])
     total = sum(pq.read_metadata(part).num_rows for part in parts)
-    size = max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // math.prod(extractor.shape)))
+    size = max(1, min(CHUNK_ROWS, _CHUNK_BYTES // math.prod(extractor.shape)))
     tables = [columns.empty_table()]
     with contextlib.ExitStack() as stack:
         aside = None
@@ -57,20 +57,43 @@ def probe_rows(extractor: FeatureExtractor, parts: Sequence[Path], ctx: RunConte
     return pa.concat_tables(tables).append_column(POSITION, pa.array(range(total), pa.int64()))
 
 
-def _chunks(parts: Sequence[Path], size: int) -> Iterator[list[Row]]:
-    """Rows as lists of at most `size` plain mappings, which every scheduler can send."""
+@dataclasses.dataclass(frozen=True)
+class _Span:
+    """Rows of one row group of a part, told by their place: a scheduler should not carry the files of archives."""
+
+    part: str
+    group: int
+    start: int
+    rows: int
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def read(self) -> list[Row]:
+        with pq.ParquetFile(self.part) as file:
+            rows: list[Row] = (
+                file.read_row_group(self.group, use_threads=False).slice(self.start, self.rows).to_pylist()
+            )
+        return rows
+
+
+def _chunks(parts: Sequence[Path], size: int) -> Iterator[_Span]:
+    """Rows in order, at most `size` together."""
     for part in parts:
-        with pq.ParquetFile(part) as file:
-            for batch in file.iter_batches(batch_size=size):
-                yield batch.to_pylist()
+        metadata = pq.read_metadata(part)
+        for group in range(metadata.num_row_groups):
+            total = metadata.row_group(group).num_rows
+            for start in range(0, total, size):
+                yield _Span(str(part), group, start, min(size, total - start))
 
 
 def _probe_chunk(
-    extractor: FeatureExtractor, aside: Path | None, rows: list[Row]
+    extractor: FeatureExtractor, aside: Path | None, span: _Span
 ) -> tuple[list[dict[str, Any]], np.ndarray | Path]:
     """What is found of each row, and the arrays; on a cluster (`aside`) a file of them, as a scheduler should not carry
     pixels.
     """
+    rows = span.read()
     arrays = np.zeros((len(rows), *extractor.shape), np.uint8)
     found = []
     for row, array in zip(rows, arrays, strict=True):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import logging
 import pkgutil
 import time
 from collections.abc import Iterator
@@ -47,9 +49,15 @@ def connected(ctx: RunContext) -> Iterator[Any]:
             raise
         except OSError as error:
             raise LostError from error
-        ctx.log.info("Dask at %s: %s, dashboard %s", where.address, found, client.dashboard_link)
+        _tell(f"Dask at {where.address}: {found}, dashboard {client.dashboard_link}")
         with _reported(client, ctx):
             yield client
+
+
+@functools.cache
+def _tell(sentence: str) -> None:
+    """Log it once in a process: a stage connects anew for each pass over the data."""
+    logging.getLogger("lepton.dask").info("%s", sentence)
 
 
 @contextlib.contextmanager

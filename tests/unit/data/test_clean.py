@@ -1,4 +1,5 @@
 import hashlib
+import pickle
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import DataError
+from lepton_tasks.data.clean import probes as probes_module
 from lepton_tasks.data.clean.boxes import Boxes
 from lepton_tasks.data.clean.duplicates import Duplicates, NearDuplicates
 from lepton_tasks.data.clean.labels import Labels, Unlabelled
@@ -229,6 +231,16 @@ def test_probes_hold_what_was_found_or_the_error_and_no_payload(tmp_path):
     assert table["error"].to_pylist() == ["bad bytes.", None, "the file cannot be read.", "no frame can be decoded"]
     assert table["position"].to_pylist() == [0, 1, 2, 3]
     assert np.load(tmp_path / "arrays.npy").tolist() == [[0, 0], list(b"go"), [0, 0], [0, 0]]
+
+
+def test_a_task_carries_places_and_no_bytes_of_files(tmp_path):
+    names = [f"s{i}" for i in range(150)]
+    table = pa.table({"sample_id": names, "data": [bytes(20_000)] * 150})
+    pq.write_table(table, tmp_path / "part-0.parquet", row_group_size=64)
+    spans = list(probes_module._chunks([tmp_path / "part-0.parquet"], 40))
+    assert [len(span) for span in spans] == [40, 24, 40, 24, 22]
+    assert [row["sample_id"] for span in spans for row in span.read()] == names
+    assert max(len(pickle.dumps(span)) for span in spans) < 1_000
 
 
 def test_bytes_that_changed_after_ingest_stop_the_stage(tmp_path):

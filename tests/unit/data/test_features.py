@@ -70,6 +70,14 @@ def test_the_probe_tells_equal_pixels_whatever_the_format():
     assert probe(encoded(grey.reshape(20, 9)))[0]["content_sha256"] != png["content_sha256"]
 
 
+@pytest.mark.parametrize("resize", ["pad", "stretch", "crop"])
+def test_black_bars_around_a_blank_picture_are_no_contrast(resize):
+    payload = encoded(np.full((30, 60, 3), 200, np.uint8))
+    facts, array = ImageFeatures(12, 12, resize=resize).probe(payload)
+    assert facts["contrast"] == 0
+    assert (array.min() == 0) == (resize == "pad")
+
+
 def test_the_probe_tells_the_full_size_of_a_jpeg_that_is_decoded_smaller():
     payload = encoded(np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8), "JPEG")
     facts, array = ImageFeatures(30, 40).probe(payload)
