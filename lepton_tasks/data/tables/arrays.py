@@ -16,6 +16,7 @@ _DTYPES: dict[pl.DataType, Any] = {
     pl.Float64(): np.float64,
     pl.Float32(): np.float32,
     pl.Int64(): np.int64,
+    pl.UInt64(): np.uint64,
     pl.Int32(): np.int32,
 }
 

@@ -86,8 +86,7 @@ class Judging:
         counts = {step.code: int(frame[f"__changed_{step.code}"].sum()) for step in self.steps}
         refused = refusals_in(frame)
         if self.key is not None:
-            keyed = frame.select(ROW, CODE, *KEY_COLUMNS)
-            write_keys(self.keys_folder, keyed.filter(pl.col(CODE) == 0) if len(refused) else keyed)
+            write_keys(self.keys_folder, frame)
         return Verdict(refused, counts, self._write(part, frame))
 
     def _write(self, part: Part, frame: pl.DataFrame) -> str | None:
