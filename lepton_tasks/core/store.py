@@ -10,8 +10,8 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,13 +45,18 @@ def _digests(paths: Sequence[Path]) -> Iterator[str | None]:
 def _digest(path: Path) -> str:
     """The file's sha256; of one that this process has hashed and nobody has touched since, as it was."""
     stat = path.stat()
-    mark = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-    if mark in _hashed:
-        return _hashed[mark]
-    digest = sha256_file(path)
+    return _hashed.get(_mark(stat)) or _remember(stat, sha256_file(path))
+
+
+def _remember(stat: os.stat_result, digest: str) -> str:
+    """The digest, which will do for the file as long as this is its state, if that can be told from later ones."""
     if time.time() - stat.st_ctime > _SETTLED:
-        _hashed[mark] = digest
+        _hashed[_mark(stat)] = digest
     return digest
+
+
+def _mark(stat: os.stat_result) -> tuple[int, ...]:
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def digest_of(value: Any) -> str:
@@ -73,6 +78,15 @@ class Draft:
         self._store, self._stage, self._fingerprint = store, stage, fingerprint
         self.path = store.root / "artifacts" / ".drafts" / f"{stage}-{uuid.uuid4().hex}"
         self.path.mkdir(parents=True)
+        self._settling: dict[Path, Future[str]] = {}
+        self._settler = ThreadPoolExecutor(1, thread_name_prefix="settle")
+
+    def settle(self, path: Path) -> None:
+        """Begin to hash a file, and to write it through to the disk, for `publish`, while others are still computed.
+
+        It is whole, and nobody changes it any more; it may still be removed.
+        """
+        self._settling[path] = self._settler.submit(_settle, path)
 
     def publish(self, kind: type[R], facts: Mapping[str, Fact] | None = None, *, replace: bool = False) -> R:
         """Seal the folder: write its manifest and digest, and move it to its place in one rename.
@@ -81,10 +95,11 @@ class Draft:
         unless `replace` is set: then ours takes its place.
         """
         files = [p for p in sorted(self.path.rglob("*")) if p.is_file()]
-        manifest = {
-            str(p.relative_to(self.path)): {"sha256": digest, "bytes": p.stat().st_size}
-            for p, digest in zip(files, _digests(files), strict=True)
-        }
+        settled = {p: _remember(p.stat(), self._settling[p].result()) for p in files if p in self._settling}
+        self._settler.shutdown()
+        others = [p for p in files if p not in settled]
+        digests = settled | dict(zip(others, _digests(others), strict=True))
+        manifest = {str(p.relative_to(self.path)): {"sha256": digests[p], "bytes": p.stat().st_size} for p in files}
         ref = kind(  # type: ignore[call-arg]  # every subclass fixes `kind`
             uri=f"{_SCHEME}{self._stage}/{self._fingerprint}",
             digest=digest_of({name: entry["sha256"] for name, entry in manifest.items()}),
@@ -93,7 +108,7 @@ class Draft:
         )
         write_json(self.path / _MANIFEST_FILE, manifest)
         write_json(self.path / _REF_FILE, ref.model_dump())
-        _sync_tree(self.path)
+        _sync_tree(self.path, but=settled)
         final = self._store.folder(ref)
         final.parent.mkdir(parents=True, exist_ok=True)
         if replace or self._store.find(self._stage, self._fingerprint) is None:
@@ -111,6 +126,7 @@ class Draft:
 
     def discard(self) -> None:
         """Remove the folder."""
+        self._settler.shutdown(cancel_futures=True)
         shutil.rmtree(self.path, ignore_errors=True)
 
 
@@ -209,12 +225,22 @@ class ArtifactStore:
             yield
 
 
-def _sync_tree(folder: Path) -> None:
+def _settle(path: Path) -> str:
+    digest = sha256_file(path)
+    _sync_file(path)
+    return digest
+
+
+def _sync_tree(folder: Path, *, but: Collection[Path]) -> None:
     for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as stream:
-                os.fsync(stream.fileno())
+        if path.is_file() and path not in but:
+            _sync_file(path)
     _sync_folder(folder)
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

@@ -32,7 +32,7 @@ def clean_table(use_case: UseCase, ctx: RunContext, *, raw: DatasetRef) -> Datas
     draft = ctx.draft()
     names = {step.code: step.spec.name for step in steps}
     with RejectedFile(draft.path / "rejected.parquet", names, rows.parts, ctx) as rejected:
-        cleaning = Cleaning(rows, draft.path, rejected, ctx)
+        cleaning = Cleaning(rows, draft, rejected, ctx)
         cleaning.apply([step for step in steps if step.kind != "fitted"])
         cleaning.finish()
     report = _report(cleaning, rejected, rows.height)

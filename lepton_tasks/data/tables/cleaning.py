@@ -15,6 +15,7 @@ import polars as pl
 
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import DataError
+from lepton_tasks.core.store import Draft
 from lepton_tasks.core.table_protocols import FillingStep
 from lepton_tasks.data.tables.artifact import REFUSED_FILE
 from lepton_tasks.data.tables.conflicts import with_conflicts
@@ -39,8 +40,8 @@ class Cleaning:
         report: An entry a step: rows_in, refused, changed, made.
     """
 
-    def __init__(self, rows: TableRows, folder: Path, rejected: RejectedFile, ctx: RunContext) -> None:
-        self._folder, self._rejected, self._ctx = folder, rejected, ctx
+    def __init__(self, rows: TableRows, draft: Draft, rejected: RejectedFile, ctx: RunContext) -> None:
+        self._draft, self._folder, self._rejected, self._ctx = draft, draft.path, rejected, ctx
         self.report: list[dict[str, Any]] = []
         self.rewritten = False
         self._begin(rows)
@@ -80,7 +81,11 @@ class Cleaning:
         judging = Judging.of(steps, key, self.rows, folder=self._folder, stem=stem)
         if key is not None:
             judging.keys_folder.mkdir()
-        verdicts = list(judging.over(self._so_far).map_parts(judging, self._ctx))
+        verdicts = []
+        for verdict in judging.over(self._so_far).map_parts(judging, self._ctx):
+            verdicts.append(verdict)
+            if verdict.changed is not None:
+                self._draft.settle(Path(verdict.changed))
         parts = list(zip(self.rows.parts, verdicts, strict=True))
         first = {step.code: [part for part, verdict in parts if verdict.counts[step.code]][:1] for step in steps}
         examples = {code: self._change_examples(steps, code, part) for code, found in first.items() for part in found}

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from lepton_tasks.core.artifacts import DatasetRef, Fact, PreprocessorRef
 from lepton_tasks.core.catalogue import TABLE_FEATURES
 from lepton_tasks.core.context import RunContext
-from lepton_tasks.core.store import write_json
+from lepton_tasks.core.store import Draft, write_json
 from lepton_tasks.core.table_protocols import RowFeatures, TableFeatures
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.data.split import SPLITS
@@ -53,7 +53,7 @@ def transform_table(
     for name in SPLITS:
         (draft.path / name).mkdir()
     write = _in_one_pass if isinstance(extractor, RowFeatures) else _split_by_split
-    size, sizes, refusals = write(extractor, fitted["fitted"], rows, marking, draft.path, ctx)
+    size, sizes, refusals = write(extractor, fitted["fitted"], rows, marking, draft, ctx)
     with RejectedFile(draft.path / "rejected.parquet", marking.names, rows["train"].parts, ctx) as rejected:
         rejected.add(rows["train"], refusals)
     if len(refusals):
@@ -74,7 +74,7 @@ def _in_one_pass(
     fitted: Mapping[str, Any],
     rows: Mapping[str, TableRows],
     marking: Marking,
-    folder: Path,
+    draft: Draft,
     ctx: RunContext,
 ) -> Outcome:
     """Each part is read once, and written as up to three. What a text becomes is computed once for equal ones."""
@@ -92,8 +92,8 @@ def _in_one_pass(
     marking = dataclasses.replace(marking, spared=frozenset(spared))
     raw = [pl.col(name).alias(_RAW + name) for name in sorted({kernel.column for kernel in kernels})]
     made = marking.mark(every).changed(functools.partial(_express, [*by_row, *raw]))
-    write = functools.partial(_write_part, folder, _Features(tuple(columns), by_value, tuple(kernels)))
-    return _gather(made.map_parts(write, ctx), folder)
+    write = functools.partial(_write_part, draft.path, _Features(tuple(columns), by_value, tuple(kernels)))
+    return _gather(made.map_parts(write, ctx), draft)
 
 
 def _every_row(rows: Mapping[str, TableRows]) -> TableRows:
@@ -110,16 +110,16 @@ def _split_by_split(
     fitted: Mapping[str, Any],
     rows: Mapping[str, TableRows],
     marking: Marking,
-    folder: Path,
+    draft: Draft,
     ctx: RunContext,
 ) -> Outcome:
     """The extractor reads and writes each split as it likes; the targets are those of the rows it was given."""
     marks = marking.mark(_every_row(rows)).select(MARKS)
-    write = functools.partial(_write_part, folder, _Features((), {}, ()))
-    _, sizes, refusals = _gather(marks.map_parts(write, ctx), folder)
+    write = functools.partial(_write_part, draft.path, _Features((), {}, ()))
+    _, sizes, refusals = _gather(marks.map_parts(write, ctx), draft)
     size = 0
     for name in SPLITS:
-        written = extractor.transform(marking.kept(rows[name]), fitted, folder / name, ctx)
+        written = extractor.transform(marking.kept(rows[name]), fitted, draft.path / name, ctx)
         sizes[name] = written["rows"]
         size += written["bytes"]
     return size, sizes, refusals
@@ -127,10 +127,10 @@ def _split_by_split(
 
 @dataclasses.dataclass(frozen=True)
 class _Written:
-    """What one part gave: refused rows, and per split the bytes written, the rows' numbers and their targets."""
+    """What one part gave: refused rows, and per split the file of features, the rows' numbers and their targets."""
 
     refused: pl.DataFrame
-    splits: dict[str, tuple[int, np.ndarray, np.ndarray | None]]
+    splits: dict[str, tuple[Path | None, np.ndarray, np.ndarray | None]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,20 +171,18 @@ def _write_part(folder: Path, features: _Features, part: Part, frame: pl.DataFra
     if len(refused):
         split = split.set(frame[CODE] > 0, NOWHERE)
     marks, made = frame.select(ROW, TARGET), features.of(part, frame)
-    splits = {}
+    splits: dict[str, tuple[Path | None, np.ndarray, np.ndarray | None]] = {}
     for code, name in enumerate(SPLITS):
         mine = split == code
         rows = marks.filter(mine)
         if not len(rows):
             continue
-        size = 0
-        if features.names:
-            path = folder / name / f"part-{rows[ROW][0]:012d}.parquet"
+        path = folder / name / f"part-{rows[ROW][0]:012d}.parquet" if features.names else None
+        if path is not None:
             with written_aside(path) as aside:
                 _write_features(made.filter(mine), aside)
-            size = path.stat().st_size
         targets = None if rows[TARGET].dtype == pl.Null else rows[TARGET].to_numpy()
-        splits[name] = (size, rows[ROW].to_numpy(), targets)
+        splits[name] = (path, rows[ROW].to_numpy(), targets)
     return _Written(refused, splits)
 
 
@@ -201,22 +199,24 @@ def _ids_file(folder: Path) -> pq.ParquetWriter:
     return pq.ParquetWriter(folder / "ids.parquet", _IDS_SCHEMA, use_dictionary=False, column_encoding=encoding)
 
 
-def _gather(parts: Iterable[_Written], folder: Path) -> Outcome:
+def _gather(parts: Iterable[_Written], draft: Draft) -> Outcome:
     """Write ``ids.parquet`` and ``targets.npy`` of every split from what the parts gave, in order."""
     size, sizes, refusals = 0, dict.fromkeys(SPLITS, 0), [pl.DataFrame(schema=REFUSALS)]
     with contextlib.ExitStack() as stack:
-        ids = {n: stack.enter_context(_ids_file(folder / n)) for n in SPLITS}
+        ids = {n: stack.enter_context(_ids_file(draft.path / n)) for n in SPLITS}
         files: dict[str, ArrayFile] = {}
         for part in parts:
             refusals.append(part.refused)
-            for name, (written, numbers, targets) in part.splits.items():
-                size += written
+            for name, (path, numbers, targets) in part.splits.items():
+                if path is not None:
+                    size += path.stat().st_size
+                    draft.settle(path)
                 sizes[name] += len(numbers)
                 ids[name].write_table(pl.DataFrame({"row": numbers}).to_arrow().cast(_IDS_SCHEMA))
                 if targets is None:
                     continue
                 if name not in files:
-                    file = ArrayFile(folder / name / "targets.npy", targets.dtype)
+                    file = ArrayFile(draft.path / name / "targets.npy", targets.dtype)
                     files[name] = stack.enter_context(file)
                 files[name].append(targets)
     return size, sizes, pl.concat(refusals)

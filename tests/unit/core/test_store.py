@@ -71,6 +71,35 @@ def test_what_was_just_written_is_hashed_each_time(store, monkeypatch):
     assert hashed == ["rows.txt", "rows.txt"]
 
 
+def test_files_that_were_settled_are_published_without_being_hashed_again(store, monkeypatch):
+    hashed = []
+    monkeypatch.setattr(module, "sha256_file", lambda path: hashed.append(path.name) or sha256_file(path))
+    draft = store.draft("clean", "f1")
+    for name in ("early", "late", "gone"):
+        (draft.path / name).write_text(name)
+    for name in ("early", "gone"):
+        draft.settle(draft.path / name)
+        draft._settling[draft.path / name].result()
+    (draft.path / "gone").unlink()
+    ref = draft.publish(DatasetRef)
+    assert hashed == ["early", "gone", "late"]
+    assert sorted(path.name for path in store.open(ref).glob("[a-z]*")) == ["early", "late"]
+    (store.folder(ref) / "early").write_text("later")
+    with pytest.raises(ArtifactError, match=r"early .*altered"):
+        store.open(ref)
+
+
+def test_a_file_that_could_not_be_settled_is_not_published(store):
+    draft = store.draft("clean", "f1")
+    draft.settle(draft.path / "rows")
+    while not draft._settling[draft.path / "rows"].done():
+        time.sleep(0.001)
+    (draft.path / "rows").write_text("too late")
+    with pytest.raises(FileNotFoundError):
+        draft.publish(DatasetRef)
+    assert store.find("clean", "f1") is None
+
+
 @pytest.mark.parametrize("name", ["sub/rows.txt", "_ref.json", "_manifest.json"])
 def test_a_missing_file_makes_the_artifact_unfit_for_reuse(store, name):
     ref = published(store)
