@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
 
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from lepton_tasks.serving.http.edge import SAFE_ANSWER, Door, lines_of
@@ -102,6 +103,22 @@ class Lane:
             self._sweeper = loop.call_later(_SWEEP_SECONDS, self._sweep)
 
 
+class _Flow(FlowControl):
+    """Reads no more while requests wait for those before them: a client that never reads could send for ever.
+
+    uvicorn reads on whenever one of them asks for its body, and keeps whatever comes.
+    """
+
+    def __init__(self, protocol: LaneProtocol) -> None:
+        super().__init__(protocol.transport)
+        self._protocol = protocol
+
+    def resume_reading(self) -> None:
+        """Unless requests wait."""
+        if not self._protocol.pipeline:
+            super().resume_reading()
+
+
 class LaneProtocol(HttpToolsProtocol):
     """One connection. Requests that came in one piece are answered in their order.
 
@@ -121,6 +138,7 @@ class LaneProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """A client has connected."""
         super().connection_made(transport)
+        self.flow = _Flow(self)
         self._reading_since = time.monotonic()
         self.lane.watch(self)
 
