@@ -193,6 +193,7 @@ LOSSES: Registry[Any] = Registry(
     "loss",
     None,
     {
+        "arcface": "lepton_tasks.models.losses:ArcFace",
         "bce": "lepton_tasks.models.losses:BinaryCrossEntropy",
         "bpr": "lepton_tasks.models.losses:BayesianPersonalisedRanking",
         "cross_entropy": "lepton_tasks.models.losses:CrossEntropy",

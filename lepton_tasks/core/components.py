@@ -93,13 +93,14 @@ def check_network(name: str, arguments: Sequence[str], *, where: str = "") -> No
         )
 
 
-def check_loss(name: str, kind: str, *, where: str = "") -> None:
+def check_loss(name: str, kinds: Sequence[str], *, where: str = "") -> None:
     """Raise `ConfigError` if a loss is not one of what the learning task gives to losses."""
-    if LOSSES.load(name).of != kind:
+    if LOSSES.load(name).of not in kinds:
+        suitable = ", ".join(n for n in LOSSES.names() if LOSSES.load(n).of in kinds)
         raise ConfigError(
             f"the loss {name!r} does not suit the learning task.",
             where=where,
-            fix=f"Suitable: {', '.join(n for n in LOSSES.names() if LOSSES.load(n).of == kind) or 'only its own'}.",
+            fix=f"Suitable: {suitable}." if suitable else "It has its own: leave it out, and see the task's params.",
         )
 
 

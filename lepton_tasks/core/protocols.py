@@ -192,9 +192,9 @@ class LearningTask(Protocol):
     """Names of what the networks of `evaluable` and `deployable` answer, in order."""
     network_parameters: ClassVar[tuple[str, ...]]
     """Names of `network_arguments`: a network that takes other ones does not suit the task."""
-    loss_of: ClassVar[str]
-    """Which losses of the catalogue a use case may name: of ``classes``, ``numbers``, ``rankings`` or ``embeddings``;
-    empty for none but its own."""
+    loss_of: ClassVar[tuple[str, ...]]
+    """Which losses of the catalogue a use case may name: of ``classes``, ``numbers``, ``rankings``, ``cosines`` or
+    ``embeddings``; empty for none but its own."""
     boxes: ClassVar[bool]
     """Whether targets are boxes, so that what moves pictures must move them, too."""
     replayable: ClassVar[bool]
@@ -228,6 +228,9 @@ class LearningTask(Protocol):
 
     def trainable(self, network: torch.nn.Module) -> torch.nn.Module:
         """The network with what must come before it in training: `inputs` -> what `loss` takes."""
+
+    def embedded(self, network: torch.nn.Module) -> torch.nn.Module:
+        """What takes the place of `trainable` for a loss of ``embeddings``."""
 
     def evaluable(self, network: torch.nn.Module) -> torch.nn.Module:
         """The network as it is judged: inputs of `evaluation_rows` -> `outputs`."""

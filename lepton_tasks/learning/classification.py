@@ -27,7 +27,7 @@ class Classification(Task):
     """Cross-entropy over the labels of the training data; the answer is a probability for each, float32 [N, K]."""
 
     metric: ClassVar[str] = "accuracy"
-    loss_of: ClassVar[str] = "classes"
+    loss_of: ClassVar[tuple[str, ...]] = ("classes",)
     outputs: ClassVar[tuple[str, ...]] = (PROBABILITIES,)
 
     def targets(self, stored: torch.Tensor, label_smoothing: float) -> torch.Tensor:

@@ -42,6 +42,7 @@ class FaceRecognition(Task):
     """
 
     metric: ClassVar[str] = "auc"
+    loss_of: ClassVar[tuple[str, ...]] = ("cosines", "embeddings")
     features: ClassVar[tuple[str, ...]] = ("image",)
     outputs: ClassVar[tuple[str, ...]] = (EMBEDDING,)
     network_parameters: ClassVar[tuple[str, ...]] = ("input_shape", "num_identities")
@@ -93,6 +94,13 @@ class FaceRecognition(Task):
 
         return Normalised(ToIdentities(network), self.fitted["mean"], self.fitted["std"])
 
+    def embedded(self, network: nn.Module) -> nn.Module:
+        """Pixels in [0, 1] -> embeddings [N, D]; the directions of the identities stay as they are."""
+        from lepton_tasks.models.pictures import Normalised
+
+        network.identities.requires_grad_(False)  # type: ignore[union-attr]  # a parameter
+        return Normalised(network, self.fitted["mean"], self.fitted["std"])
+
     def deployable(self, network: nn.Module) -> nn.Module:
         """What is served: uint8 [N, H, W, C] -> directions float32 [N, D] of unit length."""
         from lepton_tasks.models.embedding import Directions
@@ -102,13 +110,9 @@ class FaceRecognition(Task):
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of scaled cosines [N, K], the own identity's angle being taken `margin` wider; targets [N]."""
-        import torch
-        from torch.nn import functional
+        from lepton_tasks.models.losses import ArcFace
 
-        cosines = outputs.float().clamp(-1 + 1e-6, 1 - 1e-6)  # at the ends, the slope of the angle is infinite
-        own = functional.one_hot(targets, cosines.shape[1]).bool()
-        wider = torch.cos(torch.acos(cosines) + self.margin)
-        return functional.cross_entropy(self.scale * torch.where(own, wider, cosines), targets)
+        return ArcFace(margin=self.margin, scale=self.scale).forward(outputs, targets)
 
     def metrics(self, outputs: Outputs, targets: np.ndarray) -> dict[str, float]:
         """How well all pairs of rows are told apart, by the cosine of their directions.

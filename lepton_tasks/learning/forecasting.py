@@ -36,7 +36,7 @@ class Forecasting(Task):
     features: ClassVar[tuple[str, ...]] = ("windows",)
     outputs: ClassVar[tuple[str, ...]] = (FORECAST,)
     network_parameters: ClassVar[tuple[str, ...]] = ("window", "inputs", "horizon")
-    loss_of: ClassVar[str] = "numbers"
+    loss_of: ClassVar[tuple[str, ...]] = ("numbers",)
 
     def __init__(
         self,

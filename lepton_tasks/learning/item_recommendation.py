@@ -48,7 +48,7 @@ class ItemRecommendation(Task):
     """
 
     metric: ClassVar[str] = f"hit_rate_{TOP}"
-    loss_of: ClassVar[str] = "rankings"
+    loss_of: ClassVar[tuple[str, ...]] = ("rankings",)
     features: ClassVar[tuple[str, ...]] = ("visits",)
     outputs: ClassVar[tuple[str, ...]] = ("items", "scores")
     network_parameters: ClassVar[tuple[str, ...]] = ("num_users", "num_items")

@@ -39,7 +39,7 @@ class RatingPrediction(Task):
     """
 
     metric: ClassVar[str] = "rmse"
-    loss_of: ClassVar[str] = "numbers"
+    loss_of: ClassVar[tuple[str, ...]] = ("numbers",)
     features: ClassVar[tuple[str, ...]] = ("interactions",)
     outputs: ClassVar[tuple[str, ...]] = (VALUE,)
     network_parameters: ClassVar[tuple[str, ...]] = ("num_users", "num_items")

@@ -32,7 +32,7 @@ class Task:
     features: ClassVar[tuple[str, ...]]
     outputs: ClassVar[tuple[str, ...]]
     network_parameters: ClassVar[tuple[str, ...]]
-    loss_of: ClassVar[str] = ""
+    loss_of: ClassVar[tuple[str, ...]] = ()
     boxes: ClassVar[bool] = False
     replayable: ClassVar[bool] = True
 
@@ -64,6 +64,10 @@ class Task:
     def trainable(self, network: nn.Module) -> nn.Module:
         """The network itself."""
         return network
+
+    def embedded(self, network: nn.Module) -> nn.Module:
+        """As for other losses."""
+        return self.trainable(network)
 
     def evaluable(self, network: nn.Module) -> nn.Module:
         """What is deployed."""

@@ -2,7 +2,8 @@
 
 A loss of *classes* takes logits float32 [N, K] and target probabilities float32 [N, K]; of *numbers* two float32
 tensors of one shape; of *rankings* scores float32 [N, 1 + M] with the wanted item first; of *embeddings* float32 [N, D]
-and classes int64 [N]. All give a scalar; ``of`` says which kind a loss is.
+and classes int64 [N]; of *cosines* to the direction of each class float32 [N, K] and classes int64 [N]. All give a
+scalar; ``of`` says which kind a loss is.
 """
 
 from __future__ import annotations
@@ -194,13 +195,39 @@ class Triplet(nn.Module):
 
     def forward(self, embeddings: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
         """See the class."""
-        points = functional.normalize(embeddings, dim=1)
-        squared = (2 - 2 * points @ points.T).clamp(min=1e-12)
-        distances = squared.sqrt()
+        with torch.autocast(embeddings.device.type, enabled=False):  # near points need more digits than bfloat16 has
+            points = functional.normalize(embeddings.float(), dim=1)
+            distances = (2 - 2 * points @ points.T).clamp(min=1e-12).sqrt()
         same = classes[:, None] == classes[None, :]
         farthest = distances.masked_fill(~same, 0).amax(dim=1)
         nearest = distances.masked_fill(same, 2.0).amin(dim=1)
         return functional.relu(farthest - nearest + self.margin).mean()
+
+
+class ArcFace(nn.Module):
+    """Of cosines to the direction of each class: cross-entropy in which the own class's angle is taken wider.
+
+    Args:
+        margin: By how much, in radians.
+        scale: Factor of the cosines before the softmax.
+
+    Source: Deng et al., "ArcFace: additive angular margin loss for deep face recognition", 2019.
+    """
+
+    of: ClassVar[str] = "cosines"
+
+    def __init__(
+        self, *, margin: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.3, scale: Positive = 16.0
+    ) -> None:
+        super().__init__()
+        self.margin, self.scale = margin, scale
+
+    def forward(self, cosines: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        cosines = cosines.float().clamp(-1 + 1e-6, 1 - 1e-6)  # at the ends, the slope of the angle is infinite
+        own = functional.one_hot(classes, cosines.shape[1]).bool()
+        wider = torch.cos(torch.acos(cosines) + self.margin)
+        return functional.cross_entropy(self.scale * torch.where(own, wider, cosines), classes)
 
 
 def _weighted(rows: torch.Tensor, targets: torch.Tensor, class_weights: torch.Tensor | None) -> torch.Tensor:

@@ -60,6 +60,7 @@ _QUALITY_CODE = (
     "lepton_tasks.data.sketch",
 )
 _MODEL_CODE = ("lepton_tasks.models", "lepton_tasks.learning")
+_WEIGHTS = "lepton_tasks.stages.begun_with:weights_state"
 _REPLAY_CODE = ("lepton_tasks.codecs", "lepton_tasks.data.requests", "lepton_tasks.stages.replay")
 
 STAGES: tuple[Stage, ...] = (
@@ -153,6 +154,7 @@ STAGES: tuple[Stage, ...] = (
         sections=("task", "model", "train", "features", "seed"),
         code=(*_MODEL_CODE, "lepton_tasks.training"),
         retries=2,
+        state=_WEIGHTS,
     ),
     Stage(
         "evaluate",
@@ -277,6 +279,7 @@ TUNE = Stage(
     sections=("task", "model", "train", "tune", "features", "seed"),
     code=(*_MODEL_CODE, "lepton_tasks.training"),
     retries=2,
+    state=_WEIGHTS,
 )
 """Before `train`, in use cases with a section `tune`."""
 
@@ -296,6 +299,7 @@ COMPRESS = Stage(
         "lepton_tasks.training",
     ),
     retries=2,
+    state=_WEIGHTS,
 )
 """Before `verify_package`, in use cases with a section `compress`."""
 

@@ -26,7 +26,7 @@ class Lessons(nn.Module):
 
     def __init__(self, teacher: Teacher, task: LearningTask) -> None:
         super().__init__()
-        self.teacher, self.classes = teacher, task.loss_of == "classes"
+        self.teacher, self.classes = teacher, "classes" in task.loss_of
         self.network = task.trainable(read_checkpoint(teacher.checkpoint).network).requires_grad_(False)
         self.train(False)
 

@@ -49,7 +49,8 @@ class TrainingModule(pl.LightningModule):
             self.network.begin_with_weights()
         self.loss = _loss(job, self.task, class_weights)
         self.lessons = Lessons(job.teacher, self.task) if job.teacher is not None else None
-        self.trainable = self.task.trainable(self.network)
+        embeddings = getattr(self.loss, "of", "") == "embeddings"
+        self.trainable = (self.task.embedded if embeddings else self.task.trainable)(self.network)
         self.validation = self.task.validation(self.network, job.features)
         self.validated = self.validation.network  # a submodule, so that it is moved to where the network is
         self.phases = tuple(self.task.phases(self.network))

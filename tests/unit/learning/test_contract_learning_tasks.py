@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from tiny_features import PAIRS, TASKS, build_network, build_task, served, tiny
 
-from lepton_tasks.core.catalogue import LEARNING_TASKS, OUTPUT_CODECS
+from lepton_tasks.core.catalogue import LEARNING_TASKS, LOSSES, OUTPUT_CODECS
 from lepton_tasks.models.inference import predict
 
 FIRST = {(task, features): model for task, features, model in reversed(PAIRS)}
@@ -50,6 +50,33 @@ def test_the_loss_falls_when_it_is_minimised(case):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("name", LOSSES.names())
+def test_every_loss_suits_a_task_and_falls_when_it_is_minimised(name, tmp_path):
+    loss = LOSSES.build(name, {})
+    suited = [pair for pair in TASKS if loss.of in LEARNING_TASKS.load(pair[0]).loss_of]
+    assert suited
+    task_name, features = suited[0]
+    tiny(features).write(tmp_path)
+    torch.manual_seed(0)
+    task, network = build_task(task_name, features), build_network(task_name, features, FIRST[task_name, features])
+    rows = task.training_rows(tmp_path)
+    inputs, targets = (torch.from_numpy(np.array(array[:48])) for array in (rows.inputs, rows.targets))
+    trained = (task.embedded if loss.of == "embeddings" else task.trainable)(network).train()
+    learning = {key: value.detach().clone() for key, value in network.named_parameters() if value.requires_grad}
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+    losses = []
+    for _ in range(20):
+        torch.manual_seed(0)
+        value = loss(trained(task.inputs(inputs)), task.targets(targets, 0.0))
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        losses.append(value.item())
+    assert losses[-1] < 0.9 * losses[0]
+    now = dict(network.named_parameters())
+    assert [key for key, before in learning.items() if torch.equal(before, now[key])] == []
 
 
 def test_metrics_are_numbers_that_can_be_compared_with_the_baseline(case):

@@ -13,6 +13,7 @@ GOOD_AND_BAD = {
     "classes": ([[9.0, 0.0, 0.0], [0.0, 9.0, 0.0]], [[0.0, 9.0, 0.0], [9.0, 0.0, 0.0]], torch.eye(3)[:2]),
     "numbers": ([[1.0, 2.0]], [[5.0, -2.0]], torch.tensor([[1.0, 2.1]])),
     "rankings": ([[5.0, 0.0, 1.0]], [[0.0, 5.0, 4.0]], torch.zeros(1)),
+    "cosines": ([[0.9, -0.2], [0.1, 0.8]], [[0.1, 0.8], [0.9, -0.2]], torch.tensor([0, 1])),
     "embeddings": (
         [[1.0, 0.0], [0.99, 0.1], [-1.0, 0.0], [-0.99, 0.1]],
         [[1.0, 0.0], [-1.0, 0.0], [1.0, 0.1], [-1.0, 0.1]],
@@ -52,4 +53,17 @@ def test_values_by_hand():
 
 def test_a_loss_of_another_kind_is_refused_with_the_suitable_ones():
     with pytest.raises(ConfigError, match=r"'bpr' does not suit the learning task. Suitable: bce, cross_entropy"):
-        check_loss("bpr", "classes")
+        check_loss("bpr", ["classes"])
+
+
+def test_a_task_without_losses_of_others_says_so():
+    with pytest.raises(ConfigError, match="It has its own: leave it out, and see the task's params"):
+        check_loss("bpr", [])
+
+
+def test_near_points_are_told_apart_in_half_precision_too():
+    points = torch.tensor([[1.0, 0.0], [1.0, 0.06], [1.0, 0.02], [0.0, 1.0]])
+    triplet, classes = LOSSES.build("triplet", {}), torch.tensor([0, 0, 1, 1])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = triplet(points, classes)
+    assert half == pytest.approx(float(triplet(points, classes)), rel=1e-6)
