@@ -182,6 +182,7 @@ MODELS: Registry[Any] = Registry(
         "temporal_cnn": "lepton_tasks.models.forecasters:TemporalCNN",
         "transformer": "lepton_tasks.models.transformer:Transformer",
         "two_tower": "lepton_tasks.models.recommenders:TwoTower",
+        "weighted_words": "lepton_tasks.models.weighted_words:WeightedWords",
     },
     families={
         "timm": "lepton_tasks.models.named_elsewhere:of_timm",

@@ -216,9 +216,7 @@ class ArcFace(nn.Module):
 
     of: ClassVar[str] = "cosines"
 
-    def __init__(
-        self, *, margin: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.3, scale: Positive = 16.0
-    ) -> None:
+    def __init__(self, *, margin: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.3, scale: Positive = 16.0) -> None:
         super().__init__()
         self.margin, self.scale = margin, scale
 

@@ -14,6 +14,7 @@ NETWORKS = [
     ("text_classification", "rnn", {"cell": "lstm", "embedding": 8, "width": 8}),
     ("text_classification", "ngrams", {"embedding": 8, "buckets": 16, "longest": 3}),
     ("text_classification", "transformer", {"width": 8, "heads": 2, "layers": 1}),
+    ("text_classification", "weighted_words", {"width": 8}),
     ("language_modelling", "rnn_language_model", {"cell": "gru", "width": 16}),
 ]
 

@@ -41,6 +41,7 @@ NETWORKS = {
     "rnn_language_model": {"width": 16},
     "rnn": {"embedding": 8, "width": 8, "layers": 2},
     "transformer": {"width": 8, "heads": 2, "layers": 1},
+    "weighted_words": {"width": 8},
 }
 
 

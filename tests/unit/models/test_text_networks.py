@@ -9,6 +9,7 @@ from lepton_tasks.models.ngrams import NGrams
 from lepton_tasks.models.rnn import Reader
 from lepton_tasks.models.rnn_language_model import RNNLanguageModel
 from lepton_tasks.models.tokens import Pooling, TokenEmbedding, real, trimmed
+from lepton_tasks.models.weighted_words import WeightedWords
 
 TOKENS = torch.tensor([[5, 6, 7, 8, 9], [6, 5, 0, 0, 0], [9, 0, 0, 0, 0]], dtype=torch.int32)
 CLASSIFIERS = {
@@ -17,6 +18,7 @@ CLASSIFIERS = {
     "lstm": ("rnn", {"cell": "lstm", "embedding": 6, "width": 5, "bidirectional": False, "pooling": ["mean"]}),
     "ngrams": ("ngrams", {"embedding": 6, "longest": 3, "buckets": 32, "hidden": 4}),
     "transformer": ("transformer", {"width": 8, "heads": 2, "layers": 2}),
+    "weighted_words": ("weighted_words", {"width": 6}),
 }
 CELLS = pytest.mark.parametrize("cell", ["elman", "gru", "lstm"])
 
@@ -66,6 +68,23 @@ def test_groups_of_words_tell_an_order_from_its_reverse():
     there, back = torch.tensor([[5, 6, 7]]), torch.tensor([[7, 6, 5]])
     torch.testing.assert_close(single(there)[0], single(back)[0])
     assert not torch.allclose(pairs(there)[0], pairs(back)[0])
+
+
+def test_words_weigh_by_how_often_this_text_has_them_and_how_few_others_do():
+    torch.manual_seed(0)
+    network = WeightedWords(8, 2, width=3)
+    texts = torch.tensor([[5, 5, 6, 0], [6, 7, UNKNOWN, 0], [6, 0, 0, 0]])
+    network.train()(texts)
+    rarity = {word: np.log((1 + 3) / (1 + seen)) + 1 for word, seen in {5: 1, 6: 3, 7: 1}.items()}
+    twice, once = (1 + np.log(2)) * rarity[5], rarity[6]
+    network.eval()
+    logits, weights = network(texts[:1])
+    expected = np.array([twice / 2, twice / 2, once, 0]) / (twice + once)
+    np.testing.assert_allclose(weights[0].numpy(), expected, rtol=1e-6)
+    vectors = network.embedding.vectors.weight
+    summed = (twice * vectors[5] + once * vectors[6]) / np.hypot(twice, once)
+    torch.testing.assert_close(logits[0], network.decide(summed.float() + network.bias))
+    assert torch.isfinite(network(torch.tensor([[UNKNOWN, 0]]))[0]).all()
 
 
 def test_words_are_dropped_in_training_only():
