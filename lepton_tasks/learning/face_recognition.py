@@ -98,7 +98,7 @@ class FaceRecognition(Task):
         """Pixels in [0, 1] -> embeddings [N, D]; the directions of the identities stay as they are."""
         from lepton_tasks.models.pictures import Normalised
 
-        network.identities.requires_grad_(False)  # type: ignore[union-attr]  # a parameter
+        network.identities.requires_grad_(False)
         return Normalised(network, self.fitted["mean"], self.fitted["std"])
 
     def deployable(self, network: nn.Module) -> nn.Module:
