@@ -9,12 +9,12 @@ the cache folder; one that does not install or start is named in the table. With
 
 Ratios of good answers a second, at 64 connections (larger is better):
     <model>_binary_vs_onnxruntime, <model>_json_vs_onnxruntime   : ONNX Runtime alone, batch 1, one thread
-    <model>_two_vs_onnxruntime                                   the same, of two processes of ours, binary
+    <model>_one_vs_onnxruntime                                   the same, of one process of ours, binary
     <model>_json_vs_<peer>, <model>_json_vs_best_server          : a peer; the best of the ready-made servers
 Of latency, memory and time (smaller is better):
     <model>_p99_c1_vs_echo      p99 at one connection : p50 of ONNX Runtime + echo
     <model>_p99_c64_vs_best     p99 at 64 connections, JSON : the best peer's
-    memory_vs_<peer>            peak memory with the CNN
+    memory_vs_<peer>            memory with the CNN, most after a load
     ready_vs_2_seconds          from the start to the first answer, the slowest model
 """
 
@@ -44,10 +44,10 @@ from benchmarks.served.wire import WIRES, Request
 from benchmarks.served.wrk import Load, press, require_wrk
 
 CONNECTIONS = (1, 16, 64)
-# Options of our server -> its subjects, and the form of their requests.
+# Options of our server -> its subjects, and the form of their requests. By itself it has two processes on two cores.
 OURS: tuple[tuple[tuple[str, ...], dict[str, str]], ...] = (
     ((), {"ours_json": "v2", "ours_binary": "v2 binary"}),
-    (("--processes", "2"), {"ours_two": "v2 binary"}),
+    (("--processes", "1"), {"ours_one": "v2 binary"}),
 )
 _SAMPLES = 32
 _TURNS, _LONGEST_SECONDS = 8, 5
@@ -101,7 +101,7 @@ class Bench:
                     rates = [loads[subject.name][c][-1].rate for c in CONNECTIONS]
                     tell(f"{name}, {subject.name}, {number + 1} of {self.rounds}, c = 64", rates[-1])
             for subject in subjects:
-                self.seen.standings[name, subject.name].peak_mib = subject.server.peak_mib()
+                self.seen.standings[name, subject.name].peak_mib = subject.server.most_mib
         self.seen.limits[name] = Limit(*(statistics.median(values) for values in zip(*limits, strict=True)))
         for subject_name, by_connections in loads.items():
             self.seen.standings[name, subject_name].loads = {c: _median(v) for c, v in by_connections.items()}

@@ -7,7 +7,7 @@ from benchmarks.served.seen import Seen
 
 MOST = 64  # connections at which rates are compared
 _READY_SECONDS = 2.0
-_OURS = {"json": "ours_json", "binary": "ours_binary", "two": "ours_two"}
+_OURS = {"json": "ours_json", "binary": "ours_binary", "one": "ours_one"}
 
 # Ratio -> the least it should be, or the most.
 AT_LEAST = {

@@ -15,7 +15,7 @@ FOLDER = Path("docs/reports/serving")
 _OURS = {
     "ours_json": "Lepton, JSON",
     "ours_binary": "Lepton, binary",
-    "ours_two": "Lepton, binary, 2 processes",
+    "ours_one": "Lepton, binary, 1 process",
 }
 
 
@@ -52,7 +52,8 @@ def write_page(seen: Seen, found: dict[str, float]) -> Path:
         "",
         f"Made by `python -m benchmarks.serving` on {datetime.datetime.now(datetime.UTC):%Y-%m-%d}: {about['cpu']}, "
         f"{about['cores']} cores shared by client and server. Medians. Rates are good answers a second at 1, 16 and "
-        "64 connections; latencies in ms; memory is the peak of all processes; ready: seconds to the first answer.",
+        "64 connections; latencies in ms; memory: the most after a load, what is shared counts once; ready: seconds "
+        "to the first answer.",
         "",
         "Peers: " + ", ".join(f"{PEERS[name].title} {number}".strip() for name, number in seen.versions.items()) + ".",
         "",

@@ -36,10 +36,14 @@ class Server:
         port: Where it will listen, on 127.0.0.1.
         folder: Where it works and logs.
         variables: Added to the environment.
+
+    Attributes:
+        most_mib: The most memory that it had when it rested.
     """
 
     def __init__(self, command: Sequence[str], port: int, folder: Path, variables: Mapping[str, str]) -> None:
         self.port, self.log = port, folder / "server.log"
+        self.most_mib = 0.0
         self.began = time.perf_counter()
         with self.log.open("ab") as stream:
             self.process = subprocess.Popen(
@@ -74,12 +78,14 @@ class Server:
             time.sleep(_REST_SECONDS)
             now = self.cpu_seconds()
             if now - before <= _REST_SECONDS / 4:
-                return
+                break
             before = now
+        self.most_mib = max(self.most_mib, self._memory_mib())
 
-    def peak_mib(self) -> float:
-        """Most memory that its processes had resident, each at its own peak; what two share counts for both."""
-        return sum(_peak_kib(process.pid) for process in self._family()) / 1024
+    def _memory_mib(self) -> float:
+        """Memory of all its processes. What they share counts once: of forked ones pages, of all of them files."""
+        found = [_memory_kib(process.pid) for process in self._family()]
+        return (sum(own for own, _ in found) + max(files for _, files in found)) / 1024
 
     def resident_mib(self) -> float:
         """Memory resident now."""
@@ -103,12 +109,16 @@ class Server:
         self.process.wait()
 
 
-def _peak_kib(pid: int) -> int:
-    with contextlib.suppress(OSError):  # it may have ended meanwhile
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1])
-    return 0
+def _memory_kib(pid: int) -> tuple[int, int]:
+    """A process's own memory, with its part of what it shares with others, and that of files."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+        status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:  # it has ended meanwhile
+        return 0, 0
+    told = {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines)}
+    files = next(int(line.split()[1]) for line in status if line.startswith("RssFile:"))
+    return told["Pss_Anon"] + told["Pss_Shmem"], files
 
 
 def check(server: Server, path: str, wire: Wire, model: Model, expected: Mapping[int, np.ndarray]) -> None:

@@ -23,7 +23,7 @@ class Standing:
 
     Attributes:
         ready_seconds: From its start to the first answer.
-        peak_mib: Most memory resident.
+        peak_mib: Most memory after a load.
         loads: By connections.
     """
 
@@ -38,7 +38,7 @@ class Seen:
 
     Attributes:
         connections: At which the servers were pressed.
-        standings: By model and subject; subjects are ``ours_json``, ``ours_binary``, ``ours_two``, and the
+        standings: By model and subject; subjects are ``ours_json``, ``ours_binary``, ``ours_one``, and the
             peers' names.
         limits: By model.
         versions: Of the peers.

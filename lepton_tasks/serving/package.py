@@ -108,6 +108,15 @@ class Package:
             self.observe(outputs)
         return outputs
 
+    def shrink(self, inputs: np.ndarray) -> None:
+        """Give back the memory that larger batches than this one have taken.
+
+        Source: https://onnxruntime.ai/docs/get-started/with-c.html, "memory.enable_memory_arena_shrinkage".
+        """
+        options = ort.RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        self._session.run(self.output_names, {self.spec.inputs[0].name: inputs}, options)
+
     def predict(self, payload: bytes) -> dict[str, Any]:
         """The answer to one sample, e.g. an encoded picture; raises `DataError` if it cannot be decoded."""
         return self.output_codec.encode(self.run(self.codec.decode(payload)[np.newaxis]), 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import functools
 import gc
 import logging
 import os
@@ -13,6 +14,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 import uvicorn
 
@@ -26,12 +28,14 @@ from lepton_tasks.serving.http.lane import Lane
 from lepton_tasks.serving.http.tls import certificate_of
 from lepton_tasks.serving.observing import logs
 from lepton_tasks.serving.observing.redact import Redaction
-from lepton_tasks.serving.supervisor import Supervisor, own_command
+from lepton_tasks.serving.supervisor import Supervisor
 from lepton_tasks.serving.versions.fleet import Fleet
 from lepton_tasks.serving.versions.follow import Following
 
 VALUES_VARIABLE = "LEPTON_REQUEST_VALUES"
 FOLLOW_VARIABLE = "LEPTON_FOLLOW"
+
+_SEVERAL = 2  # of large machines: each process has its own copy of every model
 
 _log = logging.getLogger("lepton.serving")
 
@@ -43,14 +47,13 @@ def main(arguments: list[str] | None = None) -> int:
     options.home = options.home.resolve()
     options.home.mkdir(parents=True, exist_ok=True)
     try:
-        if options.member is not None:
-            return _serve(options, Fleet(options.home, options.member, options.processes))
-        with _only_server_of(options.home):
+        with _only_server_of(options.home) as lock:
             _check(options)
-            if options.processes > 1:
-                address = options.host, options.port
-                return Supervisor(own_command(), options.processes, address, grace=DRAIN_SECONDS + 5).run()
-            return _serve(options, None)
+            if options.processes == 1:
+                return _serve(options)
+            serve = functools.partial(_serve_beside_others, options, os.getpid(), lock)
+            address = options.host, options.port
+            return Supervisor(serve, options.processes, address, grace=DRAIN_SECONDS + 5).run()
     except ConfigError as error:
         _log.error("%s", error)
         return 1
@@ -73,9 +76,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, default=8100, help="port to listen on (default: %(default)s)")
     parser.add_argument("--grpc-port", type=int, help="port to listen on for gRPC, too (default: none)")
     parser.add_argument("--home", type=Path, required=True, help="folder of packages, request log and admin token")
-    parser.add_argument("--processes", type=int, default=1, help="processes that share the port (default: 1)")
-    parser.add_argument("--member", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--fd", type=int, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--processes",
+        type=_processes,
+        default="auto",
+        help=f"processes that share the port (default: auto, {_SEVERAL} where there are as many cores)",
+    )
     parser.add_argument("--workers", type=int, help="inference threads of each model (default: cores - 1)")
     parser.add_argument(
         "--values",
@@ -105,12 +111,29 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _serve(options: argparse.Namespace, fleet: Fleet | None) -> int:
-    """One process: the only one, or one of several, which then ends with its parent."""
+def _processes(text: str) -> int:
+    if text == "auto":
+        return min(_SEVERAL, len(os.sched_getaffinity(0)))
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a number of processes")
+    return int(text)
+
+
+def _serve_beside_others(
+    options: argparse.Namespace, parent: int, lock: TextIO, member: int, listening: socket.socket
+) -> int:
+    """One of several processes, forked from `parent`, with which it ends."""
+    lifetime.die_with(parent)
+    lock.close()  # the folder is free again as soon as the parent has ended
+    return _serve(options, Fleet(options.home, member, options.processes), listening)
+
+
+def _serve(options: argparse.Namespace, fleet: Fleet | None = None, listening: socket.socket | None = None) -> int:
+    """One process: the only one, or one of several, which then share the socket."""
     # uvicorn hands SIGTERM on once it has drained; a server that was asked to stop and did has not failed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    if fleet is not None:
-        lifetime.die_with(int(os.environ[lifetime.PARENT]))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
     grpc = f"{options.host}:{options.grpc_port}" if options.grpc_port else None
     certificate = certificate_of(options.tls_cert, options.tls_key)
     app = create_app(
@@ -143,7 +166,7 @@ def _serve(options: argparse.Namespace, fleet: Fleet | None) -> int:
     _leave_out_of_collections()
     try:
         with contextlib.suppress(KeyboardInterrupt):
-            server.run(sockets=[socket.socket(fileno=options.fd)] if options.fd is not None else None)
+            server.run(sockets=[listening] if listening is not None else None)
     finally:
         if lane.unread:
             _log.warning("%d clients did not read what they were answered; they are cut off", lane.unread)
@@ -162,8 +185,8 @@ def _leave_out_of_collections() -> None:
 
 
 @contextlib.contextmanager
-def _only_server_of(home: Path) -> Iterator[None]:
-    """Hold the folder; two servers would overwrite each other's state."""
+def _only_server_of(home: Path) -> Iterator[TextIO]:
+    """Hold the folder while the file given stays open; two servers would overwrite each other's state."""
     with (home / "server.lock").open("w") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -171,4 +194,4 @@ def _only_server_of(home: Path) -> Iterator[None]:
             raise ConfigError(
                 "another server uses this folder.", where=str(home), fix="Stop it, or give another --home."
             ) from error
-        yield
+        yield stream

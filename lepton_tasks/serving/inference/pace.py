@@ -47,6 +47,7 @@ def measure(package: Package) -> Pace:
         sample = np.zeros([size or 1 for size in tensor.shape[1:]], tensor.dtype)
     package.output_codec.encode(package.run(sample[np.newaxis]), 0)
     batch, rate = best_batch(package, sample)
+    package.shrink(sample[np.newaxis])  # the largest batch that was tried took 14 MB for a small CNN
     seconds = min(_seconds(package, example[0] if example else None, sample) for _ in range(3))
     small = max(_LEAST_SMALL, 8 * sample.nbytes)  # the sample as JSON, or eight as bytes
     return Pace(batch, rate, small if seconds <= _QUICK_SECONDS else 0, 1 / rate <= _TINY_SECONDS)
