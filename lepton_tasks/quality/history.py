@@ -55,12 +55,19 @@ def plot_history(reports: Sequence[dict[str, Any]], path: Path) -> Path:
 
 def name_of(outcome: dict[str, Any]) -> str:
     """An expectation in few words: column, rule and parameters."""
-    params = ", ".join(f"{key} {_listed(value)}" for key, value in sorted(outcome["params"].items()))
+    params = ", ".join(f"{key} {_listed(value)}" for key, value in sorted(outcome["params"].items(), key=_place))
     text = _rule_of(outcome) + (f" ({params})" if params else "")
     return text if len(text) <= _NAME else text[: _NAME - 1] + "…"
 
 
+def _place(param: tuple[str, Any]) -> tuple[bool, bool, str]:
+    """The least value before the most, and last of all the share of rows."""
+    return param[0] == "mostly", param[0].startswith("max_"), param[0]
+
+
 def _listed(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
     return " | ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

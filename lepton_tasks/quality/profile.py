@@ -61,6 +61,11 @@ def rules_from(profile: Mapping[str, Any], *, slack: float = 0.1) -> list[Expect
     return rules
 
 
+def compared_with(profile: Mapping[str, Any]) -> list[Expectation]:
+    """`rules_from` for rows of the same table, in which no column can be gone."""
+    return [rule for rule in rules_from(profile) if rule.type != "expect_column_to_exist"]
+
+
 def oddities_in(profile: Mapping[str, Any]) -> list[str]:
     """A sentence about each column that has no value at all, or numbers that are none."""
     told = []

@@ -12,7 +12,7 @@ from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.protocols import Codec
 from lepton_tasks.core.use_case import Expectation
-from lepton_tasks.quality.profile import profile_of, rules_from
+from lepton_tasks.quality.profile import compared_with, profile_of
 from lepton_tasks.quality.rows import FrameRows
 
 _TYPES = {str(dtype): dtype for dtype in (pl.Int64(), pl.Float64(), pl.String(), pl.Boolean())}
@@ -39,7 +39,7 @@ def profile_of_requests(codec: Codec, payloads: Iterable[bytes], ctx: RunContext
 
 def served_rules(profile: Mapping[str, Any]) -> list[Expectation]:
     """What requests should be like, as warnings: ranges, categories and shares of missing values."""
-    return [rule for rule in rules_from(profile) if rule.type != "expect_column_to_exist"]
+    return compared_with(profile)
 
 
 def values_frame(values: Sequence[Mapping[str, Any]], profile: Mapping[str, Any] | None) -> pl.DataFrame:

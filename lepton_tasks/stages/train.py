@@ -77,6 +77,8 @@ def train(
         for report in (raw_quality, cleaned_quality, features_quality):
             record.files(ctx.open(report) / "docs", f"quality/{report.stage.removeprefix('validate_')}")
         record.files(ctx.open(cleaned) / "report.json", "cleaning")
+        if (report_of_fit := ctx.open(preprocessor) / "report.json").exists():  # of a table
+            record.files(report_of_fit, "fitted_steps")
         for made in (raw, cleaned, preprocessor, features):
             for page in reports_of(ctx, made):
                 record.files(page, f"dask/{made.stage}")

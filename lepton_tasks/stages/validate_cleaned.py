@@ -31,7 +31,7 @@ def validate_cleaned(use_case: UseCase, ctx: RunContext, *, splits: DatasetRef) 
         DataQualityError: a critical expectation failed.
     """
     from lepton_tasks.quality.check import check
-    from lepton_tasks.quality.profile import profile_of, rules_from
+    from lepton_tasks.quality.profile import compared_with, profile_of
 
     own = use_case.quality.cleaned
     check_rows = functools.partial(
@@ -42,7 +42,7 @@ def validate_cleaned(use_case: UseCase, ctx: RunContext, *, splits: DatasetRef) 
         about = [name for name in samples.schema if name not in _OURS]
         profile = profile_of(samples.where("split", "train").select(about), ctx)
         told = {name: profile["columns"][name] for name in _COMPARED if name in profile["columns"]}
-        learned = rules_from(profile | {"columns": told})
+        learned = compared_with(profile | {"columns": told})
         compared = (samples.where("split", "validation", "test"), learned)
         return check_rows([(samples, own), compared], identity="sample_id", profile=profile)
     from lepton_tasks.data.split import SPLITS
@@ -57,7 +57,7 @@ def validate_cleaned(use_case: UseCase, ctx: RunContext, *, splits: DatasetRef) 
     profile = profile_of(rows["train"], ctx)
     by = use_case.data.split
     cut = by.column if by.method in ("time", "last") else None  # it differs from split to split, as it is meant to
-    learned = [rule for rule in rules_from(profile) if (cut, _BETWEEN) != (rule.params["column"], rule.type)]
+    learned = [rule for rule in compared_with(profile) if (cut, _BETWEEN) != (rule.params["column"], rule.type)]
     suites = [(every, own), (others, learned)]
     return check_rows(suites, origin=origin_of(every.parts), profile=profile)
 

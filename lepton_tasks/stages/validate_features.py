@@ -27,7 +27,7 @@ def validate_features(use_case: UseCase, ctx: RunContext, *, features: DatasetRe
         DataQualityError: a critical expectation failed.
     """
     from lepton_tasks.quality.check import check
-    from lepton_tasks.quality.profile import profile_of, rules_from
+    from lepton_tasks.quality.profile import compared_with, profile_of
     from lepton_tasks.quality.rows import FrameRows
     from lepton_tasks.quality.tables import feature_rows, features_table, of_splits, origin_of
 
@@ -39,7 +39,7 @@ def validate_features(use_case: UseCase, ctx: RunContext, *, features: DatasetRe
         rules = TABLE_FEATURES.load(use_case.features.name).expectations("features")
         if (rows := feature_rows(folder)) is not None:
             train, rest = (of_splits(rows, names) for names in (SPLITS[:1], SPLITS[1:]))
-            learned = rules_from(profile_of(train, ctx))
+            learned = compared_with(profile_of(train, ctx))
             return check_rows([(rows, (*rules, *own)), (rest, learned)], origin=origin_of(rows.parts))
         arrays = FrameRows.of(features_table(folder)).numbered()
         return check_rows([(arrays, (*rules, *own)), _others(arrays, ctx)])
@@ -53,8 +53,8 @@ def validate_features(use_case: UseCase, ctx: RunContext, *, features: DatasetRe
 
 def _others(rows: FrameRows, ctx: RunContext) -> tuple[FrameRows, list[Expectation]]:
     """What is not learned from, and what it should be like."""
-    from lepton_tasks.quality.profile import profile_of, rules_from
+    from lepton_tasks.quality.profile import compared_with, profile_of
 
     told = [name for name in _TOLD if name in rows.schema]
-    learned = rules_from(profile_of(rows.where("split", *SPLITS[:1]).select(told), ctx))
+    learned = compared_with(profile_of(rows.where("split", *SPLITS[:1]).select(told), ctx))
     return rows.where("split", *SPLITS[1:]), learned

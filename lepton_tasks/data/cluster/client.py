@@ -206,7 +206,7 @@ def _reported(client: Any, ctx: RunContext) -> Iterator[None]:
 
     page = ctx.workdir / _REPORTS / f"{ctx.clock():%Y%m%dT%H%M%S.%f}.html"
     page.parent.mkdir(exist_ok=True)
-    report = distributed.performance_report(page)
+    report = distributed.performance_report(page, mode="inline")  # scripts within: it is looked at without a network
     try:
         with client.as_current():
             report.__enter__()

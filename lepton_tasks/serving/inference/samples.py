@@ -78,7 +78,7 @@ class PredictJob:
             try:
                 arrays.append(_decode(package, payload, self.seen))
             except DataError as error:
-                where = f"instances[{i}]" if len(payloads) > 1 else error.where
+                where = f"instances[{i}].{error.where}".rstrip(".") if len(payloads) > 1 else error.where
                 raise type(error)(error.what, where=where, fix=error.fix) from error
         return arrays
 

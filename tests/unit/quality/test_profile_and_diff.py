@@ -6,6 +6,7 @@ import pytest
 
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.quality.diff import diff_profiles, jensen_shannon, stability_index
+from lepton_tasks.quality.history import name_of
 from lepton_tasks.quality.profile import oddities_in, profile_of, rules_from
 from lepton_tasks.quality.rows import FrameRows
 
@@ -120,3 +121,9 @@ def test_the_measures_are_those_of_the_definitions():
     assert stability_index([50, 50], [25, 75]) == pytest.approx((0.25 - 0.5) * np.log(0.5) + 0.25 * np.log(1.5))
     assert jensen_shannon([1, 0], [0, 1]) == pytest.approx(1)
     assert jensen_shannon([3, 1], [3, 1]) == 0
+
+
+def test_an_expectation_is_named_with_its_least_value_first():
+    params = {"mostly": 0.4036423841, "max_value": 15.21, "min_value": 10.0}
+    outcome = {"type": "expect_column_values_to_be_between", "column": "alcohol", "params": params}
+    assert name_of(outcome) == "alcohol: be between (min_value 10, max_value 15.21, mostly 0.403642)"
