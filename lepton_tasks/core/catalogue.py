@@ -264,6 +264,7 @@ COMPRESSIONS: Registry[protocols.Compression] = Registry(
         "fp16": "lepton_tasks.training.compress.fp16:Fp16",
         "int8_dynamic": "lepton_tasks.training.compress.int8_dynamic:Int8Dynamic",
         "int8_static": "lepton_tasks.training.compress.int8_static:Int8Static",
+        "pruned": "lepton_tasks.training.compress.pruned:Pruned",
     },
 )
 

@@ -93,6 +93,15 @@ def check_network(name: str, arguments: Sequence[str], *, where: str = "") -> No
         )
 
 
+def check_prunable(name: str, *, where: str = "") -> None:
+    """Raise `ConfigError` if channels cannot be taken out of a network: it has no ``narrower``."""
+    if not hasattr(MODELS.load(name), "narrower"):
+        suitable = ", ".join(known for known in MODELS.names() if hasattr(MODELS.load(known), "narrower"))
+        raise ConfigError(
+            f"no channels can be taken out of the model {name!r}.", where=where, fix=f"Suitable: {suitable}."
+        )
+
+
 def check_loss(name: str, kinds: Sequence[str], *, where: str = "") -> None:
     """Raise `ConfigError` if a loss is not one of what the learning task gives to losses."""
     if LOSSES.load(name).of not in kinds:
@@ -164,6 +173,8 @@ def check_params_of(use_case: UseCase, *, where: str) -> None:
         for i, spec in enumerate(use_case.train.augment):
             check_augmentation(spec.name, task.boxes, where=f"{where}: train.augment.{i}.name")
     for key, registry, spec in named_components(use_case):
+        if registry is COMPRESSIONS and getattr(registry.load(spec.name), "prunes", False):
+            check_prunable(use_case.network.name, where=f"{where}: {key}.name")
         if registry is COMPRESSIONS and "student" in spec.params:
             student = ComponentSpec.model_validate(spec.params["student"])
             MODELS.check(student.name, where=f"{where}: {key}.params.student")

@@ -298,7 +298,8 @@ class Uncompressed(NamedTuple):
     from all over the split."""
     teach: Callable[..., None]
     """``teach(student, made, share=, temperature=, epochs=)`` trains another network of the catalogue to answer as this
-    one does, and writes its graph to `made`."""
+    one does, and writes its graph to `made`. ``teach(None, made, ..., prune=, rate=)`` does so with this one itself,
+    without a share of its channels, at a part of its learning rate."""
 
 
 @runtime_checkable

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -36,6 +38,12 @@ class CNN(nn.Module):
             _block(2 * width, 4 * width),
         )
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(4 * width, num_classes))
+
+    @staticmethod
+    def narrower(params: Mapping[str, Any], share: float) -> dict[str, Any]:
+        """The params of one without this share of the channels; its layers are a chain (`keep_the_strongest`)."""
+        width = params.get("width", inspect.signature(CNN).parameters["width"].default)
+        return {**params, "width": max(1, round(width * (1 - share)))}
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits float32 [N, num_classes] of normalised images float32 [N, C, H, W]."""

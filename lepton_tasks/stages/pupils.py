@@ -38,7 +38,14 @@ def teaching(
     """
 
     def teach(
-        student: ComponentSpec, made: Path, *, share: float, temperature: float, epochs: int | None = None
+        student: ComponentSpec | None,
+        made: Path,
+        *,
+        share: float,
+        temperature: float,
+        epochs: int | None = None,
+        prune: float = 0.0,
+        rate: float = 1.0,
     ) -> None:
         from lepton_tasks.training.checkpoint import read_weights, restored, spec_of
         from lepton_tasks.training.export import export_onnx
@@ -47,8 +54,12 @@ def teaching(
 
         settings = Train.model_validate(ctx.read_json(checkpoint, "checkpoint.json")["train"])
         changes: dict[str, Any] = {"epochs": epochs or settings.epochs, "devices": 1}
+        if student is None:
+            student = _narrower(ctx.read_json(checkpoint, "checkpoint.json")["model"], prune)
+            changes["epochs"] = epochs or max(1, settings.epochs // 4)
+            changes["learning_rate"] = settings.learning_rate * rate
         taught = use_case.model_copy(update={"model": student, "train": settings.model_copy(update=changes)})
-        teacher = Teacher(checkpoint=ctx.open(checkpoint), share=share, temperature=temperature)
+        teacher = Teacher(checkpoint=ctx.open(checkpoint), share=share, temperature=temperature, prune=bool(prune))
         named = digest_of([student.model_dump(), changes, teacher.model_dump(mode="json")])[:16]
         workdir = ctx.workdir / named
         workdir.mkdir(parents=True, exist_ok=True)
@@ -72,3 +83,12 @@ def teaching(
         shutil.rmtree(workdir)
 
     return teach
+
+
+def _narrower(model: Mapping[str, Any], share: float) -> ComponentSpec:
+    """The network of a checkpoint with a share of its channels less; raises `ConfigError` if that cannot be."""
+    from lepton_tasks.core.catalogue import MODELS
+    from lepton_tasks.core.components import check_prunable
+
+    check_prunable(model["name"], where="pruned")
+    return ComponentSpec(name=model["name"], params=MODELS.load(model["name"]).narrower(model["params"], share))

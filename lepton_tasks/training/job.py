@@ -30,6 +30,8 @@ class Teacher(pydantic.BaseModel):
     """How much its answers count beside the targets."""
     temperature: float = pydantic.Field(2.0, gt=0)
     """How far its probabilities are evened out."""
+    prune: bool = False
+    """Whether the network begins with its strongest channels."""
 
 
 class Job(pydantic.BaseModel):

@@ -16,6 +16,8 @@ from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.protocols import LearningTask
 from lepton_tasks.core.spec import ComponentSpec
 from lepton_tasks.models.named_elsewhere import NamedElsewhere
+from lepton_tasks.models.pruning import keep_the_strongest
+from lepton_tasks.training.checkpoint import read_checkpoint
 from lepton_tasks.training.compiling import Judged, compiled
 from lepton_tasks.training.distil import Lessons
 from lepton_tasks.training.job import Job
@@ -47,6 +49,8 @@ class TrainingModule(pl.LightningModule):
         self.task.initialise(self.network)
         if isinstance(self.network, NamedElsewhere):
             self.network.begin_with_weights()
+        if job.teacher is not None and job.teacher.prune:
+            keep_the_strongest(read_checkpoint(job.teacher.checkpoint).network, self.network)
         self.loss = _loss(job, self.task, class_weights)
         self.lessons = Lessons(job.teacher, self.task) if job.teacher is not None else None
         embeddings = getattr(self.loss, "of", "") == "embeddings"

@@ -227,6 +227,17 @@ def test_a_smaller_network_learns_from_the_trained_one(packaged):
     assert not list((ctx.root / "work" / "compress").glob("*/*"))
 
 
+def test_a_network_without_its_weakest_channels_is_trained_on(packaged):
+    ctx, refs = packaged
+    pruned = {"name": "pruned", "params": {"share": 0.5, "epochs": 3, "rate": 1.0}}
+    settings = compressing(candidates=[pruned], max_metric_drop=0.5, max_mismatch=1)
+    result = run_stage("compress", settings, ctx, refs)
+    report = json.loads((ctx.open(result.ref) / "compression.json").read_text())
+    assert result.ref.facts["chosen"].startswith("pruned"), report
+    assert result.ref.facts["size_ratio"] < 0.9
+    assert report["candidates"][1]["validation"] > 0.7
+
+
 def test_a_changed_byte_in_any_file_of_a_package_is_refused(packaged, tmp_path):
     ctx, refs = packaged
     refs = {**refs, "compressed": run_stage("compress", compressing(), ctx, refs).ref}

@@ -148,6 +148,12 @@ def test_a_student_that_does_not_suit_is_found_when_the_use_case_is_checked(stud
     assert "quarters.yaml: compress.candidates.0.params.student" in str(caught.value)
 
 
+def test_a_network_that_cannot_be_pruned_is_found_when_the_use_case_is_checked():
+    case = use_case(model="residual_cnn", compress={"candidates": ["pruned"]})
+    with pytest.raises(ConfigError, match=r"no channels can be taken out of the model 'residual_cnn'. Suitable: cnn"):
+        check_params_of(case, where="quarters.yaml")
+
+
 def test_the_stage_is_there_only_if_it_is_asked_for():
     assert "compress" not in [stage.name for stage in stages_of(use_case())]
     stages = {stage.name: stage for stage in stages_of(use_case(compress={}))}
