@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -16,7 +17,8 @@ class Frame(NamedTuple):
     Attributes:
         number: In the video, from 0.
         time_s: Seconds from its start.
-        pixels: uint8 [H, W, 3] in OpenCV's order (blue, green, red); None if it cannot be decoded.
+        pixels: uint8 [H, W, 3] in OpenCV's order (blue, green, red), or how far they are from those of the frame taken
+            before; None if it cannot be decoded.
     """
 
     number: int
@@ -24,13 +26,29 @@ class Frame(NamedTuple):
     pixels: np.ndarray | None
 
 
-def frames_of(path: str, frames_per_second: float) -> Iterator[Frame]:
+def frames_of(path: str, frames_per_second: float, *, differences: bool = False) -> Iterator[Frame]:
     """The first frame of each slot of 1 / `frames_per_second` seconds, in the order of time; none if it is no video.
 
     Args:
         path: A file, or an address that FFmpeg reads.
         frames_per_second: At most all there are.
+        differences: Give what moved: the distance of each pixel from the frame taken before, of all but the first.
     """
+    frames = _taken(path, frames_per_second)
+    return _differences(frames) if differences else frames
+
+
+def _differences(frames: Iterator[Frame]) -> Iterator[Frame]:
+    import cv2
+
+    for before, now in itertools.pairwise(frames):
+        moved = None
+        if before.pixels is not None and now.pixels is not None:
+            moved = np.asarray(cv2.absdiff(now.pixels, before.pixels))
+        yield now._replace(pixels=moved)
+
+
+def _taken(path: str, frames_per_second: float) -> Iterator[Frame]:
     import cv2
 
     capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG)

@@ -262,9 +262,10 @@ def inferred(answer: Answer) -> Inferred:
         raise DataError(f"the reply holds no tensors as the protocol has them: {error!r}.", where=answer.url) from error
 
 
-def video(name: str, video: Path | bytes | str, fps: float) -> Call:
+def video(name: str, video: Path | bytes | str, *, fps: float, differences: bool) -> Call:
     """A call for the events of a video; see `Client.video`."""
     given = {"fps": fps, "source": video if isinstance(video, str) else None}
+    given |= {"differences": "true"} if differences else {}
     return Call("POST", path_of(name, "video"), given, dict(_BYTES), video if isinstance(video, bytes) else None)
 
 

@@ -79,7 +79,9 @@ class Client(Connection):
         found: Inferred = self._send(calls.infer(name, inputs, outputs=outputs, version=version, binary=binary))
         return found
 
-    def video(self, name: str, video: Path | bytes | str, *, fps: float = 1.0) -> Iterator[dict[str, Any]]:
+    def video(
+        self, name: str, video: Path | bytes | str, *, fps: float = 1.0, differences: bool = False
+    ) -> Iterator[dict[str, Any]]:
         """What a video shows, as it is answered; raises as `predict`, also on the way.
 
         Each frame looked at gives ``{"event": "frame", "frame", "time_s", "version", "answer"}``, with ``error`` in
@@ -89,8 +91,9 @@ class Client(Connection):
             name: The model.
             video: A file, its bytes, or an address or path that the server opens.
             fps: Frames to take from a second.
+            differences: Answer what moved since the frame before, of a model that learned from that.
         """
-        call, events = calls.video(name, video, fps), calls.Events()
+        call, events = calls.video(name, video, fps=fps, differences=differences), calls.Events()
         with contextlib.ExitStack() as stack:
             request = self.request_of(call)
             if isinstance(video, Path):
@@ -225,9 +228,11 @@ class AsyncClient(Connection):
         found: Inferred = await self._send(calls.infer(name, inputs, outputs=outputs, version=version, binary=binary))
         return found
 
-    async def video(self, name: str, video: Path | bytes | str, *, fps: float = 1.0) -> AsyncIterator[dict[str, Any]]:
+    async def video(
+        self, name: str, video: Path | bytes | str, *, fps: float = 1.0, differences: bool = False
+    ) -> AsyncIterator[dict[str, Any]]:
         """As `Client.video`."""
-        call, events = calls.video(name, video, fps), calls.Events()
+        call, events = calls.video(name, video, fps=fps, differences=differences), calls.Events()
         request = self.request_of(call)
         if isinstance(video, Path):
             request["content"] = _parts(video)

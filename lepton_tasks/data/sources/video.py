@@ -30,6 +30,8 @@ class Video:
         data_root: Given by the environment.
         frames_per_second: How many frames are taken from a second; at most all there are.
         encode: ``jpeg`` (quality 95) or ``png`` (without loss, 5 to 10 times as large).
+        differences: Take what moved instead: how far each pixel is from the frame taken before, of all frames but the
+            first. The server does the same with ``/video?differences=true``.
     """
 
     def __init__(
@@ -38,11 +40,12 @@ class Video:
         data_root: Path,
         frames_per_second: Annotated[float, pydantic.Field(gt=0)] = 1.0,
         encode: Literal["jpeg", "png"] = "jpeg",
+        differences: bool = False,
     ) -> None:
         place = Path(data_root, path).expanduser()
         self._files = LocalFiles(place.parent if place.is_file() else place)
         self._only = place.name if place.is_file() else None
-        self._rate, self._encode = frames_per_second, encode
+        self._rate, self._encode, self._differences = frames_per_second, encode, differences
 
     def state(self) -> dict[str, Any]:
         """Changes with any video's name, size or time of change."""
@@ -77,14 +80,15 @@ class Video:
         path = self._files.uri(name)
         row = {"sample_id": name, "uri": path, "data": None, "label": None, "video": name}
         any_frame = False
-        for frame in frames_of(path, self._rate):
+        for frame in frames_of(path, self._rate, differences=self._differences):
             any_frame = True
             data = self._encoded(frame.pixels)
             fault = None if data else "the frame cannot be decoded"
             mark = {"sample_id": f"{name}#{frame.number:07d}", "uri": f"{path}#frame={frame.number}", "fault": fault}
             yield row | mark | {"data": data, "frame": frame.number, "time_s": frame.time_s}
         if not any_frame:
-            yield row | {"fault": "no frame of the video can be decoded"}
+            what = "no two frames" if self._differences else "no frame"
+            yield row | {"fault": f"{what} of the video can be decoded"}
 
     def _encoded(self, pixels: np.ndarray | None) -> bytes | None:
         import cv2

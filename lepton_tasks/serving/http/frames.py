@@ -12,7 +12,11 @@ import json
 import os
 import resource
 import sys
-from typing import BinaryIO
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    from lepton_tasks.codecs.frames import Frame
 
 MISSING = 3  # exit status without OpenCV
 _MEMORY_BYTES = 4 << 30
@@ -29,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--fps", type=float, required=True, help="frames to take from a second")
     parser.add_argument("--most", type=int, required=True, help="frames after which it ends")
     parser.add_argument("--pixels", type=int, required=True, help="pixels that a frame may have")
+    parser.add_argument("--differences", action="store_true", help="what moved since the frame before")
     parser.add_argument("--uploaded", action="store_true", help="open nothing but this file")
     options = parser.parse_args(arguments)
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
@@ -43,16 +48,17 @@ def main(arguments: list[str] | None = None) -> int:
     except ImportError:
         return MISSING
     cv2.setNumThreads(1)
-    return _write(options.video, options.fps, options.most, options.pixels, sys.stdout.buffer)
-
-
-def _write(video: str, fps: float, most: int, pixels: int, out: BinaryIO) -> int:
-    import cv2
-
     from lepton_tasks.codecs.frames import frames_of
 
+    frames = frames_of(options.video, options.fps, differences=options.differences)
+    return _write(frames, options.most, options.pixels, sys.stdout.buffer)
+
+
+def _write(frames: Iterator[Frame], most: int, pixels: int, out: BinaryIO) -> int:
+    import cv2
+
     decoded = 0
-    for frame in frames_of(video, fps):
+    for frame in frames:
         if decoded == most:
             _line(out, {"decoded": decoded, "cut": True})
             return 0

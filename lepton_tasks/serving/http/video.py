@@ -42,6 +42,7 @@ def video_router(
         name: str,
         request: Request,
         fps: Annotated[float, Query(gt=0, le=1000, description="Frames to take from a second.")] = 1.0,
+        differences: Annotated[bool, Query(description="Answer what moved since the frame before.")] = False,
         source: Annotated[str, Query(max_length=2000, description="What the server opens instead of a body.")] = "",
     ) -> Response:
         """Answer the frames of a video, as server-sent events: one ``frame`` each, and a ``summary`` at the end."""
@@ -55,7 +56,7 @@ def video_router(
             await places.acquire()
             held.callback(places.release)
             upload = None if place else held.enter_context(await received(request, limits, home))
-            child = await _decoder(place, upload, fps, limits)
+            child = await _decoder(place, upload, limits, fps=fps, differences=differences)
             held.push_async_callback(_ended, child)
             frames = Frames(table, telemetry, name, child, caller=request.state.key)
             frames.first = await frames.read()  # until it is there, an error can still be a status
@@ -74,7 +75,9 @@ _MORE: dict[int | str, dict[str, Any]] = {
 }
 
 
-async def _decoder(place: str, upload: IO[bytes] | None, fps: float, limits: VideoLimits) -> Process:
+async def _decoder(
+    place: str, upload: IO[bytes] | None, limits: VideoLimits, *, fps: float, differences: bool
+) -> Process:
     handles = () if upload is None else (upload.fileno(),)
     path = f"/proc/self/fd/{handles[0]}" if handles else place
     command = [
@@ -86,6 +89,7 @@ async def _decoder(place: str, upload: IO[bytes] | None, fps: float, limits: Vid
         f"--most={limits.frames}",
     ]
     command += [f"--pixels={limits.pixels}", *(["--uploaded"] if handles else [])]
+    command += ["--differences"] if differences else []
     return await asyncio.create_subprocess_exec(*command, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, pass_fds=handles)
 
 

@@ -53,6 +53,21 @@ def test_the_rate_says_which_frames_are_taken(tmp_path, rate, frames):
     assert source.describe()["videos"] == ["a.avi"]
 
 
+def test_what_moved_is_the_distance_from_the_frame_before(films):
+    source = Video("films", data_root=films.parent, encode="png", differences=True)
+    found = rows(source)
+    assert [(row["sample_id"], row["time_s"]) for row in found if not row["fault"]] == [
+        ("a.avi#0000010", 1.0),
+        ("a.avi#0000020", 2.0),
+        ("a.avi#0000030", 3.0),
+        ("b.avi#0000004", 1.0),
+    ]
+    for row, moved in zip(found, (50, 50, 50, 20), strict=False):  # 5 a frame
+        picture = np.asarray(Image.open(io.BytesIO(row["data"])))
+        assert np.abs(picture.astype(int) - moved).max() <= 6
+    assert [row["fault"] for row in found if row["fault"]] == ["no two frames of the video can be decoded"]
+
+
 def test_the_state_tells_a_changed_film_and_nothing_else(films):
     source = Video("films", data_root=films.parent)
     before = source.state()

@@ -3,11 +3,13 @@ import os
 import subprocess
 import sys
 
+import cv2
 import pytest
 from films import film, frame_of
 from starlette.testclient import TestClient
 from tiny_packages import TABLE, make_package, make_sums
 
+from lepton_tasks.codecs.frames import frames_of
 from lepton_tasks.serving.app import create_app
 from lepton_tasks.serving.errors import NotAllowedError
 from lepton_tasks.serving.http import video as video_module
@@ -64,6 +66,18 @@ def test_each_frame_is_answered_as_its_picture_is(client, home):
         assert told["version"] == "7"
     assert (last, summary.pop("seconds") > 0) == ("summary", True)
     assert summary == {"model": "tiny", "frames": 13, "answered": 13, "refused": 0, "cut": False}
+
+
+def test_what_moved_is_answered_where_the_model_learned_from_that(client, home):
+    path = home / "films" / "a.avi"
+    asked = f"{VIDEO}?fps=5&differences=true"
+    *frames, (_, summary) = events(client.post(asked, content=path.read_bytes(), headers=AVI))
+    assert [told["frame"] for _, told in frames] == list(range(2, 25, 2))
+    assert summary["frames"] == 12
+    moved = next(frame for frame in frames_of(str(path), 5, differences=True) if frame.number == 4)
+    picture = cv2.imencode(".png", moved.pixels)[1].tobytes()
+    reply = client.post("/v1/models/tiny/predict", content=picture, headers={"content-type": "image/png"})
+    assert frames[1][1]["answer"] == reply.json()["predictions"][0]
 
 
 def test_the_operators_list_says_what_the_server_opens(client, home):
