@@ -192,7 +192,7 @@ def send(
     request: Request,
     phases: Sequence[tuple[float, float]],
     *,
-    most: int = 512,
+    most: int = 1024,
     every: float = 1.0,
     watch: Callable[[float], None] | None = None,
 ) -> Answers:

@@ -18,7 +18,7 @@ from lepton_tasks.core.errors import UnavailableError
 from lepton_tasks.serving.errors import DeadlineError
 from lepton_tasks.serving.package import Package
 
-_LONGEST_WAIT_SECONDS = 0.5  # what more would wait for is refused at once
+_LONGEST_WAIT_SECONDS = 0.25  # what more would wait for is refused at once; processes beside it make it more
 _LEAST_BACKLOG, _MOST_BACKLOG = 64, 4096  # jobs
 
 Outputs = Mapping[str, np.ndarray]

@@ -75,8 +75,10 @@ class RequestLog:
         self._member, self._values = member, values
         self._file_bytes, self._file_seconds = file_bytes, file_seconds
         self._most_bytes, self._most_files = most_bytes, most_files
-        self._waiting: collections.deque[tuple[str, bytes | dict[str, Any]]] = collections.deque()
-        self._unwritten: list[tuple[str, bytes]] = []
+        self._hidden: collections.deque[tuple[str, dict[str, Any]]] = collections.deque()  # to be redacted yet
+        self._lines: dict[str, bytearray] = {}  # by place, as they will stand in the files
+        self._count = 0  # of the lines
+        self._lock = threading.Lock()
         self._streams: dict[str, FileIO] = {}
         self._begun: dict[str, float] = {}
         self._full: list[Path] = []  # to be sealed
@@ -91,7 +93,7 @@ class RequestLog:
 
     def add(self, model: str, record: dict[str, Any]) -> None:
         """Hand a record over; returns at once."""
-        waiting = len(self._waiting) + len(self._unwritten)
+        waiting = self._count + len(self._hidden)
         if waiting >= self._capacity:
             self.dropped += 1
             return
@@ -104,17 +106,25 @@ class RequestLog:
         if not self._values or waiting >= self._capacity // 10:  # a line without them is short
             record.pop("values", None)
         if self._redaction is not None and self._redaction.hides(model):
-            self._waiting.append((model, record))
-        else:  # in 0.2 us; the thread's turns would take the interpreter from requests, and garbage collections follow
-            self._waiting.append((model, _line(record)))
+            self._hidden.append((model, record))
+        else:  # in half a microsecond: the thread would have to take the interpreter from requests
+            self._put(model, _line(record))
 
     def add_outcome(self, model: str, record: dict[str, Any]) -> bool:
         """Hand over what turned out to be right; returns at once, with whether there was room for it."""
-        if len(self._waiting) + len(self._unwritten) >= self._capacity:
+        if self._count + len(self._hidden) >= self._capacity:
             self.dropped += 1
             return False
-        self._waiting.append((f"{model}/{OUTCOMES}", record))
+        self._hidden.append((f"{model}/{OUTCOMES}", record))
         return True
+
+    def _put(self, place: str, line: bytes) -> None:
+        with self._lock:
+            text = self._lines.get(place)
+            if text is None:
+                text = self._lines[place] = bytearray()
+            text += line
+            self._count += 1
 
     def close(self) -> None:
         """Write what waits, seal it, and end the thread."""
@@ -128,7 +138,7 @@ class RequestLog:
             closing = self._closing.wait(self._every)
             self._write()
             self._turn_over()
-        if lost := len(self._waiting) + len(self._unwritten):
+        if lost := self._count + len(self._hidden):
             _log.error("%d records could not be written and are lost", lost)
         self._seal_all()
 
@@ -172,29 +182,26 @@ class RequestLog:
                 _log.error("%s is not sealed: %s", path, error)
 
     def _write(self) -> None:
-        lines: dict[str, list[bytes]] = {}
         if self._redaction is not None:
             self._redaction.refresh()
-        for model, line in self._unwritten:
-            lines.setdefault(model, []).append(line)
-        unwritten: list[tuple[str, bytes]] = []
-        for i in range(len(self._waiting)):
-            if i % 128 == 0:
+        for i in range(len(self._hidden)):
+            if i % 32 == 0:
                 time.sleep(0)  # without it, one that waits for the interpreter waits for 5 ms, again and again
-            model, record = self._waiting.popleft()
-            lines.setdefault(model, []).append(record if isinstance(record, bytes) else self._redacted(model, record))
-        for model, waited in lines.items():
+            place, record = self._hidden.popleft()
+            if self._redaction is not None:
+                self._redaction.apply(place.partition("/")[0], record)
+            self._put(place, _line(record))
+        with self._lock:
+            lines, self._lines, self._count = self._lines, {}, 0
+        for place, text in lines.items():
             try:
-                _append(self._stream(model), b"".join(waited))
+                _append(self._stream(place), text)
             except OSError as error:
-                _log.error("%d records of %s wait for the next attempt: %s", len(waited), model, error)
-                unwritten += [(model, line) for line in waited]
-        self._unwritten = unwritten
-
-    def _redacted(self, place: str, record: dict[str, Any]) -> bytes:
-        if self._redaction is not None:
-            self._redaction.apply(place.partition("/")[0], record)
-        return _line(record)
+                count = text.count(b"\n")
+                _log.error("%d records of %s wait for the next attempt: %s", count, place, error)
+                with self._lock:
+                    self._lines[place] = text + self._lines.get(place, b"")
+                    self._count += count
 
     def _stream(self, place: str) -> FileIO:
         stream = self._streams.get(place)
@@ -226,7 +233,7 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _append(stream: FileIO, lines: bytes) -> None:
+def _append(stream: FileIO, lines: bytes | bytearray) -> None:
     """Write all or nothing; a part that cannot be taken back ends the file."""
     start = stream.tell()
     try:
