@@ -101,11 +101,11 @@ def fit(
 
 def _line(row: dict[str, Any], epochs: int) -> str:
     """One epoch as a person reads it."""
+    from lepton_tasks.training.curves import told
+
     done = row["epoch"] + 1
     left = row["seconds"] / done * (epochs - done)
-    figures = [f"train loss {row['train_loss']:.4f}"]
-    figures += [f"{k.replace('_', ' ')} {v:.4f}" for k, v in row.items() if k.startswith("validation_")]
-    return f"epoch {done}/{epochs}: {', '.join(figures)}, {row['samples_per_second']:,.0f} samples/s, {left:.0f} s left"
+    return f"epoch {done}/{epochs}: {told(row)}, {left:.0f} s left"
 
 
 def evaluate(use_case: UseCase, trained: Checkpoint) -> dict[str, float]:

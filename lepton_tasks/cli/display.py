@@ -26,7 +26,7 @@ _HEADLINES = {
     "validate_cleaned": "{expectations} expectations, {failed} failed, {warnings} warnings",
     "validate_features": "{expectations} expectations, {failed} failed, {warnings} warnings",
     "tune": "best of {trials} trials: validation {metric} {validation:.4f} (own values {own_value:.4f})",
-    "train": "validation {metric} {validation:.4f}, kept epoch {best_epoch} of {epochs}",
+    "train": "validation {metric} {validation:.4f}, kept epoch {kept} of {epochs}",
     "evaluate": "test {metric} {test:.4f} (trivial predictor {baseline:.4f})",
     "gate": "passed; champion until now: {champion}",
     "export": "{onnx_bytes:,} bytes of ONNX",
@@ -46,7 +46,8 @@ _STYLES = {"success": "green", "reused": "cyan", "failed": "bold red", "running"
 
 def headline(stage: str, facts: Mapping[str, Fact]) -> str:
     """The one fact worth showing about a stage's outcome."""
-    measured = {part: facts.get(f"{part}_{facts.get('metric')}") for part in ("validation", "test", "baseline")}
+    measured: dict[str, Fact] = {part: facts.get(f"{part}_{facts.get('metric')}") for part in ("validation", "test", "baseline")}
+    measured["kept"] = int(facts.get("best_epoch") or 0) + 1  # counted from 0 in the facts, as MLflow's steps are
     for lines in (_HEADLINES, _OF_PICTURES):
         with contextlib.suppress(KeyError, ValueError, TypeError):
             return lines[stage].format_map({**facts, **measured})

@@ -19,7 +19,7 @@ from lepton_tasks.core.store import ArtifactStore, Draft, R
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far a long job is; `total` is None where only the end tells it."""
+    """How far a long job is; `total` is None where only the end tells it. `note` says what else there is to tell."""
 
     stage: str
     done: int
@@ -27,6 +27,7 @@ class Progress:
     unit: str
     seconds: float
     parts_left: int | None = None
+    note: str = ""
 
     def __str__(self) -> str:
         rate = self.done / self.seconds if self.seconds > 0 else 0.0
@@ -34,7 +35,9 @@ class Progress:
         left = f", {(total - self.done) / rate:.0f} s left" if rate > 0 and self.done < total else ""
         parts = f", {self.parts_left:,} parts left" if self.parts_left else ""
         of = "" if self.total is None else f" of {self.total:,}"
-        return f"{self.stage}: {self.done:,}{of} {self.unit} ({rate:,.1f} {self.unit}/s{parts}{left})"
+        speed = f"{1 / rate:,.1f} s each" if 0 < rate < 1 else f"{rate:,.1f} {self.unit}/s"
+        note = f": {self.note}" if self.note else ""
+        return f"{self.stage}: {self.done:,}{of} {self.unit} ({speed}{parts}{left}){note}"
 
 
 def _utc_now() -> dt.datetime:

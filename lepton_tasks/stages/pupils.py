@@ -48,6 +48,7 @@ def teaching(
         rate: float = 1.0,
     ) -> None:
         from lepton_tasks.training.checkpoint import read_weights, restored, spec_of
+        from lepton_tasks.training.curves import told
         from lepton_tasks.training.export import export_onnx
         from lepton_tasks.training.job import Job, Teacher
         from lepton_tasks.training.launch import training, wait
@@ -73,7 +74,8 @@ def teaching(
         ).model_copy(update={"teacher": teacher})
 
         def ended(row: Mapping[str, Any]) -> None:
-            ctx.on_progress(Progress(ctx.stage, row["epoch"] + 1, job.train.epochs, "epochs", row["seconds"]))
+            done, epochs = row["epoch"] + 1, job.train.epochs
+            ctx.on_progress(Progress(ctx.stage, done, epochs, "epochs", row["seconds"], note=told(row)))
 
         with training(job) as process:
             outcome = wait(job, process, ended)

@@ -22,7 +22,7 @@ from lepton_tasks.data.cluster.client import reports_of
 from lepton_tasks.stages.register import git_commit
 from lepton_tasks.stages.tune import tuned_values
 from lepton_tasks.training.checkpoint import HISTORY_FILE, write_checkpoint, write_history
-from lepton_tasks.training.curves import plot_curves, plot_rates
+from lepton_tasks.training.curves import plot_curves, plot_rates, told
 from lepton_tasks.training.energy import energies
 from lepton_tasks.training.job import JOB_FILE, Job
 from lepton_tasks.training.launch import training, wait
@@ -142,13 +142,8 @@ def _workdir(ctx: RunContext) -> Path:
 
 
 def _epoch_ended(row: Mapping[str, Any], job: Job, ctx: RunContext, record: TrainingRecord) -> None:
-    figures = ", ".join(
-        f"{name.replace('_', ' ')} {row[name]:.4f}"
-        for name in row
-        if name.endswith("_loss") or name.startswith("valid")
-    )
-    ctx.log.info("epoch %d: %s, %.0f samples/s", row["epoch"], figures, row["samples_per_second"])
-    ctx.on_progress(Progress(ctx.stage, row["epoch"] + 1, job.train.epochs, "epochs", row["seconds"]))
+    done, epochs = row["epoch"] + 1, job.train.epochs
+    ctx.on_progress(Progress(ctx.stage, done, epochs, "epochs", row["seconds"], note=told(row)))
     record.epoch(row)
     if (picture := job.epoch_plot(row["epoch"])).exists():
         record.files(picture, "plots/epochs")

@@ -1,10 +1,17 @@
-"""The pictures of a training."""
+"""A training's epochs, as pictures and as a line of text."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+
+def told(row: Mapping[str, Any]) -> str:
+    """What a person wants to know of an epoch, from its row of the history: losses, validation figures, speed."""
+    names = [name for name in row if name.endswith("_loss") or name.startswith("validation_")]
+    figures = [f"{name.replace('_', ' ')} {row[name]:.4g}" for name in names]
+    return ", ".join([*figures, f"{row['samples_per_second']:,.0f} samples/s"])
 
 
 def plot_curves(path: Path, history: Sequence[dict[str, Any]], best_epoch: int) -> Path:

@@ -11,6 +11,7 @@ from lepton_tasks.core.context import Progress
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.stages.pipeline import STAGES
 from lepton_tasks.stages.runner import StageResult
+from lepton_tasks.training.curves import told
 
 
 def shown(terminal=False):
@@ -44,8 +45,16 @@ def test_a_terminal_gets_a_table_of_all_stages():
     console = shown(terminal=True)
     with RunDisplay(console, "digits", [stage.name for stage in STAGES]) as display:
         display.started(STAGES[7])
-        display.progressed(Progress("train", 3, 12, "epochs", 6.0))
-    assert "3 of 12 epochs (0.5 epochs/s, 18 s left)" in console.file.getvalue()
+        row = {"train_loss": 0.5, "validation_accuracy": 0.875, "learning_rate": 1e-3, "samples_per_second": 4321.0}
+        display.progressed(Progress("train", 3, 12, "epochs", 6.0, note=told(row)))
+    assert "3 of 12 epochs (2.0 s each, 18 s left): train loss 0.5, validation accuracy 0.875, 4,321 samples/s" in (
+        " ".join(console.file.getvalue().split())
+    )
+
+
+def test_the_kept_epoch_is_counted_as_people_count():
+    facts = {"metric": "accuracy", "validation_accuracy": 0.5, "best_epoch": 4, "epochs": 5}
+    assert headline("train", facts) == "validation accuracy 0.5000, kept epoch 5 of 5"
 
 
 def test_an_unknown_fact_is_shown_plainly():
