@@ -91,7 +91,7 @@ class RunDisplay:
         if self._live:
             self.show(progress.stage, "running", progress.seconds, text)
         else:
-            self._console.print(f"  {progress}", highlight=False)
+            self._console.print(f"  {progress}", highlight=False, soft_wrap=True)
 
     def ended(self, result: StageResult) -> None:
         """A stage ended."""

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import polars as pl
 
 from lepton_tasks.core.context import RunContext
+from lepton_tasks.core.errors import UnavailableError
 from lepton_tasks.core.table_protocols import Piece
 from lepton_tasks.data.sources.csv import Csv
 from lepton_tasks.data.sources.download import PublicFile, fetched
@@ -197,9 +198,16 @@ class DogsAndCats(ImageFolder):
         return super().state() if self._by_hand else dataclasses.asdict(self.public)
 
     def fetch(self, ctx: RunContext) -> None:
-        """The archive, unless its folder was put there."""
-        if not self._by_hand:
+        """The archive, unless its folder was put there; raises `UnavailableError` that names all other ways."""
+        if self._by_hand:
+            return
+        try:
             fetched([self.public], self._folder, mirror=self._mirror, meter=ctx.meter)
+        except UnavailableError as error:
+            folder = "Or name a folder of yours with cat/ and dog/: in Python by LEPTON_DOGS_AND_CATS, in a use case by"
+            raise UnavailableError(
+                error.what, where=error.where, fix=f"{error.fix} {folder} the source image_folder."
+            ) from error
 
     def describe(self) -> dict[str, Any]:
         """Folder, classes, address and licence."""

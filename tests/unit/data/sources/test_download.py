@@ -236,3 +236,9 @@ def test_photos_are_fetched_and_read_in_their_archive(publisher, tmp_path, monke
     assert [(row["label"], row["data"]) for row in rows] == [("Cat", b"c"), ("Dog", b"d")]
     assert source.state() == before
     assert source.describe()["classes"] == {"Cat": 1, "Dog": 1}
+
+
+def test_without_photos_the_address_and_the_variable_are_named(tmp_path):
+    source = SOURCES.build("dogs_and_cats", {"mirror": "http://127.0.0.1:9"}, data_root=tmp_path)
+    with pytest.raises(UnavailableError, match=r"kagglecatsanddogs_5340.zip .* in Python by LEPTON_DOGS_AND_CATS"):
+        source.fetch(RunContext.local(tmp_path))
