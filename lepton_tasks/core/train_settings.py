@@ -58,6 +58,11 @@ class Train(Section):
     """Batches between two checkpoints to resume from; null for every ten seconds, or more, so that writing them takes
     at most a twentieth of the time."""
 
+    @pydantic.field_validator("precision", mode="before")
+    @classmethod
+    def _bits(cls, value: Any) -> Any:
+        return str(value) if type(value) is int else value  # as YAML reads a bare 16
+
 
 class Range(Section):
     """Numbers from `low` to `high`, both of them included; whole ones if both are written as whole numbers."""

@@ -124,3 +124,9 @@ def test_without_task_and_model_data_is_prepared_only(tmp_path):
     assert [stage.name for stage in stages_of(use_case)][-1] == "validate_features"
     with pytest.raises(ConfigError, match=r"tiny.yaml: model: this use case only prepares data"):
         _ = use_case.network
+
+
+@pytest.mark.parametrize("bits", ["16", '"16"', "32", "bf16"])
+def test_precision_is_taken_with_or_without_quotes(tmp_path, bits):
+    file = write(tmp_path, f"{MINIMAL}train: {{precision: {bits}}}\n")
+    assert load_use_case(file).train.precision == bits.strip('"')
