@@ -116,11 +116,16 @@ def _recording(use_case: UseCase, ctx: RunContext, raw: DatasetRef, job: Job) ->
 
     tracker = Tracker(ctx.environment.tracking_url)
     record = TrainingRecord(tracker, job.workdir / "mlflow.json", ctx.log)
+    commit = git_commit(project_root())
     tags = {
         "lepton.run_id": ctx.run_id,
         "lepton.use_case": use_case.name,
         "lepton.data_digest": raw.digest,
-        "lepton.git_commit": git_commit(project_root()),
+        "lepton.git_commit": commit,
+        # What MLflow's own page shows as description and source.
+        "mlflow.note.content": f"**{use_case.title or use_case.name}**\n\n{use_case.description}".strip(),
+        "mlflow.source.name": f"{use_case.name}.yaml",
+        "mlflow.source.git.commit": commit,
     }
     record.start(use_case.name, ctx.run_id, tags=tags, params=dict(_flat(use_case.model_dump(mode="json"))))
     try:
