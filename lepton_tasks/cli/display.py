@@ -46,8 +46,10 @@ _STYLES = {"success": "green", "reused": "cyan", "failed": "bold red", "running"
 
 def headline(stage: str, facts: Mapping[str, Fact]) -> str:
     """The one fact worth showing about a stage's outcome."""
-    measured: dict[str, Fact] = {part: facts.get(f"{part}_{facts.get('metric')}") for part in ("validation", "test", "baseline")}
-    measured["kept"] = int(facts.get("best_epoch") or 0) + 1  # counted from 0 in the facts, as MLflow's steps are
+    measured: dict[str, Fact] = {
+        part: facts.get(f"{part}_{facts.get('metric')}") for part in ("validation", "test", "baseline")
+    }
+    measured["kept"] = int(facts.get("best_epoch") or 0) + 1  # facts count from 0, as MLflow
     for lines in (_HEADLINES, _OF_PICTURES):
         with contextlib.suppress(KeyError, ValueError, TypeError):
             return lines[stage].format_map({**facts, **measured})
