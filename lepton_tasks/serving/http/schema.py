@@ -85,6 +85,7 @@ class ExampleReply(pydantic.BaseModel):
         fields: ``name, type, required, choices, columns`` of each field of a sample.
         example: ``media_type`` and ``text`` or ``base64`` of a sample; null if the package has none.
         expected: The answer to it.
+        gallery: Whether people can be enrolled, verified and identified.
     """
 
     model: str
@@ -99,6 +100,7 @@ class ExampleReply(pydantic.BaseModel):
     fields: list[dict[str, Any]]
     example: dict[str, str] | None
     expected: dict[str, Any] | None
+    gallery: bool
 
 
 class DeployRequest(pydantic.BaseModel):

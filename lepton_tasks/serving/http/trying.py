@@ -57,6 +57,7 @@ def to_try(package: Package) -> dict[str, Any]:
         },
         "fields": [field.to_dict() for field in fields_of(codec)],
         "example": _as_json(found[0], codec.media_type) if found else None,
+        "gallery": spec.output_codec.name == "embedding",
         "expected": found[1] if found else None,
     }
 

@@ -89,7 +89,7 @@ class PredictJob:
         for i, (seen, answer) in enumerate(zip(self.seen, answers, strict=True)):
             seen["id"] = key if len(answers) == 1 else f"{key}/{i}"
             seen |= {"label": answer.get("label"), "probability": answer.get("probability")}
-            if isinstance(number := answer.get("value"), float):
+            if len(answer) == 1 and isinstance(number := next(iter(answer.values())), float):
                 seen["value"] = number
         return orjson.dumps({**self._reply, "id": key, "predictions": answers}, option=orjson.OPT_SERIALIZE_NUMPY)
 

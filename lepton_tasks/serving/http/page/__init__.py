@@ -8,7 +8,9 @@ from pathlib import Path
 
 def _assembled(folder: Path) -> str:
     page = (folder / "page.html").read_text(encoding="utf-8")
-    script = "\n".join((folder / name).read_text(encoding="utf-8") for name in ("draw.js", "form.js", "page.js"))
+    script = "\n".join(
+        (folder / name).read_text(encoding="utf-8") for name in ("draw.js", "form.js", "more.js", "page.js")
+    )
     style = (folder / "page.css").read_text(encoding="utf-8")
     return page.replace("{{page.css}}", f"\n{style}").replace("{{page.js}}", f'\n"use strict";\n{script}')
 

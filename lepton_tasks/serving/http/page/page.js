@@ -68,7 +68,7 @@ async function build(card, name) {
       const {value, version} = await asked(modelPath(name, "/predict"), {method: "POST", body: sent.body, headers: {"content-type": sent.type}});
       const took = performance.now() - began, answer = value.predictions[0];
       out.replaceChildren(drawn(answer, {picture: sent.picture, request: sent.value, codec: about.input}),
-        ...(answer.embedding ? [whoIsIt(name, sent)] : []), make("p", {className: "told"}, `${took.toFixed(took < 10 ? 1 : 0)} ms, there and back · version ${version || value.version}`),
+        ...(answer.embedding ? [whoIsIt(name, sent)] : []), wasItRight(name, about, value) ?? "", make("p", {className: "told"}, `${took.toFixed(took < 10 ? 1 : 0)} ms, there and back · version ${version || value.version}`),
         make("details", {className: "more"}, make("summary", {}, "As JSON"), make("pre", {}, JSON.stringify(value, null, 2))),
         make("details", {className: "more"}, make("summary", {}, "From elsewhere: curl, Python"), commands(name, sent, about)));
     } catch (error) { out.replaceChildren(make("p", {className: "bad", role: "alert"}, error.message)); }
@@ -81,9 +81,10 @@ async function build(card, name) {
   example.addEventListener("click", card.example);
   const labels = about.labels.length ? make("details", {className: "more"}, make("summary", {}, `${about.labels.length} labels`),
     make("div", {className: "chips"}, ...about.labels.map(label => make("span", {className: "chip"}, label)))) : null;
-  inside.replaceChildren(make("p", {}, about.description || ""),
+  inside.replaceChildren(make("p", {}, ...prose(about.description || "")),
     make("div", {}, make("p", {className: "quiet small"}, "On data it never saw:"), make("div", {className: "chips"}, ...metricChips(about.metrics))),
-    ...(labels ? [labels] : []), make("div", {className: "two"}, form, out));
+    ...(labels ? [labels] : []), make("div", {className: "two"}, form, out),
+    ...(about.media_type.startsWith("image/") ? [videoTool(name)] : []), ...(about.gallery ? [peopleTool(name)] : []));
   if (about.example && !about.media_type.startsWith("image/")) input.fill(about.example);
 }
 
