@@ -12,8 +12,9 @@ from collections.abc import Callable
 from multiprocessing.context import ForkProcess
 from types import FrameType
 
+from lepton_tasks.core.errors import ConfigError
+
 _QUICK_SECONDS, _LONGEST_PAUSE_SECONDS = 5.0, 10.0
-_BACKLOG = 2048
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 _log = logging.getLogger("lepton.serving.supervisor")
@@ -23,11 +24,12 @@ class Supervisor:
     """Starts the processes, starts those anew that end, and ends them with itself.
 
     They are forked, and so share the memory of all that is imported here, and start in a moment. Nothing here may have
-    threads of its own, or an event loop.
+    threads of its own, or an event loop. Each listens on a socket of its own, once it is ready, and the kernel deals
+    connections out: from one socket for all, one process took up to all of 64 at times.
 
     Args:
-        serve: What each does, given its number and the socket; returns its exit status. It begins with `SIGTERM` and
-            `SIGINT` blocked.
+        serve: What each does, given its number and its bound socket; returns its exit status. It begins with `SIGTERM`
+            and `SIGINT` blocked.
         size: How many.
         address: Host and port to listen on.
         grace: Seconds that they get to answer what they have accepted.
@@ -37,9 +39,10 @@ class Supervisor:
         self, serve: Callable[[int, socket.socket], int], size: int, address: tuple[str, int], *, grace: float
     ) -> None:
         self._serve, self._grace = serve, grace
-        self._socket = socket.create_server(
-            address, family=socket.AF_INET6 if ":" in address[0] else socket.AF_INET, backlog=_BACKLOG
-        )
+        with _bound(address):  # nobody else listens there, who could share the port with us
+            pass
+        self._held = _bound(address, shared=True)
+        self._address = self._held.getsockname()[:2]
         self._processes: list[ForkProcess | None] = [None] * size
         self._due = [0.0] * size
         self._pauses = [0.0] * size
@@ -63,7 +66,7 @@ class Supervisor:
         for process in running:
             process.kill()
             process.join()
-        self._socket.close()
+        self._held.close()
         return 0
 
     def _keep(self, member: int) -> None:
@@ -87,10 +90,25 @@ class Supervisor:
         return process
 
     def _child(self, member: int) -> None:
-        raise SystemExit(self._serve(member, self._socket))
+        raise SystemExit(self._serve(member, _bound(self._address, shared=True)))
 
     def _stop(self, _: int, __: FrameType | None) -> None:
         self._stopping = True
         for process in self._processes:
             if process is not None and process.is_alive():
                 process.terminate()
+
+
+def _bound(address: tuple[str, int], *, shared: bool = False) -> socket.socket:
+    """A socket that does not listen yet; with others of this server on the same port if it is `shared`."""
+    made = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        made.bind(address)
+    except OSError as error:
+        made.close()
+        what = f"{address[0]}:{address[1]} cannot be listened on: {error.strerror}."
+        raise ConfigError(what, where="--port", fix="Choose another, or stop what is there.") from error
+    return made
