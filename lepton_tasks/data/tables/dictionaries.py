@@ -33,7 +33,7 @@ class Dictionary:
 
     def counts(self, rows: np.ndarray | None) -> np.ndarray:
         """How many of the rows (their places in the part; None for all) have no value, and each of the values."""
-        index = self.index if rows is None else self.index[rows]
+        index = self.index if rows is None else np.take(self.index, rows)
         return np.bincount(index, minlength=len(self.values) + 1)
 
 

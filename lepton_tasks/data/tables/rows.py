@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.data.cluster import map_chunks
+from lepton_tasks.data.tables.memory import share_memory
 
 if TYPE_CHECKING:
     from lepton_tasks.data.tables.statistics import Summaries
@@ -163,6 +164,7 @@ def _rows_alone(function: Callable[[pl.DataFrame], R], part: Part, frame: pl.Dat
 
 
 def _on_part(function: Callable[[Part, pl.DataFrame], Any], rows: TableRows, part: Part) -> Any:
+    share_memory()
     try:
         frame = rows.read(part)
     except (OSError, pl.exceptions.ComputeError) as error:
