@@ -228,7 +228,8 @@ def _texts(
     ragged: dict[int, str] = {}
 
     def skip(row: Any) -> str:
-        ragged[row.number - 1] = f"{row.actual_columns} fields, not {row.expected_columns}"
+        fields = "1 field" if row.actual_columns == 1 else f"{row.actual_columns} fields"
+        ragged[row.number - 1] = f"{fields}, not {row.expected_columns}"
         return "skip"
 
     table = arrow_csv.read_csv(
