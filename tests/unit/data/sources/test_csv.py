@@ -68,7 +68,7 @@ def test_a_value_of_another_type_is_refused_by_its_line_and_never_null(tmp_path)
 def test_a_record_with_too_few_or_too_many_fields_is_refused_by_its_line(tmp_path):
     rows, refused = read(Csv("t", written(tmp_path, a="a,b\n1,2\n3\n4,5,6\n7,8\n9,\n")))
     assert rows.rows() == [(1, 2), (7, 8), (9, None)]
-    assert refused == [("a.csv", 3, "3", "1 fields, not 2"), ("a.csv", 4, "4,5,6", "3 fields, not 2")]
+    assert refused == [("a.csv", 3, "3", "1 field, not 2"), ("a.csv", 4, "4,5,6", "3 fields, not 2")]
 
 
 def test_signs_in_names_of_columns_and_folders_are_no_patterns(tmp_path):
