@@ -5,7 +5,7 @@ within an epoch. `resnet18` is the ResNet-18 of 32x32 pictures, `transformer` an
 Ratios: `<network>_vs_loop`, samples a second of the stage beside those of the loop (larger is better; aim .95), and
 `<network>_mfu`, model FLOP utilisation: floating-point operations that torch counts in a forward and a backward pass,
 times samples a second, over what the maker says the card can do in bfloat16. A B A B, medians of each run's best epoch;
-the first one warms up. Without a GPU nothing is measured.
+the first one warms up. Some six minutes. Without a GPU nothing is measured.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ def main() -> None:
         for name, subject in SUBJECTS.items():
             sides[f"{name}, ours"] = lambda name=name, subject=subject: ours(features[name], subject)
             sides[f"{name}, loop"] = lambda name=name, subject=subject: loop(features[name], subject)
-        rates = alternate(sides, 1 if options.quick else 3)
+        rates = alternate(sides, 1 if options.quick else 2)
     used = {side: rate * counted[side.partition(",")[0]] for side, rate in rates.items()}
     ratios = {f"{name}_vs_loop": rates[f"{name}, ours"] / rates[f"{name}, loop"] for name in SUBJECTS}
     ratios |= {f"{name}_mfu": used[f"{name}, ours"] / peak for name in SUBJECTS}

@@ -148,6 +148,8 @@ class Rows(NamedTuple):
     """[N, ...]"""
     lengths: np.ndarray | None = None
     """int [N], how long each input is before its padding; batches are then made of rows of like length."""
+    cut: bool = False
+    """Whether the inputs [M, T] of a batch are cut to the longest of its rows: their `lengths` are along T."""
 
 
 class Phase(NamedTuple):

@@ -38,6 +38,8 @@ class Classification(Task):
         from torch.nn import functional
 
         hard = functional.one_hot(stored, len(self.labels)).float()
+        if label_smoothing == 0:
+            return hard
         return hard * (1 - label_smoothing) + label_smoothing / len(self.labels)
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

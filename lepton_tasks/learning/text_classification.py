@@ -9,7 +9,6 @@ from lepton_tasks.core.protocols import Outputs, Rows
 from lepton_tasks.learning.classification import PROBABILITIES, Classification
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 ATTENTION = "attention"
@@ -40,11 +39,9 @@ class TextClassification(Classification):
         if vectors is not None and isinstance(network.embedding, TokenEmbedding):
             network.embedding.begin_with(torch.from_numpy(vectors))
 
-    def inputs(self, stored: torch.Tensor) -> torch.Tensor:
-        """The tokens int32 [N, T], as wide as the longest text."""
-        from lepton_tasks.models.tokens import trimmed
-
-        return trimmed(stored)
+    def training_rows(self, features: Path) -> Rows:
+        """The stored rows of the training split; batches are as wide as their longest text."""
+        return super().training_rows(features)._replace(cut=True)
 
     def trainable(self, network: nn.Module) -> nn.Module:
         """The network's first output, the logits."""

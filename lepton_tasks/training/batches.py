@@ -61,7 +61,13 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         """The rest of the current epoch; the next call gives the next epoch."""
         order = self._order()[: self.steps * self.rows_per_step]
-        yield from self._feed(order.reshape(self.steps, self._ranks, self._size)[self._start :, self._rank])
+        chosen = order.reshape(self.steps, self._ranks, self._size)[self._start :, self._rank]
+        if self._rows.lengths is None or not self._rows.cut:
+            yield from self._feed(chosen)
+        else:  # here, since to ask a GPU for the width would be to wait for it
+            widths = self._rows.lengths[chosen].max(axis=1, initial=1).tolist()
+            for (inputs, targets), width in zip(self._feed(chosen), widths, strict=True):
+                yield inputs[:, :width], targets
         self._epoch, self._start = self._epoch + 1, 0
 
     def _order(self) -> np.ndarray:

@@ -126,7 +126,7 @@ class Course(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count the step; write the state every so often, and when told to stop."""
-        self._loss_sum[0] += outputs["loss"].detach() * self.job.train.accumulate  # Lightning divides by it
+        self._loss_sum[0].add_(outputs["loss"].detach(), alpha=self.job.train.accumulate)  # Lightning divides by it
         if "parts" in outputs:
             self._loss_sum[1:] += outputs["parts"]
         self._loss_steps += 1

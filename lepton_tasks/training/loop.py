@@ -32,11 +32,10 @@ class EpochLoop(_TrainingEpochLoop):
     def advance(self, data_fetcher: Any) -> None:
         """One batch: forward, backward, and unless more gradients are to be added up, a step."""
         trainer, module, progress = self.trainer, self._module, self.batch_progress
-        batch, index, _ = next(data_fetcher)
+        batch, index, _ = next(data_fetcher)  # on the device already
         progress.is_last_batch = data_fetcher.done
         progress.increment_ready()
         strategy, train = trainer.strategy, module.job.train
-        batch = strategy.batch_to_device(batch)
         self._course.on_train_batch_start(trainer, module, batch, index)
         optimizer, waits = trainer.optimizers[0], self._should_accumulate()
         alone = waits and isinstance(strategy, ParallelStrategy)

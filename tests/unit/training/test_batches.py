@@ -7,6 +7,7 @@ import torch
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.protocols import Rows
 from lepton_tasks.data.stored import open_split
+from lepton_tasks.models.tokens import trimmed
 from lepton_tasks.training.batches import Batches
 
 ROWS = np.arange(23)
@@ -62,6 +63,17 @@ def test_rows_of_known_length_come_with_their_like_and_an_epoch_still_holds_each
     assert sorted(np.concatenate(first)) == list(range(800))
     assert np.mean([np.ptp(lengths[batch]) for batch in first]) < 5
     assert not np.array_equal(np.concatenate(first), np.concatenate(second))
+
+
+def test_batches_are_cut_to_their_longest_row_if_so_wished():
+    lengths = np.random.default_rng(0).integers(0, 30, 200)
+    tokens = np.where(np.arange(30) < lengths[:, None], 7, 0)
+    rows = Rows(tokens, np.arange(200), lengths)
+    for (whole, same), (cut, targets) in zip(
+        Batches(rows, size=3, seed=5), Batches(rows._replace(cut=True), size=3, seed=5), strict=True
+    ):
+        assert torch.equal(same, targets)
+        assert torch.equal(cut, trimmed(whole))
 
 
 def test_rows_can_be_seen_as_often_as_their_share_says():
