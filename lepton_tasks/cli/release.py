@@ -171,9 +171,15 @@ def told_comparison(found: dict[str, Any]) -> list[str]:
         labels = ", ".join(f"{label} {share:.0%}" for label, share in list(row["labels"].items())[:3])
         times = "".join(f"{'' if row[key] is None else format(row[key], '.1f'):>9}" for key in ("p50_ms", "p95_ms"))
         lines.append(f"{version:<10}{row['answers']:>9}{row['failed']:>9}{times}  {labels}")
-    judged = sum(row.get("judged", 0) for row in found["versions"].values())
     if found.get("outcomes"):
+        judged = sum(row.get("judged", 0) for row in found["versions"].values())
         lines.append(f"{judged} answers judged by {found['outcomes']} outcomes")
+    for version, row in found["versions"].items():
+        if "accuracy" in row:
+            low, high = row["accuracy_interval"]
+            lines.append(f"{version}: right {row['accuracy']:.2%} of {row['judged']} (95 %: {low:.2%} to {high:.2%})")
+        elif "mean_error" in row:
+            lines.append(f"{version}: mean error {row['mean_error']:.4g} of {row['judged']}")
     for version, other in found["against"].items():
         low, high = other["failed_interval"]
         lines.append(
