@@ -9,7 +9,7 @@ the cache folder; one that does not install or start is named in the table. With
 
 Ratios of good answers a second, at 64 connections (larger is better):
     <model>_binary_vs_onnxruntime, <model>_json_vs_onnxruntime   : ONNX Runtime alone, batch 1, one thread
-    <model>_one_vs_onnxruntime                                   the same, of one process of ours, binary
+    <model>_one_vs_onnxruntime, <model>_one_json_vs_...          the same, of one process of ours, binary and JSON
     <model>_json_vs_<peer>, <model>_json_vs_best_server          : a peer; the best of the ready-made servers
 Of latency, memory and time (smaller is better):
     <model>_p99_c1_vs_echo      p99 at one connection : p50 of ONNX Runtime + echo
@@ -47,7 +47,7 @@ CONNECTIONS = (1, 16, 64)
 # Options of our server -> its subjects, and the form of their requests. By itself it has two processes on two cores.
 OURS: tuple[tuple[tuple[str, ...], dict[str, str]], ...] = (
     ((), {"ours_json": "v2", "ours_binary": "v2 binary"}),
-    (("--processes", "1"), {"ours_one": "v2 binary"}),
+    (("--processes", "1"), {"ours_one_json": "v2", "ours_one": "v2 binary"}),
 )
 _SAMPLES = 32
 _TURNS, _LONGEST_SECONDS = 8, 5

@@ -7,7 +7,7 @@ from benchmarks.served.seen import Seen
 
 MOST = 64  # connections at which rates are compared
 _READY_SECONDS = 2.0
-_OURS = {"json": "ours_json", "binary": "ours_binary", "one": "ours_one"}
+_OURS = {"json": "ours_json", "binary": "ours_binary", "one": "ours_one", "one_json": "ours_one_json"}
 
 # Ratio -> the least it should be, or the most.
 AT_LEAST = {
@@ -51,8 +51,10 @@ def _rates(seen: Seen, model: str) -> dict[str, float]:
     theirs = {name: load.rate for name in PEERS if (load := seen.load(model, name, MOST)) and load.rate}
     if mine:
         found |= {f"{model}_json_vs_{name}": mine.rate / rate for name, rate in theirs.items() if name != "echo"}
-        if ready_made := [rate for name, rate in theirs.items() if PEERS[name].ready_made]:
-            found[f"{model}_json_vs_best_server"] = mine.rate / max(ready_made)
+    if ready_made := [rate for name, rate in theirs.items() if PEERS[name].ready_made]:
+        for form in ("json", "one_json"):
+            if load := seen.load(model, _OURS[form], MOST):
+                found[f"{model}_{form}_vs_best_server"] = load.rate / max(ready_made)
     return found
 
 

@@ -15,6 +15,7 @@ FOLDER = Path("docs/reports/serving")
 _OURS = {
     "ours_json": "Lepton, JSON",
     "ours_binary": "Lepton, binary",
+    "ours_one_json": "Lepton, JSON, 1 process",
     "ours_one": "Lepton, binary, 1 process",
 }
 

@@ -38,8 +38,8 @@ class Seen:
 
     Attributes:
         connections: At which the servers were pressed.
-        standings: By model and subject; subjects are ``ours_json``, ``ours_binary``, ``ours_one``, and the
-            peers' names.
+        standings: By model and subject; subjects are ``ours_json``, ``ours_binary``, ``ours_one_json``, ``ours_one``,
+            and the peers' names.
         limits: By model.
         versions: Of the peers.
         absent: What could not be measured, and why.
