@@ -65,7 +65,7 @@ def test_parts_left_are_told_where_their_number_is_known(tmp_path, monkeypatch):
     monkeypatch.setattr("time.monotonic", itertools.count(step=3).__next__)
     list(map_chunks(len, [[1, 2], [3, 4], [5, 6]], ctx, total=6, unit="rows"))
     assert [progress.parts_left for progress in seen] == [2, 1, 0]
-    assert str(seen[0]) == ": 2 of 6 rows (0.7 rows/s, 2 parts left, 6 s left)"
+    assert str(seen[0]) == ": 2 of 6 rows (1.5 s each, 2 parts left, 6 s left)"
     list(map_chunks(len, iter([[1, 2], [3, 4]]), ctx, total=4, unit="rows"))
     assert "parts" not in str(seen[3])
 

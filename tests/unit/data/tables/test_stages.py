@@ -235,7 +235,7 @@ def test_fitted_steps_tell_what_they_change(tmp_path, caplog):
 
 
 def test_after_a_whole_step_rows_are_renumbered_and_refusals_still_name_the_row_as_it_came(tmp_path):
-    frame = numbers(40)
+    frame = numbers(40).with_columns(label=pl.Series(["a", "a", "b", "b"] * 10))
     clean = [
         "every_other",
         {"name": "ranges", "params": {"columns": {"x": [None, 29]}}},
