@@ -3,6 +3,8 @@ from datetime import UTC, datetime
 
 import polars as pl
 
+from lepton_tasks.serving.observing import segments
+from lepton_tasks.serving.observing.request_log import RequestLog
 from lepton_tasks.serving.observing.segments import read_segments, seal
 
 RECORDS = [
@@ -43,3 +45,23 @@ def test_a_file_that_is_sealed_while_it_is_looked_for_is_read_all_the_same(tmp_p
     assert next(records)["time"] == 0.5
     seal(live)
     assert [record["time"] for record in records] == [1.0]
+
+
+def test_a_full_disk_leaves_the_lines_which_the_next_start_seals(tmp_path, monkeypatch, caplog):
+    def full(stream, rows):
+        stream.write(b"PAR1")
+        raise OSError(28, "No space left on device")
+
+    def logged(seconds):
+        log = RequestLog(tmp_path, every=0.01)
+        log.start()
+        log.add("digits", {"time": seconds})
+        log.close()
+        return [path.suffix for path in sorted((tmp_path / "digits").iterdir())]
+
+    with monkeypatch.context() as broken:
+        broken.setattr(segments, "_write", full)
+        assert logged(1.0) == [".jsonl"]
+    assert "No space left on device" in caplog.text
+    assert logged(2.0) == [".parquet"] * 2
+    assert [record["time"] for record in read_segments(tmp_path / "digits", 0.0)] == [1.0, 2.0]
