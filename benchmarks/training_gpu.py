@@ -194,7 +194,7 @@ def main() -> None:
     """Measure and report."""
     options = arguments(__doc__ or "")
     if not torch.cuda.is_available():
-        print("There is no GPU: nothing is measured.")
+        print("{}" if options.json else "There is no GPU: nothing is measured.")
         return
     card = torch.cuda.get_device_name()
     reached = products()
