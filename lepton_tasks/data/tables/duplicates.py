@@ -1,14 +1,14 @@
 """Rows with equal keys, found over all parts in bounded memory: hashes of 96 bits, compared bucket by bucket.
 
-Of a part, ``.npy`` [2, rows]: 32 bits of the first hash above the place of the row in its part, ascending, so that a
-bucket is one slice; and 64 bits of the second hash, in the same order. Sorting numbers is several times as fast as
-sorting places by them, or as a hash table.
+Of a part, a file of two arrays. Where each bucket of the finest kind begins. And [2, rows]: 32 bits of the first hash
+above the place of the row in its part, ascending, so that a bucket is one slice; and 64 bits of the second hash, in the
+same order. Sorting numbers is several times as fast as sorting places by them, or as a hash table.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,8 +21,9 @@ from lepton_tasks.data.tables.arrays import Numbers, written_aside
 from lepton_tasks.data.tables.refusals import CODE
 from lepton_tasks.data.tables.rows import ROW
 
-_BUCKET_ROWS = 1_000_000  # 16 MB of hashes; sorting needs about twice as much
-_PREFIXES, _PREFIX_SHIFT = 1 << 16, 48
+_BUCKET_ROWS = 1_000_000  # 16 MB of hashes; sorting needs about three times as much
+_PREFIXES = 1 << 12  # buckets at most: by the highest bits of the first hash
+_STARTS = np.arange(_PREFIXES, dtype=np.uint64) << np.uint64(52)
 _LOW = np.uint64((1 << 32) - 1)
 
 KEY_COLUMNS = ("__key_high", "__key_low")
@@ -52,37 +53,80 @@ def write_keys(folder: Path, rows: pl.DataFrame) -> None:
         places = np.searchsorted(numbers, places + numbers[0])
     np.take(low, places, out=keys[1])
     with written_aside(folder / f"{int(numbers[0]):015d}.npy") as path, path.open("wb") as stream:
+        np.save(stream, np.append(np.searchsorted(keys[0], _STARTS), len(chosen)))
         np.save(stream, keys)
 
 
 def find_duplicates(folder: Path, ctx: RunContext) -> pl.DataFrame:
     """``_row`` and ``same_as`` of every row whose key an earlier row, number ``same_as``, has."""
-    files = sorted(str(path) for path in folder.glob("*.npy"))
+    files = [_KeyFile.of(path) for path in sorted(folder.glob("*.npy"))]
     empty = pl.DataFrame(schema={ROW: pl.Int64, "same_as": pl.Int64})
     if not files:
         return empty
-    total = sum(np.load(path, mmap_mode="r").shape[1] for path in files)
+    total = sum(file.rows for file in files)
     count = min(max(1, -(-total // _BUCKET_ROWS)), _PREFIXES)
     edges = [step * _PREFIXES // count for step in range(count + 1)]
-    buckets = [_Bucket(edges[i], edges[i + 1], total // count) for i in range(count)]
-    found = map_chunks(functools.partial(_duplicates, files), buckets, ctx, total=total, unit="keys")
+    buckets = [_Bucket(tuple(file.within(*ends) for file in files)) for ends in itertools.pairwise(edges)]
+    found = map_chunks(_duplicates, buckets, ctx, total=total, unit="keys")
     return pl.concat([empty, *found]).sort(ROW)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Bucket:
-    low: int
-    high: int
+class _KeyFile:
+    """The keys of a part.
+
+    Attributes:
+        path: The file.
+        starts: Where each finest bucket begins, and the end of the last.
+        offset: Of the keys in the file, bytes.
+    """
+
+    path: Path
+    starts: np.ndarray
+    offset: int
+
+    @classmethod
+    def of(cls, path: Path) -> _KeyFile:
+        with path.open("rb") as stream:
+            starts = np.load(stream)
+            np.lib.format.read_magic(stream)
+            np.lib.format.read_array_header_1_0(stream)
+            return cls(path, starts, stream.tell())
+
+    @property
+    def rows(self) -> int:
+        return int(self.starts[-1])
+
+    def within(self, low: int, high: int) -> _Slice:
+        """The keys between two finest buckets."""
+        start, stop = int(self.starts[low]), int(self.starts[high])
+        return _Slice(self.path, stop - start, tuple(self.offset + 8 * (row * self.rows + start) for row in range(2)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Slice:
+    """Where keys lie. Not mapped into memory: whoever looks for a place in a map brings much of the file with it."""
+
+    path: Path
     rows: int
+    offsets: tuple[int, ...]
+
+    def read(self) -> list[np.ndarray]:
+        """The keys, and the second hashes."""
+        return [np.fromfile(self.path, np.uint64, self.rows, offset=offset) for offset in self.offsets]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Bucket:
+    slices: tuple[_Slice, ...]
 
     def __len__(self) -> int:
-        return self.rows
+        return sum(part.rows for part in self.slices)
 
 
-def _duplicates(files: Sequence[str], bucket: _Bucket) -> pl.DataFrame:
-    slices = [_slice(np.load(path, mmap_mode="r"), bucket) for path in files]
-    starts = np.cumsum([0, *(keys.shape[1] for keys in slices)])
-    key, low = np.concatenate(slices, axis=1)
+def _duplicates(bucket: _Bucket) -> pl.DataFrame:
+    starts = np.cumsum([0, *(part.rows for part in bucket.slices)])
+    key, low = (np.concatenate(arrays) for arrays in zip(*(part.read() for part in bucket.slices), strict=True))
     ordered = (key & ~_LOW) | np.arange(len(key), dtype=np.uint64)
     ordered.sort()
     same = (ordered[1:] ^ ordered[:-1]) <= _LOW  # few keys are met twice: only their rows are compared in full
@@ -90,16 +134,8 @@ def _duplicates(files: Sequence[str], bucket: _Bucket) -> pl.DataFrame:
     met[1:] |= same
     met[:-1] |= same
     index = (ordered[met] & _LOW).view(np.int64)
-    firsts = np.array([int(Path(path).stem) for path in files])[np.searchsorted(starts, index, side="right") - 1]
+    firsts = np.array([int(part.path.stem) for part in bucket.slices])[np.searchsorted(starts, index, side="right") - 1]
     rows = firsts + (key[index] & _LOW).view(np.int64)
     frame = pl.DataFrame({"high": key[index] >> np.uint64(32), "low": low[index], ROW: rows})
     first = pl.col(ROW).min().over("high", "low")
     return frame.with_columns(same_as=first).filter(pl.col(ROW) != pl.col("same_as")).select(ROW, "same_as")
-
-
-def _slice(keys: np.ndarray, bucket: _Bucket) -> np.ndarray:
-    """The keys of a bucket: its edges fall between two prefixes, which are in order."""
-    start = np.searchsorted(keys[0], np.uint64(bucket.low << _PREFIX_SHIFT))
-    last = bucket.high == _PREFIXES
-    stop = keys.shape[1] if last else np.searchsorted(keys[0], np.uint64(bucket.high << _PREFIX_SHIFT))
-    return keys[:, start:stop]

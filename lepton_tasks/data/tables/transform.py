@@ -152,9 +152,11 @@ class _Features:
         texts = {name: column.meta.root_names()[0] for name, column in self.by_value.items()}
         dictionaries = read_dictionaries(part, sorted(set(texts.values())))
         made = {name: dictionaries[texts[name]].map(column) for name, column in self.by_value.items()}
-        for kernel in self.kernels:
-            arrays = computed(kernel, frame[_RAW + kernel.column])
-            made |= {name: pl.Series(name, pa.array(array)) for name, array in zip(kernel.names, arrays, strict=True)}
+        for column in dict.fromkeys(kernel.column for kernel in self.kernels):
+            values = frame.drop_in_place(_RAW + column)
+            for kernel in (kernel for kernel in self.kernels if kernel.column == column):
+                arrays = zip(kernel.names, computed(kernel, values), strict=True)
+                made |= {name: pl.Series(name, pa.array(array)) for name, array in arrays}
         return pl.DataFrame([made[name] if name in made else frame[name] for name in self.names])
 
 
