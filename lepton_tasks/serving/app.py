@@ -94,6 +94,7 @@ def create_app(
         sample=sample,
         redaction=redaction,
         member=fleet.member if fleet else 0,
+        members=fleet.size if fleet else 1,
     )
     telemetry = Telemetry(log)
 

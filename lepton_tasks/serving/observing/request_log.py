@@ -45,6 +45,7 @@ class RequestLog:
         most_bytes: Of a model's files together; the oldest goes first.
         most_files: Of a model.
         member: Which of a server's processes it is; each has files of its own.
+        members: How many of them there are.
         values: Whether the ``values`` of samples are kept. They are left out, too, while a tenth of `capacity` waits.
         sample: Share of the records that are kept, at random. It is a tenth of that while half of `capacity` waits.
         redaction: What may be written of a record, and the share of each model.
@@ -66,13 +67,14 @@ class RequestLog:
         most_files: int = 1000,
         values: bool = True,
         member: int = 0,
+        members: int = 1,
         sample: float = 1.0,
         redaction: Redaction | None = None,
     ) -> None:
         self.dropped = self.skipped = 0
         self._sample, self._redaction = sample, redaction
         self._folder, self._every, self._capacity = folder, every, capacity
-        self._member, self._values = member, values
+        self._member, self._members, self._values = member, members, values
         self._file_bytes, self._file_seconds = file_bytes, file_seconds
         self._most_bytes, self._most_files = most_bytes, most_files
         self._hidden: collections.deque[tuple[str, dict[str, Any]]] = collections.deque()  # to be redacted yet
@@ -132,7 +134,7 @@ class RequestLog:
         self._thread.join()
 
     def _work(self) -> None:
-        self._full = unsealed(self._folder, self._member)
+        self._full = unsealed(self._folder, self._member, self._members)
         closing = False
         while not closing:
             closing = self._closing.wait(self._every)

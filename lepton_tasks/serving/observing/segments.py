@@ -100,9 +100,13 @@ def seal(path: Path) -> Path:
     return sealed
 
 
-def unsealed(folder: Path, member: int) -> list[Path]:
-    """What an earlier run of this process of the server left unsealed below `folder`, of all models."""
-    return sorted(folder.rglob(f"*-{member}{LIVE}"))
+def unsealed(folder: Path, member: int, members: int) -> list[Path]:
+    """What an earlier run left unsealed below `folder`, of all models, for this process of the server to seal.
+
+    The first process takes what those left who are no more, where there were more of them.
+    """
+    found = ((int(path.stem.partition("-")[2]), path) for path in folder.rglob(f"*{LIVE}"))
+    return sorted(path for by, path in found if by == member or (member == 0 and by >= members))
 
 
 def prune(folder: Path, *, most_bytes: int, most_files: int) -> None:

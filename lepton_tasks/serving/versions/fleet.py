@@ -63,11 +63,12 @@ class Fleet:
 
     Attributes:
         member: Number of this process.
+        size: How many there are.
         metrics: Gives its metrics as text, when another process is asked for all.
     """
 
     def __init__(self, home: Path, member: int, size: int) -> None:
-        self.member = member
+        self.member, self.size = member, size
         self._folder, self._lock_path = home / _FOLDER, home / _LOCK_FILE
         self._others = [i for i in range(size) if i != member]
         self.metrics: Callable[[], str] = lambda: ""

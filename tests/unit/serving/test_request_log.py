@@ -91,6 +91,16 @@ def test_a_full_file_is_sealed_while_requests_come(tmp_path):
     assert [r["time"] for r in read_requests(tmp_path, "digits")] == list(range(1, 41))
 
 
+def test_what_processes_left_that_are_no_more_is_sealed_by_the_first(tmp_path):
+    (tmp_path / "digits").mkdir()
+    for member in (0, 1, 2):
+        (tmp_path / "digits" / f"10{member}-{member}.jsonl").write_text(f'{{"time": {member + 1}}}\n')
+    written(tmp_path, [], member=0, members=2)
+    left = {path.suffix: path.name for path in (tmp_path / "digits").iterdir() if path.suffix == ".jsonl"}
+    assert left == {".jsonl": "101-1.jsonl"}
+    assert [r["time"] for r in read_requests(tmp_path, "digits")] == [1, 2, 3]
+
+
 def test_an_old_file_is_sealed_though_it_is_not_full(tmp_path):
     log = RequestLog(tmp_path, every=3600, file_seconds=0.0)
     log.add("digits", {"time": 1})
