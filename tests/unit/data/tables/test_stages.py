@@ -17,6 +17,7 @@ from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ConfigError, DataError
 from lepton_tasks.core.use_case import parse_use_case
 from lepton_tasks.data.tables.artifact import open_cleaned
+from lepton_tasks.data.tables.dictionaries import Dictionary
 from lepton_tasks.stages import pipeline
 from lepton_tasks.stages.runner import run_stage
 
@@ -232,6 +233,18 @@ def test_fitted_steps_tell_what_they_change(tmp_path, caplog):
     assert drop["columns"] == []
     assert 2 not in train
     assert "Refused 1 rows that the steps before had kept: outliers 1." in caplog.text
+
+
+def test_texts_become_codes_once_for_equal_ones(tmp_path, monkeypatch):
+    mapped, mapping = [], Dictionary.map
+    monkeypatch.setattr(
+        Dictionary, "map", lambda self, column: mapped.append(self.values.name) or mapping(self, column)
+    )
+    frame = numbers().with_columns(word=pl.Series(["u", None, "v"] * 20))
+    features = run(tmp_path, {"one": frame}, ignore=["id"])["features"]
+    assert mapped == ["word"]
+    codes = pl.concat(pl.read_parquet(path, columns=["word"]) for path in features.glob("*/part-*.parquet"))
+    assert sorted(codes["word"].value_counts()["count"]) == [20, 20, 20]
 
 
 def test_after_a_whole_step_rows_are_renumbered_and_refusals_still_name_the_row_as_it_came(tmp_path):
