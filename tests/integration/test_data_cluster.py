@@ -90,7 +90,7 @@ def test_three_hosts_write_the_same_artifacts_as_one_and_a_pulled_plug_changes_n
             hosts.scheduler(prefix=networks.inside(0))
             for place in (1, 2):
                 hosts.worker(host=networks.addresses[place], prefix=networks.inside(place))
-            where = {"address": hosts.address, "tls": hosts.tls}
+            where = {"address": hosts.address, "tls": hosts.tls, "patience": 90}
             ctx = RunContext.local(shapes / "cluster", data_root=str(shapes), dask=where)
             assert digests(ctx) == threads
 

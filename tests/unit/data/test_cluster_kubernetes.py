@@ -1,3 +1,4 @@
+import importlib.util
 import json
 from pathlib import Path
 
@@ -60,9 +61,11 @@ def test_a_worker_spills_before_its_pod_is_killed(dask):
 
 
 def test_the_operators_own_schema_accepts_it(dask):
-    operator = pytest.importorskip("dask_kubernetes.operator", reason="needs dask-kubernetes, for its schema")
+    package = importlib.util.find_spec("dask_kubernetes")  # its files are enough, without what it imports
+    if package is None or package.origin is None:
+        pytest.skip("needs dask-kubernetes, for its schema")
     jsonschema = pytest.importorskip("jsonschema")
-    (file,) = Path(operator.__file__).parent.rglob("crds/daskcluster.yaml")
+    (file,) = Path(package.origin).parent.rglob("crds/daskcluster.yaml")
     schema = yaml.safe_load(file.read_text())["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
     jsonschema.validate(manifest(dask.kubernetes), schema)
     broken = manifest(dask.kubernetes)

@@ -85,7 +85,7 @@ def test_the_models_of_kubeflows_client_know_every_key(machines):
     kubernetes = pytest.importorskip("kubernetes.client")
 
     def check(value, kind, path):
-        if kind.startswith(("list[", "dict(")):
+        if kind.lower().startswith(("list[", "dict(", "dict[")):
             inner = kind[5:-1].split(", ")[-1]
             for key, item in value.items() if isinstance(value, dict) else enumerate(value):
                 check(item, inner, f"{path}.{key}")
