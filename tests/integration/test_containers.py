@@ -41,7 +41,7 @@ modules = [m.name for p in (lepton_tasks.codecs, lepton_tasks.core, lepton_tasks
            if m.name not in ("lepton_tasks.serving.__main__", "lepton_tasks.serving.client")]
 for name in modules:
     importlib.import_module(name)
-heavy = ("torch", "mlflow", "dask", "great_expectations", "pandas", "pyarrow", "airflow")
+heavy = ("torch", "mlflow", "dask", "great_expectations", "pandas", "airflow")
 print(json.dumps({"modules": len(modules), "heavy": [n for n in heavy if importlib.util.find_spec(n)],
                   "uid": os.getuid(), "files": sorted(os.listdir("lepton_tasks"))}))
 """
