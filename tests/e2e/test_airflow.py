@@ -213,6 +213,8 @@ def stage_processes(root, module="lepton_tasks."):
     for process in embedded_processes.family(root):
         with contextlib.suppress(psutil.NoSuchProcess):
             words = process.cmdline()
+            if "lepton_tasks.serving" in words:  # it has several processes
+                continue
             if "lepton_tasks.stages.host" in words:
                 words = [f"lepton_tasks.{process.name()}"]
             if process.pid not in services and any(word.startswith(module) for word in words):
