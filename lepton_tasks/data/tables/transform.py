@@ -21,7 +21,7 @@ from lepton_tasks.core.store import Draft, write_json
 from lepton_tasks.core.table_protocols import RowFeatures, TableFeatures
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.data.split import SPLITS
-from lepton_tasks.data.tables.arrays import ArrayFile, written_aside
+from lepton_tasks.data.tables.arrays import ArrayFile, as_arrow, written_aside
 from lepton_tasks.data.tables.artifact import open_splits
 from lepton_tasks.data.tables.cuts import NOWHERE
 from lepton_tasks.data.tables.dictionaries import read_dictionaries, texts_as_they_lie
@@ -156,7 +156,7 @@ class _Features:
             values = frame.drop_in_place(_RAW + column)
             for kernel in (kernel for kernel in self.kernels if kernel.column == column):
                 arrays = zip(kernel.names, computed(kernel, values), strict=True)
-                made |= {name: pl.Series(name, pa.array(array)) for name, array in arrays}
+                made |= {name: pl.Series(name, as_arrow(array)) for name, array in arrays}
         return pl.DataFrame([made[name] if name in made else frame[name] for name in self.names])
 
 
