@@ -43,7 +43,7 @@ COLUMNS: dict[str, Kind] = {
 and ``more``; a label that is no text is a text here, and as it was in ``more``."""
 
 _TYPES: dict[Kind, Any] = {"time": (int, float), "int": (int,), "float": (int, float), "text": (str,)}
-_ROWS = 10_000  # of a file held in memory at a time
+_ROWS = 2_000  # of a file held in memory at a time
 _LEAST_PRIORITY = 19
 
 
