@@ -38,13 +38,18 @@ EPOCHS = 3
 
 
 def write_features(folder: Path, size: dict[str, int]) -> Path:
-    """Random pictures: nothing is to be learned, only computed."""
+    """Random pictures."""
+    shape = (size["side"], size["side"], size["channels"])
+    return write_random(folder, size["batch"] * size["steps"], shape, values=256, dtype=np.uint8)
+
+
+def write_random(folder: Path, rows: int, shape: tuple[int, ...], *, values: int, dtype: type) -> Path:
+    """Rows of numbers from 1 to below `values`, each of a random class: nothing is to be learned, only computed."""
     chance = np.random.default_rng(0)
-    for split, rows in (("train", size["batch"] * size["steps"]), ("validation", 64), ("test", 64)):
+    for split, count in (("train", rows), ("validation", 64), ("test", 64)):
         (folder / split).mkdir(parents=True)
-        shape = (rows, size["side"], size["side"], size["channels"])
-        np.save(folder / split / "inputs.npy", chance.integers(0, 256, shape, dtype=np.uint8))
-        np.save(folder / split / "targets.npy", chance.integers(0, len(LABELS), rows))
+        np.save(folder / split / "inputs.npy", chance.integers(1, values, (count, *shape)).astype(dtype))
+        np.save(folder / split / "targets.npy", chance.integers(0, len(LABELS), count))
     (folder / "dataset.json").write_text(json.dumps({"labels": LABELS}))
     return folder
 

@@ -11,7 +11,6 @@ the first one warms up. Some six minutes. Without a GPU nothing is measured.
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 import tempfile
 import time
@@ -26,6 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.harness import alternate, arguments, report, tell
+from benchmarks.training import LABELS, write_random
 from lepton_tasks.core.spec import ComponentSpec
 from lepton_tasks.core.train_settings import Train
 from lepton_tasks.data.stored import open_split
@@ -35,7 +35,6 @@ from lepton_tasks.training.module import network_of
 
 # Dense bfloat16 operations a second, by a part of the card's name, as its maker gives them; the first that fits.
 PEAKS = {"H100 PCIe": 756e12, "H100": 989.4e12, "H200": 989.4e12, "A100": 311.9e12, "L40S": 362e12, "L4": 121e12}
-LABELS = [str(i) for i in range(10)]
 AIM = 0.95
 
 
@@ -88,15 +87,9 @@ SUBJECTS = {
 
 
 def write_features(folder: Path, subject: Subject) -> Path:
-    """Random rows: nothing is to be learned, only computed."""
-    chance = np.random.default_rng(0)
-    for split, rows in (("train", subject.batch * subject.steps), ("validation", 64), ("test", 64)):
-        (folder / split).mkdir(parents=True)
-        inputs = chance.integers(1, subject.values, (rows, *subject.shape)).astype(subject.dtype)
-        np.save(folder / split / "inputs.npy", inputs)
-        np.save(folder / split / "targets.npy", chance.integers(0, len(LABELS), rows))
-    (folder / "dataset.json").write_text(json.dumps({"labels": LABELS}))
-    return folder
+    """Random rows."""
+    rows = subject.batch * subject.steps
+    return write_random(folder, rows, subject.shape, values=subject.values, dtype=subject.dtype)
 
 
 def job(features: Path, subject: Subject, workdir: Path, **settings: Any) -> Job:

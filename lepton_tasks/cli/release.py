@@ -19,7 +19,6 @@ from lepton_tasks.deployment.process import administer
 from lepton_tasks.tracking import registry
 
 _BY = "lepton"
-_AT_ONCE = 10_000  # outcomes that the server takes in one request
 
 
 def rollout_of(canary: str | None, shadow: float | None, hold: bool, overrides: Sequence[str]) -> Rollout:
@@ -145,10 +144,11 @@ def comparison(name: str, *, hours: float, truths: Path | None = None) -> dict[s
 def tell(name: str, outcomes: Mapping[str, str | float]) -> int:
     """Tell the server what was right, by the id of the answers; returns how many it took down."""
     from lepton_tasks.serving.client import Client
+    from lepton_tasks.serving.http.schema import MOST_OUTCOMES
 
     told = list(outcomes.items())
     with Client(load_environment().serving_url) as client:
-        return sum(client.feedback(name, dict(told[i : i + _AT_ONCE])) for i in range(0, len(told), _AT_ONCE))
+        return sum(client.feedback(name, dict(told[i : i + MOST_OUTCOMES])) for i in range(0, len(told), MOST_OUTCOMES))
 
 
 def read_truths(path: Path) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import time
 from pathlib import Path
@@ -26,22 +25,14 @@ def export_requests(name: str, output: Path, *, hours: float) -> int:
     Raises:
         ConfigError: nothing was asked in that time.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     from lepton_tasks.serving.observing.request_log import REQUESTS_FOLDER, read_requests
-    from lepton_tasks.serving.observing.segments import COLUMNS, as_row
+    from lepton_tasks.serving.observing.segments import write_parquet
 
     folder = state_root() / "serving" / REQUESTS_FOLDER
-    types = {"time": pa.timestamp("us", tz="UTC"), "int": pa.int64(), "float": pa.float64(), "text": pa.string()}
-    schema = pa.schema([(column, types[kind]) for column, kind in COLUMNS.items()])
     records = read_requests(folder, name, since=time.time() - hours * 3600)
-    part, count = output.with_name(f".{output.name}.{os.getpid()}"), 0
+    part = output.with_name(f".{output.name}.{os.getpid()}")
     try:
-        with pq.ParquetWriter(part, schema) as writer:
-            for batch in iter(lambda: list(itertools.islice(records, _ROWS)), []):
-                writer.write_table(pa.Table.from_pylist([as_row(record) for record in batch], schema))
-                count += len(batch)
+        count = write_parquet(part, records, group=_ROWS)
         if not count:
             raise ConfigError(f"nothing was asked of {name!r} in the last {hours:g} hours.", where=str(folder))
         part.replace(output)

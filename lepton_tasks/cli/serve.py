@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,7 +17,7 @@ from typing import NoReturn
 from rich.console import Console
 
 from lepton_tasks.core.environment import state_root
-from lepton_tasks.core.errors import ConfigError, UnavailableError
+from lepton_tasks.core.errors import UnavailableError
 
 _READY_SECONDS = 60.0
 
@@ -48,11 +46,13 @@ def serve_package(model: str, options: Sequence[str], *, host: str, port: int, c
     from lepton_tasks.core.context import RunContext
     from lepton_tasks.core.lifetime import die_with
     from lepton_tasks.scoring.choose import chosen
+    from lepton_tasks.serving.supervisor import bound
 
     found = chosen(model, RunContext.from_env("serve"))
-    _check_free(host, port)
+    with bound((host, port)):  # what listens there would be taken for the server that is to start
+        pass
     with tempfile.TemporaryDirectory(prefix="lepton-serve-") as home:
-        name = asyncio.run(_deployed(Path(home), found.folder, found.version or "1"))
+        name = _deployed(Path(home), found.folder, found.version or "1")
         command = [*_command(Path(home), host, port), *options]
         ends_with_us = functools.partial(die_with, os.getpid())
         process = subprocess.Popen(command, preexec_fn=ends_with_us)  # no threads yet
@@ -75,29 +75,17 @@ def _command(home: Path, host: str, port: int) -> list[str]:
     return [sys.executable, "-m", "lepton_tasks.serving", "--host", host, "--port", str(port), "--home", str(home)]
 
 
-def _check_free(host: str, port: int) -> None:
-    """Raise `ConfigError` if something listens there: it would be taken for the server that is to start."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            what = f"{host}:{port} cannot be listened on: {error.strerror}."
-            raise ConfigError(what, where="--port", fix="Choose another, or stop what is there.") from error
-
-
-async def _deployed(home: Path, folder: Path, version: str) -> str:
+def _deployed(home: Path, folder: Path, version: str) -> str:
     """Put a package where the server that is to start in `home` finds it; returns the model's name."""
     from lepton_tasks.serving.package import load_package
-    from lepton_tasks.serving.versions.routing import ModelTable
+    from lepton_tasks.serving.versions.releases import Releases, State
 
-    package = load_package(folder)
-    table = ModelTable(home, workers=1)
-    try:
-        await table.deploy(package.spec.name, folder, version=version, digest=package.digest, by="lepton serve")
-    finally:
-        await table.close()
-    return package.spec.name
+    package, releases = load_package(folder), Releases(home)
+    name = package.spec.name
+    release = releases.place(name, folder, version, package.digest)
+    releases.write(name, State(release, unannounced=True))
+    releases.record("deploy", name, release, "lepton serve")
+    return name
 
 
 def _wait(url: str, process: subprocess.Popen[bytes]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lepton_tasks.core import protocols, table_protocols
+from lepton_tasks.core import protocols, release_protocols, table_protocols
 from lepton_tasks.core.registry import Registry
 
 SOURCES: Registry[protocols.Source] = Registry(
@@ -256,9 +256,9 @@ AUGMENTATIONS: Registry[Any] = Registry(
     },
 )
 
-COMPRESSIONS: Registry[protocols.Compression] = Registry(
+COMPRESSIONS: Registry[release_protocols.Compression] = Registry(
     "compression",
-    protocols.Compression,
+    release_protocols.Compression,
     {
         "distilled": "lepton_tasks.training.compress.distilled:Distilled",
         "fp16": "lepton_tasks.training.compress.fp16:Fp16",
@@ -268,15 +268,15 @@ COMPRESSIONS: Registry[protocols.Compression] = Registry(
     },
 )
 
-DEPLOY_TARGETS: Registry[protocols.DeployTarget] = Registry(
+DEPLOY_TARGETS: Registry[release_protocols.DeployTarget] = Registry(
     "deployment target",
-    protocols.DeployTarget,
+    release_protocols.DeployTarget,
     {"process": "lepton_tasks.deployment.process:ProcessTarget"},
 )
 
-FORMATS: Registry[protocols.PackageFormat] = Registry(
+FORMATS: Registry[release_protocols.PackageFormat] = Registry(
     "format",
-    protocols.PackageFormat,
+    release_protocols.PackageFormat,
     {
         "litert": "lepton_tasks.training.litert:Litert",
         "mlflow": "lepton_tasks.deployment.formats.mlflow_model:MlflowModel",
@@ -284,9 +284,9 @@ FORMATS: Registry[protocols.PackageFormat] = Registry(
     },
 )
 
-MONITORS: Registry[protocols.Monitor] = Registry(
+MONITORS: Registry[release_protocols.Monitor] = Registry(
     "monitor",
-    protocols.Monitor,
+    release_protocols.Monitor,
     {"data_quality": "lepton_tasks.monitoring.data_quality:DataQuality"},
 )
 

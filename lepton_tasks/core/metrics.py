@@ -57,6 +57,11 @@ def higher_is_better(name: str) -> bool:
     return name.rpartition("_")[2] not in _SMALLER
 
 
+def direction(name: str) -> int:
+    """1 if a larger value of the metric is better, else -1: differences times it are larger when better."""
+    return 1 if higher_is_better(name) else -1
+
+
 def is_worse(name: str, value: float, limit: float) -> bool:
     """Whether the metric's value is worse than the limit; NaN is."""
     return not (value >= limit if higher_is_better(name) else value <= limit)

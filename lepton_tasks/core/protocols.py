@@ -1,4 +1,7 @@
-"""What each kind of component must offer. `core/catalogue.py` lists who does."""
+"""What each kind of component must offer. `core/catalogue.py` lists who does.
+
+Those of tables are in `table_protocols`, those of what follows a training in `release_protocols`.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import torch
 
-    from lepton_tasks.core.artifacts import EndpointRef, ModelPackageRef, ModelVersionRef
     from lepton_tasks.core.context import RunContext
-    from lepton_tasks.core.use_case import Expectation, UseCase
+    from lepton_tasks.core.use_case import Expectation
     from lepton_tasks.data.samples import Samples
 
 Outputs: TypeAlias = "Mapping[str, np.ndarray]"
@@ -288,67 +290,3 @@ class LearningTask(Protocol):
 
     def output_codec(self) -> tuple[str, dict[str, Any]]:
         """Name and params of the output codec."""
-
-
-class Uncompressed(NamedTuple):
-    """What a compression begins with."""
-
-    graph: Path
-    """The exported network, an ONNX file with one input."""
-    samples: Callable[[int], np.ndarray]
-    """At most so many training rows, decoded from requests by the codec, as the graph takes them, [N, ...]; they are
-    from all over the split."""
-    teach: Callable[..., None]
-    """``teach(student, made, share=, temperature=, epochs=)`` trains another network of the catalogue to answer as this
-    one does, and writes its graph to `made`. ``teach(None, made, ..., prune=, rate=)`` does so with this one itself,
-    without a share of its channels, at a part of its learning rate."""
-
-
-@runtime_checkable
-class Compression(Protocol):
-    """A way to make a graph smaller or faster. Built with the YAML's params."""
-
-    def compress(self, model: Uncompressed, made: Path) -> None:
-        """Write `made`, an ONNX file with the inputs and outputs of `model.graph`.
-
-        Whatever it raises is the reason why there is no such candidate; no run fails by it.
-        """
-
-
-@runtime_checkable
-class DeployTarget(Protocol):
-    """A place that serves model packages."""
-
-    def deploy(
-        self, use_case: UseCase, ctx: RunContext, version: ModelVersionRef, package: ModelPackageRef
-    ) -> dict[str, Any]:
-        """Load and warm up the version, then let it answer as ``deploy.rollout`` says; returns what `health` does.
-
-        The old version serves until then, and as the champion while the new one is its challenger.
-        """
-
-    def health(self, use_case: UseCase, ctx: RunContext) -> dict[str, Any]:
-        """What is served now: ``{"url", "version", "digest", "previous", "ready"}``, and beside the champion
-        ``"challenger": {"version", "digest"}`` or None; raises `UnavailableError` if nothing answers."""
-
-    def rollback(self, use_case: UseCase, ctx: RunContext) -> dict[str, Any]:
-        """Take the challenger away, or without one serve the version before this one; returns what is served then."""
-
-    def remove(self, use_case: UseCase, ctx: RunContext) -> None:
-        """Stop serving the use case."""
-
-
-@runtime_checkable
-class PackageFormat(Protocol):
-    """A form in which other servers take a model. Built with params of the command line."""
-
-    def write(self, package: Path, output: Path) -> Path:
-        """Write the model of a package's folder into the folder `output`; returns the folder that was written."""
-
-
-@runtime_checkable
-class Monitor(Protocol):
-    """One question about what is deployed."""
-
-    def check(self, use_case: UseCase, ctx: RunContext, endpoint: EndpointRef) -> list[dict[str, Any]]:
-        """Findings: ``{"monitor", "severity": "ok" | "warning" | "critical", "message", "value", "limit", "unit"}``."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from lepton_tasks.core.metrics import higher_is_better
+from lepton_tasks.core.metrics import direction
 from lepton_tasks.core.protocols import Outputs, Phase, Rows, Validation
 from lepton_tasks.data.stored import open_split
 
@@ -88,8 +88,7 @@ class Task:
 
     def score(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
         """The task's main metric, negative if a smaller one is better."""
-        value = metrics[self.metric]
-        return (value if higher_is_better(self.metric) else -value,)
+        return (metrics[self.metric] * direction(self.metric),)
 
     def details(self, outputs: Outputs, rows: Rows) -> dict[str, dict[str, float]]:
         """None."""

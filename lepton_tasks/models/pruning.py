@@ -26,9 +26,10 @@ def keep_the_strongest(wide: nn.Module, narrow: nn.Module) -> None:
     Source: Li et al., "Pruning filters for efficient ConvNets", 2017; the factor by Liu et al., "Learning efficient
     convolutional networks through network slimming", 2017.
     """
-    pairs = list(zip(_layers(wide), _layers(narrow), strict=False))
-    if [type(a) for a, _ in pairs] != [type(a) for a in _layers(wide)] or any(type(a) is not type(b) for a, b in pairs):
+    sources, targets = _layers(wide), _layers(narrow)
+    if [*map(type, sources)] != [*map(type, targets)]:
         raise ConfigError("the narrower network has other layers.", where="pruned")
+    pairs = list(zip(sources, targets, strict=True))
     inputs = torch.arange(pairs[0][0].weight.shape[1])
     with torch.no_grad():
         for index, (source, target) in enumerate(pairs):

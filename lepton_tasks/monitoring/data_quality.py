@@ -188,8 +188,9 @@ def _values(
     """What was asked, with the time of each request, and the rules of the profile about it; no `hidden` columns."""
     import polars as pl
 
+    from lepton_tasks.quality.profile import compared_with
     from lepton_tasks.quality.rows import FrameRows
-    from lepton_tasks.quality.served import served_rules, values_frame
+    from lepton_tasks.quality.served import values_frame
 
     if profile is not None:
         columns = {name: about for name, about in profile["columns"].items() if name not in hidden}
@@ -198,7 +199,7 @@ def _values(
     frame = frame.drop([name for name in frame.columns if name in hidden])
     times = [dt.datetime.fromtimestamp(record["time"], dt.UTC).isoformat(timespec="milliseconds") for record in asked]
     rows = FrameRows(frame.with_columns(pl.Series(_TIME, times)))
-    return rows, served_rules(profile) if profile else []
+    return rows, compared_with(profile) if profile else []
 
 
 def _about_answers(rule: _Rule, table: pa.Table, broken: bool) -> dict[str, Any]:

@@ -11,8 +11,7 @@ from lepton_tasks.codecs.observing import observed
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.protocols import Codec
-from lepton_tasks.core.use_case import Expectation
-from lepton_tasks.quality.profile import compared_with, profile_of
+from lepton_tasks.quality.profile import profile_of
 from lepton_tasks.quality.rows import FrameRows
 
 _TYPES = {str(dtype): dtype for dtype in (pl.Int64(), pl.Float64(), pl.String(), pl.Boolean())}
@@ -35,11 +34,6 @@ def profile_of_requests(codec: Codec, payloads: Iterable[bytes], ctx: RunContext
     frame = pl.DataFrame(values, infer_schema_length=None) if any(values) else pl.DataFrame()
     frame = frame.select(pl.exclude(pl.Null))  # what never has a value has no type, and no rule would follow
     return profile_of(FrameRows(frame), ctx) if frame.width else {"rows": len(values), "columns": {}}
-
-
-def served_rules(profile: Mapping[str, Any]) -> list[Expectation]:
-    """What requests should be like, as warnings: ranges, categories and shares of missing values."""
-    return compared_with(profile)
 
 
 def values_frame(values: Sequence[Mapping[str, Any]], profile: Mapping[str, Any] | None) -> pl.DataFrame:

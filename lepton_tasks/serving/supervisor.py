@@ -39,9 +39,9 @@ class Supervisor:
         self, serve: Callable[[int, socket.socket], int], size: int, address: tuple[str, int], *, grace: float
     ) -> None:
         self._serve, self._grace = serve, grace
-        with _bound(address):  # nobody else listens there, who could share the port with us
+        with bound(address):  # nobody else listens there, who could share the port with us
             pass
-        self._held = _bound(address, shared=True)
+        self._held = bound(address, shared=True)
         self._address = self._held.getsockname()[:2]
         self._processes: list[ForkProcess | None] = [None] * size
         self._due = [0.0] * size
@@ -90,7 +90,7 @@ class Supervisor:
         return process
 
     def _child(self, member: int) -> None:
-        raise SystemExit(self._serve(member, _bound(self._address, shared=True)))
+        raise SystemExit(self._serve(member, bound(self._address, shared=True)))
 
     def _stop(self, _: int, __: FrameType | None) -> None:
         self._stopping = True
@@ -99,8 +99,12 @@ class Supervisor:
                 process.terminate()
 
 
-def _bound(address: tuple[str, int], *, shared: bool = False) -> socket.socket:
-    """A socket that does not listen yet; with others of this server on the same port if it is `shared`."""
+def bound(address: tuple[str, int], *, shared: bool = False) -> socket.socket:
+    """A socket that does not listen yet; with others of this server on the same port if it is `shared`.
+
+    Raises:
+        ConfigError: somebody else listens there, or nobody may.
+    """
     made = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -15,8 +15,9 @@ import numpy as np
 from lepton_tasks.core.catalogue import COMPRESSIONS
 from lepton_tasks.core.compress_settings import Compress
 from lepton_tasks.core.errors import ArtifactError, StageError
-from lepton_tasks.core.metrics import higher_is_better
-from lepton_tasks.core.protocols import LearningTask, Outputs, Rows, Uncompressed
+from lepton_tasks.core.metrics import direction
+from lepton_tasks.core.protocols import LearningTask, Outputs, Rows
+from lepton_tasks.core.release_protocols import Uncompressed
 from lepton_tasks.core.spec import ComponentSpec
 from lepton_tasks.serving.package import Package, open_graph
 from lepton_tasks.stages import replay
@@ -106,7 +107,7 @@ def _figures(package: Package, task: LearningTask, metric: str, split: str, exam
     figures = {
         f"{split}_metrics": metrics,
         split: metrics[metric],
-        f"{split}_drop": (before[metric] - metrics[metric]) * (1 if higher_is_better(metric) else -1),
+        f"{split}_drop": (before[metric] - metrics[metric]) * direction(metric),
         f"{split}_mismatch": replay.label_mismatch(package.output_codec, outputs, exam.answers),
     }
     if split == "validation":
@@ -122,7 +123,7 @@ def _drops(before: Mapping[str, Mapping[str, float]], now: Mapping[str, Any], me
         known = [name for name, value in figures.items() if isinstance(value, float)]
         chosen = next((name for name in (metric, "f1", *known) if name in known), None)
         if chosen is not None and chosen in now.get(part, {}):
-            drops[part] = (figures[chosen] - now[part][chosen]) * (1 if higher_is_better(chosen) else -1)
+            drops[part] = (figures[chosen] - now[part][chosen]) * direction(chosen)
     return drops
 
 

@@ -15,7 +15,8 @@ from lepton_tasks.core.components import learning_task_of
 from lepton_tasks.core.compress_settings import Compress
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ConfigError
-from lepton_tasks.core.protocols import LearningTask, Rows, Uncompressed
+from lepton_tasks.core.protocols import LearningTask, Rows
+from lepton_tasks.core.release_protocols import Uncompressed
 from lepton_tasks.core.store import write_json
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.serving.package import (

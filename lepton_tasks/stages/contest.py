@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lepton_tasks.core.artifacts import ArtifactRef, DatasetRef, EvaluationRef, ModelPackageRef
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ArtifactError, DataError
+from lepton_tasks.core.metrics import direction
 from lepton_tasks.core.protocols import LearningTask, Outputs
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.stages import replay
@@ -74,6 +76,11 @@ def compare(
     if not result["compared"]:
         ctx.log.warning("not compared with the champion, version %s: %s", found["version"], result["reason"])
     return result
+
+
+def limit(use_case: UseCase, metric: str, champion: Mapping[str, Any]) -> float:
+    """What a candidate's metric must reach: the champion's, as `compare` found it, but for ``gate.max_drop``."""
+    return float(champion[metric]) - use_case.gate.max_drop * direction(metric)
 
 
 def _contest(

@@ -6,7 +6,7 @@ from lepton_tasks.core.artifacts import ArtifactRef, EndpointRef, ModelPackageRe
 from lepton_tasks.core.catalogue import DEPLOY_TARGETS
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import LeptonError
-from lepton_tasks.core.protocols import DeployTarget
+from lepton_tasks.core.release_protocols import DeployTarget
 from lepton_tasks.core.store import write_json
 from lepton_tasks.core.use_case import UseCase
 

@@ -45,8 +45,8 @@ def gate(
     ]
     champion = contest.compare(use_case, ctx, task, metric, evaluation, features)
     if champion is not None and champion["compared"]:
-        drop = use_case.gate.max_drop * (1 if higher_is_better(metric) else -1)
-        checks.append(_check("gate.max_drop", metric, champion["candidate"], champion[metric] - drop))
+        limit = contest.limit(use_case, metric, champion)
+        checks.append(_check("gate.max_drop", metric, champion["candidate"], limit))
     passed = all(check["passed"] for check in checks)
     verdict = {"passed": passed, "metrics": metrics, "checks": checks, "champion": champion}
     draft = ctx.draft()

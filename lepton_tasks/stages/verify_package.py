@@ -11,7 +11,7 @@ from lepton_tasks.core.components import learning_task_of
 from lepton_tasks.core.compress_settings import Compress
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import GateError
-from lepton_tasks.core.metrics import higher_is_better, is_worse
+from lepton_tasks.core.metrics import direction, is_worse
 from lepton_tasks.core.protocols import LearningTask
 from lepton_tasks.core.store import sha256_file, write_json
 from lepton_tasks.core.use_case import UseCase
@@ -117,11 +117,11 @@ def _stand_up_to(use_case: UseCase, metric: str, compression: str, champion: dic
     """Raise `GateError` if a compressed graph falls behind the champion; the gate compared the trained network."""
     if champion is None or not champion["compared"]:
         return
-    value, allowed = champion["candidate"], use_case.gate.max_drop
-    if is_worse(metric, value, champion[metric] - allowed * (1 if higher_is_better(metric) else -1)):
+    value = champion["candidate"]
+    if is_worse(metric, value, contest.limit(use_case, metric, champion)):
         raise GateError(
             f"{metric} {value:.4f} of the graph that would be served ({compression}) falls behind the champion's"
-            f" (version {champion['version']}) {champion[metric]:.4f} by more than {allowed:g}.",
+            f" (version {champion['version']}) {champion[metric]:.4f} by more than {use_case.gate.max_drop:g}.",
             where=f"{use_case.name}.yaml: gate.max_drop",
             fix=f"Take {compression!r} out of compress.candidates, or lower compress.max_metric_drop.",
         )
@@ -138,7 +138,7 @@ def _worth(
     """The gate's metric by both, and what of it may be lost; of a compressed graph also the gate's thresholds."""
     metric = use_case.gate.metric or task.metric
     before, now = by_torch[metric], by_onnx[metric]
-    drop = (before - now) * (1 if higher_is_better(metric) else -1) - _ROUNDING * max(1.0, abs(before))
+    drop = (before - now) * direction(metric) - _ROUNDING * max(1.0, abs(before))
     worth = {"metric": metric, "metric_torch": before, "metric_onnx": now}
     if package.spec.compression is None or use_case.compress is None:
         return worth, [_Check("export.max_metric_drop", use_case.export.max_metric_drop, drop)]

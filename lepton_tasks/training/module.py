@@ -65,12 +65,6 @@ class TrainingModule(pl.LightningModule):
         if job.train.compile:
             self.judged = compiled(job, self.judged)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "_current_fx_name":  # set 46 times a step by Lightning; torch's way takes microseconds
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
-
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor]:
         """``loss`` of one batch of stored rows, and with phases ``parts``, the loss of each, 0 if it was left out."""
         # All chance in a step (augmentation, dropout) hangs on seed, step and rank alone, so that no generator's state

@@ -14,7 +14,7 @@ import numpy as np
 
 from lepton_tasks.core import catalogue
 from lepton_tasks.core.errors import ConfigError, LeptonError, StageError
-from lepton_tasks.core.metrics import higher_is_better
+from lepton_tasks.core.metrics import direction
 from lepton_tasks.core.registry import did_you_mean
 from lepton_tasks.core.train_settings import Choices, Range, Tune
 from lepton_tasks.training.job import Job
@@ -58,7 +58,7 @@ class Search:
     @property
     def sign(self) -> int:
         """What a value is multiplied by so that larger is better."""
-        return 1 if higher_is_better(self.metric) else -1
+        return direction(self.metric)
 
     def study(self, number: int = 0) -> optuna.Study:
         """The study, new or as an earlier attempt left it; its values are larger when better.

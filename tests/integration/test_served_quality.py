@@ -14,7 +14,8 @@ from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.store import write_json
 from lepton_tasks.core.use_case import parse_use_case
 from lepton_tasks.monitoring.data_quality import DataQuality
-from lepton_tasks.quality.served import profile_of_requests, served_rules
+from lepton_tasks.quality.profile import compared_with
+from lepton_tasks.quality.served import profile_of_requests
 from lepton_tasks.serving.observing.redact import REDACT_FILE, Redaction
 from lepton_tasks.serving.observing.request_log import RequestLog
 
@@ -70,7 +71,7 @@ def ask(ctx, rows, redaction=None):
 
 def test_rules_are_ranges_categories_and_missing_values(ctx, endpoint):
     folder = ctx.store.folder_at(endpoint.facts["package_uri"])
-    rules = served_rules(json.loads((folder / "profile.json").read_text()))
+    rules = compared_with(json.loads((folder / "profile.json").read_text()))
     assert [(rule.type.removeprefix("expect_column_values_to_"), rule.params["column"]) for rule in rules] == [
         ("not_be_null", "age"),
         ("be_between", "age"),

@@ -12,7 +12,7 @@ from lepton_tasks.data.sketch import NumericSketch
 from lepton_tasks.data.tables.operations import Operation
 from lepton_tasks.data.tables.order import NamedStep
 from lepton_tasks.data.tables.rows import ROW, TableRows
-from lepton_tasks.data.tables.statistics import summarise
+from lepton_tasks.data.tables.statistics import Summaries, number, outside, summarise
 
 _EXAMPLES = 3
 _LOOKED_AT = 4  # parts that are read for examples at most: rare values need not be worth a pass of their own
@@ -31,48 +31,45 @@ def changes_by(named: NamedStep, fitted: Mapping[str, Any], rows: TableRows, ctx
         ctx: The run.
     """
     changing = [operation for operation in named.step.operations(fitted) if operation.kind != "missing"]
+    columns = list(dict.fromkeys(operation.column for operation in changing))
+    numbers = [name for name in columns if rows.schema[name].is_numeric()]
+    others = [name for name in columns if name not in numbers]
+    found = summarise(rows, ctx, numbers=numbers, categories=others, moments=())
     return {
         "step": named.spec.name,
         "code": named.code,
         "rows_in": rows.height,
-        "columns": [_change(operation, rows, ctx) for operation in changing],
+        "columns": [_change(operation, rows, found) for operation in changing],
     }
 
 
-def _change(operation: Operation, rows: TableRows, ctx: RunContext) -> dict[str, Any]:
-    filled, outside, exact = _counts(operation, rows, ctx)
+def _change(operation: Operation, rows: TableRows, found: Summaries) -> dict[str, Any]:
+    filled, beyond, exact = _counts(operation, found)
     return {
         "column": operation.column,
         "done": "mark" if operation.kind == "outside" else operation.kind,
         "filled": filled,
-        "outside": outside,
+        "outside": beyond,
         "exact": exact,
-        "examples": _examples(operation, rows) if filled or outside else [],
+        "examples": _examples(operation, rows) if filled or beyond else [],
     }
 
 
-def _counts(operation: Operation, rows: TableRows, ctx: RunContext) -> tuple[int, int, bool]:
+def _counts(operation: Operation, found: Summaries) -> tuple[int, int, bool]:
     """Values filled, values out of bounds, and whether these are exact."""
-    name = operation.column
-    numeric = rows.schema[name].is_numeric()
-    if not numeric:
-        return summarise(rows, ctx, categories=[name]).counters[name].nulls, 0, True
-    sketch = summarise(rows, ctx, numbers=[name], moments=()).sketches[name]
+    sketch = found.sketches.get(operation.column)
+    if sketch is None:
+        return found.counters[operation.column].nulls, 0, True
     if operation.kind == "fill":
         return sketch.nulls + sketch.nan, 0, True
-    return 0, _outside(operation, sketch), sketch.values is not None
+    exact = outside(operation, sketch)
+    return 0, _about_outside(operation, sketch) if exact is None else exact, exact is not None
 
 
-def _outside(operation: Operation, sketch: NumericSketch) -> int:
-    assert operation.low is not None and operation.high is not None  # noqa: PT018 - a bounded operation has both
-    infinite = sum(sketch.infinities)
-    if not sketch.count:
-        return infinite
-    if sketch.values is not None:
-        values, counts = sketch.values
-        return int(counts[(values < operation.low) | (values > operation.high)].sum()) + infinite
-    below, within = sketch.count_below([operation.low, operation.high])
-    return round(float(below + sketch.count - within)) + infinite
+def _about_outside(operation: Operation, sketch: NumericSketch) -> int:
+    """Values out of bounds where the sketch holds bins, not values."""
+    below, within = sketch.count_below([number(operation.low), number(operation.high)])
+    return round(float(below + sketch.count - within)) + sum(sketch.infinities)
 
 
 def _examples(operation: Operation, rows: TableRows) -> list[dict[str, Any]]:

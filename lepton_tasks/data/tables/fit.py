@@ -37,12 +37,14 @@ def fit_table(use_case: UseCase, ctx: RunContext, *, splits: DatasetRef) -> Prep
     operations: list[Operation] = []
     fitted_steps = [named for named in steps_of(use_case) if named.kind == "fitted"]
     rows = _with_summaries(rows, [named.step for named in fitted_steps], extractor, label, ctx)
-    for named in fitted_steps:
+    for index, named in enumerate(fitted_steps):
         fitted = named.step.fit(rows, ctx)
         report.append(changes_by(named, fitted, rows, ctx))
         steps.append({**named.spec.model_dump(), "code": named.code, "fitted": fitted})
         operations += named.step.operations(fitted)
         rows = _changed(rows, named.step, fitted)
+        if rows.known is None:
+            rows = _with_summaries(rows, [later.step for later in fitted_steps[index + 1 :]], extractor, label, ctx)
     extractor.check(rows.schema, label)
     labels = classes_of(rows, label, ctx)
     if isinstance(extractor, RowFeatures):

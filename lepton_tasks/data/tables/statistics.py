@@ -42,7 +42,7 @@ class Summaries:
                 made = None if sketch is None else _marks(operation, sketch)
                 name = str(operation.into)
             elif operation.kind == "clip":
-                made = sketch and sketch.clipped(_number(operation.low), _number(operation.high))
+                made = sketch and sketch.clipped(number(operation.low), number(operation.high))
             else:
                 made = None if isinstance(operation.value, str) else sketch and sketch.filled(operation.value)
                 if counter is not None and _holds(counter, operation.value):
@@ -130,20 +130,26 @@ def _marks(operation: Operation, sketch: NumericSketch) -> NumericSketch | None:
     """The sketch of a column of marks; None if the counts do not tell how many there are."""
     missing = sketch.nulls + sketch.nan
     rows = sketch.count + missing + sum(sketch.infinities)
-    marked = missing
-    if operation.kind == "outside":
-        if sketch.values is None:
-            return None
-        values, counts = sketch.values
-        outside = (values < _number(operation.low)) | (values > _number(operation.high))
-        marked = int(counts[outside].sum()) + sum(sketch.infinities)
+    marked = outside(operation, sketch) if operation.kind == "outside" else missing
+    if marked is None:
+        return None
     made = NumericSketch()
     made.update_counts({0.0: rows - marked, 1.0: marked})
     return made
 
 
-def _number(limit: float | None) -> float:
-    assert limit is not None  # a clip has both
+def outside(operation: Operation, sketch: NumericSketch) -> int | None:
+    """How many values are beyond the bounds of an operation, infinite ones too; None if the counts do not tell."""
+    if sketch.values is None:
+        return None
+    values, counts = sketch.values
+    beyond = (values < number(operation.low)) | (values > number(operation.high))
+    return int(counts[beyond].sum()) + sum(sketch.infinities)
+
+
+def number(limit: float | None) -> float:
+    """A bound, which is there."""
+    assert limit is not None  # an operation with bounds has both
     return limit
 
 

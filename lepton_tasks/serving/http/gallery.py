@@ -186,9 +186,14 @@ def gallery_router(table: ModelTable, telemetry: Telemetry, limits: Limits, home
     return router
 
 
+def knows_people(package: Package) -> bool:
+    """Whether samples can be enrolled and compared: the model answers with an embedding."""
+    return EMBEDDING in package.output_names
+
+
 def _with_embeddings(table: ModelTable, name: str) -> Live:
     live = table.get(name)
-    if EMBEDDING not in {output.name for output in live.package.spec.outputs}:
+    if not knows_people(live.package):
         raise ConflictError(f"{name!r} answers with no embedding, so it can compare nobody.")
     return live
 

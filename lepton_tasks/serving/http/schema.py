@@ -24,6 +24,10 @@ class PredictReply(pydantic.BaseModel):
     predictions: list[dict[str, Any]]
 
 
+MOST_OUTCOMES = 10_000
+"""In one request."""
+
+
 class Outcome(pydantic.BaseModel):
     """What turned out to be right.
 
@@ -43,7 +47,7 @@ class Outcomes(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(extra="forbid")
 
-    outcomes: list[Outcome] = pydantic.Field(min_length=1, max_length=10_000)
+    outcomes: list[Outcome] = pydantic.Field(min_length=1, max_length=MOST_OUTCOMES)
 
 
 class FeedbackReply(pydantic.BaseModel):
@@ -156,16 +160,9 @@ def predict_body() -> dict[str, Any]:
 
 def feedback_body() -> dict[str, Any]:
     """The request body of feedback, which is read by hand."""
-    outcome = {
-        "type": "object",
-        "required": ["id", "label"],
-        "properties": {"id": {"type": "string"}, "label": {"type": ["string", "number", "boolean"]}},
-    }
-    several = {
-        "type": "object",
-        "required": ["outcomes"],
-        "properties": {"outcomes": {"type": "array", "items": outcome, "minItems": 1}},
-    }
+    outcome, several = Outcome.model_json_schema(), Outcomes.model_json_schema()
+    del several["$defs"]  # the document has its definitions elsewhere
+    several["properties"]["outcomes"]["items"] = outcome
     content = {"application/json": {"schema": {"anyOf": [outcome, several]}}}
     return {"requestBody": {"required": True, "content": content}}
 

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from lepton_tasks.codecs.fields import fields_of
 from lepton_tasks.core.metrics import meaning, unit_of
+from lepton_tasks.serving.http.gallery import knows_people
 from lepton_tasks.serving.http.predict import json_reply
 from lepton_tasks.serving.http.schema import ERRORS, ExampleReply
 from lepton_tasks.serving.package import CARD_FILE, Package
@@ -57,7 +58,7 @@ def to_try(package: Package) -> dict[str, Any]:
         },
         "fields": [field.to_dict() for field in fields_of(codec)],
         "example": _as_json(found[0], codec.media_type) if found else None,
-        "gallery": spec.output_codec.name == "embedding",
+        "gallery": knows_people(package),
         "expected": found[1] if found else None,
     }
 

@@ -10,7 +10,7 @@ import itertools
 import operator
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -89,7 +89,7 @@ def seal(path: Path) -> Path:
     try:
         handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(handle, "wb") as stream:
-            _write(stream, map(as_row, _lines(path)))
+            write_parquet(stream, _lines(path))
             stream.flush()
             os.fsync(handle)
         part.replace(sealed)
@@ -169,16 +169,19 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
             yield from map(as_record, table.to_pylist())
 
 
-def _write(stream: BinaryIO, rows: Iterator[dict[str, Any]]) -> None:
-    """Write rows of `COLUMNS` as Parquet, a row group for each `_ROWS` of them."""
+def write_parquet(where: Path | BinaryIO, records: Iterable[Mapping[str, Any]], *, group: int = _ROWS) -> int:
+    """Write records as rows of `COLUMNS`, so many in a row group; returns how many there were."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     types = {"time": pa.timestamp("us", tz="UTC"), "int": pa.int64(), "float": pa.float64(), "text": pa.string()}
     schema = pa.schema({name: types[kind] for name, kind in COLUMNS.items()})
-    with pq.ParquetWriter(stream, schema, compression="zstd") as writer:
-        while group := list(itertools.islice(rows, _ROWS)):
-            writer.write_batch(pa.RecordBatch.from_pylist(group, schema))
+    rows, count = map(as_row, records), 0
+    with pq.ParquetWriter(where, schema, compression="zstd") as writer:
+        while some := list(itertools.islice(rows, group)):
+            writer.write_batch(pa.RecordBatch.from_pylist(some, schema))
+            count += len(some)
+    return count
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -9,7 +9,7 @@ import pydantic
 
 from lepton_tasks.core.catalogue import COMPRESSIONS
 from lepton_tasks.core.errors import ConfigError
-from lepton_tasks.core.protocols import Uncompressed
+from lepton_tasks.core.release_protocols import Uncompressed
 from lepton_tasks.core.spec import ComponentSpec
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from lepton_tasks.core.protocols import Uncompressed
+from lepton_tasks.core.release_protocols import Uncompressed
 from lepton_tasks.training.compress.graphs import prepared, quiet
 
 _LAYERS = ("Attention", "EmbedLayerNormalization", "Gather", "Gemm", "LSTM", "MatMul")

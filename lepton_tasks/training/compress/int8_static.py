@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pydantic
 
-from lepton_tasks.core.protocols import Uncompressed
+from lepton_tasks.core.release_protocols import Uncompressed
 from lepton_tasks.training.compress.graphs import prepared, quiet
 
 # What computes, and what stands between two of these and would otherwise turn bytes into floats and back. The rest, the

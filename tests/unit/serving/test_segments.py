@@ -60,7 +60,7 @@ def test_a_full_disk_leaves_the_lines_which_the_next_start_seals(tmp_path, monke
         return [path.suffix for path in sorted((tmp_path / "digits").iterdir())]
 
     with monkeypatch.context() as broken:
-        broken.setattr(segments, "_write", full)
+        broken.setattr(segments, "write_parquet", full)
         assert logged(1.0) == [".jsonl"]
     assert "No space left on device" in caplog.text
     assert logged(2.0) == [".parquet"] * 2

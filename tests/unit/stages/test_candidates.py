@@ -7,7 +7,7 @@ from lepton_tasks.core.catalogue import COMPRESSIONS
 from lepton_tasks.core.components import check_params_of
 from lepton_tasks.core.compress_settings import Compress
 from lepton_tasks.core.errors import ArtifactError, ConfigError, StageError
-from lepton_tasks.core.protocols import Uncompressed
+from lepton_tasks.core.release_protocols import Uncompressed
 from lepton_tasks.core.spec import ComponentSpec
 from lepton_tasks.serving.package import load_package
 from lepton_tasks.stages.candidates import EXPORTED, Candidate, build, choose, clock

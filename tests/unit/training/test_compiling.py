@@ -9,13 +9,7 @@ from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.training.compiling import compiled
 from lepton_tasks.training.fit import fit
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # several wait for each other by spinning, for minutes where the cores are not theirs
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def losses(job):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lepton_tasks.core.catalogue import COMPRESSIONS
-from lepton_tasks.core.protocols import Uncompressed
+from lepton_tasks.core.release_protocols import Uncompressed
 from lepton_tasks.training.export import export_onnx
 
 PARAMS = {

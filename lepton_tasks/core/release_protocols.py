@@ -1,0 +1,78 @@
+"""What components must offer that follow a training: compression, packages, deployment, monitors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lepton_tasks.core.artifacts import EndpointRef, ModelPackageRef, ModelVersionRef
+    from lepton_tasks.core.context import RunContext
+    from lepton_tasks.core.use_case import UseCase
+
+
+class Uncompressed(NamedTuple):
+    """What a compression begins with."""
+
+    graph: Path
+    """The exported network, an ONNX file with one input."""
+    samples: Callable[[int], np.ndarray]
+    """At most so many training rows, decoded from requests by the codec, as the graph takes them, [N, ...]; they are
+    from all over the split."""
+    teach: Callable[..., None]
+    """``teach(student, made, share=, temperature=, epochs=)`` trains another network of the catalogue to answer as this
+    one does, and writes its graph to `made`. ``teach(None, made, ..., prune=, rate=)`` does so with this one itself,
+    without a share of its channels, at a part of its learning rate."""
+
+
+@runtime_checkable
+class Compression(Protocol):
+    """A way to make a graph smaller or faster. Built with the YAML's params."""
+
+    def compress(self, model: Uncompressed, made: Path) -> None:
+        """Write `made`, an ONNX file with the inputs and outputs of `model.graph`.
+
+        Whatever it raises is the reason why there is no such candidate; no run fails by it.
+        """
+
+
+@runtime_checkable
+class DeployTarget(Protocol):
+    """A place that serves model packages."""
+
+    def deploy(
+        self, use_case: UseCase, ctx: RunContext, version: ModelVersionRef, package: ModelPackageRef
+    ) -> dict[str, Any]:
+        """Load and warm up the version, then let it answer as ``deploy.rollout`` says; returns what `health` does.
+
+        The old version serves until then, and as the champion while the new one is its challenger.
+        """
+
+    def health(self, use_case: UseCase, ctx: RunContext) -> dict[str, Any]:
+        """What is served now: ``{"url", "version", "digest", "previous", "ready"}``, and beside the champion
+        ``"challenger": {"version", "digest"}`` or None; raises `UnavailableError` if nothing answers."""
+
+    def rollback(self, use_case: UseCase, ctx: RunContext) -> dict[str, Any]:
+        """Take the challenger away, or without one serve the version before this one; returns what is served then."""
+
+    def remove(self, use_case: UseCase, ctx: RunContext) -> None:
+        """Stop serving the use case."""
+
+
+@runtime_checkable
+class PackageFormat(Protocol):
+    """A form in which other servers take a model. Built with params of the command line."""
+
+    def write(self, package: Path, output: Path) -> Path:
+        """Write the model of a package's folder into the folder `output`; returns the folder that was written."""
+
+
+@runtime_checkable
+class Monitor(Protocol):
+    """One question about what is deployed."""
+
+    def check(self, use_case: UseCase, ctx: RunContext, endpoint: EndpointRef) -> list[dict[str, Any]]:
+        """Findings: ``{"monitor", "severity": "ok" | "warning" | "critical", "message", "value", "limit", "unit"}``."""
