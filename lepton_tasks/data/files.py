@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import fsspec
 
@@ -74,22 +75,27 @@ class LocalFiles:
         return {"folders": self.folders(), "files": [(name, *_stamp(self.folder / name)) for name in self.names()]}
 
     def folders(self) -> list[str]:
-        """Links to folders count too."""
+        """Links to folders count too, but for one that leads back here or further up."""
         try:
             with os.scandir(self.folder) as entries:
-                return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+                return sorted(entry.name for entry in entries if self._is_folder(entry) and entry.name[0] != ".")
         except OSError as error:
             raise DataError(f"no folder of pictures here ({error.strerror}).", where=self.address) from error
 
     def names(self) -> list[str]:
-        """Folder by folder; links to folders are followed at the top only, so that a loop ends."""
+        """Folder by folder; links to folders are followed at the top only, so that a loop ends.
+
+        Raises:
+            DataError: there is no such folder, one in it may not be read, or a name in it is not in UTF-8.
+        """
         self.folders()  # a missing folder is an error, not an empty one
         found = []
         for top in ["", *self.folders()]:
-            for folder, folders, names in os.walk(self.folder / top):
+            for folder, folders, names in os.walk(self.folder / top, onerror=_unreadable):
                 folders[:] = [] if not top else sorted(name for name in folders if not name.startswith("."))
                 inner = Path(folder).relative_to(self.folder)
                 found += [(inner / name).as_posix() for name in sorted(names) if not name.startswith(".")]
+        check_readable(found, self.address)
         return found
 
     def uri(self, name: str) -> str:
@@ -100,9 +106,16 @@ class LocalFiles:
         """In the order of `names`."""
         for name in names:
             try:
-                yield name, (self.folder / name).read_bytes()
+                yield name, content_of(self.folder / name)
             except OSError:
                 yield name, None
+
+    def _is_folder(self, entry: os.DirEntry[str]) -> bool:
+        try:
+            loop = entry.is_symlink() and self.folder.resolve().is_relative_to(Path(entry.path).resolve())
+            return entry.is_dir() and not loop
+        except (OSError, RuntimeError):  # a link to itself
+            return False
 
 
 class RemoteFiles:
@@ -156,6 +169,28 @@ class RemoteFiles:
             names = {path[start:]: info for path, info in found.items()}
             self._found = {name: names[name] for name in sorted(names) if not _hidden(name)}
         return self._found
+
+
+def content_of(path: Path) -> bytes:
+    """The bytes of a file; raises `OSError` for what is none, such as a pipe, whose end might never come."""
+    if not path.is_file():
+        raise OSError(errno.ENOENT, "no such file, or not a plain one")
+    return path.read_bytes()
+
+
+def check_readable(names: Sequence[str], address: str) -> None:
+    """Raise `DataError` for the first name that is not written in UTF-8: no table can hold it."""
+    for name in names:
+        if not name.isascii() and any("\ud800" <= character <= "\udfff" for character in name):
+            raise DataError(
+                f"the name of the file {os.fsencode(name)!r} is not in UTF-8.", where=address, fix="Rename it."
+            )
+
+
+def _unreadable(error: OSError) -> NoReturn:
+    raise DataError(
+        f"the folder cannot be read ({error.strerror}).", where=str(error.filename), fix="Allow it, or take it away."
+    ) from error
 
 
 def _hidden(name: str) -> bool:

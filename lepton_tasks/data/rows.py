@@ -13,7 +13,7 @@ import pyarrow as pa
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.data.cluster import map_chunks
-from lepton_tasks.data.files import Files
+from lepton_tasks.data.files import Files, content_of
 
 Row = Mapping[str, Any]
 
@@ -121,7 +121,7 @@ def _seal(row: Row) -> tuple[int, str | None]:
 
 def _bytes_of(row: Row) -> bytes:
     data: bytes | None = row.get("data")
-    return Path(row["uri"]).read_bytes() if data is None else data
+    return content_of(Path(row["uri"])) if data is None else data
 
 
 def chunks_of(rows: pa.Table, size: int) -> Iterator[list[Row]]:

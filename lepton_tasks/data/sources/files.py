@@ -24,7 +24,7 @@ import fsspec
 from lepton_tasks.core.errors import ConfigError, DataError, LeptonError
 from lepton_tasks.core.store import digest_of
 from lepton_tasks.data.archives import Archive, most_unpacked, split_archive
-from lepton_tasks.data.files import reported
+from lepton_tasks.data.files import check_readable, reported
 
 _MAGIC = re.compile(r"[*?\[]")
 _PACKED: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -182,6 +182,7 @@ def find_files(path: str, data_root: Path, suffixes: Sequence[str]) -> list[Tabl
             fix="Put the data there or give another path in `data.source.params`; a relative one starts from the "
             f"folder in LEPTON_DATA, now {data_root}.",
         )
+    check_readable([file.address for file in found], shown(place))
     return sorted(found, key=lambda file: file.address)
 
 

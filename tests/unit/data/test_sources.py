@@ -57,6 +57,41 @@ def test_a_link_to_a_class_folder_is_a_class_and_a_loop_inside_one_ends(animals,
     assert names == ["cat/1.jpg", "cat/old/2.png", "dog/1.jpg", "puppy/1.jpg"]
 
 
+@pytest.mark.parametrize("target", [".", "..", "loop"])
+def test_a_link_that_leads_back_is_no_class(animals, tmp_path, target):
+    (animals / "loop").symlink_to(target)
+    source = ImageFolder("animals", data_root=tmp_path)
+    assert [row["sample_id"] for row in rows(source)] == ["cat/1.jpg", "cat/old/2.png", "dog/1.jpg"]
+    assert source.describe()["classes"] == {"cat": 2, "dog": 1}
+
+
+def test_a_name_that_is_no_utf8_is_told_with_its_bytes(animals, tmp_path):
+    (animals / os.fsdecode(b"cat/\xff.png")).write_bytes(b"x")
+    with pytest.raises(DataError, match=r"animals: the name of the file b'cat/\\xff.png' is not in UTF-8. Rename it"):
+        rows(ImageFolder("animals", data_root=tmp_path))
+
+
+def test_a_folder_that_may_not_be_read_is_no_empty_one(animals, tmp_path, monkeypatch):
+    scandir = os.scandir
+
+    def refusing(path):
+        if str(path).endswith("old"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(DataError, match=r"cat/old: the folder cannot be read \(Permission denied\)"):
+        rows(ImageFolder("animals", data_root=tmp_path))
+
+
+def test_a_pipe_is_a_row_that_clean_can_refuse_and_nobody_waits_for_it(animals, tmp_path):
+    os.mkfifo(animals / "dog" / "pipe.jpg")
+    (table,) = ImageFolder("animals", data_root=tmp_path).read()
+    by_name = {row["sample_id"]: row for row in sealed(table, RunContext.local(tmp_path)).to_pylist()}
+    assert (by_name["dog/pipe.jpg"]["size_bytes"], by_name["dog/pipe.jpg"]["sha256"]) == (0, None)
+    assert by_name["dog/1.jpg"]["size_bytes"] == 9
+
+
 def test_a_link_to_nothing_is_a_row_that_clean_can_refuse(animals, tmp_path):
     (animals / "dog" / "gone.jpg").symlink_to(tmp_path / "nothing.jpg")
     source = ImageFolder("animals", data_root=tmp_path)
