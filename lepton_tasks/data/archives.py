@@ -204,7 +204,7 @@ def _bounded(file: IO[bytes], declared: int, name: str, address: str) -> bytes:
 
 def _check_name(name: str, address: str) -> None:
     path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+    if path.is_absolute() or ".." in path.parts or ":" in "".join(path.parts[:1]):
         raise DataError(
             f"holds {name!r}, which leads out of the archive.", where=address, fix="Do not use it; pack it anew."
         )

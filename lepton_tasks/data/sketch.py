@@ -63,7 +63,7 @@ class NumericSketch:
         """Add values; a series of times counts in its physical unit."""
         if isinstance(values, pl.Series):
             self.nulls += values.null_count()
-            values = values.to_physical().drop_nulls()
+            values = _as_numbers(values)
             if (found := few_integers(values)) is not None:
                 self._add_few(*found)
                 return
@@ -94,7 +94,7 @@ class NumericSketch:
 
     def update_moments(self, values: pl.Series) -> None:
         """Add finite values to count, mean, m2 and ends alone: quantiles do not hold any more."""
-        numbers = values.to_physical().drop_nulls().cast(pl.Float64).to_numpy()
+        numbers = _as_numbers(values).cast(pl.Float64).to_numpy()
         if not np.isfinite(numbers).all():
             numbers = numbers[np.isfinite(numbers)]
         for start in range(0, len(numbers), BLOCK):
@@ -296,3 +296,8 @@ class NumericSketch:
 
 
 _SCALARS = ("count", "nulls", "nan", "mean", "m2")
+
+
+def _as_numbers(values: pl.Series) -> pl.Series:
+    """Without nulls; times in their physical unit, and decimals as fractions: their physical form lacks the point."""
+    return values.drop_nulls().cast(pl.Float64) if values.dtype.is_decimal() else values.to_physical().drop_nulls()

@@ -52,8 +52,7 @@ def rules_from(profile: Mapping[str, Any], *, slack: float = 0.1) -> list[Expect
         rules.append(_warn("expect_column_values_to_not_be_null", name, mostly=max(0.0, 1 - share - slack)))
         if "mean" in about:
             room = slack * (about["max"] - about["min"])
-            ends = {"min_value": about["min"] - room, "max_value": about["max"] + room}
-            bounds = {key: float(f"{end:.6g}") for key, end in ends.items()}
+            bounds = {"min_value": _rounded(about["min"] - room, -1), "max_value": _rounded(about["max"] + room, 1)}
             rules.append(_warn("expect_column_values_to_be_between", name, mostly=_HELD, **bounds))
         elif about["type"] == "String" and about["distinct_exact"] and about["distinct"] <= min(TOP_VALUES, rows / 2):
             known = [value for value, _ in about["top"]]
@@ -77,6 +76,12 @@ def oddities_in(profile: Mapping[str, Any]) -> list[str]:
             if count := about.get(kind, 0):
                 told.append(f"Column {name!r} is {what} in {count:,} of {rows:,} rows; features take it as missing.")
     return told
+
+
+def _rounded(value: float, direction: int) -> float:
+    """Six digits for people to read, unless they lie inside of the value: a constant column would not keep to them."""
+    short = float(f"{value:.6g}")
+    return short if (short - value) * direction >= 0 else value
 
 
 def _warn(kind: str, name: str, **params: Any) -> Expectation:

@@ -84,17 +84,26 @@ class Windows:
             )
 
     def fit(self, rows: TableRows, ctx: RunContext) -> dict[str, Any]:
-        """The usual step of time, of each column mean and standard deviation, or its values; and the windows' shape."""
+        """The usual step of time, of each column mean and standard deviation, or its values; and the windows' shape.
+
+        Raises:
+            DataError: no two rows follow each other, or a column has no value.
+        """
         series = self._series(rows)
-        steps = series.select(pl.col(self.time).diff().over(self.group or pl.lit(0))).to_series().drop_nulls()
-        if not len(steps):
-            raise DataError("the training split has no two rows of one series.", where="features.params.group")
+        step = self._usual_step(series)
+        for name in dict.fromkeys([*self.columns, self.target]):
+            if series[name].null_count() == series.height:
+                raise DataError(
+                    f"{name!r} has no value in the training split.",
+                    where="features.params.columns",
+                    fix="Take it out, or split otherwise.",
+                )
         numbers = series.select(self.columns).cast(pl.Float64)
         spreads = [spread or 1.0 for spread in numbers.select(pl.all().std(ddof=0)).row(0)]
         known = {name: series[name].drop_nulls().unique().sort().to_list() for name in self.categories}
         target = series[self.target].cast(pl.Float64)
         fitted = {
-            "step_seconds": int(steps.mode().sort()[0]),
+            "step_seconds": step,
             "columns": list(self.columns),
             "mean": list(numbers.select(pl.all().mean()).row(0)),
             "std": spreads,
@@ -172,17 +181,30 @@ class Windows:
         return found
 
     def _series(self, rows: TableRows) -> pl.DataFrame:
-        """All rows in the order of series and time, with the time in seconds since 1970."""
+        """All rows in the order of series and time: times in seconds since 1970, numbers that are none as null."""
         names = dict.fromkeys([*self.group, self.time, *self.columns, self.target, *self.categories])
         series = pl.concat(rows.select(list(names)).frames())
         seconds = pl.col(self.time).cast(pl.Datetime("us")).dt.epoch("s")
-        return series.with_columns(seconds).sort(*self.group, self.time, ROW)
+        odd = [name for name in dict.fromkeys([*self.columns, self.target]) if series.schema[name].is_float()]
+        finite = [pl.when(pl.col(name).is_finite()).then(name).alias(name) for name in odd]
+        return series.with_columns(seconds, *finite).sort(*self.group, self.time, ROW)
+
+    def _usual_step(self, series: pl.DataFrame) -> int:
+        """The most frequent distance in time of two rows of a series, in seconds."""
+        steps = series.select(pl.col(self.time).diff().over(self.group or pl.lit(0))).to_series().drop_nulls()
+        if not len(steps):
+            raise DataError("the training split has no two rows of one series.", where="features.params.group")
+        if (step := int(steps.mode().sort()[0])) == 0:
+            raise DataError(
+                f"most rows have the {self.time!r} of the row before, in whole seconds.",
+                where="features.params.time",
+                fix="Name in `group` what tells series apart, or make the rows regular with the step `regular`.",
+            )
+        return step
 
     def _starts(self, series: pl.DataFrame, step: int, history: int) -> np.ndarray:
         """The first row of each window, int64."""
-        used = dict.fromkeys([*self.columns, self.target])
-        whole = [pl.col(name).is_not_null() & pl.col(name).cast(pl.Float64).is_finite() for name in used]
-        whole += [pl.col(name).is_not_null() for name in self.categories]
+        whole = [pl.col(name).is_not_null() for name in dict.fromkeys([*self.columns, self.target, *self.categories])]
         follows = pl.col(self.time).diff() == step
         if self.group:
             follows &= functools.reduce(

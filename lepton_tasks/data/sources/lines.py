@@ -171,7 +171,7 @@ def head(file: TableFile, size: int, *, quote: str | None = None) -> Block:
     """The first whole records of a file, some `size` bytes.
 
     Raises:
-        DataError: the file is empty.
+        DataError: the file is empty, in UTF-16, or has no ends of line that are known.
     """
     with file.open() as stream:
         data = stream.read(size)
@@ -186,6 +186,12 @@ def head(file: TableFile, size: int, *, quote: str | None = None) -> Block:
                 where=file.address,
                 fix="Convert it to UTF-8 first (iconv -f UTF-16 -t UTF-8).",
             )
+    if b"\r" in data and b"\n" not in data:
+        raise DataError(
+            "its lines end as those of old Macintoshes did (a carriage return alone).",
+            where=file.address,
+            fix="Convert it first: tr '\\r' '\\n'.",
+        )
     if len(data) < size:
         return Block(1, data)
     return Block(1, data[: _end_of_records(data, quote.encode() if quote else None)] or data)

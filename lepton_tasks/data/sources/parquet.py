@@ -50,7 +50,7 @@ class Parquet(FileSource):
 
     @functools.cached_property
     def _schema(self) -> Schema:
-        texts = {name: pl.Series([named.get(name) for named in self._named]) for name in self._named[0]}
+        texts = {name: pl.Series([named[name] for named in self._named], dtype=pl.String) for name in self._named[0]}
         folders = {name: inferred(values) for name, values in texts.items()}
         samples = [(file.address, found | folders) for file, found in zip(self.files, self._found, strict=True)]
         return common_schema(samples, {}, fix="Write the files alike: {column} as {name}, for one.")
@@ -60,9 +60,13 @@ class Parquet(FileSource):
         return [_schema_of(file) for file in self.files]
 
     @functools.cached_property
-    def _named(self) -> list[dict[str, str]]:
-        """What the folders of each file say."""
-        return [dict(part.split("=", 1) for part in file.address.split("/")[:-1] if "=" in part) for file in self.files]
+    def _named(self) -> list[dict[str, str | None]]:
+        """What the folders of each file say; None for what those of others do."""
+        found = [
+            dict(part.split("=", 1) for part in file.address.split("/")[:-1] if "=" in part) for file in self.files
+        ]
+        names = dict.fromkeys(name for named in found for name in named)
+        return [{name: named.get(name) for name in names} for named in found]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +75,7 @@ class ParquetPiece:
 
     file: TableFile
     types: Schema
-    named: dict[str, str]
+    named: dict[str, str | None]
     origin: str
     parquet: str | None
 
@@ -82,9 +86,19 @@ class ParquetPiece:
         with _opened(self.file) as content:
             for batch in content.iter_batches(_BATCH_ROWS):
                 rows = pl.DataFrame(pl.from_arrow(batch)).with_columns(
-                    pl.lit(v).alias(k) for k, v in self.named.items()
+                    pl.lit(v, pl.String).alias(k) for k, v in self.named.items()
                 )
-                yield rows.with_columns(folders).select(pl.col(k).cast(t) for k, t in self.types.items()), refusals([])
+                yield self._typed(rows.with_columns(folders)), refusals([])
+
+    def _typed(self, rows: pl.DataFrame) -> pl.DataFrame:
+        try:
+            return rows.select(pl.col(k).cast(t) for k, t in self.types.items())
+        except pl.exceptions.InvalidOperationError as error:
+            raise DataError(
+                f"a value is not of the type that all files share: {str(error).splitlines()[0]}.",
+                where=self.file.address,
+                fix="Write the files alike, or take the odd one out.",
+            ) from error
 
 
 def _schema_of(file: TableFile) -> Schema:

@@ -48,11 +48,14 @@ class Voc:
             DataError: one of the folders is missing or empty.
         """
         pictures = self._below(self._images)
-        marked = {_stem(name): _marks(data) for name, data in self._files.read(self._below(self._annotations))}
-        rows = (row | marked.pop(_stem(row["sample_id"]), _UNSEEN) for row in located(self._files, pictures))
+        files = self._files.read(self._below(self._annotations))
+        marked = {_inner(name, self._annotations): _marks(data) for name, data in files}
+        rows = (
+            row | marked.pop(_inner(row["sample_id"], self._images), _UNSEEN) for row in located(self._files, pictures)
+        )
         schema = source_schema("boxes", "fault")
         yield from in_batches(rows, schema)
-        lost = (self._lost(stem) for stem in sorted(marked))
+        lost = (self._lost(name) for name in sorted(marked))
         yield from in_batches(lost, schema)
 
     def describe(self) -> dict[str, Any]:
@@ -73,8 +76,8 @@ class Voc:
             )
         return names
 
-    def _lost(self, stem: str) -> dict[str, Any]:
-        name = f"{self._annotations}/{stem}.xml"
+    def _lost(self, inner: str) -> dict[str, Any]:
+        name = f"{self._annotations}/{inner}.xml"
         return {
             "sample_id": name,
             "uri": self._files.uri(name),
@@ -88,8 +91,9 @@ class Voc:
 _UNSEEN = {"boxes": None, "fault": None}
 
 
-def _stem(name: str) -> str:
-    return PurePosixPath(name).stem
+def _inner(name: str, folder: str) -> str:
+    """The path below the folder, without the ending: by it a picture and its XML file belong together."""
+    return str(PurePosixPath(name).relative_to(folder).with_suffix(""))
 
 
 def _marks(data: bytes | None) -> dict[str, Any]:

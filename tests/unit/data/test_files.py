@@ -114,6 +114,11 @@ def test_an_encrypted_zip_says_so(tmp_path):
         list(open_files("a.zip", tmp_path).read(["cat/1.jpg"]))
 
 
+def test_a_file_without_a_name_does_not_break_the_listing(tmp_path):
+    zipped(tmp_path / "a.zip", {"cat/1.jpg": b"1", ".": b"2"})
+    assert open_files("a.zip", tmp_path).names() == ["cat/1.jpg", "."]
+
+
 def test_a_name_that_an_archive_holds_twice_is_refused(tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         for _ in range(2):

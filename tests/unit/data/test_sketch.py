@@ -76,6 +76,15 @@ def test_the_line_between_exact_and_binned_is_the_number_of_different_values():
     assert halves.count == 1600
 
 
+def test_decimals_are_counted_as_what_they_say():
+    sketch = NumericSketch()
+    sketch.update(pl.Series(["1.50", "2.25", None]).cast(pl.Decimal(10, 2)))
+    assert (sketch.min, sketch.max, sketch.mean, sketch.nulls) == (1.5, 2.25, 1.875, 1)
+    moments = NumericSketch()
+    moments.update_moments(pl.Series(["1.50", "2.25"]).cast(pl.Decimal(10, 2)))
+    assert moments.mean == 1.875
+
+
 def test_missing_and_infinite_values_are_counted_apart():
     sketch = NumericSketch()
     sketch.update(pl.Series([1.0, None, float("nan"), float("inf"), -float("inf"), float("inf"), -0.0, 0.0]))

@@ -72,6 +72,18 @@ def test_voc_boxes_belong_to_their_picture_and_every_file_is_accounted_for(voc, 
     assert source.state() == Voc(path, data_root=tmp_path).state()
 
 
+def test_pictures_of_one_name_in_two_folders_have_their_own_boxes(voc, tmp_path):
+    for folder, label in (("one", "red"), ("two", "white")):
+        picture(voc / "JPEGImages" / folder / "a.png")
+        (voc / "Annotations" / folder).mkdir()
+        (voc / "Annotations" / folder / "a.xml").write_text(voc_xml((label, (1, 1, 9, 9))))
+    found = rows(Voc("cells", data_root=tmp_path))
+    labels = {
+        folder: [box["label"] for box in found[f"JPEGImages/{folder}a.png"]["boxes"]] for folder in ("one/", "two/", "")
+    }
+    assert labels == {"one/": ["red"], "two/": ["white"], "": ["red", "white"]}
+
+
 @pytest.mark.parametrize(
     ("xml", "fault"),
     [

@@ -101,6 +101,26 @@ def test_a_window_on_dask_equals_one_in_serving(tmp_path_factory, data):
         np.testing.assert_array_equal(codec.decode(json.dumps({"rows": past}).encode()), window)
 
 
+def test_numbers_that_are_none_are_holes_and_spoil_no_scale(tmp_path, ctx):
+    numbers = [float("nan") if i == 4 else float("inf") if i == 12 else float(i) for i in range(20)]
+    rows = table_rows(tmp_path, frame(range(20), y=numbers))
+    inputs, targets, _, learned = made(Windows("time", ("y",), "y", window=3), rows, tmp_path, ctx)
+    known = [float(i) for i in range(20) if i not in (4, 12)]
+    assert learned["mean"] == [pytest.approx(np.mean(known))]
+    assert (learned["std"], learned["target_std"]) == ([pytest.approx(np.std(known))], pytest.approx(np.std(known)))
+    assert np.isfinite(inputs).all()
+    assert targets.ravel().tolist() == [3, 8, 9, 10, 11, 16, 17, 18, 19]
+
+
+def test_a_column_without_a_value_and_times_that_do_not_move_are_named(tmp_path, ctx):
+    nothing = table_rows(tmp_path, frame(range(5)).with_columns(y=pl.lit(None, pl.Float64)))
+    with pytest.raises(DataError, match="'y' has no value in the training split"):
+        Windows("time", ("x", "y"), "x", window=2).fit(nothing, ctx)
+    same = table_rows(tmp_path, frame([1] * 5))
+    with pytest.raises(DataError, match=r"most rows have the 'time' of the row before.*`group`"):
+        Windows("time", ("x",), "x", window=2).fit(same, ctx)
+
+
 def test_a_later_split_changes_nothing_that_was_fitted_and_begins_after_the_line(tmp_path, ctx):
     features = Windows("time", ("x",), "x", window=3)
     train, test = table_rows(tmp_path, frame(range(20))), table_rows(tmp_path, frame(range(20, 30)))

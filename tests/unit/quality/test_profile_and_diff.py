@@ -76,6 +76,13 @@ def test_rules_from_a_profile_warn_about_nulls_ranges_and_unknown_values(profile
     assert rules["expect_column_values_to_not_be_null", "kind"].params["mostly"] == pytest.approx(2 / 3 - 0.1, abs=0.02)
 
 
+@pytest.mark.parametrize("values", [[1_234_567] * 3, [0.98226512345] * 3, [-1.23456789e9, -1.23456784e9]])
+def test_rules_from_a_profile_hold_for_what_it_was_made_of(profile, values):
+    (between,) = [r for r in rules_from(profile(pl.DataFrame({"x": values}))) if r.type.endswith("to_be_between")]
+    assert between.params["min_value"] <= min(values)
+    assert max(values) <= between.params["max_value"]
+
+
 def test_alike_data_differ_little_and_moved_data_much(profile):
     old = profile(frame())
     same = diff_profiles(old, profile(frame(seed=1)))

@@ -171,6 +171,12 @@ def test_an_empty_file_is_named(tmp_path, content):
         Csv("t", written(tmp_path, a="n\n1\n", b=content)).schema()
 
 
+def test_lines_that_end_in_a_carriage_return_alone_are_told(tmp_path):
+    (tmp_path / "t.csv").write_bytes(b"a,b\r1,2\r3,4\r")
+    with pytest.raises(DataError, match=r"t.csv: its lines end as .*a carriage return alone.* tr '"):
+        Csv("t.csv", tmp_path).schema()
+
+
 def test_a_file_with_a_header_alone_has_no_rows(tmp_path):
     rows, refused = read(Csv("t", written(tmp_path, a="n,s\n", b="n,s\n1,x\n")))
     assert rows.rows() == [(1, "x")]

@@ -41,6 +41,21 @@ def test_names_of_folders_are_columns(tmp_path):
     assert rows["year"].to_list() == [2025, 2025, 2026, 2026]
 
 
+def test_a_folder_that_only_some_files_lie_in_is_no_value_for_the_others(tmp_path):
+    (tmp_path / "year=2025").mkdir()
+    FRAME.write_parquet(tmp_path / "year=2025" / "part.parquet")
+    FRAME.write_parquet(tmp_path / "z.parquet")
+    FRAME.write_parquet(tmp_path / "a.parquet")
+    assert read(Parquet(".", tmp_path))["year"].to_list() == [None, None, 2025, 2025, None, None]
+
+
+def test_a_value_that_does_not_fit_the_common_type_is_told_with_its_file(tmp_path):
+    FRAME.write_parquet(tmp_path / "a.parquet")
+    FRAME.with_columns(n=pl.lit(2**64 - 1, pl.UInt64)).write_parquet(tmp_path / "b.parquet")
+    with pytest.raises(DataError, match=r"/b.parquet: a value is not of the type .*column 'n'.* Write the files alike"):
+        read(Parquet(".", tmp_path))
+
+
 def test_one_file_of_many_with_another_type_is_named(tmp_path):
     for i in range(20):
         FRAME.write_parquet(tmp_path / f"part-{i:02d}.parquet")
