@@ -16,14 +16,22 @@ class JsonRequests:
 
     def payload(self, instance: Any) -> bytes:
         """The bytes of an object that came inside a larger JSON value."""
-        return json.dumps(instance, ensure_ascii=False).encode()
+        return json_bytes(instance)
+
+
+def json_bytes(value: Any) -> bytes:
+    """A JSON value as text; raises `DataError` if it is nested too deeply to be written."""
+    try:
+        return json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise DataError("the request is nested too deeply.") from error
 
 
 def json_object(payload: bytes) -> dict[str, Any]:
     """The object that a request holds; raises `DataError` if it is none."""
     try:
         value = json.loads(payload)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"the request is not JSON: {error}.", fix="Send one row as an object.") from error
     if not isinstance(value, dict):
         raise DataError(f"the request holds {type(value).__name__}, not one row.", fix="Send one row as an object.")

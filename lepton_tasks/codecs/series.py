@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime as dt
 import math
@@ -96,7 +97,7 @@ class SeriesCodec(JsonRequests):
             where = f"rows[{first + uneven[0] + 1}].{self.time}"
             raise DataError(f"not {self.step} seconds after the row before it.", where=where)
         numbers = [[_number(r.get(c), f"rows[{first + i}].{c}") for c in self.columns] for i, r in enumerate(rows)]
-        words = {name: [str(row.get(name)) for row in rows] for name in self.categories}
+        words = {name: _cut([str(row.get(name)) for row in rows], known) for name, known in self.categories.items()}
         return self.features(times, np.array(numbers, np.float64), words)[-self.window :]
 
     def fields(self) -> list[Field]:
@@ -142,7 +143,15 @@ def _time(value: Any, where: str) -> int:
     return int((time if time.tzinfo else time.replace(tzinfo=dt.UTC)).timestamp())
 
 
+def _cut(words: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Words not longer than one letter more than any known one: NumPy gives each as much room as the longest."""
+    longest = 1 + max(map(len, known), default=0)
+    return [word[:longest] for word in words]
+
+
 def _number(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise DataError(f"{value!r} is no number.", where=where)
-    return float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError):
+            if math.isfinite(number := float(value)):
+                return number
+    raise DataError(f"{value!r} is no number.", where=where)

@@ -23,7 +23,7 @@ UNKNOWN_CODE, MISSING_CODE, FIRST_CODE = 0, 1, 2
 
 def bucket_of(text: str, buckets: int) -> int:
     """The code of a category that is hashed: CRC-32 of its UTF-8, the same everywhere."""
-    return zlib.crc32(text.encode()) % buckets + FIRST_CODE
+    return zlib.crc32(text.encode(errors="surrogatepass")) % buckets + FIRST_CODE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ class TabularColumn:
     def _finite(self, value: float | str) -> float | int:
         try:
             number = float(value)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise self._error(f"{value!r} is not of the type {self.type}") from error
         if not math.isfinite(number):
             raise self._error(f"{value!r} is not a finite number")

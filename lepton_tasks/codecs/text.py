@@ -17,6 +17,7 @@ import pydantic
 from tokenizers import Tokenizer
 
 from lepton_tasks.codecs.fields import Field
+from lepton_tasks.codecs.json_rows import json_bytes
 from lepton_tasks.core.errors import DataError
 
 PAD, UNKNOWN, BEGIN, END = range(4)
@@ -43,10 +44,16 @@ _ELEMENTS = (
     " sub summary sup svg table tbody td template textarea tfoot th thead time title tr track tt u ul var video wbr"
 )
 # Only HTML's own elements, and in capitals only where nothing else is meant: in news, <CHMP> and <NAV> are companies.
+# Texts come from anybody: no two parts of a choice may share letters, or some take minutes (`=` and what is before it).
 _NAMES = f"(?:{'|'.join(_ELEMENTS.split())})"
-_TAG = re.compile(  # "<" is outside all choices: so Python looks for it, and tries nothing elsewhere
-    rf"<(?:/?{_NAMES}(?:[ /][^<>]*)?>|(?i:/{_NAMES}>|{_NAMES} [^<>]*=[^<>]*>)|BR>|!--.*?-->|![A-Za-z][^<>]*>)"
-)
+_MARKUP = rf"/?{_NAMES}(?:[ /][^<>]*)?>|(?i:/{_NAMES}>|{_NAMES} [^<>=]*=[^<>]*>)|BR>|![A-Za-z][^<>]*>"
+_TAG = re.compile(f"<(?:{_MARKUP})")  # "<" is outside all choices: so Python looks for it, and tries nothing elsewhere
+_TAG_OR_COMMENT = re.compile(f"<(?:!--(?s:.*?)-->|{_MARKUP})")
+_COMMENT_END = "-->"
+
+_MOST_MARKS = 100  # on one letter
+_dense = re.compile(f"[^\x00-\u02ff]{{{_MOST_MARKS + 1}}}")  # where there may be more: no mark is below U+0300
+_MARKS_OF_TWO = frozenset("\u0f73\u0f75\u0f81")  # become two marks, without being one
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _PASSES = 8  # markup inside markup; a bound, since each pass reads the whole text
 
@@ -62,15 +69,35 @@ def canonical(text: str) -> str:
     for _ in range(_PASSES):
         if not _html.search(text):
             break
-        plain = _tidy(_TAG.sub(" ", _ENTITY.sub(lambda match: html.unescape(match[0]), _AMPERSANDS.sub("&", text))))
+        plain = _ENTITY.sub(lambda match: html.unescape(match[0]), _AMPERSANDS.sub("&", text))
+        plain = _tidy(_without_markup(plain))
         if plain == text:
             break
         text = plain
     return text
 
 
+def _without_markup(text: str) -> str:
+    """Tags and comments as spaces. Behind the last end of a comment none is looked for: each would read to the end."""
+    head, end, tail = text.rpartition(_COMMENT_END)
+    return _TAG_OR_COMMENT.sub(" ", head + end) + _TAG.sub(" ", tail)
+
+
 def _tidy(text: str) -> str:
-    return _white_space.sub(" ", unicodedata.normalize("NFC", _invisible.sub("", text))).strip(" ")
+    text = _invisible.sub("", text)
+    if _dense.search(text):
+        text = _unstacked(text)
+    return _white_space.sub(" ", unicodedata.normalize("NFC", text)).strip(" ")
+
+
+def _unstacked(text: str) -> str:
+    """The text without the marks beyond the hundredth on one letter: Python takes minutes to order 100,000 of them."""
+    kept, marks = [], 0
+    for letter in text:
+        marks = marks + 1 if unicodedata.combining(letter) or letter in _MARKS_OF_TWO else 0
+        if marks <= _MOST_MARKS:
+            kept.append(letter)
+    return "".join(kept)
 
 
 @functools.lru_cache(maxsize=32)
@@ -125,7 +152,7 @@ def _fields(text: str, columns: Sequence[str]) -> list[str]:
     shape = "Send {" + ", ".join(f'"{name}": "..."' for name in columns) + "}."
     try:
         record = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"not JSON: {error}.", fix=shape) from error
     if not isinstance(record, Mapping):
         raise DataError(f"a JSON {type(record).__name__}, not an object.", fix=shape)
@@ -154,7 +181,7 @@ class TextRequests:
             DataError: it holds no text.
         """
         if len(self.columns) > 1:
-            return json.dumps(instance, ensure_ascii=False).encode()
+            return json_bytes(instance)
         text = instance.get(self.columns[0], instance.get("text")) if isinstance(instance, dict) else instance
         if not isinstance(text, str):
             raise DataError("there is no text.", where=self.columns[0], fix='Send {"text": "..."}.')

@@ -24,7 +24,7 @@ def load_object(path: str) -> Any:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A sentence with the closest known name, if one is close, and all known names."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1)
+    close = difflib.get_close_matches(name[:100], names, n=1)  # it may be anybody's text
     hint = f"Did you mean {close[0]!r}? " if close else ""
     return f"{hint}Known: {', '.join(names)}."
 

@@ -82,10 +82,20 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
 CLIENT_GONE = 499
 """The status, told to nobody, of a request whose client went away."""
 
+_LONGEST_REASON, _ENDING = 2000, 300  # characters; errors quote what was sent, and their end says the way out
+
+
+def in_words(error: Exception) -> str:
+    """The text of an error as any JSON writer takes it (no half characters), and not longer than people read."""
+    text = str(error)
+    if len(text) > _LONGEST_REASON:
+        text = f"{text[: _LONGEST_REASON - _ENDING]} [...] {text[-_ENDING:]}"
+    return text.encode("utf-8", "replace").decode()
+
 
 def reason_of(error: Exception) -> str:
     """Why a request failed, for the log: in words if the error is one of ours."""
-    return str(error) if isinstance(error, LeptonError) else type(error).__name__
+    return in_words(error) if isinstance(error, LeptonError) else type(error).__name__
 
 
 def status_of(error: Exception) -> int:

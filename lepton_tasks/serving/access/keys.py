@@ -212,10 +212,17 @@ def _changing(path: Path) -> Iterator[list[Key]]:
         yield keys
         part = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
         text = _File(keys=tuple(keys)).model_dump_json(indent=2, exclude_none=True)
-        with _private(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as handle:
-            os.write(handle, text.encode() + b"\n")
-            os.fsync(handle)
-        os.replace(part, path)
+        try:
+            with (
+                _private(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as handle,
+                open(handle, "wb", closefd=False) as file,
+            ):
+                file.write(text.encode() + b"\n")  # all of it, or an error: `os.write` writes what there is room for
+                file.flush()
+                os.fsync(handle)
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -28,6 +28,10 @@ MOST_OUTCOMES = 10_000
 """In one request."""
 
 
+_Whole = Annotated[int, pydantic.Field(ge=-(2**63), lt=2**63)]
+"""A larger one is read as a float: JSON writers take 64 bits."""
+
+
 class Outcome(pydantic.BaseModel):
     """What turned out to be right.
 
@@ -39,7 +43,7 @@ class Outcome(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid")
 
     id: str = pydantic.Field(min_length=1, max_length=80)
-    label: bool | int | float | Annotated[str, pydantic.Field(max_length=200)]
+    label: bool | _Whole | float | Annotated[str, pydantic.Field(max_length=200)]
 
 
 class Outcomes(pydantic.BaseModel):

@@ -31,6 +31,8 @@ from lepton_tasks.serving.observing.tracing import TRACEPARENT, Tracer
 from lepton_tasks.serving.versions.live import Live
 from lepton_tasks.serving.versions.lookup import VERSION_HEADER, Lookup
 
+_MOST_DIGITS = 12  # of a number of bytes
+
 
 class _Call(Call):
     """A request while it is answered, and what becomes of it."""
@@ -182,7 +184,7 @@ def _job(asked: Asked, live: Live, most: int) -> Answering:
         raise MediaTypeError(f"the content encoding {heading.encoding!r} is not read.", fix="Send the body as it is.")
     if heading.api == "v2":
         header = heading.header_length
-        if header is not None and not header.isdecimal():
+        if header is not None and not (header.isdecimal() and len(header) <= _MOST_DIGITS):
             raise DataError(f"{header!r} is no number of bytes.", where=HEADER_LENGTH)
         length = None if header is None else int(header)
         return InferJob(asked.body, model=heading.model, version=version, most=most, header=length)

@@ -12,7 +12,7 @@ import orjson
 from starlette.exceptions import HTTPException
 
 from lepton_tasks.core.errors import LeptonError
-from lepton_tasks.serving.errors import status_of
+from lepton_tasks.serving.errors import in_words, status_of
 from lepton_tasks.serving.http.payload import media_type
 from lepton_tasks.serving.inference.batching import Job
 from lepton_tasks.serving.observing.tracing import TRACEPARENT
@@ -115,7 +115,7 @@ def error_reply(error: Exception) -> Reply:
     if isinstance(error, HTTPException):
         reason = error.detail
     elif isinstance(error, LeptonError):
-        reason = str(error)
+        reason = in_words(error)
     headers: Headers = (("content-type", JSON),)
     if status == 401:
         headers += (("www-authenticate", "Bearer"),)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import dataclasses
+import logging
 import math
 import queue
 import threading
@@ -22,6 +23,8 @@ _LONGEST_WAIT_SECONDS = 0.25  # what more would wait for is refused at once; pro
 _LEAST_BACKLOG, _MOST_BACKLOG = 64, 4096  # jobs
 
 Outputs = Mapping[str, np.ndarray]
+
+_log = logging.getLogger("lepton.serving.batching")
 
 
 class Job(Protocol):
@@ -196,22 +199,28 @@ class Batcher:
         now = time.perf_counter()
         for ticket in taken:
             ticket.taken = now
-        wanted = [ticket.job for ticket in taken if not ticket.cancelled and ticket.deadline >= now]
+        # Looked at once: the event loop may cancel one at any moment, and each answer must stay with its own ticket.
+        begun = [not ticket.cancelled and ticket.deadline >= now for ticket in taken]
+        wanted = [ticket.job for ticket, is_begun in zip(taken, begun, strict=True) if is_begun]
         if not wanted:
             return [_late()] * len(taken), None
         answers, timings = answer_all(self.package, wanted)
         if len(wanted) < len(taken):
             rest = iter(answers)
-            answers = [next(rest) if not ticket.cancelled and ticket.deadline >= now else _late() for ticket in taken]
+            answers = [next(rest) if is_begun else _late() for is_begun in begun]
         return answers, timings
 
     def _settle(self, taken: Sequence[Ticket], answers: Sequence[Any], timings: Timings | None) -> None:
         self._open -= len(taken)
         for ticket, answer in zip(taken, answers, strict=True):
             done, ticket.done = ticket.done, _nothing  # or each would be a cycle for the garbage collector
-            if not ticket.cancelled:
-                ticket.timings = timings
+            if ticket.cancelled:
+                continue
+            ticket.timings = timings
+            try:
                 done(answer)
+            except Exception:  # noqa: BLE001  # whatever it is, the others of the batch get their answers
+                _log.exception("an answer could not be given")
         if timings is not None and self._observe is not None:
             self._observe(timings)
 

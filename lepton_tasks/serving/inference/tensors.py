@@ -9,6 +9,7 @@ from __future__ import annotations
 import array
 import contextlib
 import functools
+import itertools
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ from lepton_tasks.serving.package import Package, TensorSpec
 
 _LONGEST_HEADER, _MOST_HEADERS = 1024, 256  # that are remembered, of one package
 _SIZES = {int}  # what sizes may be; true and false, which count as 1 and 0, may not
+_NUMBERS = {int, float, bool}
 
 _QUICK: Mapping[str, Callable[[list[Any]], Any]] = {
     "uint8": bytes,
@@ -251,22 +253,32 @@ def _listed(data: Any, spec: TensorSpec, at: str) -> np.ndarray:
     """The values of a tensor that came as JSON; a `DataError` where the model's type would change them."""
     if not isinstance(data, list):
         raise DataError("'data' is not a list.", where=at)
+    data = _flat(data, at)
     if data and type(data[0]) in (int, float) and spec.dtype in _QUICK:
         with contextlib.suppress(TypeError, ValueError, OverflowError):  # no such numbers: below is said why
             return np.frombuffer(_QUICK[spec.dtype](data), spec.dtype)
-    try:
-        values = np.asarray(data)
-    except ValueError as error:  # rows of different lengths
-        raise DataError("'data' is ragged.", where=at) from error
     dtype = np.dtype(spec.dtype)
+    other = DataError(f"'data' holds other values than {DATATYPES[dtype.name]} numbers.", where=at)
+    if not {*map(type, data)} <= _NUMBERS:  # NumPy would give every text among them as much room as the longest
+        raise other
+    values = np.asarray(data)
     allowed = {"b": "b", "u": "iu", "i": "iu", "f": "iuf"}[dtype.kind]
     if values.dtype.kind not in allowed and values.size:
-        raise DataError(f"'data' holds other values than {DATATYPES[dtype.name]} numbers.", where=at)
+        raise other
     if dtype.kind in "iu" and values.size:
         limits = np.iinfo(dtype)
         if values.min() < limits.min or values.max() > limits.max:
             raise DataError(f"'data' has values outside {limits.min}..{limits.max}.", where=at)
     return values.astype(dtype)
+
+
+def _flat(data: list[Any], at: str) -> list[Any]:
+    """The values of nested lists, the last axis first."""
+    while data and type(data[0]) is list:
+        if {*map(type, data)} != {list} or len({*map(len, data)}) > 1:
+            raise DataError("'data' is ragged.", where=at)
+        data = [*itertools.chain.from_iterable(data)]
+    return data
 
 
 def little_end_first(value: np.ndarray) -> bytes:

@@ -49,7 +49,7 @@ class Redaction:
         self._packaged: tuple[tuple[str, Rule], ...] = ()
         self._leaving: tuple[tuple[str, Rule], ...] = ()
         self._written = True
-        self._plan = self._planned()
+        self._plan = self._planned(self._secret())
 
     def share(self, model: str) -> float:
         """Share of a model's samples that are to be logged."""
@@ -64,8 +64,10 @@ class Redaction:
         if self._leaving:
             if self._written:  # once more since they left
                 self._leaving = ()
-                self._plan = self._planned()
+                self._plan = self._new_plan()
             self._written = True
+        elif self._plan.lacks_key:
+            self._plan = self._new_plan()
         signature = self._signature()
         if signature == self._seen:
             return
@@ -78,7 +80,7 @@ class Redaction:
         except ConfigError as error:
             _log.error("%s The rules before it stay.", error)
             return
-        self._plan = self._planned()
+        self._plan = self._new_plan()
 
     def packaged(self, rules: Iterable[tuple[str, Rule]]) -> None:
         """Take the rules that loaded packages bring along, by model, beside those of the file.
@@ -90,17 +92,24 @@ class Redaction:
             self._leaving = tuple(rule for rule in self._leaving + self._packaged if rule not in now)
             self._packaged = now
             self._written = False
-            self._plan = self._planned()
+            self._plan = self._new_plan()
 
-    def _planned(self) -> _Plan:
-        return _Plan(self._own, self._packaged + self._leaving, self._secret())
+    def _new_plan(self) -> _Plan:
+        """A plan by the rules of now. Without the key of the hashes, what is to be hashed is left out."""
+        try:
+            return self._planned(self._secret())
+        except ConfigError as error:  # e.g. the disk is full; rules must count all the same
+            _log.error("%s What is to be hashed is left out until it can.", error)
+            return self._planned(None)
+
+    def _planned(self, secret: bytes | None) -> _Plan:
+        return _Plan(self._own, self._packaged + self._leaving, secret)
 
     def apply(self, model: str, record: dict[str, Any]) -> None:
         """Change a record in place to what may be written of it. Once only: a hash would be hashed again."""
         plan = self._plan
         if not plan.hides(model):
             return
-        rules = [rule for rule in plan.rules_of(model) if rule.hides]
         hidden = plan.hide(model, record.get("values") or {})
         if hidden:
             record[REDACTED] = hidden
@@ -110,10 +119,10 @@ class Redaction:
             record["std"] = None
         if record.get("error"):
             record["error"] = REDACTED  # it quotes what was wrong
-        answers = {rule.answer for rule in rules}
+        change = plan.change_of_answers(model)
         for told in ("label", "value"):
-            if record.get(told) is not None and answers != {"keep"}:
-                record[told] = None if "drop" in answers else plan.hashed(record[told])
+            if change is not None and record.get(told) is not None:
+                record[told] = change(record[told])
 
     def _signature(self) -> tuple[int, int, int] | None:
         try:
@@ -145,12 +154,15 @@ class Redaction:
 class _Plan:
     """Rules, and what follows from them for the models and columns that were met."""
 
-    def __init__(self, rules: Mapping[str, Rule], packaged: Sequence[tuple[str, Rule]], secret: bytes) -> None:
-        self._rules, self._packaged, self._secret = rules, packaged, secret
+    def __init__(self, rules: Mapping[str, Rule], packaged: Sequence[tuple[str, Rule]], secret: bytes | None) -> None:
+        self._rules, self._packaged, self._secret = rules, packaged, secret or b""
+        self.lacks_key = secret is None
+        self._hash: _Change = _dropped if secret is None else self._hashed
         self._of: dict[str, tuple[Rule, ...]] = {}
         self._shares: dict[str, float] = {}
         self._hides: dict[str, bool] = {}
         self._columns: dict[tuple[str, str], _Change | None] = {}
+        self._answers: dict[str, _Change | None] = {}
 
     def rules_of(self, model: str) -> tuple[Rule, ...]:
         """All rules whose patterns fit."""
@@ -187,7 +199,14 @@ class _Plan:
                 values[name] = change(value)
         return hidden
 
-    def hashed(self, value: Any) -> str:
+    def change_of_answers(self, model: str) -> _Change | None:
+        """What is done to labels and numbers that were answered; the strictest of the rules counts."""
+        if model not in self._answers:
+            wanted = {rule.answer for rule in self.rules_of(model)}
+            self._answers[model] = _dropped if "drop" in wanted else self._hash if "hash" in wanted else None
+        return self._answers[model]
+
+    def _hashed(self, value: Any) -> str:
         """The keyed hash of a JSON value."""
         return hashlib.blake2b(orjson.dumps(value), key=self._secret, digest_size=_DIGEST_BYTES).hexdigest()
 
@@ -200,7 +219,7 @@ class _Plan:
         if any(named(rule.drop) or (rule.keep is not None and not named(rule.keep)) for rule in rules):
             return _dropped
         if any(named(rule.hash) for rule in rules):
-            return self.hashed
+            return self._hash
         lengths = [rule.truncate[pattern] for rule in rules for pattern in named(rule.truncate)]
         if not lengths:
             return None

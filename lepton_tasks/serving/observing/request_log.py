@@ -110,7 +110,7 @@ class RequestLog:
         if self._redaction is not None and self._redaction.hides(model):
             self._hidden.append((model, record))
         else:  # in half a microsecond: the thread would have to take the interpreter from requests
-            self._put(model, _line(record))
+            self._put(model, record)
 
     def add_outcome(self, model: str, record: dict[str, Any]) -> bool:
         """Hand over what turned out to be right; returns at once, with whether there was room for it."""
@@ -120,7 +120,14 @@ class RequestLog:
         self._hidden.append((f"{model}/{OUTCOMES}", record))
         return True
 
-    def _put(self, place: str, line: bytes) -> None:
+    def _put(self, place: str, record: dict[str, Any]) -> None:
+        """Have a record written as it is now; one that is no JSON is dropped: who asked is answered all the same."""
+        try:
+            line = _line(record)
+        except TypeError:  # e.g. half a character, or a whole number above 64 bits
+            self.dropped += 1
+            _log.exception("a record of %s cannot be written", place)
+            return
         with self._lock:
             text = self._lines.get(place)
             if text is None:
@@ -138,8 +145,11 @@ class RequestLog:
         closing = False
         while not closing:
             closing = self._closing.wait(self._every)
-            self._write()
-            self._turn_over()
+            try:
+                self._write()
+                self._turn_over()
+            except Exception:  # noqa: BLE001  # whatever it is, what comes later is to be written
+                _log.exception("the request log goes on after an error")
         if lost := self._count + len(self._hidden):
             _log.error("%d records could not be written and are lost", lost)
         self._seal_all()
@@ -190,9 +200,14 @@ class RequestLog:
             if i % 32 == 0:
                 time.sleep(0)  # without it, one that waits for the interpreter waits for 5 ms, again and again
             place, record = self._hidden.popleft()
-            if self._redaction is not None:
-                self._redaction.apply(place.partition("/")[0], record)
-            self._put(place, _line(record))
+            try:
+                if self._redaction is not None:
+                    self._redaction.apply(place.partition("/")[0], record)
+            except Exception:  # noqa: BLE001  # it is not written then: what was to be hidden may still be in it
+                self.dropped += 1
+                _log.exception("a record of %s cannot be redacted", place)
+                continue
+            self._put(place, record)
         with self._lock:
             lines, self._lines, self._count = self._lines, {}, 0
         for place, text in lines.items():
@@ -227,7 +242,7 @@ class RequestLog:
 
 def _line(record: dict[str, Any]) -> bytes:
     record["time"] = round(record["time"], 6)  # as a sealed file has it
-    return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+    return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY)
 
 
 def _private(path: str, flags: int) -> int:

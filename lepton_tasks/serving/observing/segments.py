@@ -9,6 +9,7 @@ import heapq
 import itertools
 import operator
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, BinaryIO, Literal
 import orjson
 
 LIVE, SEALED = ".jsonl", ".parquet"
+_NAME = re.compile(r"[0-9]+-[0-9]+")  # when a file was begun, in ns, and by which process of the server
 REST = "more"
 Kind = Literal["time", "int", "float", "text"]
 COLUMNS: dict[str, Kind] = {
@@ -105,7 +107,7 @@ def unsealed(folder: Path, member: int, members: int) -> list[Path]:
 
     The first process takes what those left who are no more, where there were more of them.
     """
-    found = ((int(path.stem.partition("-")[2]), path) for path in folder.rglob(f"*{LIVE}"))
+    found = ((_member(path), path) for path in folder.rglob(f"*{LIVE}") if _NAME.fullmatch(path.stem))
     return sorted(path for by, path in found if by == member or (member == 0 and by >= members))
 
 
@@ -123,22 +125,27 @@ def prune(folder: Path, *, most_bytes: int, most_files: int) -> None:
 
 def read_segments(folder: Path, since: float) -> Iterator[dict[str, Any]]:
     """The records of a folder that were made after `since`, as good as oldest first."""
-    members: dict[str, list[Path]] = {}
+    members: dict[int, list[Path]] = {}
     for path in sorted(_files(folder), key=_begun):
-        members.setdefault(path.stem.partition("-")[2], []).append(path)
+        members.setdefault(_member(path), []).append(path)
     yield from heapq.merge(*(_records(files, since) for files in members.values()), key=operator.itemgetter("time"))
 
 
 def _files(folder: Path) -> list[Path]:
     """The files of a folder; of a sealed one that a crash left beside its lines, the sealed one."""
     found: dict[str, Path] = {}
-    for path in [*folder.glob(f"*{LIVE}"), *folder.glob(f"[!.]*{SEALED}")]:
-        found[path.stem] = path
+    for path in [*folder.glob(f"*{LIVE}"), *folder.glob(f"*{SEALED}")]:
+        if _NAME.fullmatch(path.stem):  # people leave files of their own there
+            found[path.stem] = path
     return list(found.values())
 
 
 def _begun(path: Path) -> int:
     return int(path.stem.partition("-")[0])
+
+
+def _member(path: Path) -> int:
+    return int(path.stem.partition("-")[2])
 
 
 def _records(files: Sequence[Path], since: float) -> Iterator[dict[str, Any]]:

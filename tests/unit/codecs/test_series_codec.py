@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -70,3 +72,18 @@ def test_a_zone_is_converted_to_utc():
 def test_bad_requests_say_what_is_wrong(body, message):
     with pytest.raises(DataError, match=message):
         CODEC.decode(body)
+
+
+def test_one_long_word_does_not_take_its_length_for_each_row():
+    codec = dataclasses.replace(CODEC, window=200)
+    tracemalloc.start()
+    window = codec.decode(payload(rows(201, wind="N" * 100_000)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert window[-1, 2:4].tolist() == [0, 0]
+    assert peak < 10 * 2**20  # 80 MB, if all were as long as that one
+
+
+def test_a_number_beyond_all_floats_is_none():
+    with pytest.raises(DataError, match="is no number"):
+        CODEC.decode(payload(rows(3, x=10**400)))

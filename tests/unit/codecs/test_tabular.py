@@ -46,6 +46,24 @@ def test_hashed_codes_never_change():
     assert [bucket_of(text, 1_000) for text in ("", "Ulm", "Köln")] == [2, 57, 717]
 
 
+def test_half_a_character_is_an_unknown_category():
+    assert decode(age=1, work="\ud800", town="\ud800")[2:4] == [0, bucket_of("\ud800", 7)]
+
+
+@pytest.mark.parametrize("payload", [b"[" * 100_000, b'{"age": 1' + b"0" * 400 + b"}", b'{"\\ud800": 1}'])
+def test_what_no_number_and_no_stack_can_hold_is_refused(payload):
+    with pytest.raises(DataError):
+        CODEC.decode(payload)
+
+
+def test_what_is_nested_too_deeply_to_be_written_is_refused():
+    deep = []
+    for _ in range(2000):
+        deep = [deep]
+    with pytest.raises(DataError, match="nested too deeply"):
+        CODEC.payload({"age": deep})
+
+
 def test_numbers_may_be_written_as_text():
     assert decode(age="39", weight=" 2 ")[:2] == [39, 2]
 

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import time
 import unicodedata
 
 import numpy as np
@@ -54,6 +55,29 @@ def test_what_is_canonical_stays_so(text):
     assert unicodedata.is_normalized("NFC", once)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["<a " + "=" * 50_000, "<!--" * 12_000, "a" + "\u0301\u0327" * 25_000, "&#769;&#807;" * 4_000, "\u0f73" * 50_000],
+    ids=["attribute", "comments", "marks", "entities of marks", "marks of two"],
+)
+def test_no_text_takes_long(text):
+    began = time.process_time()
+    canonical(text)
+    assert time.process_time() - began < 1  # 30 s of the first once, while no other request was answered
+
+
+def test_comments_end_where_they_did():
+    assert canonical("a<!-- b --> c <!-- d") == "a c <!-- d"
+    assert canonical("a<!-->b-->c<b>d") == "a c d"
+    assert canonical('<a href="-->">x <p class=y>z') == '">x z'
+    assert canonical("<!-- &#10; -->x") == "x"
+
+
+def test_marks_beyond_a_hundred_on_one_letter_are_left_out():
+    assert canonical("a" + "\u0327" * 150 + "b") == "a" + "\u0327" * 100 + "b"
+    assert canonical("\u4e2d" * 200) == "\u4e2d" * 200
+
+
 def test_decode(tokenizer):
     codec = TextCodec(tokenizer, max_length=5)
     np.testing.assert_array_equal(codec.decode(b"the cat sat"), np.array([4, 5, 6, 0, 0], np.int32))
@@ -83,6 +107,7 @@ def test_several_columns_are_an_object(tokenizer):
         (b'{"a": "x"}', ["a", "b"], "'b' is missing"),
         (b'{"a": "x", "b": 1}', ["a", "b"], "'b' is no text"),
         (json.dumps({"a": "\ud800", "b": ""}).encode(), ["a", "b"], "lone surrogate"),
+        (b"[" * 90_000, ["a", "b"], "not JSON"),
     ],
 )
 def test_bad_requests_say_what_is_wrong(tokenizer, payload, columns, message):

@@ -109,6 +109,56 @@ def test_a_full_backlog_refuses(package):
     asyncio.run(scenario())
 
 
+class Told(Blocking):
+    """A job that holds its worker, and answers with its own number."""
+
+    def __init__(self, gate, number):
+        super().__init__(gate)
+        self.number = number
+
+    def answer(self, package, outputs):
+        return self.number
+
+
+def test_one_that_is_cancelled_while_it_is_computed_leaves_the_others_their_answers(package):
+    async def scenario():
+        first, second, answers = threading.Event(), threading.Event(), []
+        batcher = Batcher(package, max_batch=8, workers=1)
+        batcher.submit(busy := Told(first, 0), answers.append)
+        await asyncio.to_thread(busy.started.wait, 10)
+        batcher.submit(Told(second, 1), answers.append, seconds=-1)  # too late: not computed at all
+        gone = batcher.submit(Told(second, 2), answers.append)
+        batcher.submit(last := Told(second, 3), answers.append)
+        first.set()
+        await asyncio.to_thread(gone.job.started.wait, 10)
+        gone.cancelled = True
+        second.set()
+        await asyncio.to_thread(last.started.wait, 10)
+        batcher.close()
+        await asyncio.to_thread(batcher.join)
+        await asyncio.sleep(0)
+        return answers
+
+    told = asyncio.run(scenario())
+    assert told[0] == 0
+    assert isinstance(told[1], DeadlineError)
+    assert told[2:] == [3]
+
+
+def test_an_answer_that_cannot_be_given_keeps_none_from_the_others(package, caplog):
+    async def scenario():
+        answers = []
+        batcher = Batcher(package, max_batch=8, workers=1, small=1, busy=True)
+        batcher.submit(SampleJob(picture(0)), lambda _: 1 / 0, size=1)
+        batcher.submit(SampleJob(picture(0)), answers.append, size=1)
+        await asyncio.sleep(0.01)
+        batcher.close()
+        return answers
+
+    assert len(asyncio.run(scenario())) == 1
+    assert "an answer could not be given" in caplog.text
+
+
 @pytest.mark.parametrize("busy", [True, False])
 def test_small_jobs_are_answered_in_the_event_loop(package, busy):
     async def scenario():

@@ -91,3 +91,11 @@ def test_of_numbers_the_mean_errors_are_compared():
         truths={f"{v}-{i}": 10 for v in "12" for i in range(3)},
     )
     assert next(iter(same["against"].values()))["error_p"] > 0.5
+
+
+def test_a_number_beyond_64_bits_is_kept_as_one_of_floating_point(serve):
+    client, folder = serve()
+    assert client.post(FEEDBACK, content=b'{"id": "a", "label": 1' + b"0" * 40 + b"}").status_code == 200
+    assert client.post(FEEDBACK, json={"id": "b", "label": 7}).status_code == 200
+    client.__exit__(None, None, None)
+    assert {one["id"]: one["label"] for one in read_outcomes(folder, "tiny")} == {"a": 1e40, "b": 7}

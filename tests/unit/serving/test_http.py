@@ -70,6 +70,13 @@ def form(**fields):
     return {"files": {name: (f"{name}.png", data) for name, data in fields.items()}}
 
 
+def form_of(body, more=""):
+    return {"content": body, "headers": {"content-type": f"multipart/form-data; boundary=x{more}"}}
+
+
+FIELD = b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\nabc\r\n--x--\r\n'
+
+
 @pytest.mark.parametrize(
     ("request_", "status", "reason"),
     [
@@ -96,6 +103,9 @@ def form(**fields):
         ({"json": {"instances": [image(1), {"image": "QUJD"}]}}, 400, "instances[1]"),
         ({"json": {"instances": [image(1), 5]}}, 400, "instances[1]"),
         ({"json": {"instances": [image(1)] * 5}}, 413, "at most 4"),
+        (form_of(b"--x\r\n: bad\r\n\r\n"), 400, "form"),
+        (form_of(b"--x\r\nContent-Disposition: form-data\r\n\r\nabc\r\n--x--\r\n"), 400, "form"),
+        (form_of(FIELD, "; charset=nonsense"), 400, "form"),
     ],
 )
 def test_a_bad_predict_request_gets_a_reason(client, request_, status, reason):

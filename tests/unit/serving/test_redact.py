@@ -7,6 +7,7 @@ import pytest
 
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.redaction import Redaction as Rule
+from lepton_tasks.serving.observing import redact
 from lepton_tasks.serving.observing.redact import REDACT_FILE, SECRET_FILE, Redaction
 from lepton_tasks.serving.observing.request_log import RequestLog, read_requests
 
@@ -172,7 +173,7 @@ def test_one_key_whoever_is_first(tmp_path, rules):
 
     def begin():
         barrier.wait()
-        found.append(Redaction(tmp_path)._plan.hashed("x"))
+        found.append(Redaction(tmp_path)._plan._hashed("x"))
 
     threads = [threading.Thread(target=begin) for _ in range(4)]
     for thread in threads:
@@ -196,3 +197,25 @@ def test_rules_of_packages_count_beside_the_file_and_go_after_what_waits_is_writ
     redaction.apply("adult", later := record())
     assert waited["values"]["age"] == one["values"]["age"]
     assert (later["values"]["age"], "name" in later["values"], redaction.share("adult")) == (36, False, 1.0)
+
+
+def test_without_the_key_of_the_hashes_nothing_is_written_in_their_place(tmp_path, monkeypatch, caplog):
+    redaction = Redaction(tmp_path)
+    whole = redact._secret
+    monkeypatch.setattr(redact, "_secret", lambda path: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    redaction.packaged([("adult", Rule(hash=("email", "wage"), drop=("name", "card*"), answer="hash"))])
+    text, (one,) = written(tmp_path, redaction, [record()])
+    assert not [secret for secret in SECRETS[:3] if secret in text]
+    assert (one.get("label"), set(one["values"])) == (None, {"comment", "age"})
+    assert "No space left on device" in caplog.text
+    monkeypatch.setattr(redact, "_secret", whole)
+    redaction.refresh()
+    redaction.refresh()
+    _, (_, later) = written(tmp_path, redaction, [record()])
+    assert len(later["values"]["email"]) == len(later["label"]) == 16
+
+
+def test_a_record_that_cannot_be_redacted_is_not_written(tmp_path, rules):
+    text, kept = written(tmp_path, rules(RULES), [record(values={"email": object(), "name": SECRETS[0]}), record()])
+    assert SECRETS[0] not in text
+    assert len(kept) == 1

@@ -1,6 +1,7 @@
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lepton_tasks.serving.observing.request_log import RequestLog, _append, read_outcomes, read_requests
@@ -36,6 +37,40 @@ def test_a_torn_line_is_left_out_and_never_continued(tmp_path):
     (folder / "100-0.jsonl").write_text('{"time": 1}\n{"time": 2')
     written(tmp_path, [{"time": 3}])
     assert [r["time"] for r in read_requests(tmp_path, "digits")] == [1, 3]
+
+
+def test_what_is_no_json_is_dropped_and_all_else_written(tmp_path):
+    log = RequestLog(tmp_path, every=0.01)
+    log.start()
+    log.add("digits", {"time": 1, "label": "half \ud800"})
+    log.add_outcome("digits", {"time": 1, "id": "a", "label": 10**40})
+    log.add("digits", {"time": 2, "label": np.float32(0.5)})
+    time.sleep(0.1)
+    log.add_outcome("digits", {"time": 2, "id": "b", "label": 7})
+    log.close()
+    assert [r["time"] for r in read_requests(tmp_path, "digits")] == [2]
+    assert [r["id"] for r in read_outcomes(tmp_path, "digits")] == ["b"]
+    assert log.dropped == 2
+
+
+def test_an_error_of_one_round_does_not_end_the_log(tmp_path, monkeypatch):
+    log = RequestLog(tmp_path, every=0.01)
+    monkeypatch.setattr(log, "_turn_over", lambda: 1 / 0)
+    log.start()
+    time.sleep(0.05)
+    log.add("digits", {"time": 1})
+    log.close()
+    assert len(list(read_requests(tmp_path, "digits"))) == 1
+
+
+def test_files_of_other_people_are_left_alone(tmp_path):
+    folder = tmp_path / "digits"
+    folder.mkdir()
+    for name in ("notes.jsonl", "truth-2.jsonl", "labels.parquet"):
+        (folder / name).write_text("mine")
+    written(tmp_path, [{"time": 1}], most_files=1)
+    assert [r["time"] for r in read_requests(tmp_path, "digits")] == [1]
+    assert len(list(folder.iterdir())) == 4
 
 
 def test_files_are_readable_by_their_owner_only(tmp_path):
