@@ -1,4 +1,4 @@
-"""What the README shows is true: its files exist, its commands are commands, its example is a use case."""
+"""What README and guides show is true: links, commands, the example, and that no key is missing."""
 
 import re
 import subprocess
@@ -9,12 +9,15 @@ import yaml
 
 from lepton_tasks.cli.app import app
 from lepton_tasks.core.components import check_names, check_params_of
+from lepton_tasks.core.compress_settings import Compress
 from lepton_tasks.core.environment import project_root
-from lepton_tasks.core.use_case import parse_use_case
+from lepton_tasks.core.train_settings import Train, Tune
+from lepton_tasks.core.use_case import Deploy, Evaluate, Export, Gate, Split, UseCase, parse_use_case
 
 ROOT = project_root()
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs" / "guides").glob("*.md"))]
+BLOCKS = [found for page in PAGES for found in re.findall(r"```(\w+)\n(.*?)```", page.read_text(), re.DOTALL)]
 COMMANDS = [line.split("#")[0].strip() for kind, text in BLOCKS if kind == "bash" for line in text.splitlines() if line]
 
 
@@ -29,7 +32,7 @@ def test_make_targets_exist(command):
     subprocess.run([*command.split(), "--dry-run"], cwd=ROOT, check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if "bin/lepton" in c])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if re.match(r"(\.venv/bin/)?lepton ", c)])
 def test_lepton_commands_exist(command):
     group = typer.main.get_command(app)
     for word in command.split()[1:]:
@@ -55,3 +58,19 @@ def test_variables_are_read_somewhere(variable):
         capture_output=True,
     )
     assert found.returncode == 0
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for path, _, heading in re.findall(r"\]\((?!http)([^)#]*)(#([^)]*))?\)", page.read_text()):
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), path
+        if heading:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+            assert heading in {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+@pytest.mark.parametrize("section", [UseCase, Split, Train, Tune, Gate, Export, Compress, Deploy, Evaluate])
+def test_the_reference_names_every_key(section):
+    reference = (ROOT / "docs" / "guides" / "use-cases.md").read_text()
+    assert [key for key in section.model_fields if not re.search(rf"`[^`\n]*\b{key}\b", reference)] == []
