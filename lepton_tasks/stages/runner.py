@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import functools
-import importlib.util
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from lepton_tasks.core.artifacts import ArtifactRef
@@ -17,6 +13,7 @@ from lepton_tasks.core.errors import ArtifactError, LeptonError
 from lepton_tasks.core.registry import load_object
 from lepton_tasks.core.store import digest_of
 from lepton_tasks.core.use_case import UseCase
+from lepton_tasks.stages.code import code_digest
 from lepton_tasks.stages.pipeline import Stage, every_stage, stage_named, stages_of
 
 Refs = Mapping[str, ArtifactRef]
@@ -63,7 +60,7 @@ def fingerprint(stage: Stage, use_case: UseCase, ctx: RunContext, refs: Refs) ->
     """What decides whether the stage must run: its code, its part of the use case, its inputs, the outside state."""
     parts: dict[str, Any] = {
         "stage": stage.name,
-        "code": _code_digest((stage.function.partition(":")[0], *stage.code)),
+        "code": code_digest((stage.function.partition(":")[0], *stage.code), ctx.store.root),
         "use_case": use_case.part(*stage.sections),
         "inputs": {name: refs[name].digest for name in stage.needs},
     }
@@ -164,35 +161,3 @@ def _check_needs(stage: Stage, refs: Refs) -> None:
             f"the stage {stage.name!r} lacks {', '.join(missing)}.",
             fix=f"Run {', '.join(makers[name] for name in missing)} first.",
         )
-
-
-@functools.lru_cache(maxsize=64)
-def _code_digest(modules: tuple[str, ...]) -> str:
-    """Digest of the modules' syntax trees: comments, docstrings and layout do not count."""
-    return digest_of({str(i): _tree(path) for i, path in enumerate(_sources(modules))})
-
-
-def _sources(modules: tuple[str, ...]) -> list[Path]:
-    paths: set[Path] = set()
-    for module in modules:
-        spec = importlib.util.find_spec(module)
-        if spec is None or spec.origin is None:
-            raise ArtifactError(f"the module {module!r}, named in the stage table, does not exist.")
-        origin = Path(spec.origin)
-        paths |= set(origin.parent.rglob("*.py")) if origin.name == "__init__.py" else {origin}
-    return sorted(paths)
-
-
-@functools.cache
-def _tree(path: Path) -> str:
-    tree = ast.parse(path.read_bytes())
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if (
-            isinstance(body, list)
-            and body
-            and isinstance(body[0], ast.Expr)
-            and isinstance(body[0].value, ast.Constant)
-        ):
-            del body[0]
-    return ast.dump(tree)

@@ -4,8 +4,8 @@ import pytest
 
 from lepton_tasks.core.registry import load_object
 from lepton_tasks.core.use_case import UseCase
+from lepton_tasks.stages.code import code_digest
 from lepton_tasks.stages.pipeline import COMPRESS, STAGES, TUNE, every_stage
-from lepton_tasks.stages.runner import _code_digest
 
 
 @pytest.mark.parametrize("stage", every_stage(), ids=lambda s: s.name)
@@ -19,12 +19,12 @@ def test_a_stage_is_a_function_of_what_the_table_says(stage):
 
 
 @pytest.mark.parametrize("stage", every_stage(), ids=lambda s: s.name)
-def test_sections_and_code_exist(stage):
+def test_sections_and_code_exist(stage, tmp_path):
     use_case = UseCase.model_validate(
         {"name": "xx", "task": "t", "data": {"source": "s"}, "features": "f", "model": "m"}
     )
     assert set(use_case.part(*stage.sections)) == set(stage.sections)
-    assert _code_digest((stage.function.partition(":")[0], *stage.code))
+    assert code_digest((stage.function.partition(":")[0], *stage.code), tmp_path)
 
 
 def test_every_input_is_made_by_an_earlier_stage():

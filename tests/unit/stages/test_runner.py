@@ -106,21 +106,6 @@ def test_force(ctx):
     assert ran(use_case(), ctx, until="second", force_stage="second") == ["second"]
 
 
-def test_a_code_change_counts_and_a_comment_does_not(tmp_path, monkeypatch):
-    module = tmp_path / "some_stage_code.py"
-    monkeypatch.syspath_prepend(tmp_path)
-
-    def digest(text):
-        module.write_text(text)
-        runner._code_digest.cache_clear()
-        runner._tree.cache_clear()
-        return runner._code_digest(("some_stage_code",))
-
-    plain = digest("def f():\n    return 1\n")
-    assert digest('"""Module."""\n# why\ndef f():\n    """What."""\n\n    return 1  # this\n') == plain
-    assert digest("def f():\n    return 2\n") != plain
-
-
 def test_retryable_errors_are_retried_and_others_are_not(ctx):
     failures[:] = [UnavailableError("away."), UnavailableError("away.")]
     assert ran(use_case(), ctx) == ["first", "second", "second", "second"]

@@ -1,0 +1,71 @@
+"""What the code of a stage is: syntax trees, so that comments, docstrings and layout do not count."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import functools
+import hashlib
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+from lepton_tasks.core.errors import ArtifactError
+from lepton_tasks.core.store import digest_of, sha256_file, write_json
+
+_MOST = 10_000  # files whose trees are remembered
+
+
+@functools.lru_cache(maxsize=64)
+def code_digest(modules: tuple[str, ...], state: Path) -> str:
+    """Digest of modules, and of all that is in packages.
+
+    Args:
+        modules: Their names.
+        state: The state folder. What a file's tree was is remembered there: to parse all of them takes a quarter of a
+            second, in each process.
+
+    Raises:
+        ArtifactError: there is no such module.
+    """
+    remembered = state / f"code-{sys.version_info.major}.{sys.version_info.minor}.json"  # trees differ by version
+    known: dict[str, str] = {}
+    with contextlib.suppress(OSError, ValueError):
+        known = json.loads(remembered.read_text())
+    trees, new = [], {}
+    for path in _sources(modules):
+        content = sha256_file(path)
+        if content not in known:
+            new[content] = known[content] = _tree(path)
+        trees.append(known[content])
+    if new:
+        state.mkdir(parents=True, exist_ok=True)
+        write_json(remembered, known if len(known) <= _MOST else new)
+    return digest_of(trees)
+
+
+def _sources(modules: tuple[str, ...]) -> list[Path]:
+    paths: set[Path] = set()
+    for module in modules:
+        spec = importlib.util.find_spec(module)
+        if spec is None or spec.origin is None:
+            raise ArtifactError(f"the module {module!r}, named in the stage table, does not exist.")
+        origin = Path(spec.origin)
+        paths |= set(origin.parent.rglob("*.py")) if origin.name == "__init__.py" else {origin}
+    return sorted(paths)
+
+
+def _tree(path: Path) -> str:
+    """Digest of the file's tree."""
+    tree = ast.parse(path.read_bytes())
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+        ):
+            del body[0]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
