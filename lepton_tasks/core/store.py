@@ -36,16 +36,24 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def blake3_file(path: Path) -> str:
+    """Hex BLAKE3 of a file's bytes, at 3 times the rate of sha256: each process hashes what it opens (101)."""
+    from blake3 import blake3
+
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, blake3).hexdigest()  # type: ignore[arg-type]  # it has all that is used
+
+
 def _digests(paths: Sequence[Path]) -> Iterator[str | None]:
-    """The sha256 of each file, None for one that is not there; on all cores, as hashing needs no interpreter."""
+    """The BLAKE3 of each file, None for one that is not there; on all cores, as hashing needs no interpreter."""
     with ThreadPoolExecutor() as pool:
         yield from pool.map(lambda path: _digest(path) if path.is_file() else None, paths)
 
 
 def _digest(path: Path) -> str:
-    """The file's sha256; of one that this process has hashed and nobody has touched since, as it was."""
+    """The file's BLAKE3; of one that this process has hashed and nobody has touched since, as it was."""
     stat = path.stat()
-    return _hashed.get(_mark(stat)) or _remember(stat, sha256_file(path))
+    return _hashed.get(_mark(stat)) or _remember(stat, blake3_file(path))
 
 
 def _remember(stat: os.stat_result, digest: str) -> str:
@@ -99,10 +107,10 @@ class Draft:
         self._settler.shutdown()
         others = [p for p in files if p not in settled]
         digests = settled | dict(zip(others, _digests(others), strict=True))
-        manifest = {str(p.relative_to(self.path)): {"sha256": digests[p], "bytes": p.stat().st_size} for p in files}
+        manifest = {str(p.relative_to(self.path)): {"blake3": digests[p], "bytes": p.stat().st_size} for p in files}
         ref = kind(  # type: ignore[call-arg]  # every subclass fixes `kind`
             uri=f"{_SCHEME}{self._stage}/{self._fingerprint}",
-            digest=digest_of({name: entry["sha256"] for name, entry in manifest.items()}),
+            digest=digest_of({name: entry["blake3"] for name, entry in manifest.items()}),
             stage=self._stage,
             facts=dict(facts or {}),
         )
@@ -167,7 +175,7 @@ class ArtifactStore:
         return ref if whole else None
 
     def open(self, ref: ArtifactRef) -> Path:
-        """The artifact's folder, after its files were compared with their sha256 (in a process once, if nobody writes).
+        """The artifact's folder, after its files were compared with their BLAKE3 (in a process once, if nobody writes).
 
         Raises:
             ArtifactError: it is missing, or a file was altered after it was published.
@@ -183,13 +191,13 @@ class ArtifactStore:
             ) from error
         found = _digests([folder / name for name in manifest])
         for (name, entry), digest in zip(manifest.items(), found, strict=True):
-            if digest != entry["sha256"]:
+            if digest is None or digest != entry.get("blake3"):
                 raise ArtifactError(
                     f"{name} of the artifact {ref.uri} is missing or was altered after it was published.",
                     where=str(folder / name),
                     fix=f"Run the stage {ref.stage!r} again with --force.",
                 )
-        if digest_of({name: entry["sha256"] for name, entry in manifest.items()}) != ref.digest:
+        if digest_of({name: entry.get("blake3") for name, entry in manifest.items()}) != ref.digest:
             raise ArtifactError(
                 f"the artifact {ref.uri} is not the one the reference names (digest {ref.digest[:12]}).",
                 where=str(folder),
@@ -226,7 +234,7 @@ class ArtifactStore:
 
 
 def _settle(path: Path) -> str:
-    digest = sha256_file(path)
+    digest = blake3_file(path)
     _sync_file(path)
     return digest
 

@@ -1,14 +1,16 @@
 """The split of every row: cut exactly by rank, in bounded memory and two passes.
 
-The first pass counts positions in coarse bins. The second assigns every row but those of the few bins that hold a cut,
-and these are ranked by themselves.
+The first pass counts positions in coarse bins, and keeps each row's stratum and bin in a file a part. The second
+assigns every row but those of the few bins that hold a cut, and these are ranked by themselves.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -17,10 +19,12 @@ from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.use_case import Split
 from lepton_tasks.data.split import SPLITS
+from lepton_tasks.data.tables.arrays import written_aside
 from lepton_tasks.data.tables.positions import POSITION, STRATUM, check_placed
 from lepton_tasks.data.tables.rows import ROW, Part, TableRows
 
-_BINS = 4096
+_BITS = 12
+_BINS = 1 << _BITS
 _LAST = 2**64 - 1
 _PROBE = 4096  # rows by which the strata of a part are guessed
 NOWHERE = 255
@@ -30,13 +34,14 @@ Assigned = tuple[np.ndarray | slice, np.ndarray]
 """Places in the whole table, and the split of each, uint8: an index into `SPLITS`, or `NOWHERE`."""
 
 
-def assign_splits(placed: TableRows, sizes: Split, ctx: RunContext) -> Iterator[Assigned]:
+def assign_splits(placed: TableRows, sizes: Split, ctx: RunContext, aside: Path) -> Iterator[Assigned]:
     """The split of each row, so that each stratum's splits have their sizes: whole parts, then what they left open.
 
     Args:
         placed: Rows with `STRATUM` and `POSITION`.
         sizes: Shares and method.
         ctx: Says where to compute.
+        aside: An empty folder for what the first pass keeps, that all workers see.
 
     Raises:
         DataError: a row has no label or no position, or a class has fewer rows than there are splits.
@@ -50,16 +55,16 @@ def assign_splits(placed: TableRows, sizes: Split, ctx: RunContext) -> Iterator[
         yield from placed.map_parts(functools.partial(_by_limits, low, low + 1), ctx)
         return
     bins = _Bins(low, (high - low) // _BINS + 1)
-    counts = (
-        pl.concat(placed.map(functools.partial(_binned, bins), ctx)).group_by(STRATUM, "bin").agg(pl.col("rows").sum())
-    )
+    found = pl.concat(placed.map_parts(functools.partial(_binned, bins, aside), ctx))
+    counts = found.group_by(STRATUM, "bin").agg(pl.col("rows").sum())
     totals = dict(counts.group_by(STRATUM).agg(pl.col("rows").sum()).sort(STRATUM).iter_rows())
     if sizes.method == "stratified":
         _check_classes(totals)
     cuts = {stratum: _cuts(counts, stratum, _ranks(total, sizes)) for stratum, total in totals.items()}
-    coarse = _Coarse(bins, tuple(cuts), *(np.array([cut[i].bin for cut in cuts.values()], np.uint32) for i in (0, 1)))
+    test, validation = (np.array([cut[i].bin for cut in cuts.values()], np.uint32) for i in (0, 1))
+    coarse = _Coarse(aside, {stratum: code for code, stratum in enumerate(cuts)}, test, validation)
     undecided = []
-    for decided, left in placed.map_parts(coarse, ctx):
+    for decided, left in placed.select([POSITION]).map_parts(coarse, ctx):
         yield decided
         undecided.append(left)
     yield _ranked(pl.concat(undecided), coarse, list(cuts.values()))
@@ -88,20 +93,34 @@ class _Cut:
 
 @dataclasses.dataclass(frozen=True)
 class _Coarse:
-    """Assigns the rows of a part that lie in no bin with a cut of their stratum."""
+    """Assigns the rows of a part that lie in no bin with a cut of their stratum.
 
-    bins: _Bins
-    strata: tuple[str, ...]
+    Attributes:
+        aside: Where the first pass kept strata and bins.
+        codes: Of the strata.
+        test: By code, the bin that holds the end of the test split.
+        validation: By code, the bin that holds the end of the validation split.
+    """
+
+    aside: Path
+    codes: Mapping[str, int]
     test: np.ndarray
     validation: np.ndarray
 
     def __call__(self, part: Part, frame: pl.DataFrame) -> tuple[Assigned, pl.DataFrame]:
-        positions = frame[POSITION].to_numpy()
-        here, stratum = self.bins.of(positions), _codes(frame[STRATUM], self.strata)
-        test, validation = self.test[stratum], self.validation[stratum]
+        with _kept(self.aside, part).open("rb") as stream:
+            places, strata = np.load(stream), json.load(stream)
+        codes = np.array([self.codes[name] for name in strata], np.intp)
+        stratum, here = places >> _BITS, (places & (_BINS - 1)).astype(np.uint32)
+        test, validation = self.test[codes][stratum], self.validation[codes][stratum]
         near = np.flatnonzero((here == test) | (here == validation))
-        left = {ROW: frame[ROW].gather(near), "code": stratum[near], "bin": here[near], POSITION: positions[near]}
-        return _whole_part(part, frame, _splits(here < test, here < validation)), pl.DataFrame(left)
+        left = frame[near].with_columns(pl.Series("code", codes[stratum[near]]), pl.Series("bin", here[near]))
+        return _whole_part(part, frame, _splits(here < test, here < validation)), left
+
+
+def _kept(aside: Path, part: Part) -> Path:
+    """Of each row of a part its stratum's number * `_BINS` + its bin; then the names of the part's strata as JSON."""
+    return aside / f"{part.first:012d}.npy"
 
 
 def _splits(test: np.ndarray, held_out: np.ndarray) -> np.ndarray:
@@ -118,18 +137,11 @@ def _whole_part(part: Part, frame: pl.DataFrame, codes: np.ndarray) -> Assigned:
     return slice(part.first, part.first + part.rows), codes
 
 
-def _codes(strata: pl.Series, known: Sequence[str]) -> np.ndarray:
-    """The index of each row's stratum, uint32."""
-    if len(known) == 1:
-        return np.zeros(len(strata), np.uint32)
-    return _indices(strata, pl.Series(known)).to_numpy()
-
-
 def _indices(strata: pl.Series, known: pl.Series) -> pl.Series:
     return strata.cast(pl.Enum(known), strict=False).to_physical().cast(pl.UInt32)
 
 
-def _binned(bins: _Bins, frame: pl.DataFrame) -> pl.DataFrame:
+def _binned(bins: _Bins, aside: Path, part: Part, frame: pl.DataFrame) -> pl.DataFrame:
     """How many rows of a part each bin of each stratum holds."""
     check_placed(frame)
     strata = frame[STRATUM]
@@ -138,7 +150,11 @@ def _binned(bins: _Bins, frame: pl.DataFrame) -> pl.DataFrame:
     if codes.has_nulls():
         known = strata.unique().sort()
         codes = _indices(strata, known)
-    places = codes.to_numpy().astype(np.int64) * _BINS + bins.of(frame[POSITION].to_numpy())
+    number = pl.UInt32 if len(known) <= 2**32 // _BINS else pl.UInt64
+    places: np.ndarray = codes.cast(number).to_numpy() * _BINS + bins.of(frame[POSITION].to_numpy())
+    with written_aside(_kept(aside, part)) as path, path.open("wb") as stream:
+        np.save(stream, places)
+        stream.write(json.dumps(known.to_list()).encode())
     filled, rows = np.unique(places, return_counts=True) if len(known) > _BINS else _counted(places)
     stratum = known.gather(filled // _BINS).rename(STRATUM)
     return pl.DataFrame([stratum, pl.Series("bin", filled % _BINS, pl.UInt32), pl.Series("rows", rows, pl.Int64)])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import numpy as np
 
 from lepton_tasks.core.artifacts import DatasetRef
@@ -26,8 +29,9 @@ def split_table(use_case: UseCase, ctx: RunContext, *, cleaned: DatasetRef) -> D
     draft = ctx.draft()
     total = sum(map(len, rows.parts))
     codes = np.lib.format.open_memmap(draft.path / SPLITS_FILE, mode="w+", dtype=np.uint8, shape=(total,))
-    for places, assigned in assign_splits(placed, use_case.data.split, ctx):
-        codes[places] = assigned
+    with tempfile.TemporaryDirectory(dir=draft.path, prefix=".strata-") as aside:
+        for places, assigned in assign_splits(placed, use_case.data.split, ctx, Path(aside)):
+            codes[places] = assigned
     counts = np.bincount(codes, minlength=len(SPLITS))[: len(SPLITS)]
     codes.flush()
     sizes = dict(zip(SPLITS, map(int, counts), strict=True))

@@ -8,7 +8,7 @@ import pytest
 from lepton_tasks.core import store as module
 from lepton_tasks.core.artifacts import CheckpointRef, DatasetRef, parse_ref
 from lepton_tasks.core.errors import ArtifactError
-from lepton_tasks.core.store import ArtifactStore, sha256_file
+from lepton_tasks.core.store import ArtifactStore, blake3_file
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_an_altered_file_is_refused(store):
 def test_a_file_is_hashed_again_once_somebody_touched_it(store, monkeypatch):
     hashed = []
     monkeypatch.setattr(module, "_SETTLED", -1)  # as if the file were old
-    monkeypatch.setattr(module, "sha256_file", lambda path: hashed.append(path.name) or sha256_file(path))
+    monkeypatch.setattr(module, "blake3_file", lambda path: hashed.append(path.name) or blake3_file(path))
     ref = published(store)
     store.open(ref)
     assert hashed == ["rows.txt"]
@@ -66,14 +66,14 @@ def test_a_file_is_hashed_again_once_somebody_touched_it(store, monkeypatch):
 
 def test_what_was_just_written_is_hashed_each_time(store, monkeypatch):
     hashed = []
-    monkeypatch.setattr(module, "sha256_file", lambda path: hashed.append(path.name) or sha256_file(path))
+    monkeypatch.setattr(module, "blake3_file", lambda path: hashed.append(path.name) or blake3_file(path))
     store.open(published(store))
     assert hashed == ["rows.txt", "rows.txt"]
 
 
 def test_files_that_were_settled_are_published_without_being_hashed_again(store, monkeypatch):
     hashed = []
-    monkeypatch.setattr(module, "sha256_file", lambda path: hashed.append(path.name) or sha256_file(path))
+    monkeypatch.setattr(module, "blake3_file", lambda path: hashed.append(path.name) or blake3_file(path))
     draft = store.draft("clean", "f1")
     for name in ("early", "late", "gone"):
         (draft.path / name).write_text(name)

@@ -1,4 +1,6 @@
 import datetime as dt
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -21,7 +23,8 @@ def splits_of(frame, folder, *, label="label", rows_per_part=40, seed=0, **split
     use_case = parse_use_case({"name": "tiny", "data": data, "features": "table"}, where="tiny.yaml")
     placed = rows.changed(placing(use_case, rows, seed=seed)).select([STRATUM, POSITION])
     codes = np.full(len(frame), 255)
-    for places, assigned in assign_splits(placed, use_case.data.split, RunContext.local(folder)):
+    aside = Path(tempfile.mkdtemp(dir=folder))
+    for places, assigned in assign_splits(placed, use_case.data.split, RunContext.local(folder), aside):
         codes[places] = assigned
     assert (codes < 255).all()
     return codes
