@@ -23,6 +23,7 @@ from lepton_tasks.core.errors import ArtifactError
 _SCHEME = "store://"
 _REF_FILE = "_ref.json"
 _MANIFEST_FILE = "_manifest.json"
+_REMOVED = "removed"  # begins the names of artifacts on their way out
 
 _SETTLED = 2.0  # seconds: a change within a tick of the file system's clock (up to 1 s) leaves no later time
 _hashed: dict[tuple[int, ...], str] = {}
@@ -84,7 +85,7 @@ class Draft:
 
     def __init__(self, store: ArtifactStore, stage: str, fingerprint: str) -> None:
         self._store, self._stage, self._fingerprint = store, stage, fingerprint
-        self.path = store.root / "artifacts" / ".drafts" / f"{stage}-{uuid.uuid4().hex}"
+        self.path = store.drafts / f"{stage}-{fingerprint}-{uuid.uuid4().hex}"
         self.path.mkdir(parents=True)
         self._settling: dict[Path, Future[str]] = {}
         self._settler = ThreadPoolExecutor(1, thread_name_prefix="settle")
@@ -148,6 +149,11 @@ class ArtifactStore:
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
 
+    @property
+    def drafts(self) -> Path:
+        """Where private folders lie, each named after the lock that it is written under."""
+        return self.root / "artifacts" / ".drafts"
+
     def draft(self, stage: str, fingerprint: str) -> Draft:
         """A new private folder for one artifact."""
         return Draft(self, stage, fingerprint)
@@ -209,7 +215,7 @@ class ArtifactStore:
         """Take an artifact out of the store: renamed aside first, so that no reader sees a part of it."""
         folder = self.root / "artifacts" / stage / fingerprint
         if folder.exists():
-            aside = self.root / "artifacts" / ".drafts" / f"removed-{uuid.uuid4().hex}"
+            aside = self.drafts / f"{_REMOVED}-{uuid.uuid4().hex}"
             aside.parent.mkdir(parents=True, exist_ok=True)
             folder.rename(aside)
             shutil.rmtree(aside, ignore_errors=True)
@@ -224,13 +230,33 @@ class ArtifactStore:
     def lock(self, stage: str, fingerprint: str) -> Iterator[None]:
         """Hold the right to produce this artifact; waits while another process holds it.
 
-        The lock is the kernel's (flock), so it goes away with its holder, however that ends.
+        The lock is the kernel's (flock), so it goes away with its holder, however that ends. Drafts that nobody can
+        publish any more, of killed holders and of this one, are removed.
         """
-        folder = self.root / "work" / ".locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / f"{stage}-{fingerprint}").open("w") as stream:
+        self._locks.mkdir(parents=True, exist_ok=True)
+        name = f"{stage}-{fingerprint}"
+        with (self._locks / name).open("w") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
-            yield
+            self._sweep(name)
+            try:
+                yield
+            finally:
+                self._sweep(name)
+
+    @property
+    def _locks(self) -> Path:
+        return self.root / "work" / ".locks"
+
+    def _sweep(self, held: str) -> None:
+        """Remove the drafts of the lock that is held, and of those that nobody holds; not those made without a lock."""
+        for left in self.drafts.glob("*"):
+            name = left.name.rpartition("-")[0]
+            if name in (held, _REMOVED):
+                shutil.rmtree(left, ignore_errors=True)
+                continue
+            with contextlib.suppress(OSError), (self._locks / name).open("r+") as stream:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _settle(path: Path) -> str:

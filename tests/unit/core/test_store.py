@@ -125,6 +125,35 @@ def test_a_broken_artifact_is_replaced_by_the_next_attempt(store):
     assert (store.open(published(store, "again")) / "sub" / "rows.txt").read_text() == "again"
 
 
+def _dies_with_a_draft(root, mark):
+    store = ArtifactStore(root)
+    with store.lock("clean", mark):
+        (store.draft("clean", mark).path / "rows.txt").write_text("half")
+        os._exit(9)
+
+
+def test_what_killed_stages_left_is_removed_and_what_others_write_is_not(store, tmp_path):
+    for mark in ("gone", "again"):
+        process = multiprocessing.get_context("fork").Process(target=_dies_with_a_draft, args=(tmp_path, mark))
+        process.start()
+        process.join()
+        assert [path.name.split("-")[1] for path in store.drafts.iterdir()] == [mark]
+    without_lock = store.draft("clean", "f9").path
+    with store.lock("clean", "held"):
+        held = store.draft("clean", "held").path
+        with store.lock("clean", "again"):
+            own = store.draft("clean", "again").path
+            assert set(store.drafts.iterdir()) == {without_lock, held, own}
+        assert set(store.drafts.iterdir()) == {without_lock, held}
+
+
+def test_a_stage_that_fails_leaves_no_draft(store):
+    with pytest.raises(RuntimeError), store.lock("clean", "f1"):
+        (store.draft("clean", "f1").path / "rows.txt").write_text("half")
+        raise RuntimeError
+    assert list(store.drafts.iterdir()) == []
+
+
 @pytest.mark.parametrize("uri", ["store://../etc", "file:///etc/passwd", "store://clean", "store://clean/../../x"])
 def test_an_address_outside_the_store_is_refused(store, uri):
     with pytest.raises(ArtifactError, match="not an artifact's address"):
