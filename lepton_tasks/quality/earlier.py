@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -27,11 +28,12 @@ def rules_from_earlier(use_case: str, ctx: RunContext) -> tuple[list[Expectation
     passed = ctx.root / "artifacts" / ctx.stage
     for report in reversed(reports_about(use_case, ctx.stage, ctx.root)):
         path = Path(report["folder"], PROFILE_FILE)
-        if path.is_relative_to(passed) and path.exists():
-            break
+        if path.is_relative_to(passed):
+            with contextlib.suppress(FileNotFoundError):
+                profile = json.loads(path.read_text())
+                break
     else:
         return [], ""
-    profile = json.loads(path.read_text())
     when = str(report["time"])[:16].replace("T", " ")
     types = [
         Expectation(type="expect_column_values_to_be_of_type", params={"column": name, "type_": about["type"]})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,10 @@ def reports_about(use_case: str, stage: str, root: Path) -> list[dict[str, Any]]
         root: The state folder. Reports of runs that were stopped lie in the stage's work folder.
     """
     paths = [*(root / "artifacts" / stage).glob("*/report.json"), *(root / "work" / stage).glob("*/report/report.json")]
-    reports = [json.loads(path.read_text()) | {"folder": str(path.parent)} for path in paths]
+    reports = []
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):  # another run replaces its artifact just now
+            reports.append(json.loads(path.read_text()) | {"folder": str(path.parent)})
     found = [report for report in reports if report.get("use_case") == use_case]
     return sorted(found, key=lambda report: str(report["time"]))
 

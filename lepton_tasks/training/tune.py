@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 STUDY = "tuning"
 STUDY_FILE = "study.log"
+_OWN = "own"  # attribute of the trial with the use case's own values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,14 +131,19 @@ def check_metric(job: Job, metric: str) -> None:
 
 
 def prepare(study: optuna.Study, search: Search) -> int:
-    """Clear what a killed attempt left in a study; returns how many trials are still to be run."""
+    """Clear what a killed attempt left in a study; returns how many trials are still to be run.
+
+    The use case's own values are tried first, and again if that trial was killed.
+    """
     from optuna.trial import TrialState
 
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
     ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-    if not study.get_trials(deepcopy=False):
-        study.enqueue_trial({key: _category(value) for key, value in search.jobs.own.items()})
+    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    if not any(_OWN in trial.user_attrs for trial in (*ended, *waiting)):
+        own = {key: _category(value) for key, value in search.jobs.own.items()}
+        study.enqueue_trial(own, user_attrs={_OWN: True})
     return max(0, search.tune.trials - len(ended))
 
 
@@ -251,7 +257,7 @@ def winner(study: optuna.Study, search: Search) -> dict[str, Any]:
         key: _choice(space, best.params[key]) if isinstance(space, Choices) else best.params[key]
         for key, space in search.tune.space.items()
     }
-    own = next((trial for trial in complete if trial.number == 0), None)
+    own = next((trial for trial in complete if _OWN in trial.user_attrs), None)
     return {
         "values": values,
         "metric": search.metric,

@@ -147,10 +147,15 @@ def test_what_killed_stages_left_is_removed_and_what_others_write_is_not(store, 
         assert set(store.drafts.iterdir()) == {without_lock, held}
 
 
-def test_a_stage_that_fails_leaves_no_draft(store):
-    with pytest.raises(RuntimeError), store.lock("clean", "f1"):
+def _fails_with_a_draft(store):
+    with store.lock("clean", "f1"):
         (store.draft("clean", "f1").path / "rows.txt").write_text("half")
         raise RuntimeError
+
+
+def test_a_stage_that_fails_leaves_no_draft(store):
+    with pytest.raises(RuntimeError):
+        _fails_with_a_draft(store)
     assert list(store.drafts.iterdir()) == []
 
 

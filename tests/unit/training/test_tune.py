@@ -1,7 +1,7 @@
 import dataclasses
 
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 from tiny_training import job, use_case
 
 from lepton_tasks.core.errors import ConfigError, StageError
@@ -33,6 +33,13 @@ def test_a_killed_search_counts_what_ended_and_gives_up_what_did_not(search):
     assert prepare(again, search) == 4
     states = [trial.state for trial in again.get_trials() if trial.number == first.number]
     assert states == [TrialState.FAIL]
+    assert prepare(again, search) == 4
+    own = again.ask()  # what was killed had the use case's own values, without which there is nothing to compare with
+    assert own.user_attrs == {"own": True}
+    assert own.suggest_int("train.batch_size", 8, 64, log=True) == search.jobs.own["train.batch_size"]
+    again.tell(own, -0.25)
+    assert prepare(again, search) == 3
+    assert again.get_trials(states=(TrialState.WAITING,)) == []
 
 
 def test_values_go_into_the_job_and_the_best_is_the_smallest_loss(search, tmp_path):
@@ -46,9 +53,11 @@ def test_values_go_into_the_job_and_the_best_is_the_smallest_loss(search, tmp_pa
         trial.suggest_int("train.batch_size", 8, 64, log=True)
         trial.suggest_categorical("train.schedule", ["cosine", "step"])
         study.tell(trial, search.sign * loss)
+    study.add_trial(create_trial(value=-0.7, params={}, user_attrs={"own": True}))
     best = winner(study, search)
+    assert best["own_value"] == 0.7
     assert best["values"] == {"train.batch_size": 32, "train.schedule": "step"}
-    assert (best["value"], best["trial"], best["complete"]) == (0.2, 1, 3)
+    assert (best["value"], best["trial"], best["complete"]) == (0.2, 1, 4)
     assert {path.name for path in plots(study, tmp_path, "loss")} >= {"tuning_history.png", "tuning_parallel.png"}
 
 
