@@ -8,6 +8,7 @@ import numpy as np
 
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.protocols import Rows
+from lepton_tasks.data.split import SPLITS
 
 
 def open_split(features: Path, split: str) -> Rows:
@@ -35,3 +36,20 @@ def open_inputs(features: Path, split: str) -> tuple[np.ndarray, np.ndarray | No
         )
     lengths = folder / "lengths.npy"
     return inputs, np.load(lengths) if lengths.exists() else None
+
+
+def check_texts(features: Path, *, framed: int = 0) -> None:
+    """Raise `DataError` if a text of any split has no token: a server refuses it, so it cannot be judged as served.
+
+    Args:
+        features: Folder of the features artifact.
+        framed: Tokens that every text has, however short.
+    """
+    for split in SPLITS:
+        path = features / split / "lengths.npy"
+        if path.exists() and (empty := int((np.load(path) <= framed).sum())):
+            raise DataError(
+                f"{empty:,} texts of the {split} split hold nothing to read; a server would refuse them.",
+                where="clean",
+                fix="Refuse them with the step `empty_text`.",
+            )

@@ -11,7 +11,7 @@ import pydantic
 
 from lepton_tasks.codecs.text import BEGIN, END, PAD
 from lepton_tasks.core.protocols import Outputs, Rows
-from lepton_tasks.data.stored import open_inputs
+from lepton_tasks.data.stored import check_texts, open_inputs
 from lepton_tasks.learning.task import Task
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class LanguageModelling(Task):
 
     def training_rows(self, features: Path) -> Rows:
         """The texts of the training split, which are their own targets."""
+        check_texts(features)
         return self.evaluation_rows(features, "train")
 
     def evaluation_rows(self, features: Path, split: str) -> Rows:

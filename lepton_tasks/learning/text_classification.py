@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lepton_tasks.core.protocols import Outputs, Rows
+from lepton_tasks.data.stored import check_texts
 from lepton_tasks.learning.classification import PROBABILITIES, Classification
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class TextClassification(Classification):
 
     def training_rows(self, features: Path) -> Rows:
         """The stored rows of the training split; batches are as wide as their longest text."""
+        check_texts(features)
         return super().training_rows(features)._replace(cut=True)
 
     def trainable(self, network: nn.Module) -> nn.Module:

@@ -14,7 +14,7 @@ import pydantic
 from lepton_tasks.codecs.text import BEGIN, PAD, load_tokenizer
 from lepton_tasks.codecs.text_made import text_made
 from lepton_tasks.core.protocols import Outputs, Rows, Validation
-from lepton_tasks.data.stored import open_split
+from lepton_tasks.data.stored import check_texts, open_split
 from lepton_tasks.learning.task import Task
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ class Translation(Task):
 
     def training_rows(self, features: Path) -> Rows:
         """Pairs int32 [N, 2 W], source beside target, which is also what is wanted; alike in both lengths."""
+        check_texts(features, framed=1)  # its end
         return _pairs(features, "train")
 
     def validation(self, network: nn.Module, features: Path) -> Validation:

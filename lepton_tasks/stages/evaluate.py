@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from lepton_tasks.core.artifacts import CheckpointRef, DatasetRef, EvaluationRef, PreprocessorRef
 from lepton_tasks.core.components import codec_of
 from lepton_tasks.core.context import RunContext
+from lepton_tasks.core.errors import DataError
+from lepton_tasks.core.protocols import Codec
 from lepton_tasks.core.store import write_json
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.stages import replay
@@ -50,7 +55,7 @@ def evaluate(
     stored = functools.partial(requests_of, use_case, ctx, splits=splits, features=data, fitted=fitted)
     own, codec = task.requests(rows), codec_of(use_case, fitted, task)
     payloads = stored(limit=replay.MOST) if own is None else own
-    samples = replay.decoded(codec, payloads)
+    samples = _as_served(codec, payloads, where=f"{use_case.name}.yaml: clean")
     # What was fitted, such as a vocabulary, knows all of the training split; of the validation split, what it knows is
     # what it will know of requests. Where requests are no stored rows, there is nothing to compare them with.
     profiled = _PROFILED if own is None else ()
@@ -72,3 +77,15 @@ def evaluate(
         tracker.files(run_id, path, at="plots")
     ctx.log.info("test: %s", json.dumps({name: round(value, 4) for name, value in flat.items()}))
     return ctx.publish(draft, EvaluationRef, {**flat, "metric": task.metric, "mlflow_run_id": run_id})
+
+
+def _as_served(codec: Codec, payloads: Sequence[bytes], *, where: str) -> np.ndarray:
+    """The samples that the codec makes of the requests; raises `DataError` for one that a server would refuse."""
+    try:
+        return replay.decoded(codec, payloads)
+    except DataError as error:
+        raise DataError(
+            f"a server would refuse a row of the test split: {error.what}",
+            where=where,
+            fix="Refuse such rows in `clean`, e.g. with `empty_text` or `text_length`, so that nobody trains on them.",
+        ) from error

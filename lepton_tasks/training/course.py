@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import time
@@ -205,9 +206,11 @@ class Course(pl.Callback):
         return metrics(outputs, rows.targets)
 
     def _score(self, epoch: int) -> tuple[float, ...]:
+        """How good an epoch was, the larger the better; what is not a number is worse than any."""
         prefix = "validation_"
         row = self.history[epoch]
-        return self.module.task.score({name[len(prefix) :]: row[name] for name in row if name.startswith(prefix)})
+        score = self.module.task.score({name[len(prefix) :]: row[name] for name in row if name.startswith(prefix)})
+        return tuple(-math.inf if math.isnan(value) else value for value in score)
 
     def _stepped(self, trainer: pl.Trainer) -> bool:
         """Whether no gradient waits for further batches: only then is the state what it is written as."""

@@ -73,9 +73,10 @@ def texts_of(columns: Sequence[str], rows: pl.DataFrame) -> list[str]:
 
 
 def text_requests(rows: pl.DataFrame, columns: Sequence[str]) -> list[bytes]:
-    """Rows as a client sends them: one column as plain text, several as a JSON object."""
+    """Rows as a client sends them: one column as plain text, several as a JSON object; null is as in training: nothing."""
+    rows = rows.with_columns(pl.col(columns).fill_null(""))
     if len(columns) == 1:
-        return [str(text).encode() for text in rows[columns[0]]]
+        return [text.encode() for text in rows[columns[0]]]
     return [json_request(row, columns) for row in rows.iter_rows(named=True)]
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_tables import table_rows
 
-from lepton_tasks.codecs.text import END, SPECIAL, TextCodec, TfidfCodec, load_tokenizer
+from lepton_tasks.codecs.text import END, SPECIAL, TextCodec, TfidfCodec, load_tokenizer, text_of
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ConfigError, DataError
 from lepton_tasks.data.extractors.text import TextFeatures
@@ -135,6 +135,14 @@ def test_a_long_text_is_cut_and_a_missing_one_is_empty(corpus, ctx, tmp_path):
     expected = [[word("the"), word("cat"), word("runs")], [0, 0, 0], [word("cat"), 0, 0]]
     assert np.load(tmp_path / "inputs.npy").tolist() == expected
     assert np.load(tmp_path / "lengths.npy").tolist() == [3, 0, 1]
+
+
+def test_as_requests_missing_texts_are_what_they_were_in_training(tmp_path):
+    rows = table_rows(tmp_path, pl.DataFrame({"title": ["A", None], "text": [None, "the cat"]}))
+    one, both = (TextFeatures(columns) for columns in (("text",), ("title", "text")))
+    assert one.requests(rows, np.arange(2), {}) == [b"", b"the cat"]
+    payloads = both.requests(rows, np.arange(2), {})
+    assert [text_of(payload, ("title", "text")) for payload in payloads] == ["A", "the cat"]
 
 
 @pytest.mark.parametrize("vocabulary", ["joint", "separate"])

@@ -5,6 +5,7 @@ from tiny_features import text as tiny
 
 from lepton_tasks.codecs.text import load_tokenizer
 from lepton_tasks.core.catalogue import MODELS
+from lepton_tasks.core.errors import DataError
 from lepton_tasks.data.extractors.vectors import word_vectors
 from lepton_tasks.data.extractors.vocabulary import framed, train_vocabulary
 from lepton_tasks.learning.text_classification import TextClassification
@@ -38,3 +39,13 @@ def test_pieces_make_up_the_text(kind):
     found = pieces(tokenizer, tokens)
     assert "".join(found).strip() == "the greatest film"
     assert len(found) == int((tokens > 0).sum())
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_texts_that_a_server_would_refuse_stop_the_run_before_it_trains(tmp_path, split):
+    tiny.write(tmp_path)
+    lengths = np.load(tmp_path / split / "lengths.npy")
+    assert len(TextClassification(tiny.FITTED, tiny.LABELS).training_rows(tmp_path).inputs)
+    np.save(tmp_path / split / "lengths.npy", np.where(np.arange(len(lengths)) < 2, 0, lengths))
+    with pytest.raises(DataError, match=f"2 texts of the {split} split hold nothing to read.*`empty_text`"):
+        TextClassification(tiny.FITTED, tiny.LABELS).training_rows(tmp_path)
