@@ -73,7 +73,7 @@ def texts_of(columns: Sequence[str], rows: pl.DataFrame) -> list[str]:
 
 
 def text_requests(rows: pl.DataFrame, columns: Sequence[str]) -> list[bytes]:
-    """Rows as a client sends them: one column as plain text, several as a JSON object; null is as in training: nothing."""
+    """Rows as a client sends them: one column as plain text, several as a JSON object; null is nothing, as it was."""
     rows = rows.with_columns(pl.col(columns).fill_null(""))
     if len(columns) == 1:
         return [text.encode() for text in rows[columns[0]]]

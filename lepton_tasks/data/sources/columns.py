@@ -28,7 +28,8 @@ REFUSED: Schema = {"line": pl.Int64(), "text": pl.String(), "reason": pl.String(
 _TRUE, _FALSE = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")
 _WHOLE = r"^[+-]?\d+$"
 _ZERO_FIRST = r"^[+-]?0\d"
-_TIMES = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M", "%Y-%m-%d")
+_LOCAL = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M")
+_TIMES = (*_LOCAL, "%Y-%m-%d", *(f"{form}%#z" for form in _LOCAL))  # with Z, +01, +01:00 or +0100 last
 
 
 def type_name(dtype: pl.DataType) -> str:
@@ -53,13 +54,13 @@ def parsed(column: str, dtype: pl.DataType) -> pl.Expr:
 
 
 def _times(texts: pl.Series) -> pl.Series:
-    """Times written in any of `_TIMES`; the next way is tried on those alone that the ones before do not fit."""
+    """Times written in any of `_TIMES`, in UTC; the next way is tried on those that the ones before do not fit."""
     times = pl.Series(texts.name, [None], pl.Datetime("us")).new_from_index(0, len(texts))
     for form in _TIMES:
         left = (times.is_null() & texts.is_not_null()).arg_true()
         if not len(left):
             break
-        found = texts.gather(left).str.to_datetime(form, strict=False, time_unit="us")
+        found = texts.gather(left).str.to_datetime(form, strict=False, time_unit="us").dt.replace_time_zone(None)
         times = found if len(left) == len(times) else times.scatter(left, found)
     return times
 

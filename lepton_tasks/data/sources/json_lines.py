@@ -87,7 +87,12 @@ class JsonLines(FileSource):
         # Lines that only by themselves can be parsed have types of their own: the same key holds two.
         schemas = [_polars_types(table.schema) for table in tables]
         named = zip([file.address, *[f"{file.address} (other lines)"] * len(schemas)], schemas, strict=False)
-        return common_schema(named, {}, optional=True)
+        try:
+            return common_schema(named, {}, optional=True)
+        except RecursionError as error:
+            raise DataError(
+                "holds lists or objects in hundreds of others.", where=file.address, fix="Flatten them first."
+            ) from error
 
 
 @dataclasses.dataclass(frozen=True)

@@ -55,6 +55,20 @@ def test_types_are_told_by_the_values_and_codes_stay_text(tmp_path):
     ]
 
 
+def test_times_with_a_zone_are_in_utc(tmp_path):
+    times = ["2026-01-02T03:04:05Z", "2026-01-02T04:04:05+01:00", "2026-01-02 05:04:05.5+0200", "2026-01-02T02:04-01"]
+    rows, refused = read(Csv("t", written(tmp_path, a="\n".join(["time", *times, "2026-01-02T03:04:05"]) + "\n")))
+    moment = dt.datetime(2026, 1, 2, 3, 4, 5)
+    assert refused == []
+    assert rows["time"].to_list() == [
+        moment,
+        moment,
+        moment.replace(microsecond=500_000),
+        moment.replace(second=0),
+        moment,
+    ]
+
+
 def test_a_value_of_another_type_is_refused_by_its_line_and_never_null(tmp_path):
     content = 'age,note\n31,"two\nlines"\n\n32,b\nunknown,c\n33.5,"d, and\r\nmore"\n,e\n'
     rows, refused = read(Csv("t", written(tmp_path, a=content), types={"age": "int"}))

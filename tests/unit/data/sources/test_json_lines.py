@@ -102,3 +102,9 @@ def test_a_large_file_is_read_in_pieces(tmp_path, monkeypatch):
     source = JsonLines("a.jsonl", tmp_path)
     assert len(source.pieces()) > 5
     assert read(source)[0]["n"].to_list() == list(range(1_000))
+
+
+def test_lists_in_hundreds_of_lists_are_told(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"x": ' + "[" * 600 + "1" + "]" * 600 + "}\n")
+    with pytest.raises(DataError, match=r"t.jsonl: holds lists or objects in hundreds of others"):
+        JsonLines("t.jsonl", tmp_path).schema()
