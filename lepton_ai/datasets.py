@@ -132,13 +132,22 @@ class Texts:
         """The parts to train and to test on; see `DogsAndCats.split`.
 
         Args:
-            path: A file or folder of ``.csv`` or ``.jsonl``.
+            path: A file or folder of ``.csv`` (``.tsv``) or ``.jsonl``, possibly packed.
             text: The column of text.
             label: The column of labels.
             test: Share of the rows to test on.
             seed: The same seed gives the same parts.
         """
         address = str(Path(path).expanduser().resolve())
-        source = "csv" if address.endswith(".csv") else "json_lines"
+        source = "csv" if _holds_csv(Path(address)) else "json_lines"
         name, params = Path(address).stem, {"path": address}
         return _parts(name, source, params, kind="texts", test=test, seed=seed, label=label, columns=(text,))
+
+
+def _holds_csv(path: Path) -> bool:
+    """Whether a file, or the first of a folder that tells, is CSV."""
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        kinds = {suffix.lower() for suffix in file.suffixes}
+        if kinds & {".csv", ".tsv", ".jsonl", ".ndjson"}:
+            return bool(kinds & {".csv", ".tsv"})
+    return False

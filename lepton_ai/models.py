@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -117,7 +118,7 @@ class Model:
         if data.kind != self.kind:
             raise ConfigError(f"{type(self).__name__} takes {self.kind}, not {data.kind}.", where=data.name)
         raw = {
-            "name": f"sdk_{''.join(c if c.isalnum() else '_' for c in data.name.lower())}"[:63],
+            "name": f"sdk_{re.sub('[^a-z0-9]', '_', data.name.lower())}"[:63],
             "task": {"name": self.task, "params": self._task_params},
             "data": data.data.model_dump(),
             "clean": [step.model_dump() for step in data.clean],

@@ -18,8 +18,9 @@ class _UniqueKeys(yaml.SafeLoader):
 def _mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node)
-        if key in seen:
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise yaml.constructor.ConstructorError(None, None, "a key is no plain value", key_node.start_mark)
+        if (key := loader.construct_object(key_node)) in seen:
             raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", key_node.start_mark)
         seen.add(key)
     return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
@@ -35,6 +36,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
             raw = yaml.load(stream, _UniqueKeys)
     except FileNotFoundError as error:
         raise ConfigError("no such file.", where=str(path)) from error
+    except OSError as error:
+        raise ConfigError(f"cannot be read ({error.strerror}).", where=str(path), fix="Give a YAML file.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"not readable as YAML: {' '.join(str(error).split())}.", where=path.name) from error
     if not isinstance(raw, dict):
@@ -61,11 +64,15 @@ def apply_overrides(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> dic
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """``"train.epochs=3"`` -> ``("train.epochs", 3)``; the value is read as YAML."""
+    """``"train.epochs=3"`` -> ``("train.epochs", 3)``; the value is YAML; raises `ConfigError` if not."""
     key, sign, value = text.partition("=")
     if not sign or not key.strip():
         raise ConfigError(f"{text!r} is not of the form KEY=VALUE.", where="--set", fix="Example: train.epochs=3")
-    return key.strip(), yaml.safe_load(value)
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{value!r} is not readable as YAML: {reason}.", where=f"--set {key}") from error
 
 
 def _copy(value: Any) -> Any:

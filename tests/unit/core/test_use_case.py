@@ -55,6 +55,7 @@ def test_a_bare_name_is_a_component_without_params(tmp_path):
         ("seed: [1", "tiny.yaml: not readable as YAML"),
         ("schedule: every day", "tiny.yaml: schedule: {'cron': 'every day'} is not right"),
         ("seed: 1\nseed: 2", "the key 'seed' is given twice"),
+        ("? [seed]\n: 1", "tiny.yaml: not readable as YAML: a key is no plain value"),
     ],
 )
 def test_a_fault_names_file_key_and_way_out(tmp_path, change, message):
@@ -88,6 +89,11 @@ def test_a_missing_file_is_named(tmp_path):
         load_use_case(tmp_path / "nowhere.yaml")
 
 
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(ConfigError, match=r"cannot be read \(Is a directory\). Give a YAML file"):
+        load_use_case(tmp_path)
+
+
 def test_overrides_reach_into_components_and_leave_the_original_alone():
     raw = {"data": {"source": "image_folder"}, "train": {"epochs": 1}}
     changed = apply_overrides(raw, {"data.source.params.path": "/a", "train.epochs": 3})
@@ -108,6 +114,8 @@ def test_override_values_are_yaml():
     assert parse_override("deploy.enabled=false") == ("deploy.enabled", False)
     with pytest.raises(ConfigError, match=r"KEY=VALUE"):
         parse_override("epochs")
+    with pytest.raises(ConfigError, match=r"--set clean: '\[duplicates' is not readable as YAML"):
+        parse_override("clean=[duplicates")
 
 
 @pytest.mark.parametrize("absent", ["task: image_classification\n", "model: cnn\n"])
