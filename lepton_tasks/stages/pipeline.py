@@ -123,7 +123,7 @@ STAGES: tuple[Stage, ...] = (
         "data",
         needs=("cleaned", "splits"),
         produces="preprocessor",
-        sections=("data.label", "features"),
+        sections=("clean", "data.label", "features", "seed"),
         code=_DATA_CODE,
     ),
     Stage(
@@ -132,7 +132,7 @@ STAGES: tuple[Stage, ...] = (
         "data",
         needs=("cleaned", "splits", "preprocessor"),
         produces="features",
-        sections=("data.label", "features"),
+        sections=("data.label", "features", "seed"),
         code=_DATA_CODE,
     ),
     Stage(

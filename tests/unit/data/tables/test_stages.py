@@ -1,5 +1,6 @@
 """The stages of a table over sources in memory: what goes in comes out, or is refused with a reason."""
 
+import dataclasses
 import datetime as dt
 import json
 import math
@@ -15,7 +16,8 @@ from lepton_tasks.core import catalogue
 from lepton_tasks.core.artifacts import parse_ref
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ConfigError, DataError
-from lepton_tasks.core.use_case import parse_use_case
+from lepton_tasks.core.registry import load_object
+from lepton_tasks.core.use_case import UseCase, parse_use_case
 from lepton_tasks.data.tables.artifact import open_cleaned
 from lepton_tasks.data.tables.dictionaries import Dictionary
 from lepton_tasks.stages import pipeline
@@ -63,6 +65,46 @@ def run(root, frames, clean=(), *, until="transform", split=None, label="label",
         if stage == until:
             break
     return {name: ctx.open(ref) for name, ref in refs.items()}
+
+
+class Watched(UseCase):
+    """Remembers which of its sections a stage reads."""
+
+    def __getattribute__(self, name):
+        if name in UseCase.model_fields:
+            read.add(name)
+        return super().__getattribute__(name)
+
+
+read: set[str] = set()
+
+
+def test_a_stage_reads_no_section_that_its_fingerprint_lacks(tmp_path):
+    Frames.frames = {"one": pl.DataFrame({"x": [1.0, None] * 15, "label": ["a", "b"] * 15})}
+    raw = {
+        "name": "tiny",
+        "data": {"source": "frames", "split": {"method": "random"}},
+        "clean": [{"name": "impute", "params": {"columns": ["x"]}}],
+        "features": "table",
+    }
+    case, ctx, refs = Watched.model_validate(raw), RunContext.local(tmp_path), {}
+    for stage in (stage for stage in pipeline.STAGES if stage.name in STAGES):
+        here, inputs = dataclasses.replace(ctx, stage=stage.name, fingerprint="f"), {n: refs[n] for n in stage.inputs}
+        read.clear()
+        refs[stage.produces] = load_object(stage.function)(case, here, **inputs)
+        known = {section.partition(".")[0] for section in stage.sections}
+        # In messages, and to tell tables from samples, whose references differ.
+        assert read - known <= {"name", "features"}, stage.name
+
+
+def test_another_value_of_a_fitted_step_is_fitted_anew(tmp_path):
+    frames = {"one": pl.DataFrame({"x": [1.0, 2.0, 9.0, None] * 10, "label": ["a", "b"] * 20})}
+    filled = []
+    for strategy in ("mean", "median"):
+        folders = run(tmp_path, frames, [{"name": "impute", "params": {"columns": ["x"], "strategy": strategy}}])
+        (step,) = json.loads((folders["preprocessor"] / "preprocessor.json").read_text())["steps"]
+        filled.append(step["fitted"]["x"])
+    assert filled[1] == 2.0 < filled[0]
 
 
 def report_of(folder):
