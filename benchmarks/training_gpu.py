@@ -29,9 +29,9 @@ from benchmarks.training import LABELS, write_random
 from lepton_tasks.core.spec import ComponentSpec
 from lepton_tasks.core.train_settings import Train
 from lepton_tasks.data.stored import open_split
+from lepton_tasks.training.checkpoint import network_of
 from lepton_tasks.training.job import Job
 from lepton_tasks.training.launch import training, wait
-from lepton_tasks.training.module import network_of
 
 # Dense bfloat16 operations a second, by a part of the card's name, as its maker gives them; the first that fits.
 PEAKS = {"H100 PCIe": 756e12, "H100": 989.4e12, "H200": 989.4e12, "A100": 311.9e12, "L40S": 362e12, "L4": 121e12}

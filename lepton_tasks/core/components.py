@@ -94,11 +94,17 @@ def check_network(name: str, arguments: Sequence[str], *, where: str = "") -> No
 
 
 def check_prunable(name: str, *, where: str = "") -> None:
-    """Raise `ConfigError` if channels cannot be taken out of a network: it has no ``narrower``."""
-    if not hasattr(MODELS.load(name), "narrower"):
-        suitable = ", ".join(known for known in MODELS.names() if hasattr(MODELS.load(known), "narrower"))
+    """Raise `ConfigError` if channels cannot be taken out of a network: it does not say that it is `prunable`."""
+
+    def suits(name: str) -> bool:
+        return getattr(MODELS.load(name), "prunable", False)
+
+    if not suits(name):
         raise ConfigError(
-            f"no channels can be taken out of the model {name!r}.", where=where, fix=f"Suitable: {suitable}."
+            f"no channels can be taken out of the model {name!r}.",
+            where=where,
+            fix=f"Suitable: {', '.join(known for known in MODELS.names() if suits(known))}, and others of timm/ and"
+            " torchvision/.",
         )
 
 

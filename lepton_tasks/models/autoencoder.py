@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import nn
@@ -28,6 +28,8 @@ class Autoencoder(nn.Module):
 
     Source: Hinton and Salakhutdinov, "Reducing the dimensionality of data with neural networks", 2006.
     """
+
+    prunable: ClassVar[bool] = True
 
     threshold: torch.Tensor
 

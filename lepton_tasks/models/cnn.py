@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -25,6 +24,8 @@ class CNN(nn.Module):
     Ioffe and Szegedy, 2015; the average in place of dense layers by Lin et al., "Network in Network", 2014.
     """
 
+    prunable: ClassVar[bool] = True
+
     def __init__(self, input_shape: Sequence[int], num_classes: int, *, width: int = 32, dropout: float = 0.1) -> None:
         super().__init__()
         channels = input_shape[2]
@@ -38,12 +39,6 @@ class CNN(nn.Module):
             _block(2 * width, 4 * width),
         )
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(4 * width, num_classes))
-
-    @staticmethod
-    def narrower(params: Mapping[str, Any], share: float) -> dict[str, Any]:
-        """The params of one without this share of the channels; its layers are a chain (`keep_the_strongest`)."""
-        width = params.get("width", inspect.signature(CNN).parameters["width"].default)
-        return {**params, "width": max(1, round(width * (1 - share)))}
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits float32 [N, num_classes] of normalised images float32 [N, C, H, W]."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -33,6 +34,8 @@ class CentreDetector(nn.Module):
     Source: Zhou et al., "Objects as points", 2019; distances to the four sides by Tian et al., "FCOS", 2019; the way up
     by Lin et al., "Feature pyramid networks", 2017.
     """
+
+    prunable: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -28,6 +29,8 @@ class EmbeddingCNN(nn.Module):
     Source: the pooling by Chen et al., "MobileFaceNets", 2018; a direction for each identity that is only needed in
     training by Deng et al., "ArcFace", 2019.
     """
+
+    prunable: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -9,6 +9,8 @@ Source of the linear path: Lai et al., "Modeling long- and short-term temporal p
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -32,6 +34,8 @@ class TemporalCNN(nn.Module):
     Source: Bai, Kolter and Koltun, "An empirical evaluation of generic convolutional and recurrent networks for
     sequence modeling", 2018.
     """
+
+    prunable: ClassVar[bool] = True
 
     def __init__(
         self, window: int, inputs: int, horizon: int, *, width: int = 32, kernel: int = 3, dropout: float = 0.1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -30,6 +31,8 @@ class MLP(nn.Module):
     learning models for tabular data", 2021 (residual layers), and "On embeddings for numerical features in tabular deep
     learning", 2022 (bent lines).
     """
+
+    prunable: ClassVar[bool] = True
 
     offsets: torch.Tensor
 

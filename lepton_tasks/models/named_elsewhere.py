@@ -27,6 +27,7 @@ class NamedElsewhere(nn.Module):
 
     name: ClassVar[str]
     """As the use case has it."""
+    prunable: ClassVar[bool] = True
 
     def __init__(self, input_shape: Sequence[int], num_classes: int, *, weights: str | None = None) -> None:
         super().__init__()

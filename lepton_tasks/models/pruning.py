@@ -1,7 +1,8 @@
-"""Networks with fewer channels, made of the channels of a wider one that matter most."""
+"""Networks without the channels that matter least."""
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -10,50 +11,78 @@ from torch import nn
 from lepton_tasks.core.errors import ConfigError
 
 
-def keep_the_strongest(wide: nn.Module, narrow: nn.Module) -> None:
-    """Give a narrow network the weights of a wide one of the same layers, of each layer the strongest channels.
+def prune(network: nn.Module, whole: nn.Module, inputs: torch.Tensor, *, share: float) -> None:
+    """Take this share of the channels out of each layer of a trained network: those whose weights are smallest.
 
-    A channel is as strong as the sum of its weights' magnitudes, times what the normalisation behind it makes of it.
-    What reads a channel that went loses that input.
+    Channels that are added up or joined somewhere go together. The form of the answers stays, and so does attention,
+    whose heads are as wide as what they scale by. The same weights lose the same channels.
 
     Args:
-        wide: Trained; a chain, in which each layer with weights reads the one before, and no other does.
-        narrow: Built like it, with fewer channels.
+        network: Is changed; in evaluation mode.
+        whole: Calls `network` once with what it makes of `inputs`.
+        inputs: Two rows, as `whole` takes them.
+        share: Above 0 and below 1.
 
     Raises:
-        ConfigError: the two do not have the same layers.
+        ConfigError: there is nothing that can go, or not in this way.
 
-    Source: Li et al., "Pruning filters for efficient ConvNets", 2017; the factor by Liu et al., "Learning efficient
-    convolutional networks through network slimming", 2017.
+    Source: Fang et al., "DepGraph: towards any structural pruning", 2023.
     """
-    sources, targets = _layers(wide), _layers(narrow)
-    if [*map(type, sources)] != [*map(type, targets)]:
-        raise ConfigError("the narrower network has other layers.", where="pruned")
-    pairs = list(zip(sources, targets, strict=True))
-    inputs = torch.arange(pairs[0][0].weight.shape[1])
+    learned = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+    network.requires_grad_(True)  # it is the gradients' way by which layers are found
+    try:
+        given = _given(network, whole, inputs)
+        before, answers = _parameters(network), _shapes(network(*given))
+        _take_out(network, given, share)
+        after = _shapes(network(*given))
+    except Exception as error:
+        raise ConfigError(f"channels cannot be taken out of this network: {error}.", where="pruned") from error
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name in learned)
+    if after != answers or _parameters(network) >= before:
+        raise ConfigError("this network has no channels that can be taken out.", where="pruned")
+
+
+def _take_out(network: nn.Module, given: tuple[Any, ...], share: float) -> None:
+    import torch_pruning
+
+    # What follows the last layer is told apart from it, so that those which give the answers are known.
+    how = {"example_inputs": given, "output_transform": lambda answers: [one * 1 for one in _tensors(answers)]}
+    graph = torch_pruning.DependencyGraph().build_dependency(network, verbose=False, **how)
+    kept = [
+        layer for part in network.modules() if "attention" in type(part).__name__.lower() for layer in part.modules()
+    ]
+    kept += [
+        group[0].dep.target.module
+        for group in graph.get_all_groups()
+        if any(isinstance(dep.target.module, torch_pruning.ops._OutputOp) for dep, _ in group)
+    ]
+    weight = torch_pruning.importance.GroupMagnitudeImportance(p=2)
+    with warnings.catch_warnings():  # of parameters of its own kind, whose last axis it takes for the channels
+        warnings.simplefilter("ignore")
+        torch_pruning.BasePruner(network, importance=weight, pruning_ratio=share, ignored_layers=kept, **how).step()
+
+
+def _given(network: nn.Module, whole: nn.Module, inputs: torch.Tensor) -> tuple[Any, ...]:
+    """What `whole` calls `network` with."""
+    calls: list[tuple[Any, ...]] = []
+    hook = network.register_forward_pre_hook(lambda _network, given: calls.append(given))
     with torch.no_grad():
-        for index, (source, target) in enumerate(pairs):
-            if isinstance(source, nn.BatchNorm2d):  # of the channels that the layer before it kept
-                for name, value in target.state_dict().items():
-                    value.copy_(source.state_dict()[name][inputs] if value.ndim else source.state_dict()[name])
-                continue
-            behind = pairs[index + 1][0] if index + 1 < len(pairs) else None
-            outputs = _strongest(source, behind, target.weight.shape[0])
-            target.weight.copy_(source.weight[outputs][:, inputs])
-            if target.bias is not None:
-                target.bias.copy_(source.bias[outputs])
-            inputs = outputs
+        whole.eval()(inputs)
+    hook.remove()
+    if len(calls) != 1:
+        raise RuntimeError(f"it is called {len(calls)} times for an answer")
+    return calls[0]
 
 
-def _layers(network: nn.Module) -> list[Any]:
-    return [part for part in network.modules() if isinstance(part, nn.Conv2d | nn.BatchNorm2d | nn.Linear)]
+def _tensors(answers: Any) -> list[torch.Tensor]:
+    several = answers if isinstance(answers, tuple | list) else [answers]
+    return [one for one in several if isinstance(one, torch.Tensor) and one.requires_grad]
 
 
-def _strongest(layer: Any, behind: Any, count: int) -> torch.Tensor:
-    """The indices of the strongest outputs, int64 [count], ascending."""
-    strength = layer.weight.abs().flatten(1).sum(dim=1)
-    if isinstance(behind, nn.BatchNorm2d):
-        variance: Any = behind.running_var
-        strength = strength * (behind.weight / (variance + behind.eps).sqrt()).abs()
-    kept: torch.Tensor = strength.topk(count).indices.sort().values
-    return kept
+def _shapes(answers: Any) -> list[torch.Size]:
+    return [one.shape for one in _tensors(answers)]
+
+
+def _parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
@@ -27,6 +27,8 @@ class ResidualCNN(nn.Module):
     Source: He et al., "Deep residual learning for image recognition", 2016; the averaging shortcut by He et al., "Bag
     of tricks for image classification", 2019; each block begins as the identity by Goyal et al., 2017.
     """
+
+    prunable: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -29,6 +30,8 @@ class Transformer(nn.Module):
     Source: Vaswani et al., "Attention is all you need", 2017; normalisation before each part by Xiong et al., "On layer
     normalization in the transformer architecture", 2020.
     """
+
+    prunable: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lepton_tasks.core.artifacts import CheckpointRef, DatasetRef, PreprocessorRef
+from lepton_tasks.core.components import check_prunable
 from lepton_tasks.core.context import Progress, RunContext
 from lepton_tasks.core.spec import ComponentSpec
 from lepton_tasks.core.store import digest_of
@@ -47,7 +48,7 @@ def teaching(
         prune: float = 0.0,
         rate: float = 1.0,
     ) -> None:
-        from lepton_tasks.training.checkpoint import read_weights, restored, spec_of
+        from lepton_tasks.training.checkpoint import finished
         from lepton_tasks.training.curves import told
         from lepton_tasks.training.export import export_onnx
         from lepton_tasks.training.job import Job, Teacher
@@ -56,11 +57,12 @@ def teaching(
         settings = Train.model_validate(ctx.read_json(checkpoint, "checkpoint.json")["train"])
         changes: dict[str, Any] = {"epochs": epochs or settings.epochs, "devices": 1}
         if student is None:
-            student = _narrower(ctx.read_json(checkpoint, "checkpoint.json")["model"], prune)
+            student = ComponentSpec.model_validate(ctx.read_json(checkpoint, "checkpoint.json")["model"])
+            check_prunable(student.name, where="pruned")
             changes["epochs"] = epochs or max(1, settings.epochs // 4)
             changes["learning_rate"] = settings.learning_rate * rate
         taught = use_case.model_copy(update={"model": student, "train": settings.model_copy(update=changes)})
-        teacher = Teacher(checkpoint=ctx.open(checkpoint), share=share, temperature=temperature, prune=bool(prune))
+        teacher = Teacher(checkpoint=ctx.open(checkpoint), share=share, temperature=temperature, prune=prune)
         named = digest_of([student.model_dump(), changes, teacher.model_dump(mode="json")])[:16]
         workdir = ctx.workdir / named
         workdir.mkdir(parents=True, exist_ok=True)
@@ -79,18 +81,9 @@ def teaching(
 
         with training(job) as process:
             outcome = wait(job, process, ended)
-        trained = restored(spec_of(job, outcome), read_weights(job.best), where=str(workdir))
+        trained = finished(job, outcome)
         ctx.log.info("%s has %s parameters", student.name, f"{outcome['parameters']:,}")
         export_onnx(trained.deployable, samples(2), made, outputs=trained.task.outputs, opset=use_case.export.opset)
         shutil.rmtree(workdir)
 
     return teach
-
-
-def _narrower(model: Mapping[str, Any], share: float) -> ComponentSpec:
-    """The network of a checkpoint with a share of its channels less; raises `ConfigError` if that cannot be."""
-    from lepton_tasks.core.catalogue import MODELS
-    from lepton_tasks.core.components import check_prunable
-
-    check_prunable(model["name"], where="pruned")
-    return ComponentSpec(name=model["name"], params=MODELS.load(model["name"]).narrower(model["params"], share))

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from lepton_tasks.core import catalogue
 from lepton_tasks.core.errors import ArtifactError
 from lepton_tasks.core.protocols import LearningTask
@@ -79,6 +81,32 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     return restored(
         json.loads((folder / SPEC_FILE).read_text()), read_weights(folder / WEIGHTS_FILE), where=str(folder)
     )
+
+
+def finished(job: Job, outcome: dict[str, Any]) -> Checkpoint:
+    """The kept network of a finished training, read where it was trained."""
+    task = job.learning_task()
+    network = network_of(job, task)
+    network.load_state_dict(read_weights(job.best))
+    return Checkpoint(network.eval(), task, spec_of(job, outcome))
+
+
+def network_of(job: Job, task: LearningTask) -> nn.Module:
+    """The network of a training: with new weights, from torch's generator, or without a share of the teacher's."""
+    import torch
+
+    if job.teacher is not None and job.teacher.prune:
+        from lepton_tasks.models.pruning import prune
+
+        network = read_checkpoint(job.teacher.checkpoint).network
+        rows = torch.from_numpy(np.array(task.training_rows(job.features).inputs[:2]))
+        prune(network, task.trainable(network), task.inputs(rows), share=job.teacher.prune)
+        network.train()
+    else:
+        model, arguments = job.model, task.network_arguments()
+        network = catalogue.MODELS.build(model.name, model.params, where="model", **arguments)
+    # Convolutions over pixels that lie channel by channel: 0.6 of the time for `cnn` on a CPU, and right for GPUs.
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]  # torch's stub
 
 
 def read_weights(path: Path) -> dict[str, Any]:

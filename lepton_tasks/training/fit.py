@@ -16,12 +16,13 @@ from lepton_tasks.core.errors import ConfigError, StageError
 from lepton_tasks.core.protocols import Rows
 from lepton_tasks.core.store import write_json
 from lepton_tasks.training.batches import Batches
+from lepton_tasks.training.checkpoint import network_of
 from lepton_tasks.training.compiling import explained
 from lepton_tasks.training.course import Course, save_whole
 from lepton_tasks.training.job import Job
 from lepton_tasks.training.layout import ShardingStrategy, check_strategy
 from lepton_tasks.training.loop import EpochLoop
-from lepton_tasks.training.module import TrainingModule, network_of
+from lepton_tasks.training.module import TrainingModule
 from lepton_tasks.training.summary import summary
 
 _PRECISION: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {

@@ -30,8 +30,8 @@ class Teacher(pydantic.BaseModel):
     """How much its answers count beside the targets."""
     temperature: float = pydantic.Field(2.0, gt=0)
     """How far its probabilities are evened out."""
-    prune: bool = False
-    """Whether the network begins with its strongest channels."""
+    prune: float = pydantic.Field(0.0, ge=0, lt=1)
+    """The share of its channels without which it is itself what learns; 0 for another network."""
 
 
 class Job(pydantic.BaseModel):

@@ -16,8 +16,7 @@ from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.protocols import LearningTask
 from lepton_tasks.core.spec import ComponentSpec
 from lepton_tasks.models.named_elsewhere import NamedElsewhere
-from lepton_tasks.models.pruning import keep_the_strongest
-from lepton_tasks.training.checkpoint import read_checkpoint
+from lepton_tasks.training.checkpoint import network_of
 from lepton_tasks.training.compiling import Judged, compiled
 from lepton_tasks.training.distil import Lessons
 from lepton_tasks.training.job import Job
@@ -46,11 +45,10 @@ class TrainingModule(pl.LightningModule):
         ]
         torch.manual_seed(job.seed)
         self.network = network_of(job, self.task)
-        self.task.initialise(self.network)
-        if isinstance(self.network, NamedElsewhere):
-            self.network.begin_with_weights()
-        if job.teacher is not None and job.teacher.prune:
-            keep_the_strongest(read_checkpoint(job.teacher.checkpoint).network, self.network)
+        if job.teacher is None or not job.teacher.prune:
+            self.task.initialise(self.network)
+            if isinstance(self.network, NamedElsewhere):
+                self.network.begin_with_weights()
         self.loss = _loss(job, self.task, class_weights)
         self.lessons = Lessons(job.teacher, self.task) if job.teacher is not None else None
         embeddings = getattr(self.loss, "of", "") == "embeddings"
@@ -139,14 +137,6 @@ class TrainingModule(pl.LightningModule):
             learning_rate=train.learning_rate,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def network_of(job: Job, task: LearningTask) -> nn.Module:
-    """The network of a training with new weights, from torch's generator."""
-    arguments = task.network_arguments()
-    network: nn.Module = catalogue.MODELS.build(job.model.name, job.model.params, where="model", **arguments)
-    # Convolutions over pixels that lie channel by channel: 0.6 of the time for `cnn` on a CPU, and right for GPUs.
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]  # torch's stub
 
 
 def _judged(

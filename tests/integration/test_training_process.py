@@ -18,8 +18,9 @@ from dask_hosts import Networks
 
 from lepton_tasks.core.environment import Training
 from lepton_tasks.core.errors import LeptonError, StageError
+from lepton_tasks.training.checkpoint import finished, network_of, write_checkpoint
+from lepton_tasks.training.job import Teacher
 from lepton_tasks.training.launch import training, wait
-from lepton_tasks.training.module import network_of
 from lepton_tasks.training.node import called
 
 pytestmark = pytest.mark.slow
@@ -125,6 +126,20 @@ def test_a_killed_training_goes_on_bit_for_bit(tmp_path, unbroken):
     assert torch.load(of.resume, weights_only=True)["step"] == STEPS + 2  # the last even step: amid the second epoch
     assert not of.outcome.exists()
     assert_same(of, *train(of), unbroken)
+
+
+def test_a_killed_training_without_half_of_the_channels_goes_on(tmp_path, unbroken_job, unbroken):
+    (taught := tmp_path / "taught").mkdir()
+    write_checkpoint(taught, unbroken_job, unbroken[1])
+    of = job(tmp_path, epochs=2).model_copy(update={"teacher": Teacher(checkpoint=taught, prune=0.5)})
+    killed = signalled(of, STEPS + 3, signal.SIGKILL)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    outcome, rows = train(of)
+    assert outcome["epochs"] == len(rows) == 2
+    assert outcome["parameters"] < 0.4 * unbroken[1]["parameters"]
+    assert rows[-1]["validation_accuracy"] > 0.75
+    kept = finished(of, outcome).network.state_dict()
+    assert all(torch.equal(kept[name], value) for name, value in torch.load(of.best, weights_only=True).items())
 
 
 def test_added_up_gradients_drawn_rows_and_a_plateau_survive_a_kill_too(tmp_path):

@@ -14,9 +14,10 @@ from lepton_tasks.core.spec import ComponentSpec
 
 
 class Pruned:
-    """For networks whose layers are a chain, such as `cnn`: whole channels go, so that the graph is smaller and faster.
+    """Whole channels go, also where branches meet, so that the graph is smaller and faster; attention and answers stay.
 
-    Then it is trained by the same course, with the network before as teacher, which takes epochs of a training.
+    Then it is trained by the same course, with the network before as teacher, which takes epochs of a training. For
+    convolutional and dense networks, transformers of texts and many networks of timm and torchvision.
 
     Args:
         share: Of the channels of each layer that go, above 0 and below 1.
@@ -26,7 +27,7 @@ class Pruned:
         temperature: How far its probabilities are evened out.
         then: A compression of the pruned graph.
 
-    Source: Li et al., "Pruning filters for efficient ConvNets", 2017.
+    Source: Fang et al., "DepGraph: towards any structural pruning", 2023.
     """
 
     prunes = True  # `lepton validate` asks whether the network can be

@@ -1,52 +1,153 @@
+"""Every network of the catalogue that says so, and those that cannot be pruned."""
+
+import copy
+
+import numpy as np
 import pytest
 import torch
+import torch_pruning
+from tiny_features import PAIRS, build_network, build_task, tiny
+from torch import nn
 
+from lepton_tasks.core.catalogue import MODELS
+from lepton_tasks.core.components import check_prunable
 from lepton_tasks.core.errors import ConfigError
-from lepton_tasks.models.cnn import CNN
-from lepton_tasks.models.pruning import keep_the_strongest
+from lepton_tasks.models.pruning import prune
 
-SHAPE = (16, 16, 1)
+PRUNABLE = [pair for pair in PAIRS if getattr(MODELS.load(pair[2]), "prunable", False)]
+# What is normalised over the channels themselves is another number without some of them.
+EXACT = [pair for pair in PRUNABLE if pair[2] != "mlp"]
 
 
-def trained():
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """Inputs of `trainable` and targets, made once for each pair."""
+    made = {}
+
+    def rows(pair):
+        if pair[:2] not in made:
+            folder = tmp_path_factory.mktemp("rows")
+            tiny(pair[1]).write(folder)
+            task = build_task(*pair[:2])
+            found = task.training_rows(folder)
+            given, targets = (torch.from_numpy(np.array(array[:4])) for array in (found.inputs, found.targets))
+            made[pair[:2]] = task, task.inputs(given), task.targets(targets, 0.1)
+        return made[pair[:2]]
+
+    return rows
+
+
+def trained(pair):
     """A network as if it were trained: nothing in it is 0 or 1."""
     torch.manual_seed(0)
-    network = CNN(SHAPE, 3, width=8)
-    for value in network.state_dict().values():
-        if value.is_floating_point():
-            value.copy_(torch.rand_like(value) + 0.1)
-    return network.eval()
+    network = build_network(*pair).eval()
+    for name, value in network.state_dict().items():
+        if value.is_floating_point() and "threshold" not in name:
+            value.copy_(0.2 * torch.rand_like(value) + 0.1)
+    return network
 
 
-def test_channels_that_do_nothing_go_and_the_answers_stay():
-    wide = trained()
-    for index, channels in ((0, 8), (2, 16), (4, 16), (6, 32)):
-        convolution, normalisation, _ = wide.features[index]
-        dead = torch.randperm(channels)[: channels // 2]
-        with torch.no_grad():
-            convolution.weight[dead] *= 1e-9
-            normalisation.running_mean[dead] = 0.0
-            normalisation.bias[dead] = 0.0
-            normalisation.weight[dead] *= 1e-9
-    narrow = CNN(SHAPE, 3, **CNN.narrower({"width": 8}, 0.5)).eval()
-    keep_the_strongest(wide, narrow)
-    images = torch.rand(5, 1, 16, 16)
-    torch.testing.assert_close(narrow(images), wide(images), rtol=1e-4, atol=1e-4)
-    assert sum(p.numel() for p in narrow.parameters()) < 0.3 * sum(p.numel() for p in wide.parameters())
+def size(network):
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
-def test_a_channel_is_as_strong_as_the_normalisation_makes_it():
-    wide = trained()
-    with torch.no_grad():
-        wide.features[0][0].weight[:] = 1.0
-        wide.features[0][1].weight[:] = torch.tensor([1.0, 9, 2, 8, 3, 7, 4, 6])
-        wide.features[0][1].running_var[:] = 1.0
-    narrow = CNN(SHAPE, 3, width=4)
-    keep_the_strongest(wide, narrow)
-    assert narrow.features[0][1].weight.tolist() == [9.0, 8.0, 7.0, 6.0]
-    assert narrow.features[2][0].weight.shape == (8, 4, 3, 3)
+@pytest.mark.parametrize("pair", PRUNABLE, ids="-".join)
+def test_half_of_the_channels_go_and_what_is_left_learns(pair, inputs):
+    task, given, targets = inputs(pair)
+    network = trained(pair)
+    learning = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
+    whole, before = task.trainable(network), size(network)
+    answers = whole(given)
+    prune(network, whole, given, share=0.5)
+    assert size(network) < (0.9 if pair[2] == "transformer" else 0.5) * before  # attention stays
+    assert {name: parameter.requires_grad for name, parameter in network.named_parameters()} == learning
+    found = whole.train()(given)
+    assert found.shape == answers.shape
+    task.loss(found, targets).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in network.parameters() if parameter.grad is not None)
 
 
-def test_other_layers_are_refused():
-    with pytest.raises(ConfigError, match="has other layers"):
-        keep_the_strongest(trained(), torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3)))
+@pytest.mark.parametrize("pair", EXACT, ids="-".join)
+def test_channels_that_do_nothing_go_and_the_answers_stay(pair, inputs):
+    task, given, _ = inputs(pair)
+    network = trained(pair)
+    seen = []
+    network.register_forward_pre_hook(lambda _network, given: seen.append(given))
+    task.trainable(network)(given)
+    silence(network, seen[0])
+    narrow = copy.deepcopy(network)
+    prune(narrow, task.trainable(narrow), given, share=0.5)
+    for found, wanted in zip(tuples(narrow(*seen[0])), tuples(network(*seen[0])), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    assert size(narrow) < size(network)
+
+
+def tuples(answers):
+    return answers if isinstance(answers, tuple) else (answers,)
+
+
+def silence(network, given):
+    """Make half of the channels of every layer that may go put out 0, and be read with 0."""
+    graph = torch_pruning.DependencyGraph().build_dependency(
+        network, given, verbose=False, output_transform=lambda out: [one * 1 for one in tuples(out)]
+    )
+    for group in graph.get_all_groups():
+        if any(isinstance(dep.target.module, torch_pruning.ops._OutputOp) for dep, _ in group):
+            continue
+        dead = torch.randperm(len(group[0].idxs))[: len(group[0].idxs) // 2].tolist()
+        for dep, places in graph.get_pruning_group(group[0].dep.target.module, group[0].dep.handler, dead):
+            layer, reads = dep.target.module, "in_channels" in dep.handler.__name__
+            with torch.no_grad():
+                for name, value in layer.state_dict().items() if isinstance(layer, nn.Module) else ():
+                    turned = getattr(layer, "transposed", False) != reads and value.dim() > 1
+                    if value.dim() > reads:  # a bias is not read with
+                        (value.transpose(0, 1) if turned else value)[places] = 1.0 if name == "running_var" else 0.0
+
+
+def test_the_heads_of_attention_stay_as_wide_as_they_are(inputs):
+    pair = ("text_classification", "text", "transformer")
+    task, given, _ = inputs(pair)
+    network = trained(pair)
+    before = {name: value.clone() for name, value in network.state_dict().items() if "attention." in name}
+    prune(network, task.trainable(network), given, share=0.5)
+    now = network.state_dict()
+    assert before
+    assert all(torch.equal(now[name], value) for name, value in before.items())
+
+
+def test_recurrent_networks_are_refused_with_the_suitable_ones():
+    with pytest.raises(ConfigError, match=r"of the model 'rnn'. Suitable: autoencoder, .* residual_cnn, .* timm/"):
+        check_prunable("rnn")
+
+
+class Twice(nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, rows):
+        return self.network(self.network(rows))
+
+
+class Unknown(nn.Module):
+    """Reads its own width elsewhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 4)
+
+    def forward(self, rows):
+        return self.last(self.first(rows).view(len(rows), 8))
+
+
+@pytest.mark.parametrize(
+    ("network", "around", "message"),
+    [
+        (nn.Sequential(nn.Linear(4, 4)), nn.Sequential, "has no channels that can be taken out"),
+        (nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 4)), Twice, "it is called 2 times for an answer"),
+        (Unknown(), nn.Sequential, "cannot be taken out of this network: .* invalid for input of size"),
+    ],
+)
+def test_what_cannot_be_pruned_says_why(network, around, message):
+    with pytest.raises(ConfigError, match=message):
+        prune(network, around(network), torch.rand(2, 4), share=0.5)
