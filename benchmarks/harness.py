@@ -100,6 +100,8 @@ def report(
     if aims:
         result["aims"] = {name: dict(aim) for name, aim in aims.items()}
     console = Console(stderr=as_json)
+    if not console.is_terminal:
+        console.width = 200  # a log file: cut no cell
     table = Table(*header, title=name, title_justify="left")
     for row in rows:
         table.add_row(*(f"{cell:,.2f}" if isinstance(cell, float) else str(cell) for cell in row))

@@ -25,7 +25,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
-    help="Lepton turns one YAML file, a *use case*, into a served and watched model.",
+    help="Lepton turns one YAML file, a *use case*, into a deployed and monitored model.",
     epilog="Start with `lepton list`, then `lepton run configs/use_cases/mnist_digits.yaml`.",
 )
 
@@ -33,20 +33,21 @@ app.add_typer(data, name="data")
 app.add_typer(key, name="key")
 app.add_typer(package, name="package")
 
-File = Annotated[Path, typer.Argument(metavar="FILE", help="A use case, e.g. configs/use_cases/mnist_digits.yaml.")]
+File = Annotated[Path, typer.Argument(metavar="FILE", help="Use case file, e.g. configs/use_cases/mnist_digits.yaml.")]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a value, e.g. train.epochs=3. Repeatable."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a value, e.g. train.epochs=3. Repeatable."),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Run even what did not change.")]
+Force = Annotated[bool, typer.Option("--force", help="Run all stages, even unchanged ones.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the log of the stages.")]
 
 
 @app.command(epilog="Example: `lepton validate configs/use_cases/*.yaml`")
 def validate(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Use cases to check.")], as_json: Json = False
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Use case files to check.")],
+    as_json: Json = False,
 ) -> None:
-    """Check use cases: keys, types, names, and every component's parameters."""
+    """Validate use case files: keys, types, component names and parameters."""
     from lepton_tasks.core.components import check_params_of
     from lepton_tasks.core.use_case import load_use_case
 
@@ -68,11 +69,11 @@ def validate(
 @app.command("list", epilog="Example: `lepton list models`")
 def list_(
     what: Annotated[
-        str, typer.Argument(help="use_cases, stages, or a part of the catalogue: models, sources, ...")
+        str, typer.Argument(help="use_cases, stages, or a kind of component: models, sources, ...")
     ] = "use_cases",
     as_json: Json = False,
 ) -> None:
-    """Show what there is: use cases, stages, models, sources and so on."""
+    """List use cases, stages, or available components such as models and sources."""
     from lepton_tasks.cli.listing import listing
 
     rows = listing(what)
@@ -93,7 +94,7 @@ def run(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Run all stages of a use case, without Airflow. Starts MLflow and serving if they are not up."""
+    """Run all stages of a use case without Airflow. Starts MLflow and serving if they are not running."""
     from lepton_tasks.cli.run import run_use_case
 
     _logging(verbose)
@@ -102,14 +103,14 @@ def run(
 
 @app.command(epilog="Example: `lepton stage evaluate configs/use_cases/mnist_digits.yaml --force`")
 def stage(
-    name: Annotated[str, typer.Argument(metavar="STAGE", help="See `lepton list stages`.")],
+    name: Annotated[str, typer.Argument(metavar="STAGE", help="Stage name; see `lepton list stages`.")],
     file: File,
     overrides: Set = None,
-    force: Annotated[bool, typer.Option("--force", help="Run this stage even if nothing changed.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Run this stage even if it is unchanged.")] = False,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Run one stage, and before it whatever it needs that is not there yet."""
+    """Run one stage, preceded by any stages it depends on that are out of date."""
     from lepton_tasks.cli.run import run_use_case
 
     _logging(verbose)
@@ -118,37 +119,37 @@ def stage(
 
 
 @app.command(
-    epilog="Example: `lepton predict mnist_digits seven.png` or, of many files, "
+    epilog="Example: `lepton predict mnist_digits seven.png` or, for many files, "
     "`lepton predict mnist_digits --input pictures/ --output answers.parquet`"
 )
 def predict(
     name: Annotated[
-        str, typer.Argument(metavar="MODEL", help="The use case's name; with --input a package folder too.")
+        str, typer.Argument(metavar="MODEL", help="Model (use case) name, or a package folder with --input.")
     ],
-    files: Annotated[list[Path] | None, typer.Argument(metavar="FILE...", help="Inputs: one prediction each.")] = None,
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="FILE...", help="Files to send to the endpoint, one prediction each.")
+    ] = None,
     input_: Annotated[
         str | None,
         typer.Option(
-            "--input", metavar="FILES", help="Folder, file or pattern: pictures, CSV, Parquet, JSON lines, texts."
+            "--input", metavar="FILES", help="Folder, file or glob pattern: images, CSV, Parquet, JSON lines, text."
         ),
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option(metavar="FILE.parquet", help="Where the answers to --input go.")
-    ] = None,
-    version: Annotated[str | None, typer.Option(help="Of --input: number in the model registry.")] = None,
-    alias: Annotated[str | None, typer.Option(help="Of --input: alias there [champion].")] = None,
+    output: Annotated[Path | None, typer.Option(metavar="FILE.parquet", help="Output file for --input.")] = None,
+    version: Annotated[str | None, typer.Option(help="With --input: version in the model registry.")] = None,
+    alias: Annotated[str | None, typer.Option(help="With --input: registry alias (default: champion).")] = None,
     as_json: Json = False,
 ) -> None:
-    """Ask the deployed model; or score whole files with --input, without a server."""
+    """Predict with the deployed model, or score whole files without a server (--input)."""
     from lepton_tasks.cli import predict
 
     if input_ is None:
         if not files or output or version or alias:
-            raise ConfigError("no FILE, or an option that belongs to --input.", fix="See `lepton predict --help`.")
+            raise ConfigError("FILE is missing, or an option requires --input.", fix="See `lepton predict --help`.")
         predict.ask(name, files, as_json=as_json)
         return
     if files or output is None:
-        raise ConfigError("--input goes with --output, and without FILE.", fix="See `lepton predict --help`.")
+        raise ConfigError("--input requires --output and no FILE.", fix="See `lepton predict --help`.")
     found = predict.score_files(name, input_, output, version=version, alias=alias, console=_console(as_json))
     if as_json:
         print_json(found)
@@ -161,7 +162,7 @@ releasing.add_to(app)
 
 @app.command(epilog="Example: `lepton status --json`")
 def status(as_json: Json = False) -> None:
-    """Show the services, what each model serves, and where to look."""
+    """Show services with their addresses, and the versions each model serves."""
     from lepton_tasks.cli.platform import platform_status
     from lepton_tasks.cli.release import in_words
 
@@ -177,11 +178,11 @@ def status(as_json: Json = False) -> None:
 
 @app.command(epilog="Example: `lepton requests mnist_digits --output requests.parquet`")
 def requests(
-    name: Annotated[str, typer.Argument(metavar="MODEL", help="The use case's name.")],
-    output: Annotated[Path, typer.Option(help="The Parquet file to write.")],
-    hours: Annotated[float, typer.Option(help="How far back to look.", min=0.01)] = 24.0,
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="Model (use case) name.")],
+    output: Annotated[Path, typer.Option(help="Parquet file to write.")],
+    hours: Annotated[float, typer.Option(help="Length of the period, until now.", min=0.01)] = 24.0,
 ) -> None:
-    """Write what was asked and answered, as the request log has it, to one Parquet file."""
+    """Export the request log of a model to one Parquet file."""
     from lepton_tasks.cli.requests import export_requests
 
     typer.echo(f"{export_requests(name, output, hours=hours):,} rows in {output}")
@@ -193,12 +194,12 @@ def requests(
 )
 def serve(
     context: typer.Context,
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.", min=1, max=65535)] = 8100,
-    host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8100,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
 ) -> None:
-    """Run the inference server in the foreground: of this state folder, or of one PACKAGE (its folder) named first.
+    """Run the inference server in the foreground, for all deployed models or (`lepton serve PACKAGE`) for one.
 
-    Further options go to the server: `python -m lepton_tasks.serving --help` lists them.
+    PACKAGE is a package folder or a registered model. Further options: `python -m lepton_tasks.serving --help`.
     """
     from lepton_tasks.cli import serve
 
@@ -211,11 +212,11 @@ def serve(
 @app.command(epilog="Example: `lepton up mlflow serving`")
 def up(
     services: Annotated[
-        list[str] | None, typer.Argument(metavar="SERVICE...", help="mlflow, serving, airflow; all without a name.")
+        list[str] | None, typer.Argument(metavar="SERVICE...", help="mlflow, serving, airflow (default: all).")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Start the services on this machine, on 127.0.0.1; those that run are left alone."""
+    """Start local services on 127.0.0.1, unless they are already running."""
     from lepton_tasks.cli.platform import start
     from lepton_tasks.deployment.embedded import SERVICES
 
@@ -226,7 +227,7 @@ def up(
 
 @app.command(epilog="Example: `lepton down`")
 def down(as_json: Json = False) -> None:
-    """Stop what `lepton up` started, children included. Nothing stored is removed."""
+    """Stop the services that `lepton up` started. Stored data are kept."""
     from lepton_tasks.cli.platform import stop
 
     stopped = stop()
@@ -238,9 +239,9 @@ def down(as_json: Json = False) -> None:
 
 @app.command(epilog="Example: `lepton demo`")
 def demo(
-    name: Annotated[str, typer.Argument(help="The use case to run through Airflow.")] = "mnist_digits",
+    name: Annotated[str, typer.Argument(help="Use case to run through Airflow.")] = "mnist_digits",
 ) -> None:
-    """Start everything, run a use case through Airflow, and ask the endpoint for a prediction."""
+    """Start all services, run a use case through Airflow, and make a prediction."""
     from lepton_tasks.cli.demo import run_demo
 
     raise typer.Exit(run_demo(name, _console(False)))

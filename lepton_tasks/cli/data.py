@@ -1,4 +1,4 @@
-"""`lepton data`: what data hold, how two of them differ, and where their documentation lies."""
+"""`lepton data`: profile a data set, compare two of them, and find the Data Docs."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import Annotated, Any
 
 import typer
 
-data = typer.Typer(no_args_is_help=True, help="Look into data: profile, compare, read the Data Docs.")
+data = typer.Typer(no_args_is_help=True, help="Inspect data: profiles, differences, Data Docs.")
 
-_KINDS = "A use case (NAME, or NAME~1 for the run before), a file or folder, or the JSON of a profile."
-Json = Annotated[bool, typer.Option("--json", help="End with one JSON object on the last line of standard output.")]
+_KINDS = "Use case (NAME, or NAME~1 for the previous run), file, folder, or profile in JSON."
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
 
 
 @data.command(epilog="Example: `lepton data profile adult` or `lepton data profile rows.parquet`")
 def profile(what: Annotated[str, typer.Argument(metavar="DATA", help=_KINDS)], as_json: Json = False) -> None:
-    """Show what the columns hold: of a use case, those of its training rows."""
+    """Show column statistics; for a use case, those of its training split."""
     from lepton_tasks.cli.profiles import load_profile, profile_table
 
     found = load_profile(what)
@@ -24,10 +24,10 @@ def profile(what: Annotated[str, typer.Argument(metavar="DATA", help=_KINDS)], a
 @data.command(epilog="Example: `lepton data diff adult~1 adult`")
 def diff(
     old: Annotated[str, typer.Argument(metavar="OLD", help=_KINDS)],
-    new: Annotated[str, typer.Argument(metavar="NEW", help="The same, to compare with it.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="The data to compare with OLD, in the same form.")],
     as_json: Json = False,
 ) -> None:
-    """Show what changed: columns, types, rows, and how far the values of each column have moved."""
+    """Compare two data sets: columns, types, row counts, and the drift of each column."""
     from lepton_tasks.cli.profiles import diff_tables, load_profile
     from lepton_tasks.quality.diff import diff_profiles
 
@@ -37,11 +37,11 @@ def diff(
 
 @data.command(epilog="Example: `lepton data docs adult --open`")
 def docs(
-    name: Annotated[str, typer.Argument(metavar="USE_CASE", help="The use case's name.")],
-    open_: Annotated[bool, typer.Option("--open", help="Open the latest in a browser.")] = False,
+    name: Annotated[str, typer.Argument(metavar="USE_CASE", help="Use case name.")],
+    open_: Annotated[bool, typer.Option("--open", help="Open the latest page in a browser.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Print where the latest Data Docs of each check lie, the latest last."""
+    """Print the paths of the latest Data Docs of each check, newest last."""
     from lepton_tasks.cli.profiles import latest_docs
 
     found = latest_docs(name)

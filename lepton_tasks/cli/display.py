@@ -28,7 +28,7 @@ _HEADLINES = {
     "tune": "best of {trials} trials: validation {metric} {validation:.4f} (own values {own_value:.4f})",
     "train": "validation {metric} {validation:.4f}, kept epoch {kept} of {epochs}",
     "evaluate": "test {metric} {test:.4f} (trivial predictor {baseline:.4f})",
-    "gate": "passed; champion until now: {champion}",
+    "gate": "passed; previous champion: {champion}",
     "export": "{onnx_bytes:,} bytes of ONNX",
     "compress": "{chosen}: {size_ratio:.2f} of the size, {latency_ratio:.2f} of the time",
     "verify_package": "largest difference {max_difference:.1e}",
@@ -49,10 +49,11 @@ def headline(stage: str, facts: Mapping[str, Fact]) -> str:
     measured: dict[str, Fact] = {
         part: facts.get(f"{part}_{facts.get('metric')}") for part in ("validation", "test", "baseline")
     }
+    known = {key: "none" if value is None else value for key, value in facts.items()}
     measured["kept"] = int(facts.get("best_epoch") or 0) + 1  # facts count from 0, as MLflow
     for lines in (_HEADLINES, _OF_PICTURES):
         with contextlib.suppress(KeyError, ValueError, TypeError):
-            return lines[stage].format_map({**facts, **measured})
+            return lines[stage].format_map({**known, **measured})
     return ", ".join(f"{key.replace('_', ' ')} {_short(value)}" for key, value in list(facts.items())[:3])
 
 

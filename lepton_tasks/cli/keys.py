@@ -1,4 +1,4 @@
-"""`lepton key`: who may ask the inference server of this state folder."""
+"""`lepton key`: API keys of the inference server."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ from typing import Annotated, Any
 
 import typer
 
-key = typer.Typer(no_args_is_help=True, help="API keys of the inference server: make, list, revoke.")
+key = typer.Typer(no_args_is_help=True, help="Manage API keys of the inference server.")
 
-Json = Annotated[bool, typer.Option("--json", help="End with one JSON object on the last line of standard output.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
 
 
 @key.command(epilog="Example: `lepton key add shop --models 'digits*' --rate 50 --expires 90d`")
 def add(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is: a-z, 0-9, - and _.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Owner of the key: a-z, 0-9, - and _.")],
     models: Annotated[
-        list[str] | None, typer.Option("--models", metavar="PATTERN", help="Models it may ask. Repeatable.")
+        list[str] | None,
+        typer.Option("--models", metavar="PATTERN", help="Models the key is valid for (default: all). Repeatable."),
     ] = None,
-    rate: Annotated[float | None, typer.Option(help="Requests a second; without it, no limit.")] = None,
-    burst: Annotated[int | None, typer.Option(help="Requests that may come at once (default: those of 1 s).")] = None,
-    expires: Annotated[str | None, typer.Option(help="30m, 12h, 90d, or a date.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Requests per second (default: unlimited).")] = None,
+    burst: Annotated[int | None, typer.Option(help="Requests allowed at once (default: those of 1 s).")] = None,
+    expires: Annotated[str | None, typer.Option(help="30m, 12h, 90d, or a date (default: never).")] = None,
     as_json: Json = False,
 ) -> None:
-    """Make a key and print it, once. A name's earlier key stays good until it is revoked."""
+    """Create a key and print it once. Earlier keys of the same name stay valid until revoked."""
     import time
 
     from lepton_tasks.serving.access.keys import add_key, expiry
@@ -34,19 +35,19 @@ def add(
         _print({"key": made, **_row(about)})
         return
     typer.echo(made)
-    typer.echo(f"This is {about.id}; only its hash is kept. Servers of this state folder know it within 1 s.", err=True)
+    typer.echo(f"This is {about.id}; only its hash is stored. Running servers accept it within 1 s.", err=True)
 
 
 @key.command("list", epilog="Example: `lepton key list`")
 def list_(as_json: Json = False) -> None:
-    """Show the keys: whose, for what, how long. The keys themselves are not kept."""
+    """List keys with their models, rate and expiry. The keys themselves are not stored."""
     from lepton_tasks.serving.access.keys import read_keys
 
     try:
         rows = [_row(about) for about in read_keys(_file())]
-        none = "no keys are left: nobody may ask, but the stages"
+        none = "all keys are revoked: only the stages have access"
     except FileNotFoundError:
-        rows, none = [], "no keys: everybody on this machine may ask"
+        rows, none = [], "no keys: every client on this machine has access"
     if as_json:
         _print({"keys": rows})
         return
@@ -59,11 +60,11 @@ def list_(as_json: Json = False) -> None:
 
 @key.command(epilog="Example: `lepton key revoke shop --old`")
 def revoke(
-    which: Annotated[str, typer.Argument(metavar="NAME", help="A name, or an id as `lepton key list` shows it.")],
-    old: Annotated[bool, typer.Option("--old", help="Leave the newest key of the name.")] = False,
+    which: Annotated[str, typer.Argument(metavar="NAME", help="Name, or id as shown by `lepton key list`.")],
+    old: Annotated[bool, typer.Option("--old", help="Keep the newest key of this name.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Take keys back; running servers refuse them within a second."""
+    """Revoke keys; running servers refuse them within a second."""
     from lepton_tasks.serving.access.keys import revoke_keys
 
     gone = [about.id for about in revoke_keys(_file(), which, old=old)]

@@ -1,4 +1,4 @@
-"""`lepton package`: a model package in the forms that other servers take."""
+"""`lepton package`: export model packages for other servers."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Annotated
 
 import typer
 
-package = typer.Typer(no_args_is_help=True, help="Model packages: write them for other servers.")
+package = typer.Typer(no_args_is_help=True, help="Export model packages for other servers.")
 
-Json = Annotated[bool, typer.Option("--json", help="End with one JSON object on the last line of standard output.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
 
 
 @package.command(epilog="Example: `lepton package export mnist_digits --format triton --output model_repository`")
 def export(
-    name: Annotated[str, typer.Argument(metavar="MODEL", help="A registered model, or the folder of a package.")],
-    output: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the model's folder is written.")],
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="Registered model, or package folder.")],
+    output: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder to write to.")],
     format_: Annotated[str, typer.Option("--format", help="See `lepton list formats`.")] = "triton",
-    version: Annotated[str | None, typer.Option(help="Its number in the registry; without it, the champion.")] = None,
+    version: Annotated[str | None, typer.Option(help="Version in the registry (default: the champion).")] = None,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the format. Repeatable.")
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Parameter of the format. Repeatable.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a checked package in another form, e.g. as a model repository of Triton and KServe."""
+    """Export a package, e.g. as a Triton or KServe model repository."""
     from lepton_tasks.core.catalogue import FORMATS
     from lepton_tasks.core.context import RunContext
     from lepton_tasks.core.settings import parse_override

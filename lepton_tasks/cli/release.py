@@ -110,14 +110,14 @@ def in_words(model: dict[str, Any]) -> str:
         return f"not ready: {model.get('reason')}"
     text = f"version {model['version']}"
     if model.get("previous"):
-        text += f", before it {model['previous']}"
+        text += f"; previous {model['previous']}"
     if challenger := model.get("challenger"):
         share = f" at {challenger['weight']:.0%}" if challenger["kind"] == "canary" else ""
         text += f"; {challenger['kind']} {challenger['version']}{share}"
         if progress := challenger.get("progress"):
             text += f": {progress['reason']}"
     if undone := model.get("undone"):
-        text += f" ({undone} is taken back, in {model['seconds']:g} s)"
+        text += f" (removed {undone} in {model['seconds']:g} s)"
     return text
 
 
@@ -158,7 +158,7 @@ def read_truths(path: Path) -> dict[str, str]:
             return {row["id"] if "id" in row else row["trace"]: row["label"] for row in csv.DictReader(stream)}
     except (OSError, UnicodeDecodeError, KeyError, csv.Error) as error:
         fix = "Give a CSV file with the columns id (or trace) and label."
-        raise ConfigError(f"no right labels can be read: {error!r}.", where=str(path), fix=fix) from error
+        raise ConfigError(f"cannot read labels: {error!r}.", where=str(path), fix=fix) from error
 
 
 def told_comparison(found: dict[str, Any]) -> list[str]:
@@ -173,11 +173,13 @@ def told_comparison(found: dict[str, Any]) -> list[str]:
         lines.append(f"{version:<10}{row['answers']:>9}{row['failed']:>9}{times}  {labels}")
     if found.get("outcomes"):
         judged = sum(row.get("judged", 0) for row in found["versions"].values())
-        lines.append(f"{judged} answers judged by {found['outcomes']} outcomes")
+        lines.append(f"{judged} answers with a known label, of {found['outcomes']} reported")
     for version, row in found["versions"].items():
         if "accuracy" in row:
             low, high = row["accuracy_interval"]
-            lines.append(f"{version}: right {row['accuracy']:.2%} of {row['judged']} (95 %: {low:.2%} to {high:.2%})")
+            lines.append(
+                f"{version}: accuracy {row['accuracy']:.2%} of {row['judged']} (95 %: {low:.2%} to {high:.2%})"
+            )
         elif "mean_error" in row:
             lines.append(f"{version}: mean error {row['mean_error']:.4g} of {row['judged']}")
     for version, other in found["against"].items():

@@ -1,4 +1,4 @@
-"""The commands about versions: `lepton deploy`, `promote`, `rollback`, `ab` and `feedback`."""
+"""Release commands: `lepton deploy`, `promote`, `rollback`, `ab` and `feedback`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import typer
 
 from lepton_tasks.core.errors import ConfigError
 
-Name = Annotated[str, typer.Argument(metavar="MODEL", help="The use case's name.")]
-Json = Annotated[bool, typer.Option("--json", help="End with one JSON object on the last line of standard output.")]
+Name = Annotated[str, typer.Argument(metavar="MODEL", help="Model (use case) name.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -30,21 +30,21 @@ def print_json(value: dict[str, Any]) -> None:
 
 def deploy(
     name: Name,
-    version: Annotated[str, typer.Argument(help="Its number in the model registry.")],
+    version: Annotated[str, typer.Argument(help="Version in the model registry.")],
     canary: Annotated[
-        str | None, typer.Option(metavar="STEPS", help="Percent of the requests it answers, step by step.")
+        str | None, typer.Option(metavar="STEPS", help="Canary: percent of requests per step, e.g. 1,10,50,100.")
     ] = None,
     shadow: Annotated[
-        float | None, typer.Option(metavar="PERCENT", help="Give it copies of so many of the requests.")
+        float | None, typer.Option(metavar="PERCENT", help="Shadow: percent of requests to mirror.")
     ] = None,
-    hold: Annotated[bool, typer.Option("--hold", help="Load it for those who ask for it by its number.")] = False,
+    hold: Annotated[bool, typer.Option("--hold", help="Load it only for requests that name this version.")] = False,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A limit of the rollout, e.g. min_requests=50. Repeatable."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Rollout setting, e.g. min_requests=50. Repeatable."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Let a registered version answer: at once, as a canary, or in the champion's shadow."""
+    """Deploy a registered version: immediately, as a canary, or as a shadow."""
     from lepton_tasks.cli import release
 
     served = release.deploy_version(name, version, release.rollout_of(canary, shadow, hold, overrides or []))
@@ -52,14 +52,14 @@ def deploy(
 
 
 def promote(name: Name, as_json: Json = False) -> None:
-    """Let the challenger be the champion; the registry's aliases follow."""
+    """Make the challenger the champion; moves the registry aliases."""
     from lepton_tasks.cli import release
 
     _tell(release.promote_challenger(name), as_json)
 
 
 def rollback(name: Name, as_json: Json = False) -> None:
-    """Undo the last change: take the challenger away, or let the version before answer; the aliases follow."""
+    """Remove the challenger or, without one, return to the previous version; moves the registry aliases."""
     from lepton_tasks.cli import release
 
     _tell(release.roll_back(name), as_json)
@@ -67,16 +67,14 @@ def rollback(name: Name, as_json: Json = False) -> None:
 
 def ab(
     name: Name,
-    hours: Annotated[float, typer.Option(help="How far back to look.", min=0.01)] = 24.0,
+    hours: Annotated[float, typer.Option(help="Length of the period, until now.", min=0.01)] = 24.0,
     truths: Annotated[
         Path | None,
-        typer.Option(
-            metavar="CSV", help="Right labels beside the feedback: columns id of the answer (or trace), label."
-        ),
+        typer.Option(metavar="CSV", help="Additional true labels: columns id (or trace), label."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare the versions that answered: errors, times, labels, and accuracy where it is known; with tests."""
+    """Compare versions on logged requests: errors, latency, answers and, where labels are known, accuracy."""
     from lepton_tasks.cli import release
 
     found = release.comparison(name, hours=hours, truths=truths)
@@ -89,16 +87,16 @@ def ab(
 def feedback(
     name: Name,
     answer: Annotated[str | None, typer.Argument(metavar="ID", help="The `id` of the answer.")] = None,
-    label: Annotated[str | None, typer.Argument(help="The label, or number, that was right.")] = None,
-    file: Annotated[Path | None, typer.Option(metavar="CSV", help="Many: columns id, label.")] = None,
+    label: Annotated[str | None, typer.Argument(help="The true label or number.")] = None,
+    file: Annotated[Path | None, typer.Option(metavar="CSV", help="File with columns id, label.")] = None,
 ) -> None:
-    """Tell the server what turned out to be right; `lepton ab` then compares how often each version was."""
+    """Report true labels to the server, for `lepton ab`."""
     from lepton_tasks.cli import release
 
     if (file is None) == (answer is None or label is None):
-        raise ConfigError("give ID and LABEL, or --file.", fix="See `lepton feedback --help`.")
+        raise ConfigError("give either ID and LABEL, or --file.", fix="See `lepton feedback --help`.")
     outcomes = release.read_truths(file) if file else {str(answer): str(label)}
-    typer.echo(f"{release.tell(name, outcomes):,} outcomes taken down")
+    typer.echo(f"{release.tell(name, outcomes):,} labels recorded")
 
 
 def _tell(served: dict[str, Any], as_json: bool) -> None:

@@ -48,6 +48,8 @@ def chosen(name: str, ctx: RunContext, *, version: str | None = None, alias: str
         if not (folder / _PACKAGE_FILE).is_file():
             raise ConfigError(f"no model package: it has no {_PACKAGE_FILE}.", where=name)
         return Chosen(folder.resolve())
+    if "/" in name:
+        raise ConfigError("no such folder.", where=name, fix="Give the folder of a model package, or a model's name.")
     url = ctx.environment.tracking_url
     found = registry.version(url, name, version) if version else registry.alias(url, name, alias or CHAMPION)
     if found is None:

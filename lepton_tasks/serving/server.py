@@ -74,39 +74,41 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lepton_tasks.serving", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8100, help="port to listen on (default: %(default)s)")
-    parser.add_argument("--grpc-port", type=int, help="port to listen on for gRPC, too (default: none)")
+    parser.add_argument("--grpc-port", type=int, help="gRPC port (default: none)")
     parser.add_argument("--home", type=Path, required=True, help="folder of packages, request log and admin token")
     parser.add_argument(
         "--processes",
         type=_processes,
         default="auto",
-        help=f"processes that share the port (default: auto, {_SEVERAL} where there are as many cores)",
+        help=f"server processes on one port (default: auto: {_SEVERAL} if there are as many cores)",
     )
-    parser.add_argument("--workers", type=int, help="inference threads of each model (default: cores - 1)")
+    parser.add_argument("--workers", type=int, help="inference threads per model (default: cores - 1)")
     parser.add_argument(
         "--values",
         choices=("on", "off"),
         default=os.environ.get(VALUES_VARIABLE, "on"),
-        help=f"whether the request log keeps the column values of rows (default: {VALUES_VARIABLE}, or on)",
+        help=f"whether the request log keeps input values (default: {VALUES_VARIABLE}, or on)",
     )
-    parser.add_argument("--log-format", choices=logs.FORMATS, default="text", help="lines for people, or JSON")
-    parser.add_argument("--log-sample", type=float, default=1.0, help="share of samples in the request log")
-    parser.add_argument("--tls-cert", type=Path, metavar="PEM", help="certificate, and those above it; renewed live")
-    parser.add_argument("--tls-key", type=Path, metavar="PEM", help="its private key")
-    parser.add_argument("--insecure", action="store_true", help="let other machines ask without API keys")
-    parser.add_argument("--cors", action="append", default=[], metavar="ORIGIN", help="pages that may ask; repeatable")
+    parser.add_argument("--log-format", choices=logs.FORMATS, default="text", help="format of log lines")
+    parser.add_argument("--log-sample", type=float, default=1.0, help="share of samples to log, 0 to 1")
+    parser.add_argument("--tls-cert", type=Path, metavar="PEM", help="certificate chain; reloaded when it changes")
+    parser.add_argument("--tls-key", type=Path, metavar="PEM", help="private key")
+    parser.add_argument("--insecure", action="store_true", help="allow other machines without API keys")
+    parser.add_argument("--cors", action="append", default=[], metavar="ORIGIN", help="allowed origin; repeatable")
     parser.add_argument(
         "--follow",
         metavar="URL",
         default=os.environ.get(FOLLOW_VARIABLE),
-        help=f"MLflow whose aliases decide what is served (default: {FOLLOW_VARIABLE}, or none)",
+        help=f"MLflow server whose aliases decide what is served (default: {FOLLOW_VARIABLE}, or none)",
     )
-    parser.add_argument("--follow-every", type=float, default=5.0, metavar="SECONDS", help="(default: %(default)s)")
+    parser.add_argument(
+        "--follow-every", type=float, default=5.0, metavar="SECONDS", help="poll interval (default: %(default)s)"
+    )
     parser.add_argument(
         "--challenger",
         choices=("off", "hold", "shadow", "canary"),
         default="off",
-        help="how a version with the alias challenger is served, with --follow (default: %(default)s)",
+        help="with --follow: rollout of the alias challenger (default: %(default)s)",
     )
     return parser
 

@@ -25,7 +25,7 @@ def lepton(tmp_path, monkeypatch, capsys):
 def test_keys_are_made_listed_rotated_and_revoked(lepton, tmp_path):
     code, key, about = lepton("key", "add", "shop", "--models", "digits*", "--rate", "50", "--expires", "90d")
     assert code in (0, None)
-    assert "only its hash is kept" in about
+    assert "only its hash is stored" in about
     assert key.strip() not in (tmp_path / "serving" / "keys.json").read_text()
     guard = Guard(tmp_path / "serving" / "keys.json")
     ident = guard.admit(f"Bearer {key.strip()}", "digits_2")
@@ -51,7 +51,7 @@ def test_a_wrong_command_says_what_is_wrong(lepton):
     assert code == 2
     assert "'Shop'" in err
     assert lepton("key", "revoke", "nobody")[0] == 2
-    assert "no keys: everybody" in lepton("key", "list")[1]
+    assert "no keys: every client" in lepton("key", "list")[1]
     lepton("key", "add", "shop")
     lepton("key", "revoke", "shop")
-    assert "nobody may ask" in lepton("key", "list")[1]
+    assert "only the stages have access" in lepton("key", "list")[1]

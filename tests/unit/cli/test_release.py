@@ -32,10 +32,10 @@ def test_a_wrong_rollout_is_refused_with_the_option(options, reason):
 def test_what_is_served_in_words():
     challenger = {"version": "3", "kind": "canary", "weight": 0.1, "progress": {"reason": "20 of 50 requests"}}
     assert in_words({"version": "2", "previous": "1", "challenger": challenger}) == (
-        "version 2, before it 1; canary 3 at 10%: 20 of 50 requests"
+        "version 2; previous 1; canary 3 at 10%: 20 of 50 requests"
     )
     assert in_words({"version": "2", "previous": None, "challenger": None, "undone": "3", "seconds": 0.01}) == (
-        "version 2 (3 is taken back, in 0.01 s)"
+        "version 2 (removed 3 in 0.01 s)"
     )
     assert in_words({"version": None, "reason": "it is being loaded."}) == "not ready: it is being loaded."
 

@@ -189,6 +189,11 @@ def test_a_registered_model_is_found_by_alias_or_version(tmp_path, monkeypatch, 
         chosen(str(table), ctx, alias="champion")
 
 
+def test_a_folder_that_is_not_there_is_not_looked_up_as_a_model(tmp_path):
+    with pytest.raises(ConfigError, match="no such folder"):
+        chosen(str(tmp_path / "gone"), RunContext.local(tmp_path))
+
+
 def test_a_package_other_than_the_registered_one_is_refused(tmp_path, table):
     ctx = dataclasses.replace(RunContext.local(tmp_path / "state"), stage="predict")
     (tmp_path / "rows.jsonl").write_text('{"a": 1}')
