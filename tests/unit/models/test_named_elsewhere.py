@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 import tiny_training
 import torch
+import torch_pruning  # noqa: F401 -- it looks for timm when it is imported, and would find the one below
 from torch import nn
 
 from lepton_tasks.core.catalogue import MODELS
 from lepton_tasks.core.components import check_names, check_params_of
 from lepton_tasks.core.errors import ConfigError
-from lepton_tasks.training.checkpoint import restored
+from lepton_tasks.training.checkpoint import restored, write_checkpoint
+from lepton_tasks.training.job import Teacher
 from lepton_tasks.training.module import TrainingModule
 
 GIVEN = {"input_shape": (tiny_training.SIDE, tiny_training.SIDE, 1), "num_classes": 2}
@@ -99,6 +101,23 @@ def test_weights_come_from_a_file_but_for_a_last_layer_of_other_classes(tmp_path
     arguments = job.learning_task().network_arguments()
     found = restored({**spec, "network_arguments": arguments}, module.network.state_dict(), where="here")
     assert torch.equal(found.network.network.body.weight, kept.body.weight)
+
+
+def test_without_its_weakest_channels_it_begins_with_its_own_weights(tmp_path):
+    torch.save(Tiny(1, 1000).state_dict(), tmp_path / "tiny.pth")
+    job = job_with_weights(tmp_path, {"weights": str(tmp_path / "tiny.pth")})
+    trained = TrainingModule(job, steps=1, rank=0).network.network
+    with torch.no_grad():
+        trained.body.weight[1:3] *= 0.01
+        trained.fc.weight[:, 1:3] *= 0.01
+    torch.save({f"network.{name}": value for name, value in trained.state_dict().items()}, job.best)
+    (tmp_path / "taught").mkdir()
+    write_checkpoint(tmp_path / "taught", job, {})
+    (tmp_path / "tiny.pth").unlink()
+    teacher = Teacher(checkpoint=tmp_path / "taught", prune=0.5)
+    module = TrainingModule(job.model_copy(update={"teacher": teacher}), steps=1, rank=0)
+    assert torch.equal(module.network.network.body.weight, trained.body.weight[[0, 3]])
+    assert module.network.training
 
 
 def test_a_file_that_is_missing_or_of_another_network_is_named(tmp_path):
