@@ -1,4 +1,4 @@
-"""From the rows of a source to a checked model that serves."""
+"""Machine-learning pipelines: from source data to a verified model in production."""
 
 import os
 

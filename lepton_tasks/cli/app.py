@@ -1,4 +1,4 @@
-"""The commands of `lepton`: each parses its arguments and calls one function below it.
+"""The `lepton` commands: each parses its arguments and calls one function of this package.
 
 Exit codes: 0 done, 1 failed, 2 the command or the file it was given is wrong.
 """

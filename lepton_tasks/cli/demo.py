@@ -1,4 +1,4 @@
-"""`lepton demo`: everything from nothing to a prediction, through Airflow's public API, with live progress."""
+"""`lepton demo`: run a use case through Airflow's public API, from nothing to a prediction, with live progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a terminal shows of a run: one line a stage, with its state, time and one fact."""
+"""Terminal display of a run: one line per stage with state, duration and one key fact."""
 
 from __future__ import annotations
 

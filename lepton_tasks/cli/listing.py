@@ -1,4 +1,4 @@
-"""What `lepton list` shows; imports no component."""
+"""`lepton list`: use cases, stages and components, read without importing them."""
 
 from __future__ import annotations
 

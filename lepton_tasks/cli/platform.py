@@ -1,4 +1,4 @@
-"""`lepton up`, `down` and `status`: the services of this machine."""
+"""`lepton up`, `down` and `status`: local services."""
 
 from __future__ import annotations
 

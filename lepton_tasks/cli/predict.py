@@ -1,4 +1,4 @@
-"""`lepton predict`: one answer a file from the endpoint, or whole files scored without it."""
+"""`lepton predict`: send files to the endpoint, or score files without a server."""
 
 from __future__ import annotations
 

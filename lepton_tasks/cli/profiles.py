@@ -1,4 +1,4 @@
-"""Profiles by what people call them, and what a terminal shows of them."""
+"""Find data profiles by the names users give, and format them for the terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`lepton deploy`, `promote`, `rollback` and `ab`: which version of a model answers, and how the versions compare."""
+"""Implementation of `lepton deploy`, `promote`, `rollback`, `ab` and `feedback`."""
 
 from __future__ import annotations
 

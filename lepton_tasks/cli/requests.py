@@ -1,4 +1,4 @@
-"""The request log of the inference server as one Parquet file."""
+"""`lepton requests`: export the request log to one Parquet file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`lepton run` and `lepton stage`: the stages in this process, with a display."""
+"""`lepton run` and `lepton stage`: run stages in this process, with a display."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`lepton serve`: what this state folder holds, or one package by itself."""
+"""`lepton serve`: serve all deployed models, or one package."""
 
 from __future__ import annotations
 

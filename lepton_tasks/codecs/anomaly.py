@@ -1,4 +1,4 @@
-"""Scores and errors -> the answer a caller reads."""
+"""Output codec of anomaly detection: scores and errors -> JSON answer."""
 
 from __future__ import annotations
 

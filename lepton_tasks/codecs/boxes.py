@@ -1,4 +1,4 @@
-"""Boxes, scores and kinds -> the answer a caller reads."""
+"""Output codec of object detection: boxes, scores and classes -> JSON answer."""
 
 from __future__ import annotations
 

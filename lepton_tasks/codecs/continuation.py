@@ -1,4 +1,4 @@
-"""What a language model answers -> the words a caller reads."""
+"""Output codec of language models: token probabilities -> words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Embeddings -> the answer a caller reads."""
+"""Output codec of embedding models."""
 
 from __future__ import annotations
 

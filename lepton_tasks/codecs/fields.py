@@ -1,4 +1,4 @@
-"""What a request is made of, field by field: for forms that people fill in and for tables whose rows are asked."""
+"""The fields of a request, for input forms and for batch scoring of tables."""
 
 from __future__ import annotations
 

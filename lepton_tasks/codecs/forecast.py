@@ -1,4 +1,4 @@
-"""Foretold numbers -> the answer a caller reads."""
+"""Output codec of forecasting: predicted values -> JSON answer."""
 
 from __future__ import annotations
 

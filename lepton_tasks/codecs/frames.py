@@ -1,4 +1,4 @@
-"""Which frames of a video are looked at, and their pixels; the same in training and in serving. Needs OpenCV."""
+"""Sample frames from a video, identically in training and serving. Needs OpenCV."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures in any common format -> uint8 arrays of one shape; the same code in training and in serving."""
+"""Input codec of images: any common format -> uint8 arrays of one shape, identical in training and serving."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of users and items -> their numbers; the same code in training and in serving."""
+"""Input codecs of recommenders: user and item names -> indices, identical in training and serving."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests that are one JSON object: what their codecs share."""
+"""Shared code of codecs whose requests are one JSON object."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Class probabilities -> the answer a caller reads."""
+"""Output codec of classification: class probabilities -> JSON answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests for a picture that is not there yet -> the code it is drawn from; the same in training and in serving."""
+"""Input codec of image generation: label and seed -> latent vector, identical in training and serving."""
 
 from __future__ import annotations
 

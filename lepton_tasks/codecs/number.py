@@ -1,4 +1,4 @@
-"""A number -> the answer a caller reads."""
+"""Output codec of regression."""
 
 from __future__ import annotations
 

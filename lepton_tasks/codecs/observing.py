@@ -1,4 +1,4 @@
-"""What monitors compare of a request with the training data; the same code on both sides."""
+"""Request statistics that monitors compare with the training data, computed the same way on both sides."""
 
 from __future__ import annotations
 

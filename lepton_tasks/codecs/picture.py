@@ -1,4 +1,4 @@
-"""Generated pictures -> the answer a caller reads."""
+"""Output codec of image generation: array -> PNG file."""
 
 from __future__ import annotations
 

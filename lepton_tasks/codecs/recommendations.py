@@ -1,4 +1,4 @@
-"""What recommenders answer -> items by name."""
+"""Output codec of recommenders: indices and scores -> item names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of a time series -> windows of numbers; the same code in training and in serving."""
+"""Input codec of time series: rows -> windows of numbers, identical in training and serving."""
 
 from __future__ import annotations
 

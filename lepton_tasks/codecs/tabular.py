@@ -1,4 +1,4 @@
-"""A row of a table as JSON -> the numbers the graph takes; NumPy only."""
+"""Input codec of tables: a row as JSON -> the inputs of the ONNX graph. NumPy only."""
 
 from __future__ import annotations
 

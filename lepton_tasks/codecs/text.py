@@ -1,4 +1,4 @@
-"""Text -> numbers of tokens; the same code in training and in serving. Imports the tokenizer, no part of the Hub."""
+"""Input codec of text: string -> token ids, identical in training and serving. Imports only the tokenizers package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokens that a network wrote -> the text a caller reads."""
+"""Output codec of translation: token ids -> text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What opens a serving process: its admin token, API keys, and where callers find the one that is theirs."""
+"""Credentials of a serving process: admin token, API keys, and where clients look for theirs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Typed references to what stages write: the only thing that travels between stages."""
+"""Typed references to artifacts, the only values passed between stages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contents page: everything a use case can name. One line here registers one class.
+"""Registry of every component a use case can name; one line registers one class.
 
 Nothing is imported until it is used. Each line is covered by the contract tests the moment it is written.
 """

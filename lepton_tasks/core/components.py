@@ -1,4 +1,4 @@
-"""The components that a use case names: found in the catalogue, checked, and built for it."""
+"""Look up, validate and build the components that a use case names."""
 
 from __future__ import annotations
 

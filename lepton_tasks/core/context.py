@@ -1,4 +1,4 @@
-"""What a stage is given besides its use case and its inputs."""
+"""Run context: what a stage receives besides its use case and its inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where things run: addresses and folders, never what they do."""
+"""The environment file and `LEPTON_*` variables: where things run, not what they do."""
 
 from __future__ import annotations
 

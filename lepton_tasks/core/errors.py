@@ -1,4 +1,4 @@
-"""Errors a user can act on: what went wrong, where, and the way out."""
+"""Error classes that say what went wrong, where, and how to fix it."""
 
 from __future__ import annotations
 

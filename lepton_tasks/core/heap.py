@@ -1,4 +1,4 @@
-"""How much of what was freed the C library keeps for the next array."""
+"""Malloc settings: how much freed memory the process keeps for reuse."""
 
 from __future__ import annotations
 

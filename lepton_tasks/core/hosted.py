@@ -1,4 +1,4 @@
-"""Ask the stage host of this machine for a process: a fork of one that has imported the heavy libraries already.
+"""Client of the stage host: fork a process that has already imported the heavy libraries.
 
 The host is `lepton_tasks.stages.host`, started by `lepton up`. Whoever finds none starts a process as usual.
 """

@@ -1,4 +1,4 @@
-"""A process that ends with its parent, however that ends."""
+"""Tie a child process's lifetime to its parent's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What figures mean: their unit, and whether a larger or a smaller one is better."""
+"""Properties of metrics: unit, and whether higher or lower is better."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shares and distributions beside each other: intervals, tests, and how far two of them are apart."""
+"""Statistics of proportions and distributions: confidence intervals, tests, drift."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each kind of component must offer. `core/catalogue.py` lists who does.
+"""Protocols that components implement; `core/catalogue.py` lists the implementations.
 
 Those of tables are in `table_protocols`, those of what follows a training in `release_protocols`.
 """

@@ -1,4 +1,4 @@
-"""What the request log must not hold: one rule, of a use case or of a server."""
+"""Redaction rules of the request log, set by a use case or a server."""
 
 from __future__ import annotations
 

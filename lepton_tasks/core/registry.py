@@ -1,4 +1,4 @@
-"""Names in YAML -> classes, resolved only when they are used."""
+"""Map component names to classes, imported on first use."""
 
 from __future__ import annotations
 

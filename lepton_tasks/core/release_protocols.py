@@ -1,4 +1,4 @@
-"""What components must offer that follow a training: compression, packages, deployment, monitors."""
+"""Protocols of release components: compressions, package formats, deployment targets, monitors."""
 
 from __future__ import annotations
 

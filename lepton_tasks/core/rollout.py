@@ -1,4 +1,4 @@
-"""How a new version takes over from the champion: at once, step by step, or in its shadow first."""
+"""The `deploy.rollout` section: immediate, canary, shadow or hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""YAML files and dotted overrides as plain values."""
+"""Read YAML files and apply dotted overrides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every section of a use case is made of."""
+"""Base classes of all use case sections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Artifacts on disk: written aside, published whole, checked when read."""
+"""The artifact store: atomic publication, digests checked on read."""
 
 from __future__ import annotations
 

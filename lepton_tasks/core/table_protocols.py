@@ -1,4 +1,4 @@
-"""What sources, cleaning steps and features of tables must offer. `core/catalogue.py` lists who does."""
+"""Protocols of table sources, cleaning steps and features; `core/catalogue.py` lists the implementations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The typed YAML: one file is one use case, one Dag, one registered model."""
+"""The typed use case: one YAML file is one Dag and one registered model."""
 
 from __future__ import annotations
 

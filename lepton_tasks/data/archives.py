@@ -1,4 +1,4 @@
-"""Zip and tar archives read in place: nothing is unpacked to disk, and what they may unpack to is bounded."""
+"""Read zip and tar archives in place, without unpacking to disk and with bounded expansion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bins of a log-linear histogram, told by the bits of a float64, and the counts of values that are few."""
+"""Log-linear histograms keyed by float64 bits, and exact counts while distinct values are few."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Counts of the different values of a column that parts make by themselves and that merge."""
+"""Mergeable counts of a column's distinct values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules that feature extractors bring along; a use case adds its own in `quality`."""
+"""Default data rules of feature extractors; use cases add their own under `quality`."""
 
 from __future__ import annotations
 

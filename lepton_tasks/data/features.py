@@ -1,4 +1,4 @@
-"""Pictures as uint8 arrays of one shape, beside the boxes and columns that came with them."""
+"""Features `image`: images as uint8 arrays of one shape, with their boxes and metadata."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of a data set, wherever they lie: in a local folder, in an archive, or behind an address such as s3://."""
+"""Files of a data set: local, in an archive, or at an address such as s3://."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hashes by which pictures that look alike are found."""
+"""Perceptual hashes, to find similar images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stored rows as clients would send them: what an example, a parity check and a contest of two models begin with."""
+"""Turn stored rows back into requests, for examples, parity checks and model comparison."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a row is, and how its bytes are read: shared by all data stages."""
+"""Definition of a row and how its bytes are read, shared by all data stages."""
 
 from __future__ import annotations
 

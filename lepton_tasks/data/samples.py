@@ -1,4 +1,4 @@
-"""Cleaned samples: their rows, and the arrays that `clean` decoded."""
+"""Cleaned samples: rows, and the arrays decoded by `clean`."""
 
 from __future__ import annotations
 

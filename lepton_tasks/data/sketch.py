@@ -1,4 +1,4 @@
-"""Summaries of a column that parts make by themselves and that merge: the same for one part as for a thousand."""
+"""Mergeable column summaries; the result does not depend on how rows are partitioned."""
 
 from __future__ import annotations
 

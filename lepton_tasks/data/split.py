@@ -1,4 +1,4 @@
-"""Rows -> train, validation, test, so that what belongs together is never in two of them."""
+"""Split rows into train, validation and test without leakage between related rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The splits of samples: by content, by what looks alike, and by the columns that came with them."""
+"""Split samples by content, visual similarity and metadata columns."""
 
 from __future__ import annotations
 

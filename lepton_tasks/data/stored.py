@@ -1,4 +1,4 @@
-"""The arrays of a features artifact, as training and evaluation read them."""
+"""Read the arrays of a features artifact, for training and evaluation."""
 
 from __future__ import annotations
 

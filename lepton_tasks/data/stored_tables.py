@@ -1,4 +1,4 @@
-"""The features of a table, as training and evaluation read them."""
+"""Read the features of a table, for training and evaluation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Boxes that do not fit their picture."""
+"""Cleaning step for bounding boxes outside their image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samples that are in the data more than once."""
+"""Cleaning steps for duplicate and near-duplicate samples."""
 
 from __future__ import annotations
 

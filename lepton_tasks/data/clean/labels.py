@@ -1,4 +1,4 @@
-"""Labels that nothing can be learned from."""
+"""Cleaning steps for missing and unknown labels."""
 
 from __future__ import annotations
 

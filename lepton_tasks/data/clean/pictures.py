@@ -1,4 +1,4 @@
-"""Pictures that nothing can be learned from."""
+"""Cleaning steps for unreadable, blank and small images."""
 
 from __future__ import annotations
 

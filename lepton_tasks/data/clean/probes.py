@@ -1,4 +1,4 @@
-"""Every sample is decoded once: its array is kept, and the light facts that cleaning steps look at."""
+"""Decode every sample once; keep the array and the statistics that cleaning steps need."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cleaning steps in order: what each refused or repaired, row by row and as counts that add up."""
+"""Apply the cleaning steps in order and account for every rejected or repaired row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One function over many chunks, on all cores of this machine or of a cluster: the way every data stage computes."""
+"""`map_chunks`: apply a function to chunks in parallel, on local threads or a Dask cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The connection to a Dask cluster: encrypted where the environment says so, clear in its errors, reported on."""
+"""Connection to a Dask cluster: TLS, clear errors, performance reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the Dask operator is asked for: ``python -m lepton_tasks.data.cluster.kubernetes | kubectl apply -f -``."""
+"""DaskCluster manifest: ``python -m lepton_tasks.data.cluster.kubernetes | kubectl apply -f -``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The workers of a Dask cluster: chunks go out, results come back in order; what a fault takes is computed again."""
+"""Run chunks on Dask workers: results in order, lost work is recomputed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What users did with items, and what the items are by their own words."""
+"""Features `content`: user-item interactions with item texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules about the rows and arrays of text, pairs, series and events; a use case adds its own in `quality`."""
+"""Default data rules for text, pairs, series and events; use cases add their own under `quality`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What users did with items -> pairs of numbers, with items they did not touch to compare with."""
+"""Features `interactions`: user-item index pairs, with negative sampling."""
 
 from __future__ import annotations
 

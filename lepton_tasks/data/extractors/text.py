@@ -1,4 +1,4 @@
-"""Text -> rows of tokens."""
+"""Features `text`: text -> token ids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pairs of texts -> rows of tokens: what is given, and what is to be made of it."""
+"""Features `text_pair`: source and target text -> token ids."""
 
 from __future__ import annotations
 

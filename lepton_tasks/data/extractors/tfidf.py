@@ -1,4 +1,4 @@
-"""Text -> weights of words."""
+"""Features `tfidf`: text -> TF-IDF weights."""
 
 from __future__ import annotations
 

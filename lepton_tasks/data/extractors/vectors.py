@@ -1,4 +1,4 @@
-"""Word vectors from what stands beside what: a good start for an embedding where there is little text."""
+"""Word vectors from co-occurrence, to initialise embeddings when there is little text."""
 
 from __future__ import annotations
 

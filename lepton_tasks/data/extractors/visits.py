@@ -1,4 +1,4 @@
-"""What users did with items, for those who ask what may come next."""
+"""Features `visits`: interaction histories for next-item recommendation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Vocabularies learned from the training split, as the JSON of a Hugging Face tokenizer."""
+"""Train vocabularies on the training split, stored as Hugging Face tokenizer JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Time series -> windows of the past beside the values that follow."""
+"""Features `windows`: time series -> past windows and the values that follow."""
 
 from __future__ import annotations
 

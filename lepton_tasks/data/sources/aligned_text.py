@@ -1,4 +1,4 @@
-"""Text files whose lines belong together, such as sentences and their translations."""
+"""Source of line-aligned text files, e.g. sentences and their translations."""
 
 from __future__ import annotations
 

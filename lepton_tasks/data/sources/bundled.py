@@ -1,4 +1,4 @@
-"""Tables that come inside installed packages: they need no download."""
+"""Data sets bundled with installed packages; no download."""
 
 from __future__ import annotations
 

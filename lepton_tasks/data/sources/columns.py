@@ -1,4 +1,4 @@
-"""One schema for all files of a table: types told by samples or declared, and texts made into values of them."""
+"""One schema for all files of a table: inferred or declared types, and text conversion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CSV files as the rows of a table."""
+"""Source of CSV files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a database is, and connections to it: no secret of its address is kept or said."""
+"""Database addresses and connections; credentials are never stored or shown."""
 
 from __future__ import annotations
 

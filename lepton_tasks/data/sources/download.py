@@ -1,4 +1,4 @@
-"""Files of public data sets, fetched once: resumed where it broke off, checked, and placed whole or not at all."""
+"""Download public data sets: resumable, verified, atomic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files of a table, wherever they lie, read as streams: local, by glob, in an archive, behind an address."""
+"""Files of a table as streams: local, glob patterns, archives or remote addresses."""
 
 from __future__ import annotations
 

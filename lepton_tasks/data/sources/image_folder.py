@@ -1,4 +1,4 @@
-"""A folder of pictures, one sub-folder a class."""
+"""Source of images: a folder with one sub-folder per class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files with one JSON object a line as the rows of a table."""
+"""Source of JSON lines files."""
 
 from __future__ import annotations
 

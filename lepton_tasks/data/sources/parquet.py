@@ -1,4 +1,4 @@
-"""Parquet files as the rows of a table."""
+"""Source of Parquet files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Public data sets that are fetched when they are first read."""
+"""Public data sets, downloaded on first use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A table or a query of a database as the rows of a table, read in ranges of a key."""
+"""Source of SQL tables and queries, read in key ranges."""
 
 from __future__ import annotations
 

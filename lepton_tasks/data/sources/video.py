@@ -1,4 +1,4 @@
-"""Frames of video files."""
+"""Source of video frames."""
 
 from __future__ import annotations
 

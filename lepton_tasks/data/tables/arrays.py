@@ -1,4 +1,4 @@
-"""Columns as arrays without a copy; an ``.npy`` file that grows, and a file that a task may write twice."""
+"""Zero-copy column arrays, growing ``.npy`` files, and idempotent task output."""
 
 from __future__ import annotations
 

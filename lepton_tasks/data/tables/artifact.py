@@ -1,4 +1,4 @@
-"""``table.json``: how the artifacts of a table refer to each other, so that rows lie on disk once."""
+"""``table.json``: how table artifacts refer to each other so that rows are stored once."""
 
 from __future__ import annotations
 

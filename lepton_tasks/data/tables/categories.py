@@ -1,4 +1,4 @@
-"""Categories as whole numbers: 0 for what training did not know, 1 for a missing value, 2 and up for the others."""
+"""Category codes: 0 unknown in training, 1 missing, 2 and up known."""
 
 from __future__ import annotations
 

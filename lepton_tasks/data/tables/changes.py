@@ -1,4 +1,4 @@
-"""What fitted steps do to the training rows, for people: counts and examples, from what is known of the columns."""
+"""Report what fitted steps did to the training rows: counts and examples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cleaning steps over the parts of a table: what they refuse is marked, what they change is changed when it is read."""
+"""Apply cleaning steps to table parts: rejections are marked, changes are applied on read."""
 
 from __future__ import annotations
 

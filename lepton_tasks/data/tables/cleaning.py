@@ -1,4 +1,4 @@
-"""The state of a table while its cleaning steps run, and how each kind of step is run."""
+"""State of a table during cleaning, and how each kind of step runs."""
 
 from __future__ import annotations
 

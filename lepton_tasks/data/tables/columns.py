@@ -1,4 +1,4 @@
-"""The feature extractor ``table``: numbers on a scale, categories as codes, times as circles."""
+"""Features `table`: scaled numbers, category codes, cyclic time features."""
 
 from __future__ import annotations
 

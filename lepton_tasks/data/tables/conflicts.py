@@ -1,4 +1,4 @@
-"""Rows that are equal but for their labels."""
+"""Find rows that are equal except for their label."""
 
 from __future__ import annotations
 

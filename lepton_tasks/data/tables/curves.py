@@ -1,4 +1,4 @@
-"""Numbers on a scale that a network learns from: fitted from a sketch, so that one pass over the rows is enough.
+"""Numeric scalers fitted from a sketch, in one pass over the rows.
 
 Every transform is ``(curve(x) - shift) / scale`` in float64; missing and infinite values take `fill` first.
 """

@@ -1,4 +1,4 @@
-"""The split of every row: cut exactly by rank, in bounded memory and two passes.
+"""Assign every row to a split by exact rank, in bounded memory and two passes.
 
 The first pass counts positions in coarse bins, and keeps each row's stratum and bin in a file a part. The second
 assigns every row but those of the few bins that hold a cut, and these are ranked by themselves.

@@ -1,4 +1,4 @@
-"""Columns of text as Parquet keeps them: the different values, and an index a row."""
+"""Dictionary-encoded text columns: distinct values and one index per row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows with equal keys, found over all parts in bounded memory: hashes of 96 bits, compared bucket by bucket.
+"""Find duplicate keys across all parts in bounded memory: 96-bit hashes compared by bucket.
 
 Of a part, a file of two arrays. Where each bucket of the finest kind begins. And [2, rows]: 32 bits of the first hash
 above the place of the row in its part, ascending, so that a bucket is one slice; and 64 bits of the second hash, in the

@@ -1,4 +1,4 @@
-"""What is learned from the training split of a table: values for its cleaning steps, then the features."""
+"""Fit cleaning steps, then features, on the training split of a table."""
 
 from __future__ import annotations
 

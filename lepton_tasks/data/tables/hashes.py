@@ -1,4 +1,4 @@
-"""Hashes of values that are the same in every version of every library: splits and folds go by them.
+"""Value hashes that are stable across library versions, for splits and folds.
 
 Integers, truth values and times are hashed as 64-bit integers, fractions by their bits, all else by its text in UTF-8.
 """

@@ -1,4 +1,4 @@
-"""The pieces of a source -> parts of Parquet files, and what could not be read as a row."""
+"""Write source pieces as Parquet parts, and record what could not be read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One pass over the parts of a table: what row steps refuse and change, and the keys of the rows that go on."""
+"""One pass over table parts: rejections and changes of row steps, and keys of the remaining rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Features of one column of numbers or times by NumPy, on the thread that has the part, and not on those of Polars.
+"""NumPy kernels for numeric and time features, run on the calling thread rather than in Polars.
 
 Values go through all steps block by block, so that what is between stays in the processor's cache; Polars makes a
 column of each step.

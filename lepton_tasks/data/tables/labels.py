@@ -1,4 +1,4 @@
-"""The column that is to be learned: classes by name, or numbers."""
+"""The target column: class names or numbers."""
 
 from __future__ import annotations
 

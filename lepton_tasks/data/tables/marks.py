@@ -1,4 +1,4 @@
-"""Rows of a split table with the fitted cleaning steps applied, marked with what the transform stage must know."""
+"""Split rows with the fitted cleaning steps applied, marked for the transform stage."""
 
 from __future__ import annotations
 

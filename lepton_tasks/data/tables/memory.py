@@ -1,4 +1,4 @@
-"""Where the arrays of a part get their memory."""
+"""Memory pool settings for the arrays of table parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What fitted steps do to a value, as data: the same for a part of a table, for one row, and for the ONNX graph."""
+"""Fitted operations as data, identical for table parts, single rows and the ONNX graph."""
 
 from __future__ import annotations
 

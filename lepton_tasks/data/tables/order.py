@@ -1,4 +1,4 @@
-"""The cleaning steps of a use case: which there are, of which kind, and that they suit the table."""
+"""Select and validate the cleaning steps of a table use case, by kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a row stands in its stratum: splits are cuts of this order, whatever the method."""
+"""Position of each row within its stratum; every split method is a cut of this order."""
 
 from __future__ import annotations
 

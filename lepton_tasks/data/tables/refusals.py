@@ -1,4 +1,4 @@
-"""Which step refuses a row, and why: the first one that finds a reason."""
+"""Which step rejects a row, and why; the first match counts."""
 
 from __future__ import annotations
 

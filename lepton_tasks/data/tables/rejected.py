@@ -1,4 +1,4 @@
-"""``rejected.parquet``: every row that does not go on, with the step, the reason and where it came from."""
+"""``rejected.parquet``: every rejected row with step, reason and origin."""
 
 from __future__ import annotations
 

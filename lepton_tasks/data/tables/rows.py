@@ -1,4 +1,4 @@
-"""The rows of a table as later stages see them: chosen rows of Parquet files, changed only when they are read."""
+"""A view of table rows for later stages: selected from Parquet, transformed on read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which rows of a table are learned from, chosen on, and tested on: a code a row; no row moves."""
+"""Split a table by assigning a code to each row; rows are not moved."""
 
 from __future__ import annotations
 

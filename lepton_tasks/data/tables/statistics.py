@@ -1,4 +1,4 @@
-"""Passes over columns: a sketch of each that holds numbers, a counter of each that holds categories."""
+"""Column statistics in one pass: sketches of numeric, counters of categorical columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every split of a table as what training reads: Parquet parts or arrays, targets, and the numbers of the rows."""
+"""Write each split in training format: Parquet parts or arrays, targets and row numbers."""
 
 from __future__ import annotations
 

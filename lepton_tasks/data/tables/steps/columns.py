@@ -1,4 +1,4 @@
-"""Which columns a step goes over, and what is said if one is not there."""
+"""Resolve the columns a step applies to, and report missing ones."""
 
 from __future__ import annotations
 

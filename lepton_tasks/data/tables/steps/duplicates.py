@@ -1,4 +1,4 @@
-"""Rows that are there already."""
+"""Cleaning step for duplicate rows."""
 
 from __future__ import annotations
 

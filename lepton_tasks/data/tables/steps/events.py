@@ -1,4 +1,4 @@
-"""Cleaning steps of what users did with items."""
+"""Cleaning steps for user-item interactions."""
 
 from __future__ import annotations
 

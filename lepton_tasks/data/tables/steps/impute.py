@@ -1,4 +1,4 @@
-"""Missing values filled with what the training split tells."""
+"""Impute missing values from the training split."""
 
 from __future__ import annotations
 

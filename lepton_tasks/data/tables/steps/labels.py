@@ -1,4 +1,4 @@
-"""Rows that nothing can be learned from."""
+"""Cleaning step for invalid labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows with missing values."""
+"""Cleaning step for rows with missing values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts that are nearly alike, by MinHash and locality-sensitive hashing."""
+"""Cleaning step for near-duplicate texts: MinHash and locality-sensitive hashing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers far from the others, judged by the training split."""
+"""Outlier handling, with bounds from the training split."""
 
 from __future__ import annotations
 

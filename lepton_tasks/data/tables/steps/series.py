@@ -1,4 +1,4 @@
-"""Cleaning steps of time series: one time column, equal steps, short gaps filled."""
+"""Cleaning steps for time series: timestamps, regular intervals, gap filling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cleaning steps of text, row by row."""
+"""Row-wise cleaning steps for text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Columns of another type than the one they came with."""
+"""Cleaning step that converts column types."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values that a column may hold: ranges of numbers and times, and lists."""
+"""Cleaning steps for allowed values and ranges."""
 
 from __future__ import annotations
 
