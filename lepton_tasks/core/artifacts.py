@@ -16,7 +16,7 @@ class ArtifactRef(pydantic.BaseModel):
 
     Attributes:
         uri: ``store://<stage>/<fingerprint>``, resolved by the store of the reader's own machine.
-        digest: sha256 over the names and contents of all files.
+        digest: Of the names and contents of all files, hexadecimal.
         stage: The stage that wrote it.
         facts: A few small values worth showing (rows, accuracy, bytes); each name carries its unit where it has one.
     """

@@ -32,9 +32,8 @@ def split_table(use_case: UseCase, ctx: RunContext, *, cleaned: DatasetRef) -> D
     with tempfile.TemporaryDirectory(dir=draft.path, prefix=".strata-") as aside:
         for places, assigned in assign_splits(placed, use_case.data.split, ctx, Path(aside)):
             codes[places] = assigned
-    counts = np.bincount(codes, minlength=len(SPLITS))[: len(SPLITS)]
+    sizes = {name: int(np.count_nonzero(codes == code)) for code, name in enumerate(SPLITS)}
     codes.flush()
-    sizes = dict(zip(SPLITS, map(int, counts), strict=True))
     if empty := [name for name, size in sizes.items() if not size]:
         raise DataError(
             f"no row is in {' and '.join(empty)}.",
