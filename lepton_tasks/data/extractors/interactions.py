@@ -15,7 +15,7 @@ import pydantic
 
 from lepton_tasks.codecs.interactions import UNKNOWN
 from lepton_tasks.core.context import RunContext
-from lepton_tasks.core.errors import ConfigError
+from lepton_tasks.core.errors import ConfigError, DataError
 from lepton_tasks.core.use_case import Expectation
 from lepton_tasks.data.extractors.expectations import PAIRS
 from lepton_tasks.data.requests import json_request, numbered
@@ -176,6 +176,7 @@ def _stored_pairs(users: np.ndarray, items: np.ndarray) -> dict[str, str]:
 
 def _counted(features: Interactions, rows: pl.DataFrame) -> pl.DataFrame:
     """How often each user and item of a part met, the sum of the ratings, and when they met last."""
+    _check_ratings(features, rows)
     named = rows.select(
         user=pl.col(features.user).cast(pl.String),
         item=pl.col(features.item).cast(pl.String),
@@ -196,7 +197,21 @@ def _number(column: str, known: pl.Series) -> pl.Expr:
     return name.replace_strict(known, numbers, default=UNKNOWN, return_dtype=pl.Int32).alias(column)
 
 
+def _check_ratings(features: Interactions, rows: pl.DataFrame) -> None:
+    """Raise `DataError` for a rating that is none: nothing can be learned from it, and one would spoil all sums."""
+    if features.rating is None:
+        return
+    ratings = rows[features.rating].cast(pl.Float64)
+    if none := len(ratings) - int(ratings.is_finite().sum()):
+        raise DataError(
+            f"{none:,} of {len(ratings):,} interactions have no {features.rating!r}, or one that is not finite.",
+            where="features.params.rating",
+            fix=f"Refuse them in `clean`: `{{name: missing, params: {{columns: [{features.rating}]}}}}`, or `ranges`.",
+        )
+
+
 def _numbered(features: Interactions, users: pl.Series, items: pl.Series, rows: pl.DataFrame) -> pl.DataFrame:
+    _check_ratings(features, rows)
     columns = {
         "user": _number(features.user, users),
         "item": _number(features.item, items),

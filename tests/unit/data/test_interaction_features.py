@@ -8,7 +8,7 @@ from small_tables import table_rows
 
 from lepton_tasks.codecs.interactions import InteractionCodec
 from lepton_tasks.core.context import RunContext
-from lepton_tasks.core.errors import ConfigError
+from lepton_tasks.core.errors import ConfigError, DataError
 from lepton_tasks.data.extractors.content import Content
 from lepton_tasks.data.extractors.interactions import Interactions, seen_pairs
 
@@ -50,6 +50,16 @@ def test_numbers_come_from_the_training_split(tmp_path, ctx):
     assert np.load(tmp_path / "targets.npy").tolist() == [2, 5]
     assert np.load(tmp_path / "times.npy").tolist() == [1_706_745_600] * 2
     assert not (tmp_path / "negatives.npy").exists()
+
+
+@pytest.mark.parametrize("odd", [None, float("nan"), float("inf")])
+def test_a_rating_that_is_none_is_told(tmp_path, ctx, odd):
+    features = Interactions("user", "item", rating="stars")
+    rows = table_rows(tmp_path, TRAIN.with_columns(stars=pl.Series([5.0, odd, 4.0, 1.0, 2.0])))
+    with pytest.raises(DataError, match=r"1 of 5 interactions have no 'stars'.*missing, params: {columns: \[stars\]}"):
+        features.fit(rows, ctx)
+    with pytest.raises(DataError, match="1 of 5 interactions have no 'stars'"):
+        features.transform(rows, features.fit(table_rows(tmp_path, TRAIN), ctx), tmp_path, ctx)
 
 
 def test_serving_gives_the_same_numbers(tmp_path, ctx):
