@@ -26,7 +26,7 @@ def open_table(features: Path, split: str, fitted: Mapping[str, Any]) -> Rows:
         Inputs float32 [N, numbers + codes], in the order of `table_columns`, and targets.
 
     Raises:
-        DataError: there are no rows, or a column has more codes than float32 tells apart.
+        DataError: there are no rows, a label is not finite, or a column has more codes than float32 tells apart.
     """
     import pyarrow.parquet as pq
 
@@ -78,5 +78,11 @@ def _checked(folder: Path, rows: Rows) -> Rows:
             f"the {folder.name} split has {len(rows.inputs)} inputs and {len(rows.targets)} targets.",
             where=str(folder),
             fix="Give more rows, or a larger share in data.split.",
+        )
+    if odd := int((~np.isfinite(rows.targets)).sum()):
+        raise DataError(
+            f"{odd:,} labels of the {folder.name} split are not a number, or infinite.",
+            where="data.label",
+            fix="Refuse such rows with the step `labels` in `clean`.",
         )
     return rows

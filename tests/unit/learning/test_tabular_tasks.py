@@ -33,6 +33,13 @@ def test_rows_without_targets_are_refused(folder):
         open_table(folder, "test", table.FITTED)
 
 
+def test_labels_that_are_no_numbers_are_refused(folder):
+    path = folder / "train" / "targets.npy"
+    np.save(path, np.where(np.arange(96) < 2, [np.nan, np.inf] * 48, np.load(path)))
+    with pytest.raises(DataError, match=r"2 labels of the train split are not a number, or infinite.*`labels`"):
+        open_table(folder, "train", table.FITTED)
+
+
 def test_codes_that_float32_cannot_tell_apart_are_refused(folder):
     fitted = table.FITTED | {"features": [{"name": "town", "kind": "hash", "size": 2**24 + 2}]}
     with pytest.raises(DataError, match="town"):
