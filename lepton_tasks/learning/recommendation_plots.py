@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 _BINS = 6
 
@@ -53,11 +49,6 @@ def error_by_count_plot(path: Path, errors: np.ndarray, counts: Mapping[str, np.
         axes.legend(loc="lower right")
     figure.savefig(path, dpi=110)
     return path
-
-
-def _name_parts(axes: Axes, parts: Mapping[str, np.ndarray]) -> None:
-    names = [f"{label}\n{rows.sum():,} rows" for label, rows in parts.items()]
-    axes.set_xticks(range(len(parts)), names, fontsize=8)
 
 
 def bins_of(counts: np.ndarray) -> dict[str, np.ndarray]:

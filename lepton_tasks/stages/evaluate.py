@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,6 @@ def evaluate(
     from lepton_tasks.data.requests import requests_of
     from lepton_tasks.models.inference import predict
     from lepton_tasks.quality.served import profile_of_requests
-    from lepton_tasks.tracking.mlflow import Tracker
     from lepton_tasks.training.checkpoint import read_checkpoint
 
     trained = read_checkpoint(ctx.open(checkpoint))
@@ -70,13 +70,20 @@ def evaluate(
     plots += task.network_plots(draft.path, trained.network, rows)
     flat = {f"{split}_{name}": metrics[split][name] for split in ("test", "baseline") for name in metrics[split]}
     run_id = str(checkpoint.facts["mlflow_run_id"])
+    _record(ctx, run_id, flat, draft.path / "metrics.json", plots)
+    return ctx.publish(draft, EvaluationRef, {**flat, "metric": task.metric, "mlflow_run_id": run_id})
+
+
+def _record(ctx: RunContext, run_id: str, figures: dict[str, float], file: Path, plots: Sequence[Path]) -> None:
+    """Add figures and pictures to the MLflow run."""
+    from lepton_tasks.tracking.mlflow import Tracker
+
     tracker = Tracker(ctx.environment.tracking_url)
-    tracker.metrics(run_id, flat)
-    tracker.files(run_id, draft.path / "metrics.json", at="evaluation")
+    tracker.metrics(run_id, figures)
+    tracker.files(run_id, file, at="evaluation")
     for path in plots:
         tracker.files(run_id, path, at="plots")
-    ctx.log.info("test: %s", json.dumps({name: round(value, 4) for name, value in flat.items()}))
-    return ctx.publish(draft, EvaluationRef, {**flat, "metric": task.metric, "mlflow_run_id": run_id})
+    ctx.log.info("test: %s", json.dumps({name: round(value, 4) for name, value in figures.items()}))
 
 
 def _as_served(codec: Codec, payloads: Sequence[bytes], *, where: str) -> np.ndarray:

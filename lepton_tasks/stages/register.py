@@ -42,17 +42,12 @@ def register(
     codec = CODECS.build(spec["input_codec"]["name"], spec["input_codec"]["params"])
     sample = codec.decode((folder / f"example{codec.suffix}").read_bytes())
     run_id = str(checkpoint.facts["mlflow_run_id"])
+    digests = {"package": package, "checkpoint": checkpoint, "data": raw, "features": features}
     tags = {
-        "lepton.package_digest": package.digest,
-        "lepton.package_uri": package.uri,
-        "lepton.checkpoint_digest": checkpoint.digest,
-        "lepton.data_digest": raw.digest,
-        "lepton.features_digest": features.digest,
+        **{f"lepton.{name}_digest": ref.digest for name, ref in digests.items()},
         "lepton.git_commit": git_commit(project_root()),
         "lepton.run_id": ctx.run_id,
-        **{f"lepton.{key}": str(value) for key, value in evaluation.facts.items() if key.startswith("test_")},
-        "lepton.max_difference_onnx_torch": str(package.facts.get("max_difference", "")),
-        "lepton.compression": str(package.facts.get("compression") or "none"),
+        **_judgements(evaluation, package),
     }
     tracker = Tracker(ctx.environment.tracking_url)
     tracker.files(run_id, folder, at="package")
@@ -77,6 +72,16 @@ def register(
     draft = ctx.draft()
     write_json(draft.path / "version.json", {**facts, "tags": tags})
     return ctx.publish(draft, ModelVersionRef, facts)
+
+
+def _judgements(evaluation: EvaluationRef, package: ModelPackageRef) -> dict[str, str]:
+    """Tags that say how good the version is, and where its package lies."""
+    return {
+        "lepton.package_uri": package.uri,
+        **{f"lepton.{key}": str(value) for key, value in evaluation.facts.items() if key.startswith("test_")},
+        "lepton.max_difference_onnx_torch": str(package.facts.get("max_difference", "")),
+        "lepton.compression": str(package.facts.get("compression") or "none"),
+    }
 
 
 def still_registered(use_case: UseCase, ctx: RunContext, ref: ArtifactRef) -> bool:

@@ -69,8 +69,8 @@ def fingerprint(stage: Stage, use_case: UseCase, ctx: RunContext, refs: Refs) ->
     return digest_of(parts)[:32]
 
 
-def reusable(stage: Stage, use_case: UseCase, ctx: RunContext, refs: Refs, mark: str) -> ArtifactRef | None:
-    """The earlier outcome with this fingerprint, if the stage may reuse one and it still holds."""
+def reusable(stage: Stage, use_case: UseCase, ctx: RunContext, mark: str) -> ArtifactRef | None:
+    """The earlier outcome with the fingerprint `mark`, if the stage may reuse one and it still holds."""
     if ctx.force or not stage.reusable:
         return None
     ref = ctx.store.find(stage.name, mark)
@@ -83,7 +83,7 @@ def plan_stage(name: str, use_case: UseCase, ctx: RunContext, refs: Refs) -> Art
     """The reference that running the stage would reuse, or None if it must run. Imports nothing heavy."""
     stage = stage_named(name, use_case)
     _check_needs(stage, refs)
-    return reusable(stage, use_case, ctx, refs, fingerprint(stage, use_case, ctx, refs))
+    return reusable(stage, use_case, ctx, fingerprint(stage, use_case, ctx, refs))
 
 
 def run_stage(name: str, use_case: UseCase, ctx: RunContext, refs: Refs) -> StageResult:
@@ -98,7 +98,7 @@ def run_stage(name: str, use_case: UseCase, ctx: RunContext, refs: Refs) -> Stag
     mark = fingerprint(stage, use_case, ctx, refs)
     ctx = dataclasses.replace(ctx, stage=name, fingerprint=mark, seed=use_case.seed)
     with ctx.store.lock(name, mark):
-        ref = reusable(stage, use_case, ctx, refs, mark)
+        ref = reusable(stage, use_case, ctx, mark)
         cached = ref is not None
         if ref is None:
             if not stage.reusable or stage.fresh:  # an earlier report of the same question must not stop a new one

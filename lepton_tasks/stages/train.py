@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from lepton_tasks.core import catalogue
-from lepton_tasks.core.artifacts import CheckpointRef, DatasetRef, EvaluationRef, PreprocessorRef, QualityReportRef
+from lepton_tasks.core.artifacts import (
+    CheckpointRef,
+    DatasetRef,
+    EvaluationRef,
+    Fact,
+    PreprocessorRef,
+    QualityReportRef,
+)
 from lepton_tasks.core.context import Progress, RunContext
 from lepton_tasks.core.environment import project_root
 from lepton_tasks.core.settings import apply_overrides
@@ -83,28 +90,37 @@ def train(
             for page in reports_of(ctx, made):
                 record.files(page, f"dask/{made.stage}")
         outcome = wait(job, process, lambda row: _epoch_ended(row, job, ctx, record))
-        history = job.rows()
-        record.files(plot_curves(job.workdir / "curves.png", history, outcome["best_epoch"]), "plots")
-        rates = json.loads(job.rates.read_text())
-        record.files(plot_rates(job.workdir / "learning_rate.png", rates), "plots")
-        record.files(write_history(job.workdir / HISTORY_FILE, history), "plots")
-        record.files(job.summary)
+        _draw_course(job, outcome, record)
     draft = ctx.draft()
     write_checkpoint(draft.path, job, outcome)
-    facts = {
+    ids = {"mlflow_run_id": record.run_id, "mlflow_experiment_id": record.experiment_id}
+    ref = ctx.publish(draft, CheckpointRef, _facts(job, outcome) | ids)
+    shutil.rmtree(job.workdir)
+    return ref
+
+
+def _draw_course(job: Job, outcome: Mapping[str, Any], record: TrainingRecord) -> None:
+    """Add the pictures of a finished training, its history and its layers to the MLflow run."""
+    history = job.rows()
+    record.files(plot_curves(job.workdir / "curves.png", history, outcome["best_epoch"]), "plots")
+    rates = json.loads(job.rates.read_text())
+    record.files(plot_rates(job.workdir / "learning_rate.png", rates), "plots")
+    record.files(write_history(job.workdir / HISTORY_FILE, history), "plots")
+    record.files(job.summary)
+
+
+def _facts(job: Job, outcome: Mapping[str, Any]) -> dict[str, Fact]:
+    """What is worth showing of a finished training, the validation figures of the kept epoch among them."""
+    kept = job.rows()[outcome["best_epoch"]]
+    return {
         "epochs": outcome["epochs"],
         "best_epoch": outcome["best_epoch"],
         "parameters": outcome["parameters"],
         "seconds": round(outcome["seconds"], 3),
         **energies(outcome),
-        **{name: value for name, value in history[outcome["best_epoch"]].items() if name.startswith("validation_")},
+        **{name: value for name, value in kept.items() if name.startswith("validation_")},
         "metric": catalogue.LEARNING_TASKS.load(job.task.name).metric,
-        "mlflow_run_id": record.run_id,
-        "mlflow_experiment_id": record.experiment_id,
     }
-    ref = ctx.publish(draft, CheckpointRef, facts)
-    shutil.rmtree(job.workdir)
-    return ref
 
 
 @contextlib.contextmanager

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from lepton_tasks.core.artifacts import ArtifactRef, DatasetRef, EvaluationRef, ModelPackageRef, PreprocessorRef
 from lepton_tasks.core.components import learning_task_of
-from lepton_tasks.core.compress_settings import Compress
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import GateError
 from lepton_tasks.core.metrics import direction, is_worse
-from lepton_tasks.core.protocols import LearningTask
+from lepton_tasks.core.protocols import LearningTask, Outputs
+from lepton_tasks.core.redaction import Redaction
 from lepton_tasks.core.store import sha256_file, write_json
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.serving.answers import difference
@@ -59,44 +62,24 @@ def verify_package(
     """
     folder = ctx.open(compressed or exported)
     package, judged = load_package(folder, threads=0), ctx.open(evaluation)
-    if (rule := use_case.deploy.redact) is not None:
-        profile = json.loads((folder / PROFILE_FILE).read_text()) if (folder / PROFILE_FILE).exists() else {}
-        rule.check_columns(profile.get("columns", {}), where=f"{use_case.name}.yaml: deploy.redact")
+    rule = _redaction(use_case, folder)
     expected = replay.read_outputs(judged / replay.SERVED_FILE)
     outputs = replay.outputs_of(package, replay.read_requests(judged))
-    largest, share = replay.differences(outputs, expected)
-    example = _example_difference(package)
-    parity: dict[str, Any] = {
-        "rows": len(next(iter(expected.values()))),
-        "graph_sha256": sha256_file(folder / ONNX_FILE),
-        "compression": package.spec.compression.name if package.spec.compression else None,
-        "max_difference": largest,
-        "mismatch_share": share,
-        "example_difference": example,
-    }
-    limits, task = use_case.export, _task(use_case, ctx, preprocessor, package)
-    checks = [_Check("export.max_difference", limits.max_difference, example)]
-    if package.spec.compression is None:
-        checks.append(_Check("export.max_difference", limits.max_difference, largest))
-        checks.append(_Check("export.max_mismatch", limits.max_mismatch, share))
+    parity, checks = _alike(use_case, package, outputs, expected)
+    task = _task(use_case, ctx, preprocessor, package)
     if task.replayable:
-        stored = replay.first_rows(replay.read_outputs(judged / replay.OUTPUTS_FILE), parity["rows"])
-        parity["serving_difference"], parity["serving_mismatch_share"] = replay.differences(expected, stored)
-        checks.append(_Check("export.max_difference", limits.max_difference, parity["serving_difference"]))
-        checks.append(_Check("export.max_mismatch", limits.max_mismatch, parity["serving_mismatch_share"]))
-        targets = task.evaluation_rows(ctx.open(features), "test").targets[: parity["rows"]]
-        by_torch, by_onnx = (task.metrics(answers, targets) for answers in (expected, outputs))
-        worth, checked = _worth(use_case, task, package, by_torch, by_onnx)
-        parity |= worth
+        found, checked = _as_stored(use_case, parity["rows"], judged, expected)
+        parity |= found
         checks += checked
-        if package.spec.compression is not None and use_case.compress is not None:
-            parity["label_mismatch"] = replay.label_mismatch(package.output_codec, outputs, expected)
-            checks += _labels(use_case.compress, parity["label_mismatch"])
+        targets = task.evaluation_rows(ctx.open(features), "test").targets[: parity["rows"]]
+        found, checked = _worth(use_case, task, package, targets, outputs, expected)
+        parity |= found
+        checks += checked
     _refuse(use_case, parity, checks)
     if task.replayable and package.spec.compression is not None:
-        found = contest.compare(use_case, ctx, task, parity["metric"], evaluation, features, outputs)
-        _stand_up_to(use_case, parity["metric"], package.spec.compression.name, found)
-    ctx.log.info("parity on %d requests: max difference %.2g", parity["rows"], largest)
+        champion = contest.compare(use_case, ctx, task, parity["metric"], evaluation, features, outputs)
+        _stand_up_to(use_case, parity["metric"], package.spec.compression.name, champion)
+    ctx.log.info("parity on %d requests: max difference %.2g", parity["rows"], parity["max_difference"])
     draft = ctx.draft()
     for path in folder.iterdir():
         if path.name != MANIFEST_FILE and not path.name.startswith("_"):  # the store's own files
@@ -106,6 +89,47 @@ def verify_package(
         write_json(draft.path / REDACT_FILE, rule.model_dump(mode="json", exclude_defaults=True))
     seal(draft.path)
     return ctx.publish(draft, ModelPackageRef, parity)
+
+
+def _redaction(use_case: UseCase, folder: Path) -> Redaction | None:
+    """`deploy.redact`, whose columns are those of the package's profile."""
+    if (rule := use_case.deploy.redact) is not None:
+        profile = json.loads((folder / PROFILE_FILE).read_text()) if (folder / PROFILE_FILE).exists() else {}
+        rule.check_columns(profile.get("columns", {}), where=f"{use_case.name}.yaml: deploy.redact")
+    return rule
+
+
+def _alike(
+    use_case: UseCase, package: Package, outputs: Outputs, expected: Outputs
+) -> tuple[dict[str, Any], list[_Check]]:
+    """How far the package's answers are from torch's; of a compressed graph, only the example's must be near."""
+    largest, share = replay.differences(outputs, expected)
+    example, limits = _example_difference(package), use_case.export
+    parity = {
+        "rows": len(next(iter(expected.values()))),
+        "graph_sha256": sha256_file(package.folder / ONNX_FILE),
+        "compression": package.spec.compression.name if package.spec.compression else None,
+        "max_difference": largest,
+        "mismatch_share": share,
+        "example_difference": example,
+    }
+    checks = [_Check("export.max_difference", limits.max_difference, example)]
+    if package.spec.compression is None:
+        checks.append(_Check("export.max_difference", limits.max_difference, largest))
+        checks.append(_Check("export.max_mismatch", limits.max_mismatch, share))
+    return parity, checks
+
+
+def _as_stored(use_case: UseCase, rows: int, judged: Path, expected: Outputs) -> tuple[dict[str, Any], list[_Check]]:
+    """How far torch's answers to requests are from those to the stored rows that the requests were made of."""
+    stored = replay.first_rows(replay.read_outputs(judged / replay.OUTPUTS_FILE), rows)
+    largest, share = replay.differences(expected, stored)
+    limits = use_case.export
+    checks = [
+        _Check("export.max_difference", limits.max_difference, largest),
+        _Check("export.max_mismatch", limits.max_mismatch, share),
+    ]
+    return {"serving_difference": largest, "serving_mismatch_share": share}, checks
 
 
 def champion_state(use_case: UseCase, ctx: RunContext, **refs: ArtifactRef) -> dict[str, Any] | None:
@@ -133,10 +157,11 @@ def _task(use_case: UseCase, ctx: RunContext, preprocessor: PreprocessorRef, pac
 
 
 def _worth(
-    use_case: UseCase, task: LearningTask, package: Package, by_torch: dict[str, float], by_onnx: dict[str, float]
+    use_case: UseCase, task: LearningTask, package: Package, targets: np.ndarray, outputs: Outputs, expected: Outputs
 ) -> tuple[dict[str, Any], list[_Check]]:
-    """The gate's metric by both, and what of it may be lost; of a compressed graph also the gate's thresholds."""
+    """The gate's metric by both, and what of it may be lost; of a compressed graph also thresholds and labels."""
     metric = use_case.gate.metric or task.metric
+    by_torch, by_onnx = (task.metrics(answers, targets) for answers in (expected, outputs))
     before, now = by_torch[metric], by_onnx[metric]
     drop = (before - now) * direction(metric) - _ROUNDING * max(1.0, abs(before))
     worth = {"metric": metric, "metric_torch": before, "metric_onnx": now}
@@ -147,12 +172,10 @@ def _worth(
         # Only what compression cost: on these requests the trained network itself may miss what it reaches on all rows.
         if name in by_onnx and is_worse(name, by_onnx[name], limit) and not is_worse(name, by_torch[name], limit):
             checks.append(_Check(f"gate.thresholds.{name}", 0.0, abs(by_onnx[name] - limit)))
-    return worth, checks
-
-
-def _labels(settings: Compress, mismatch: float | None) -> list[_Check]:
-    """Twice what was allowed on the split that the graph was chosen on."""
-    return [] if mismatch is None else [_Check("compress.max_mismatch", 2 * settings.max_mismatch, mismatch)]
+    mismatch = replay.label_mismatch(package.output_codec, outputs, expected)
+    if mismatch is not None:  # twice what was allowed on the split that the graph was chosen on, as of the metric
+        checks.append(_Check("compress.max_mismatch", 2 * use_case.compress.max_mismatch, mismatch))
+    return worth | {"label_mismatch": mismatch}, checks
 
 
 def _refuse(use_case: UseCase, parity: dict[str, Any], checks: list[_Check]) -> None:

@@ -133,7 +133,7 @@ class Course(pl.Callback):
         self._loss_steps += 1
         self._timed_steps += 1
         self.module.step_done += 1
-        stepped = self._stepped(trainer)
+        stepped = self._stepped()
         if stepped and self._average is not None:
             self._average.update(self._optimizer_steps())
         if stepped and self._layout.stops(self.told_to_stop):
@@ -212,7 +212,7 @@ class Course(pl.Callback):
         score = self.module.task.score({name[len(prefix) :]: row[name] for name in row if name.startswith(prefix)})
         return tuple(-math.inf if math.isnan(value) else value for value in score)
 
-    def _stepped(self, trainer: pl.Trainer) -> bool:
+    def _stepped(self) -> bool:
         """Whether no gradient waits for further batches: only then is the state what it is written as."""
         done = self.module.step_done % self.batches.steps
         return done % self.job.train.accumulate == 0

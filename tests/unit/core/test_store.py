@@ -48,6 +48,12 @@ def test_an_altered_file_is_refused(store):
         store.open(ref)
 
 
+def test_another_artifact_at_the_same_address_is_refused(store):
+    ref = published(store)
+    with pytest.raises(ArtifactError, match=r"not the one the reference names \(digest 000000000000\)"):
+        store.open(ref.model_copy(update={"digest": "0" * 64}))
+
+
 def test_a_file_is_hashed_again_once_somebody_touched_it(store, monkeypatch):
     hashed = []
     monkeypatch.setattr(module, "_SETTLED", -1)  # as if the file were old

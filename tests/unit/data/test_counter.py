@@ -45,6 +45,16 @@ def test_frequent_values_survive_among_many_and_the_undercount_bounds_the_error(
     assert all(count <= true[value] <= count + counter.undercount for value, count in top)
 
 
+def test_what_both_of_two_counters_left_out_is_left_out_of_their_sum():
+    parts = [pl.Series(["x"] * 5 + list(rare)) for rare in ("abcdef", "ghijkl")]
+    merged, other = (CategoryCounter(bound=4) for _ in parts)
+    merged.update(parts[0])
+    other.update(parts[1])
+    assert (merged.undercount, other.undercount) == (1, 1)
+    merged.merge(other)
+    assert (merged.top(), merged.undercount) == ([("x", 8)], 2)
+
+
 def test_the_number_of_different_values_is_estimated_within_three_percent():
     for seed, many in enumerate((30_000, 200_000)):
         series = pl.Series(np.random.default_rng(seed).permutation(many)).cast(pl.String)

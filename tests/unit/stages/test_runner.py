@@ -106,6 +106,12 @@ def test_force(ctx):
     assert ran(use_case(), ctx, until="second", force_stage="second") == ["second"]
 
 
+def test_other_code_runs_again(ctx, monkeypatch):
+    ran(use_case(), ctx)
+    monkeypatch.setattr(runner, "code_digest", lambda modules, root: f"another of {modules}")
+    assert ran(use_case(), ctx) == ["first", "second"]
+
+
 def test_retryable_errors_are_retried_and_others_are_not(ctx):
     failures[:] = [UnavailableError("away."), UnavailableError("away.")]
     assert ran(use_case(), ctx) == ["first", "second", "second", "second"]
