@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.protocols import Outputs, Rows
 from lepton_tasks.learning.classification import PROBABILITIES, Classification
 
@@ -30,6 +31,17 @@ class ImageClassification(Classification):
     def __init__(self, fitted: Mapping[str, Any], labels: Sequence[str], *, mirror: bool = False) -> None:
         super().__init__(fitted, labels)
         self.mirror = mirror
+
+    def training_rows(self, features: Path) -> Rows:
+        """The training split; raises `DataError` if a row has no label."""
+        rows = super().training_rows(features)
+        if missing := int((rows.targets < 0).sum()):
+            raise DataError(
+                f"{missing:,} of {len(rows.targets):,} pictures have no label.",
+                where=str(features / "train"),
+                fix="Add the cleaning step `unlabelled`, or choose a source whose folders name labels.",
+            )
+        return rows
 
     def network_arguments(self) -> dict[str, Any]:
         """``input_shape`` (height, width, channels) and ``num_classes``."""

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.protocols import Rows
 from lepton_tasks.learning.classification import confusion
 from lepton_tasks.learning.image_classification import ImageClassification
@@ -18,6 +19,14 @@ def test_metrics_are_those_computed_by_hand():
     assert found["macro_f1"] == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)
     assert found["accuracy"] == 0.5
     assert found["loss"] == pytest.approx(-np.log([0.7, 0.8, 0.3, 1e-7]).mean(), rel=1e-5)
+
+
+def test_pictures_without_a_label_are_told(tmp_path):
+    (tmp_path / "train").mkdir()
+    np.save(tmp_path / "train" / "inputs.npy", np.zeros((4, 8, 8, 1), np.uint8))
+    np.save(tmp_path / "train" / "targets.npy", np.array([0, -1, 1, -1]))
+    with pytest.raises(DataError, match=r"2 of 4 pictures have no label. Add the cleaning step `unlabelled`"):
+        TASK.training_rows(tmp_path)
 
 
 def test_rows_of_the_confusion_matrix_are_true_labels():
