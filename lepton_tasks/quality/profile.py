@@ -56,7 +56,8 @@ def rules_from(profile: Mapping[str, Any], *, slack: float = 0.1) -> list[Expect
             rules.append(_warn("expect_column_values_to_be_between", name, mostly=_HELD, **bounds))
         elif about["type"] == "String" and about["distinct_exact"] and about["distinct"] <= min(TOP_VALUES, rows / 2):
             known = [value for value, _ in about["top"]]
-            rules.append(_warn("expect_column_values_to_be_in_set", name, mostly=_HELD, value_set=known))
+            if all(len(value) < _LONGEST_VALUE for value in known):  # others are not kept whole
+                rules.append(_warn("expect_column_values_to_be_in_set", name, mostly=_HELD, value_set=known))
     return rules
 
 

@@ -83,6 +83,11 @@ def test_rules_from_a_profile_hold_for_what_it_was_made_of(profile, values):
     assert max(values) <= between.params["max_value"]
 
 
+def test_long_texts_make_no_set_of_values_that_their_beginnings_would_not_be_in(profile):
+    about = profile(pl.DataFrame({"note": ["n" * 300, "m"] * 10}))
+    assert "expect_column_values_to_be_in_set" not in {rule.type for rule in rules_from(about)}
+
+
 def test_alike_data_differ_little_and_moved_data_much(profile):
     old = profile(frame())
     same = diff_profiles(old, profile(frame(seed=1)))
