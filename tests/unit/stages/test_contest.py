@@ -1,0 +1,11 @@
+import types
+
+import pytest
+
+from lepton_tasks.stages.contest import limit
+
+
+@pytest.mark.parametrize(("metric", "expected"), [("accuracy", 0.78), ("loss", 0.82)])
+def test_a_candidate_may_fall_behind_the_champion_by_what_is_allowed_and_no_more(metric, expected):
+    use_case = types.SimpleNamespace(gate=types.SimpleNamespace(max_drop=0.02))
+    assert limit(use_case, metric, {metric: 0.8}) == pytest.approx(expected)
