@@ -1,4 +1,4 @@
-"""Shows every broken file of configs/use_cases as an Airflow import error.
+"""Report every invalid file of configs/use_cases as an Airflow import error.
 
 It holds no Dag: Airflow loses (or refuses to trigger) every Dag of a file that has an import error.
 """

@@ -1,4 +1,4 @@
-"""One Airflow Dag for each file in configs/use_cases. What a broken file says is in use_case_errors.py."""
+"""One Airflow Dag per file in configs/use_cases. Invalid files are reported by use_case_errors.py."""
 
 from lepton_airflow.dag import build_dags, use_case_folder
 

@@ -1,4 +1,4 @@
-"""The Python face of Lepton: the stages of a use case, called from a notebook or a script.
+"""Python SDK: run the stages of a use case from a notebook or script.
 
 import lepton_ai as la
 from lepton_ai.models import CNN

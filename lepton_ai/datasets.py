@@ -1,4 +1,4 @@
-"""Data sets to train and test on. Nothing is read before a model is fitted or evaluated."""
+"""Data sets for training and testing, read only when a model is fitted or evaluated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks with four verbs: fit, evaluate, predict, save. They run the stages of a use case in this process."""
+"""Models with `fit`, `evaluate`, `predict` and `save`, which run the stages of a use case."""
 
 from __future__ import annotations
 

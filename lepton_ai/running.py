@@ -1,4 +1,4 @@
-"""How models reach the stages: data prepared as in a run, training in a process of its own, answers by the codecs."""
+"""Run stages on behalf of SDK models: data preparation, training in a child process, predictions through codecs."""
 
 from __future__ import annotations
 

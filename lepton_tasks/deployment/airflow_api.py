@@ -1,4 +1,4 @@
-"""A small client of Airflow's REST API: start a run, follow it, read what its tasks returned."""
+"""Client of Airflow's REST API: trigger a run, follow it, read task results."""
 
 from __future__ import annotations
 

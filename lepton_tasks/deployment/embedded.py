@@ -1,4 +1,4 @@
-"""The embedded default: MLflow, serving and Airflow on this machine, for one person, all state under one folder."""
+"""Local deployment: MLflow, serving and Airflow on one machine, with all state in one folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Services as background processes: in sessions of their own, remembered in files, ended with all they started."""
+"""Background services: started in their own sessions, recorded on disk, stopped with their children."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the embedded services are: their command lines, settings and secrets. Everything listens on 127.0.0.1."""
+"""Command lines, settings and secrets of the local services. All listen on 127.0.0.1."""
 
 from __future__ import annotations
 

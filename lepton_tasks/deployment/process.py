@@ -1,4 +1,4 @@
-"""Deploy to the serving process of this machine, over its admin API."""
+"""Deployment target `process`: the inference server, through its admin API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is unusual, learned from samples without labels."""
+"""Learning task `anomaly_detection`: reconstruction error of an autoencoder, without labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures about what is unusual."""
+"""Plots for anomaly detection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Average precision of boxes, as COCO defines it."""
+"""COCO average precision of bounding boxes."""
 
 from __future__ import annotations
 

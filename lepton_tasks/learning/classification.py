@@ -1,4 +1,4 @@
-"""One label of several: what classifiers of pictures, texts and tables share.
+"""Shared code of image, text and table classification.
 
 Torch is imported where it is needed, so that a stage that only computes metrics starts without it.
 """

@@ -1,4 +1,4 @@
-"""Pictures about a classifier."""
+"""Plots for classification."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is like that which a user touched, by the words about it."""
+"""Learning task `content_recommendation`: similar items by their text."""
 
 from __future__ import annotations
 

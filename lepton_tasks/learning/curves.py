@@ -1,4 +1,4 @@
-"""How well probabilities and scores order rows, and whether they mean what they say. NumPy only."""
+"""AUC, ROC and calibration of scores. NumPy only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures about a detector."""
+"""Plots for object detection."""
 
 from __future__ import annotations
 

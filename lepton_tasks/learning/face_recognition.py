@@ -1,4 +1,4 @@
-"""Who is alike: pictures become directions, and the angle between two says whether they show the same person."""
+"""Learning task `face_recognition`: embeddings compared by angle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures about forecasts."""
+"""Plots for forecasting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What comes next in a series."""
+"""Learning task `forecasting`: the next values of a time series."""
 
 from __future__ import annotations
 

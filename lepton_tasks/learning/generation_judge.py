@@ -1,4 +1,4 @@
-"""What judges drawn pictures: a small classifier of the real ones, trained in seconds, the same each time."""
+"""Judge generated images with a small classifier trained on the real ones, deterministic and in seconds."""
 
 from __future__ import annotations
 

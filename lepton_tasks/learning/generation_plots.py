@@ -1,4 +1,4 @@
-"""Pictures of drawn pictures."""
+"""Plots for image generation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each user touched, in order, as arrays of numbers that count from 1; 0 is nothing."""
+"""Interaction history of each user as index arrays in order; indices start at 1, 0 is padding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One label for each picture."""
+"""Learning task `image_classification`: one label per image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures that were never taken: a generator that a critic cannot tell from the real thing."""
+"""Learning task `image_generation`: a GAN."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user may want next.
+"""Learning task `item_recommendation`: the next items for a user.
 
 Torch is imported where it is needed, so that a stage that only computes metrics starts without it.
 """

@@ -1,4 +1,4 @@
-"""What comes next in a text."""
+"""Learning task `language_modelling`: next-token prediction."""
 
 from __future__ import annotations
 

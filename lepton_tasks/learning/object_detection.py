@@ -1,4 +1,4 @@
-"""What is in a picture, and where: boxes with a kind and a score."""
+"""Learning task `object_detection`: boxes with class and score."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures about probabilities and scores."""
+"""Plots of probabilities and scores."""
 
 from __future__ import annotations
 

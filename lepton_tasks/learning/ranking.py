@@ -1,4 +1,4 @@
-"""How the right item ranks among candidates."""
+"""Ranking metrics: position of the correct item among candidates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a user would rate an item.
+"""Learning task `rating_prediction`: the rating a user gives an item.
 
 Torch is imported where it is needed, so that a stage that only computes metrics starts without it.
 """

@@ -1,4 +1,4 @@
-"""Pictures about recommenders."""
+"""Plots for recommenders."""
 
 from __future__ import annotations
 

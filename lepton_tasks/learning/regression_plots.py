@@ -1,4 +1,4 @@
-"""Pictures about numbers that were foretold."""
+"""Plots for regression."""
 
 from __future__ import annotations
 

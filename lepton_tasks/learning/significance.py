@@ -1,4 +1,4 @@
-"""Whether two models that answered the same rows differ by more than chance."""
+"""McNemar's test: whether two models differ on the same rows by more than chance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is learned from the rows of a table."""
+"""Shared code of the learning tasks on tables."""
 
 from __future__ import annotations
 

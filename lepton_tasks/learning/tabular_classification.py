@@ -1,4 +1,4 @@
-"""One label for each row of a table."""
+"""Learning task `tabular_classification`: one label per table row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A number for each row of a table."""
+"""Learning task `tabular_regression`: one number per table row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What most learning tasks share."""
+"""Base class with what most learning tasks share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One label for each text."""
+"""Learning task `text_classification`: one label per text."""
 
 from __future__ import annotations
 

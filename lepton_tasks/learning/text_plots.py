@@ -1,4 +1,4 @@
-"""Pictures about what was made of texts."""
+"""Plots for text models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A text from another text: translation, and what has the same form (summaries, spelling)."""
+"""Learning task `translation`: text to text, also for summaries or spelling correction."""
 
 from __future__ import annotations
 

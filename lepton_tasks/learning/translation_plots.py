@@ -1,4 +1,4 @@
-"""Pictures about texts that were made from others."""
+"""Plots for translation."""
 
 from __future__ import annotations
 

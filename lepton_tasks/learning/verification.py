@@ -1,4 +1,4 @@
-"""How well embeddings tell the same from the different: all pairs of rows, by the cosine of their directions."""
+"""Verification metrics of embeddings: cosine similarity of all pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures about telling the same from the different."""
+"""Plots for verification."""
 
 from __future__ import annotations
 

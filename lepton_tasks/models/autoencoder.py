@@ -1,4 +1,4 @@
-"""A network that gives back what it is shown, through a narrow place; and what its errors tell."""
+"""Convolutional autoencoder, with anomaly scores from its reconstruction errors."""
 
 from __future__ import annotations
 

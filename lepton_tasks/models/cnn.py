@@ -1,4 +1,4 @@
-"""A plain convolutional network for small pictures."""
+"""Plain convolutional network for small images."""
 
 from __future__ import annotations
 

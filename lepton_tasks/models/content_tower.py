@@ -1,4 +1,4 @@
-"""Items by their words, users by the words of what they touched."""
+"""Content-based recommender: items by their words, users by the words of their items."""
 
 from __future__ import annotations
 

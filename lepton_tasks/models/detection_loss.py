@@ -1,4 +1,4 @@
-"""What the maps of a detector should be, and how far they are from it."""
+"""Target maps and loss of the object detector."""
 
 from __future__ import annotations
 

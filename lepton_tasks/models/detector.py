@@ -1,4 +1,4 @@
-"""A small detector without anchors: where the middle of something is, and how far its sides are from there."""
+"""Small anchor-free object detector: predicts object centres and the distances to the box sides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dropout that costs little on a CPU."""
+"""Dropout that is fast on CPUs."""
 
 from __future__ import annotations
 

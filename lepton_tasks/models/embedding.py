@@ -1,4 +1,4 @@
-"""A network that maps pictures to directions: alike is what points the same way."""
+"""Convolutional network that maps images to embeddings, compared by angle."""
 
 from __future__ import annotations
 

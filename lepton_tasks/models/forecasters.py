@@ -1,4 +1,4 @@
-"""Networks that see a window of a series and foretell what follows.
+"""Forecasting networks: from a window of a time series to the following values.
 
 Beside its layers each has a linear path, ``direct``, from the last row to all that follows: that the last value stays
 is a good guess for the first steps, which layers alone learn slowly.

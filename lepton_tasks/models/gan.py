@@ -1,4 +1,4 @@
-"""Generative adversarial networks: one network draws pictures, the other tells them from real ones."""
+"""Generative adversarial networks for images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Outputs of a network for a whole array, batch by batch."""
+"""Run a network over a whole array in batches."""
 
 from __future__ import annotations
 

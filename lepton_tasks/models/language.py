@@ -1,4 +1,4 @@
-"""A language model as it is trained and served."""
+"""Wrap language models for training and serving."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses that a use case can name. Each is built once for a training and called with a batch's outputs and targets.
+"""Loss functions by name. Each is built once per training and called with a batch's outputs and targets.
 
 A loss of *classes* takes logits float32 [N, K] and target probabilities float32 [N, K]; of *numbers* two float32
 tensors of one shape; of *rankings* scores float32 [N, 1 + M] with the wanted item first; of *embeddings* float32 [N, D]

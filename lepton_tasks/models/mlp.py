@@ -1,4 +1,4 @@
-"""A network for the rows of a table."""
+"""Multilayer perceptron for tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks of other packages, where they are installed: ``timm/<name>``, ``torchvision/<name>``. None is downloaded."""
+"""Networks of installed packages: ``timm/<name>``, ``torchvision/<name>``. Nothing is downloaded."""
 
 from __future__ import annotations
 

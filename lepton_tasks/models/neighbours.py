@@ -1,4 +1,4 @@
-"""What goes with what: each item a user has touched speaks for its neighbours."""
+"""Item-based neighbourhood recommender."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A text as a bag of its words and word groups."""
+"""Text classifier on a bag of words and n-grams."""
 
 from __future__ import annotations
 

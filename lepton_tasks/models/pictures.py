@@ -1,4 +1,4 @@
-"""What stands before and behind a network that sorts pictures."""
+"""Wrap image classifiers: input normalisation and output probabilities."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks without the channels that matter least."""
+"""Structured pruning: copy a network's most important channels into a narrower one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks that say how well items suit users: matrix factorisation, NeuMF, two towers.
+"""Recommender networks: matrix factorisation, NeuMF, two towers.
 
 All are asked alike: users int [N], what each touched lately int [N, L] (the latest first, 0 where there is nothing) and
 items int [N, C] give scores float32 [N, C]. Users and items count from 1; 0 is one that training has not seen, and what

@@ -1,4 +1,4 @@
-"""What stands around a recommender: negatives in training, candidates in evaluation, the best items when served."""
+"""Wrap recommenders: negatives in training, candidates in evaluation, top items in serving."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A residual network for photos, small by default."""
+"""Residual network for photos, small by default."""
 
 from __future__ import annotations
 

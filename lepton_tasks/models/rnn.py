@@ -1,4 +1,4 @@
-"""Recurrent networks that read a text token by token."""
+"""Recurrent text encoder for classification."""
 
 from __future__ import annotations
 

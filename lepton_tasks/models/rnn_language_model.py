@@ -1,4 +1,4 @@
-"""A recurrent network that says what comes next in a text."""
+"""Recurrent language model."""
 
 from __future__ import annotations
 

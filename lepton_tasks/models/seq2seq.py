@@ -1,4 +1,4 @@
-"""What networks that make one text from another share, and the way they are taught and asked.
+"""Shared code of sequence-to-sequence models: teacher forcing and beam search.
 
 A network for this has `forward` (teaching), `logits`, and `begin` and `step` (answering, one token at a time).
 """

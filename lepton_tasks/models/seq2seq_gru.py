@@ -1,4 +1,4 @@
-"""Recurrent networks that make one text from another."""
+"""Sequence-to-sequence model with GRUs and attention."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A transformer that makes one text from another."""
+"""Sequence-to-sequence transformer."""
 
 from __future__ import annotations
 

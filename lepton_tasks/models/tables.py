@@ -1,4 +1,4 @@
-"""What stands before a network that learns from tables: the columns of a request become features inside the graph."""
+"""Put a table's feature transformation into the graph, before the network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks that read texts, as they are trained and served."""
+"""Wrap text networks for training and serving."""
 
 from __future__ import annotations
 

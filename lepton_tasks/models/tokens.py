@@ -1,4 +1,4 @@
-"""What networks that read tokens share: which are real, their vectors, and one vector of a whole text.
+"""Shared parts of token networks: padding mask, embeddings, pooling.
 
 A row of tokens is as long as its text, then `PAD`: nothing a network answers may hang on how much padding there is.
 """

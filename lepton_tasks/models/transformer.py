@@ -1,4 +1,4 @@
-"""A transformer encoder that reads a text, and the blocks that other networks with attention are made of."""
+"""Transformer encoder for texts, and attention blocks for other networks."""
 
 from __future__ import annotations
 

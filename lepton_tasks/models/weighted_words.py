@@ -1,4 +1,4 @@
-"""A text as the words in it, the rarer the heavier."""
+"""Text classifier on TF-IDF-weighted word vectors."""
 
 from __future__ import annotations
 

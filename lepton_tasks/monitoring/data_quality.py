@@ -1,4 +1,4 @@
-"""Data quality of served requests: refused ones, unsure answers, and what was asked beside the training data."""
+"""Monitor `data_quality`: failed requests, low-confidence answers, and drift from the training data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A check of a table: judged, shown, kept; a critical failure stops the run and hands over the rows against it."""
+"""Validate a table: run the suite, publish report and Data Docs, stop the run on critical failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Great Expectations' rules about single rows as Polars expressions, with the meaning they have on pandas."""
+"""Row-level Great Expectations rules as Polars expressions with pandas semantics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What two profiles differ in: columns, types, rows, and how far each column's values have moved."""
+"""Compare two profiles: columns, types, row counts and drift per column."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data Docs that work without a network: Great Expectations' own pages, in a frame and a style of ours."""
+"""Offline Data Docs: Great Expectations' pages in our layout."""
 
 from __future__ import annotations
 

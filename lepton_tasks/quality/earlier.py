@@ -1,4 +1,4 @@
-"""Rules for raw data from what earlier raw data were like."""
+"""Rules for raw data, derived from the previous run's raw data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the expectations of a use case came out from run to run."""
+"""History of expectation results across the runs of a use case."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Great Expectations' metrics, answered from one pass over a table instead of from a table in memory."""
+"""Great Expectations metrics computed in one pass over partitions instead of from an in-memory table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that is asked about a table, answered in one pass: parts answer by themselves, and answers merge."""
+"""Collect all statistics that checks need in one pass; partial results merge."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A profile of a table as JSON: what its columns hold, for people, for suites, and to compare two of them."""
+"""Data profile as JSON, for display, suites and comparison."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is checked: rows in parts, wherever they lie."""
+"""Partitioned rows to validate, from any storage."""
 
 from __future__ import annotations
 

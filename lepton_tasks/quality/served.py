@@ -1,4 +1,4 @@
-"""What requests are like: a profile of the rows a model was made with, as its codec tells of them; rules from it."""
+"""Profile of training rows as requests, and the rules for served requests derived from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An expectation suite over rows in parts: Great Expectations judges what one pass has found out."""
+"""Run a Great Expectations suite on partitioned rows, using statistics from one pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What expectations look at: tables as they lie, and light tables about samples and arrays, without any payload."""
+"""Tables that expectations run on: the data itself, or metadata of samples and arrays."""
 
 from __future__ import annotations
 

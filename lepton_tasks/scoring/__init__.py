@@ -1,1 +1,1 @@
-"""Files of samples in, files of answers out, without a server."""
+"""Batch scoring: from files of samples to a file of answers, without a server."""

@@ -1,4 +1,4 @@
-"""Answers as the columns of a Parquet file."""
+"""Convert answers to Parquet columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which model package answers: a folder, or a version of the model registry."""
+"""Locate the model package to use: a folder, or a version in the model registry."""
 
 from __future__ import annotations
 

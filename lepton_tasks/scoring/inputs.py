@@ -1,4 +1,4 @@
-"""What is to be scored: pictures of a folder, rows of tables, lines of texts; one sample each, nothing left out."""
+"""Inputs for batch scoring: image files, table rows or text lines, one sample each."""
 
 from __future__ import annotations
 

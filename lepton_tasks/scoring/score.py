@@ -1,4 +1,4 @@
-"""Files of samples -> a file of answers, as the endpoint would give them: on all cores, or on a Dask cluster."""
+"""Score files of samples on all cores or a Dask cluster, with the same answers as the endpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files of weights that a use case's networks begin with, as part of the outside world."""
+"""Pretrained weight files of a use case, as inputs of its fingerprint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Graphs that may take an exported one's place: built, measured, and the best of them chosen."""
+"""Build and measure compressed graphs, and choose the best."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage clean: refuse what cannot be learned from, and say why."""
+"""Stage clean: reject unusable rows, with reasons."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A smaller or faster graph in the package, if one answers as well as the exported one."""
+"""Stage compress: replace the graph by a smaller or faster one if quality holds."""
 
 from __future__ import annotations
 

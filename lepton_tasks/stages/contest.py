@@ -1,4 +1,4 @@
-"""The champion asked what a candidate was asked: who is better, row by row."""
+"""Paired comparison of candidate and champion on the same requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage deploy: let the new version answer, or challenge the champion, then say so in the registry."""
+"""Stage deploy: deploy the new version as its rollout says, then update the registry."""
 
 from __future__ import annotations
 

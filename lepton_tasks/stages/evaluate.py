@@ -1,4 +1,4 @@
-"""Figures and pictures of the trained network on rows it has not learned from."""
+"""Stage evaluate: metrics and plots on held-out rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model package: the trained network as ONNX, with codec, labels, fitted values, example and model card."""
+"""Stage export: the model package with ONNX graph, codec, labels, fitted values, example and model card."""
 
 from __future__ import annotations
 

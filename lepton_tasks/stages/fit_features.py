@@ -1,4 +1,4 @@
-"""Stage fit_features: what is learned from the training split before any network is."""
+"""Stage fit_features: fit the feature extractor on the training split."""
 
 from __future__ import annotations
 

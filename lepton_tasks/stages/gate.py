@@ -1,4 +1,4 @@
-"""The promotion test: a candidate must reach the thresholds, and must not fall behind the champion."""
+"""Stage gate: check thresholds and compare the candidate with the champion."""
 
 from __future__ import annotations
 

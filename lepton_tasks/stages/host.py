@@ -1,4 +1,4 @@
-"""`python -m lepton_tasks.stages.host FOLDER`: the stage host, which forks stages that need not import for seconds.
+"""Stage host: `python -m lepton_tasks.stages.host FOLDER` forks stages from a process with warm imports.
 
 A stage that starts by itself imports pandas, Great Expectations, torch or MLflow anew. The host imports them once and
 never uses them, so that a fork of it can go on as if it had done so itself (docs/decisions/010). It imports libraries

@@ -1,4 +1,4 @@
-"""Stage ingest: the rows of the source, each with the digest of its bytes."""
+"""Stage ingest: read the source's rows, with a digest of each."""
 
 from __future__ import annotations
 

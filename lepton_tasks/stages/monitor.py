@@ -1,4 +1,4 @@
-"""Stage monitor: ask every monitor of the use case about the endpoint."""
+"""Stage monitor: run the use case's monitors on the endpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stages of a run, in order: what each needs, makes, and is fingerprinted by."""
+"""The pipeline: stages in order, with their inputs, outputs and fingerprints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Train another network to answer as a trained one does, by the course that it was trained by."""
+"""Train a student network to imitate a trained one (distillation), by the original training settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Register the verified package as a model version, alias `challenger`."""
+"""Stage register: register the verified package as a model version with the alias `challenger`."""
 
 from __future__ import annotations
 

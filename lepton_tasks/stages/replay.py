@@ -1,4 +1,4 @@
-"""Requests made of the test split, and what answers them: how a network, its package and a champion are compared."""
+"""Requests replayed from the test split, to compare network, package and champion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run one stage, or all of them: the single way in for the CLI, the SDK, pytest and Airflow."""
+"""Run one stage or all of them: the single entry point for CLI, SDK, tests and Airflow."""
 
 from __future__ import annotations
 

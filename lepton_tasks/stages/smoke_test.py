@@ -1,4 +1,4 @@
-"""Stage smoke_test: one real request to what was just deployed; if the answer is wrong, back to the version before."""
+"""Stage smoke_test: send one request to the deployed version; roll back if the answer is wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage split: which rows are learned from, chosen on, and tested on."""
+"""Stage split: assign rows to train, validation and test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Train the network; the MLflow run it begins is the one that every later stage of the run adds to."""
+"""Stage train: train the network; later stages add to the MLflow run it creates."""
 
 from __future__ import annotations
 

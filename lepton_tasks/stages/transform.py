@@ -1,4 +1,4 @@
-"""Stage transform: every split as arrays that training maps into memory."""
+"""Stage transform: write each split as memory-mapped arrays."""
 
 from __future__ import annotations
 

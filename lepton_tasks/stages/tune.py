@@ -1,4 +1,4 @@
-"""Search the values of some keys of the use case that answer the validation split best."""
+"""Stage tune: hyperparameter search on the validation split."""
 
 from __future__ import annotations
 

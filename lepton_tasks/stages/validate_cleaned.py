@@ -1,4 +1,4 @@
-"""Stage validate_cleaned: a profile of the training rows, the use case's rules, and whether other splits are alike."""
+"""Stage validate_cleaned: profile the training rows, check rules, and compare the splits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage validate_features: what training will see, against the rules of the feature extractor and the use case."""
+"""Stage validate_features: check the features against the rules of extractor and use case."""
 
 from __future__ import annotations
 

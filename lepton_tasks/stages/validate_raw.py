@@ -1,4 +1,4 @@
-"""Stage validate_raw: the rows as they came, against the rules of the feature extractor and the use case."""
+"""Stage validate_raw: check the raw rows against the rules of extractor and use case."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the package answers as the trained network did, to requests made of the test split and to its own example."""
+"""Stage verify_package: compare the package's answers with the trained network's."""
 
 from __future__ import annotations
 

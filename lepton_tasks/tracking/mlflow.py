@@ -1,4 +1,4 @@
-"""Runs, model versions and aliases in MLflow. Every call fails as an `UnavailableError` if the server is away."""
+"""Runs, model versions and aliases in MLflow. Every call raises `UnavailableError` if the server is down."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read the model registry over MLflow's REST API, without the three seconds that importing MLflow costs.
+"""Read the model registry over MLflow's REST API, without the three-second MLflow import.
 
 For the questions asked before a stage is started (which version has an alias, does a version still exist), and for the
 inference server, whose image has no MLflow: it follows the aliases, fetches packages, and moves aliases.

@@ -1,1 +1,1 @@
-"""Lepton's face in Airflow: a use case becomes a Dag, a stage becomes a task."""
+"""Airflow integration: a use case becomes a Dag, a stage becomes a task."""

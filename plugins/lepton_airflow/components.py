@@ -1,4 +1,4 @@
-"""Airflow's components on one machine: imported once, forked four times, restarted when one dies.
+"""Run Airflow's components on one machine: imported once, forked four times, restarted on failure.
 
 A component that is started by itself imports Airflow for 3 to 4 seconds of processor time: half of what it costs to
 start Airflow (37 s in five processes, 18 s like this).

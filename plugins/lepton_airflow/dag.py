@@ -1,4 +1,4 @@
-"""A use case's YAML -> its Dag. Parsing imports nothing heavy: a test holds it to that."""
+"""Build a Dag from a use case's YAML. A test ensures that parsing imports nothing heavy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our errors -> Airflow's: the one place that knows both."""
+"""Convert Lepton's errors to Airflow's exceptions; the only module that knows both."""
 
 from __future__ import annotations
 

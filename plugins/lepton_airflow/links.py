@@ -1,4 +1,4 @@
-"""Buttons on a task's page: its MLflow run, the Data Docs kept there, and the documentation of what it deployed."""
+"""Extra links of a task: MLflow run, Data Docs, endpoint documentation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m lepton_tasks.stages` as a child that never outlives its task."""
+"""Run `python -m lepton_tasks.stages` as a child process that never outlives its task."""
 
 from __future__ import annotations
 

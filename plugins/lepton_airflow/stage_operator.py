@@ -1,4 +1,4 @@
-"""One stage as an Airflow task: reuse the earlier outcome, or run the stage in a process of its own."""
+"""Operator for one stage: reuse the cached result, or run the stage in a child process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An ONNX model of MLflow, which `mlflow models serve` and `mlflow.pyfunc.load_model` load."""
+"""Export format `mlflow`: an ONNX model for `mlflow models serve` and `mlflow.pyfunc.load_model`."""
 
 from __future__ import annotations
 

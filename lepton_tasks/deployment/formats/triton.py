@@ -1,4 +1,4 @@
-"""A model repository of Triton, which KServe serves, too."""
+"""Export format `triton`: a Triton model repository, which KServe can also serve."""
 
 from __future__ import annotations
 
