@@ -1,1 +1,1 @@
-"""Speed and memory, each beside a peer or a limit measured in the same run."""
+"""Speed and memory relative to other tools, or to a limit measured in the same run."""

@@ -1,4 +1,4 @@
-"""What every benchmark shares: rounds in turn, medians, a table, and one JSON line."""
+"""Shared code of the benchmarks: alternating rounds, medians, a table, and one JSON line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ask a service whether it is well; the exit status is the answer.
+"""Health check of a service; the exit status is the result.
 
 python healthcheck.py URL          it answers with 200
 python healthcheck.py URL PART     ... and its JSON reply says that PART is healthy (Airflow tells of its parts so)

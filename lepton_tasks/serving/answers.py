@@ -1,4 +1,4 @@
-"""How far two answers of a model are apart."""
+"""Distance between two answers of a model."""
 
 from __future__ import annotations
 

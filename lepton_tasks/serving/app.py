@@ -1,4 +1,4 @@
-"""The HTTP application: routes, errors as JSON, start and drain."""
+"""The HTTP application: routes, errors as JSON, startup and graceful shutdown."""
 
 from __future__ import annotations
 

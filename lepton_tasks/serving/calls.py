@@ -1,4 +1,4 @@
-"""What a client sends and how it reads the reply, whether it waits or awaits; nothing here knows a network."""
+"""Requests and replies of the Python clients, independent of the transport."""
 
 from __future__ import annotations
 

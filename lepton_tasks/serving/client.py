@@ -1,4 +1,4 @@
-"""Python's way to an inference server: `Client` waits for each answer, `AsyncClient` awaits many at once."""
+"""Python clients of the inference server: `Client` (blocking) and `AsyncClient` (asyncio)."""
 
 from __future__ import annotations
 

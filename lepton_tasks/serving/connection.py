@@ -1,4 +1,4 @@
-"""What the two clients have in common: where the server is, who asks, how long is waited. Does not import httpx."""
+"""Settings shared by both clients: address, credentials, timeouts. Does not import httpx."""
 
 from __future__ import annotations
 

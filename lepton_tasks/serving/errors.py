@@ -1,4 +1,4 @@
-"""Which HTTP status an error becomes, and the errors only a server knows."""
+"""Map errors to HTTP statuses, and define the errors that only a server raises."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model package: everything serving needs in one folder, sealed by a manifest."""
+"""The model package: one folder with everything serving needs, sealed by a manifest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One serving process: ``python -m lepton_tasks.serving --port 8100 --home FOLDER``."""
+"""The inference server: ``python -m lepton_tasks.serving --port 8100 --home FOLDER``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keeps several processes of one server running on one port."""
+"""Supervise several server processes on one port."""
 
 from __future__ import annotations
 

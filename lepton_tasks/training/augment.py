@@ -1,4 +1,4 @@
-"""Augmentations of whole training batches, on the device the batch is on.
+"""Batch augmentations, on the device of the batch.
 
 Each is called with images float32 [N, C, H, W] in [0, 1] and targets [N, ...] and returns both. Chance comes from
 torch's global generator, which training seeds before every step: a resumed run draws what an unbroken one draws.

@@ -1,4 +1,4 @@
-"""Augmentations of pictures whose targets are boxes: see `lepton_tasks.training.augment`.
+"""Augmentations that transform bounding boxes with their images: see `lepton_tasks.training.augment`.
 
 Targets are float32 [N, M, 5]: kind (below 0: none), left, top, right, bottom, in pixels.
 """

@@ -1,4 +1,4 @@
-"""Averages of a network's weights along its training, which are validated and kept in place of the newest weights."""
+"""Weight averaging (EMA, SWA): the average is validated and kept instead of the latest weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training batches, in an order that seed and epoch decide."""
+"""Training batches, in an order determined by seed and epoch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model card, written from what was measured."""
+"""Write the model card from measurements."""
 
 from __future__ import annotations
 

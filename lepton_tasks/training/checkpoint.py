@@ -1,4 +1,4 @@
-"""A checkpoint artifact: weights, and what is needed to build the network they belong to. Free of Lightning."""
+"""Checkpoint artifact: weights and what is needed to rebuild the network. Independent of Lightning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Network and loss as one compiled function."""
+"""Compile network and loss as one function (torch.compile)."""
 
 from __future__ import annotations
 

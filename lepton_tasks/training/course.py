@@ -1,4 +1,4 @@
-"""The course of a training: what is validated, kept and written, and how a killed training goes on."""
+"""The training course: validation, checkpoints, the weights to keep, and resumption."""
 
 from __future__ import annotations
 

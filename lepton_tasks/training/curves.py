@@ -1,4 +1,4 @@
-"""A training's epochs, as pictures and as a line of text."""
+"""Training curves as plots and as text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Learning from what a trained network answers, beside the targets."""
+"""Distillation loss: learn from a teacher's outputs besides the targets."""
 
 from __future__ import annotations
 

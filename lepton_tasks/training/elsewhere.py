@@ -1,4 +1,4 @@
-"""A training that other machines run, and this one waits for."""
+"""Run a training on other machines and wait for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training takes of electric energy: measured where the hardware counts it, else estimated."""
+"""Energy use of a training: read from hardware counters, otherwise estimated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A torch module as an ONNX graph."""
+"""Export a torch module as an ONNX graph."""
 
 from __future__ import annotations
 

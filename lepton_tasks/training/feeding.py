@@ -1,4 +1,4 @@
-"""How rows get from the memory map to where the network is."""
+"""Move rows from the memory map to the network's device."""
 
 from __future__ import annotations
 

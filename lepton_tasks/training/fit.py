@@ -1,4 +1,4 @@
-"""Train one network with Lightning."""
+"""Train a network with Lightning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training process is told, and the files it leaves for the process that started it."""
+"""Input and output files of a training process."""
 
 from __future__ import annotations
 

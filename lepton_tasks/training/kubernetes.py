@@ -1,4 +1,4 @@
-"""What Kubernetes is asked for to train: ``python -m lepton_tasks.training.kubernetes | kubectl apply -f -``."""
+"""Training job manifest: ``python -m lepton_tasks.training.kubernetes | kubectl apply -f -``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Start a training in a process of its own and wait for it. Imports neither torch nor Lightning."""
+"""Start a training in its own process and wait for it. Imports neither torch nor Lightning."""
 
 from __future__ import annotations
 

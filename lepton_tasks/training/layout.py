@@ -1,4 +1,4 @@
-"""How weights, gradients and optimiser state lie on the ranks of a training: whole on each, or shared out."""
+"""Distribution of weights, gradients and optimizer state over ranks: replicated or sharded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trained network for LiteRT (TensorFlow Lite), with the converter that a user installs beside Lepton."""
+"""Export to LiteRT (TensorFlow Lite); the converter is installed separately."""
 
 from __future__ import annotations
 

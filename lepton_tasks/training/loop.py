@@ -1,4 +1,4 @@
-"""Lightning's loop over an epoch's batches, without the hooks that nobody here is called by."""
+"""Lightning's training epoch loop without unused hooks."""
 
 from __future__ import annotations
 

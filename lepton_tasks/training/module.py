@@ -1,4 +1,4 @@
-"""The network, its loss and its optimiser, as Lightning's loop wants them."""
+"""LightningModule with network, loss and optimizer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m lepton_tasks.training.node --address IP`: lend this machine to trainings that another one starts.
+"""`python -m lepton_tasks.training.node --address IP`: offer this machine to distributed trainings.
 
 Both see the same state folder. Where a training asks for several machines, its launcher leaves a call in
 ``run/trainings``; each node that finds one starts its share of the processes and ends them when the call is gone.

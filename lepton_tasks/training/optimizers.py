@@ -1,4 +1,4 @@
-"""Optimisers that a use case can name; where torch has it, each step is one operation on all weights.
+"""Optimizers by name; fused into one operation where torch supports it.
 
 On a CPU that takes 0.3 ms less than torch's way by default for a network of four convolutions.
 """

@@ -1,4 +1,4 @@
-"""One training's run in MLflow. The training never waits for it, and does not fail because of it."""
+"""Record a training in MLflow, asynchronously; tracking failures do not stop the training."""
 
 from __future__ import annotations
 

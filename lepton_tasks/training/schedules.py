@@ -1,4 +1,4 @@
-"""Learning-rate schedules that a use case can name; each is stepped after every step of the optimiser."""
+"""Learning-rate schedules by name, advanced after every optimizer step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The layers of a network as a table of text."""
+"""Layer table of a network, as text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trials of a parameter search: each a training of its own, reported to a study that outlives whoever runs it."""
+"""Hyperparameter trials: each is a separate training, reported to a persistent study."""
 
 from __future__ import annotations
 

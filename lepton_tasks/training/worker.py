@@ -1,4 +1,4 @@
-"""`python -m lepton_tasks.training.worker JOB [--processes N]`: one training, in a process of its own.
+"""`python -m lepton_tasks.training.worker JOB [--processes N]`: run one training in its own process.
 
 With N > 1 this process is torchrun's agent, and each rank is again this module, in a process the agent starts.
 """

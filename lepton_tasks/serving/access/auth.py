@@ -1,4 +1,4 @@
-"""Who may ask: API keys, each for some models, at a rate, until a day. A request costs one or two microseconds."""
+"""API key checks: models, rate and expiry, in one or two microseconds per request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``keys.json``: who may ask which models, how often and how long. It holds hashes; a key is shown once, when made.
+"""The key file ``keys.json``: hashed API keys with models, rate and expiry. A key is shown once, when created.
 
 A plain sha256 is enough. A slow hash (scrypt, argon2) makes up for secrets that people choose and others can guess.
 These keys are 256 random bits: at 10^12 guesses a second, finding one takes 10^57 years, while every request would pay

@@ -1,4 +1,4 @@
-"""Token buckets that several processes share."""
+"""Token buckets shared by several processes."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The HTTP side: the fast lane, the application's routes, the page."""
+"""HTTP: the fast path for predictions, the application's routes, the page."""

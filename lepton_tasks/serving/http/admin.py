@@ -1,4 +1,4 @@
-"""``/admin``: deploy, roll back and remove; for holders of the token only."""
+"""``/admin``: deploy, roll back and remove models; requires the admin token."""
 
 from __future__ import annotations
 

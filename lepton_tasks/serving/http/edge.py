@@ -1,4 +1,4 @@
-"""What every request and reply of the application passes: keys, safe headers, other origins."""
+"""Middleware of every request and reply: keys, security headers, CORS."""
 
 from __future__ import annotations
 

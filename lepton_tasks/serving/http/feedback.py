@@ -1,4 +1,4 @@
-"""``/v1/models/<name>/feedback``: what turned out to be right, by the id of the answer."""
+"""``/v1/models/<name>/feedback``: true labels, by the id of the answer."""
 
 from __future__ import annotations
 

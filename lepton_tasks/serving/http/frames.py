@@ -1,4 +1,4 @@
-"""The process that decodes a video for the server: ``python -m lepton_tasks.serving.http.frames VIDEO --fps 1 ...``.
+"""Video decoder process: ``python -m lepton_tasks.serving.http.frames VIDEO --fps 1 ...``.
 
 A process of its own, because videos come from anybody: a decoder that crashes, hangs or swallows memory takes no server
 with it, and one that is ended with its client leaves nothing behind. It writes each frame as a line of JSON and

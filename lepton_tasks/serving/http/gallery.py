@@ -1,4 +1,4 @@
-"""``/v1/models/<name>/enrol|verify|identify``: who is known, for models that answer with embeddings."""
+"""``/v1/models/<name>/enrol|verify|identify``: the gallery of embedding models."""
 
 from __future__ import annotations
 

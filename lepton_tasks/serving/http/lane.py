@@ -1,4 +1,4 @@
-"""The fast lane: uvicorn's HTTP protocol, in which requests for predictions are answered without ASGI.
+"""Fast path: a uvicorn HTTP protocol that answers prediction requests without ASGI.
 
 All else, and what is not plain about a request (a form, an announced body, one of several in a row), goes to the
 application as usual. Why: docs/decisions/078-fast-lane.md.

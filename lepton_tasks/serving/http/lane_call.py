@@ -1,4 +1,4 @@
-"""One request in the fast lane."""
+"""One request on the fast path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Request bodies -> samples: a file field, one raw sample, or JSON as the model's codec reads it."""
+"""Decode request bodies: form file, single raw sample, or JSON for the model's codec."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``/v1``: samples in, answers out, in the form that the model's learning task gives them."""
+"""``/v1``: prediction in the format of the model's learning task."""
 
 from __future__ import annotations
 

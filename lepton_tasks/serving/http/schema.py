@@ -1,4 +1,4 @@
-"""Shapes of requests and replies, for the OpenAPI page and for checking what administrators send."""
+"""Request and reply schemas for the OpenAPI page and for validating admin requests."""
 
 from __future__ import annotations
 

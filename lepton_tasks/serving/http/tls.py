@@ -1,4 +1,4 @@
-"""The server's certificate, which may be renewed while it runs."""
+"""The server's certificate, reloaded when it changes."""
 
 from __future__ import annotations
 

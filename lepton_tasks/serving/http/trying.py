@@ -1,4 +1,4 @@
-"""What somebody must know to try a model: its purpose, its fields, an example; for the page and for other forms."""
+"""Description of a model for input forms: purpose, fields, example."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``/v1/models/<name>/video``: a video in, an event for each of its frames out, as they are answered."""
+"""``/v1/models/<name>/video``: answers for the frames of a video, as server-sent events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a video comes from: the body of a request, or a place that who runs the server has allowed."""
+"""Video input: the request body, or a source that the operator has allowed."""
 
 from __future__ import annotations
 

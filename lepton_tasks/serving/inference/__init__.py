@@ -1,1 +1,1 @@
-"""From a request to its answer: jobs, batches, tensors."""
+"""Inference: jobs, batches, tensors."""

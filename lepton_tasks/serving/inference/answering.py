@@ -1,4 +1,4 @@
-"""From a request for predictions to its reply, whatever brought it: the one way to a model's answer."""
+"""Answer a prediction request, independent of the transport: the one code path to a model."""
 
 from __future__ import annotations
 

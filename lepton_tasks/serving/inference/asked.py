@@ -1,4 +1,4 @@
-"""A request for predictions, whatever brought it, and the reply to it."""
+"""A prediction request and its reply, independent of the transport."""
 
 from __future__ import annotations
 

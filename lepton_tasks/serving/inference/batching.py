@@ -1,4 +1,4 @@
-"""Natural micro-batching: who is idle takes whatever is queued, so a lone request never waits for company."""
+"""Natural micro-batching: an idle worker takes all queued requests, so a single request never waits."""
 
 from __future__ import annotations
 

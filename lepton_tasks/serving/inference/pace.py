@@ -1,4 +1,4 @@
-"""How fast a package answers on this machine, and how it is best served therefore."""
+"""Measure a package's speed on this machine and choose how to run it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs of the prediction API: encoded samples in, the answers of the model's output codec out."""
+"""Jobs of the prediction API: encoded samples in, decoded answers out."""
 
 from __future__ import annotations
 

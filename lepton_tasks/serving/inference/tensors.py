@@ -1,4 +1,4 @@
-"""Infer requests of the Open Inference Protocol: tensors as JSON, or as bytes behind a JSON header, and back.
+"""Open Inference Protocol requests: tensors as JSON, or binary after a JSON header.
 
 Source: https://github.com/kserve/open-inference-protocol (REST, version 2) and its binary tensor data extension,
 https://docs.nvidia.com/deeplearning/triton-inference-server, "Binary Tensor Data Extension".

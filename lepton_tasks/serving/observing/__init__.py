@@ -1,1 +1,1 @@
-"""What a server tells: metrics, request log, traces."""
+"""Observability: metrics, request log, traces."""

@@ -1,4 +1,4 @@
-"""Prometheus counters and histograms that cost a request a fifth of what prometheus-client's do.
+"""Fast Prometheus counters and histograms, at a fifth of prometheus-client's cost.
 
 They count in one thread only, so they need no lock; a request passes through seven of them.
 """

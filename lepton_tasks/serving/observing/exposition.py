@@ -1,4 +1,4 @@
-"""Prometheus metrics of a server, those of its several processes side by side."""
+"""Prometheus exposition of the metrics of all server processes."""
 
 from __future__ import annotations
 

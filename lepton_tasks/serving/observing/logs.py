@@ -1,4 +1,4 @@
-"""How the server's log looks: lines for people, or one JSON object a line."""
+"""Log formats of the server: text, or one JSON object per line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Spans of requests as OpenTelemetry's, sent by its exporters; imported only where they are installed and wanted."""
+"""Export request spans with OpenTelemetry; imported only if installed and configured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the request log must not hold: rules of the server and of the packages, applied before anything is written."""
+"""Redaction of the request log: server and package rules, applied before anything is written."""
 
 from __future__ import annotations
 

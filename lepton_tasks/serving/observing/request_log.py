@@ -1,4 +1,4 @@
-"""What was asked and answered, for the monitors: JSON lines at first, then Parquet. Never makes a request wait."""
+"""Request log for the monitors: JSON lines, then Parquet. Never blocks a request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files of the request log: a live one of JSON lines, older ones sealed as Parquet; and how both are read.
+"""Files of the request log: a live JSON lines file and sealed Parquet files, and how to read both.
 
 ``python -m lepton_tasks.serving.observing.segments FILE...`` seals files, in a process that gives way to all others.
 """

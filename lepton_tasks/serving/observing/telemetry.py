@@ -1,4 +1,4 @@
-"""What a server says about itself: Prometheus metrics and the request log."""
+"""Telemetry of the server: Prometheus metrics and the request log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Traces of predictions: W3C's trace context in and out, and spans to an OpenTelemetry collector.
+"""Tracing of predictions: W3C trace context in and out, spans to an OpenTelemetry collector.
 
 Spans are exported only where the standard variables name a collector (``OTEL_EXPORTER_OTLP_ENDPOINT``, or that of
 traces) and the OpenTelemetry packages are installed. The serving image is without them: installing

@@ -1,1 +1,1 @@
-"""The gRPC side."""
+"""gRPC."""

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol over gRPC, beside the HTTP server and with the same models, limits and figures."""
+"""The Open Inference Protocol over gRPC, with the same models, limits and metrics as HTTP."""
 
 from __future__ import annotations
 

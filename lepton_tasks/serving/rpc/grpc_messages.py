@@ -1,4 +1,4 @@
-"""Messages and methods of the Open Inference Protocol over gRPC, made from their description, without generated code.
+"""gRPC messages and methods of the Open Inference Protocol, built at run time without generated code.
 
 Source: https://github.com/kserve/open-inference-protocol, specification/protocol/open_inference_grpc.proto; the numbers
 of the fields are the protocol's.

@@ -1,1 +1,1 @@
-"""Which version answers: deployment, rollouts, rollback, the processes of one server."""
+"""Model versions: deployment, rollouts, rollback, server processes."""

@@ -1,4 +1,4 @@
-"""The versions of a model side by side, from the request log."""
+"""Compare a model's versions using the request log."""
 
 from __future__ import annotations
 

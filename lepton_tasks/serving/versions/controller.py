@@ -1,4 +1,4 @@
-"""Moves canaries on, or back, by what they did; says how shadows do."""
+"""Promote canaries or roll them back by their measurements; report on shadows."""
 
 from __future__ import annotations
 

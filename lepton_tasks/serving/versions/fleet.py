@@ -1,4 +1,4 @@
-"""The processes of one server: they share a port and a folder, and change what they serve together.
+"""Processes of one server: they share a port and a folder, and switch versions together.
 
 Each listens on a socket in the folder. Whichever is asked for a change makes it: it alone holds the folder's lock, has
 every other process load and warm up the new version, writes the new state to disk, and only then tells all to swap. A

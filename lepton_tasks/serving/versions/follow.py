@@ -1,4 +1,4 @@
-"""Follows the aliases of the model registry, and tells it of what the server decided itself."""
+"""Follow the aliases of the model registry, and report the server's own decisions to it."""
 
 from __future__ import annotations
 

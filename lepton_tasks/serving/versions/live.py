@@ -1,4 +1,4 @@
-"""What answers requests: loaded versions, and which of a model's versions a request meets."""
+"""Loaded versions, and which of them answers a request."""
 
 from __future__ import annotations
 

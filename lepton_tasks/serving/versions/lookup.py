@@ -1,4 +1,4 @@
-"""Which version answers for which model; the swap by one reference."""
+"""Table of models and their active versions, swapped atomically."""
 
 from __future__ import annotations
 

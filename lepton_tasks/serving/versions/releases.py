@@ -1,4 +1,4 @@
-"""The packages of a server on its disk, and which of them it serves: what survives a restart."""
+"""Packages on the server's disk and which of them are served, surviving restarts."""
 
 from __future__ import annotations
 

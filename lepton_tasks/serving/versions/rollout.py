@@ -1,4 +1,4 @@
-"""Whether a canary goes on, waits or goes back: figures in, verdict out."""
+"""Decide whether a canary advances, waits or is rolled back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every change of what a server serves: deployment, challengers, rollback, restart; in all its processes at once."""
+"""Every change of what a server serves: deployment, challengers, rollback, restart, in all its processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A challenger in the champion's shadow: both compute copies of requests that were answered; nobody waits for it."""
+"""Shadow deployment: champion and challenger process copies of answered requests off the request path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a version did lately: requests, errors, times to answer, and what it answered."""
+"""Recent statistics of a version: requests, errors, latency, answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Another, smaller network, trained to answer as the exported one does."""
+"""Compression `distilled`: a smaller network trained to imitate the exported one."""
 
 from __future__ import annotations
 

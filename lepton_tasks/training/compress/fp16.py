@@ -1,4 +1,4 @@
-"""Floats of half the size."""
+"""Compression `fp16`: half-precision weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What compressions of ONNX graphs share."""
+"""Shared code of ONNX graph compressions."""
 
 from __future__ import annotations
 

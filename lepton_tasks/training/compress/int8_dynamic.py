@@ -1,4 +1,4 @@
-"""Weights as bytes; the numbers between layers are measured and rounded anew for each request."""
+"""Compression `int8_dynamic`: int8 weights, activations quantised per request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights and the numbers between layers as bytes, with ranges that training rows had."""
+"""Compression `int8_static`: int8 weights and activations, calibrated on training rows."""
 
 from __future__ import annotations
 

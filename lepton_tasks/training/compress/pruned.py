@@ -1,4 +1,4 @@
-"""The exported network without its weakest channels, trained on for a while."""
+"""Compression `pruned`: remove the least important channels, then fine-tune."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table and the picture of what was tried."""
+"""Table and plot of the compression candidates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page at ``/docs``: a card to try each model, and the operations of ``/openapi.json``; nothing from elsewhere.
+"""The page at ``/docs``: a form per model and the API reference, without external resources.
 
 One file for the browser, so that its policy names the digests of one script and one style and allows nothing else.
 """
