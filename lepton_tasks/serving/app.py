@@ -7,10 +7,11 @@ import contextlib
 import functools
 import logging
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST, Gauge, generate_latest
 from starlette.exceptions import HTTPException
@@ -38,11 +39,14 @@ from lepton_tasks.serving.observing.exposition import merged
 from lepton_tasks.serving.observing.redact import Redaction
 from lepton_tasks.serving.observing.request_log import REQUESTS_FOLDER, RequestLog
 from lepton_tasks.serving.observing.telemetry import Telemetry
-from lepton_tasks.serving.observing.tracing import TRACEPARENT, trace_id, tracer_of
+from lepton_tasks.serving.observing.tracing import TRACEPARENT, Tracer, trace_id, tracer_of
 from lepton_tasks.serving.versions.controller import Controller
 from lepton_tasks.serving.versions.fleet import Fleet
 from lepton_tasks.serving.versions.follow import Follower, Following
 from lepton_tasks.serving.versions.routing import ModelTable
+
+if TYPE_CHECKING:
+    from lepton_tasks.serving.rpc.grpc_api import GrpcServer
 
 DRAIN_SECONDS = 20  # for what is being answered when the server is told to stop
 
@@ -103,66 +107,29 @@ def create_app(
         redaction.packaged([(live.model, live.package.redaction) for live in loaded if live.package.redaction])
         telemetry.serving(table.answering())
 
-    table = ModelTable(
-        home,
-        workers=workers,
-        observer=telemetry.observer,
-        changed=changed,
-        fleet=fleet,
-    )
+    table = ModelTable(home, workers=workers, observer=telemetry.observer, changed=changed, fleet=fleet)
     tracer = tracer_of(os.environ)
     answerer = Answerer(table, telemetry, limits, tracer)
     token = admin_token(home)
     door = Door(guard_of(home, token, os.environ), Cors(origins))
-    refused = Gauge("lepton_refused", "Requests without a good API key.", ("status",), registry=telemetry.registry)
-    for status in door.guard.refused:
-        refused.labels(status).set_function(functools.partial(door.guard.refused.__getitem__, status))
-    lost = Gauge("lepton_traces_dropped", "Requests missing in the traces.", registry=telemetry.registry)
-    lost.set_function(lambda: tracer.dropped)
-    skipped = Gauge("lepton_request_log_skipped", "Records left out by sampling.", registry=telemetry.registry)
-    skipped.set_function(lambda: log.skipped)
-    if fleet is not None:
-        fleet.metrics = lambda: generate_latest(telemetry.registry).decode()
-
-    @contextlib.asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        log.start()
-        tracer.start()
-        beside = None
-        if grpc:
-            from lepton_tasks.serving.rpc.grpc_api import GrpcServer  # 0.1 s and 20 MB that most servers can do without
-
-            credentials = certificate.credentials() if certificate else None
-            shared = fleet is not None
-            beside = GrpcServer(table, answerer, door.guard, grpc, shared=shared, credentials=credentials)
-            await beside.start()
-            _log.info("gRPC on %s", grpc)
-        restoring = asyncio.create_task(table.restore())  # the server answers (503) while it loads
-        if fleet is not None:  # the others answer meanwhile: connections must not come here
-            await restoring
-        beyond = [asyncio.create_task(Controller(table).run())]
-        if following is not None:
-            beyond.append(asyncio.create_task(Follower(table, home, following).run()))
-        yield
-        for task in beyond:
-            task.cancel()
-        await restoring
-        if beside is not None:
-            await beside.stop(DRAIN_SECONDS)
-        await table.close()
-        if fleet is not None:
-            fleet.close()
-        await asyncio.to_thread(log.close)
-        await asyncio.to_thread(tracer.close)
-
+    _add_gauges(telemetry, door, tracer, log)
+    beside = None
+    if grpc:
+        credentials = certificate.credentials() if certificate else None
+        beside = functools.partial(
+            _grpc, table, answerer, door, grpc, shared=fleet is not None, credentials=credentials
+        )
+    beyond: list[Callable[[], Coroutine[Any, Any, None]]] = [Controller(table).run]
+    if following is not None:
+        beyond.append(Follower(table, home, following).run)
     app = _App(
         title="Lepton",
         description="Predictions of deployed models.",
         docs_url=None,  # FastAPI's own page loads its script from a CDN
         redoc_url=None,
-        lifespan=lifespan,
+        lifespan=lambda _: _running(table, log, tracer, fleet, beside, beyond),
     )
-    app.state.door = door
+    app.state.door, app.state.answerer = door, answerer
     app.include_router(predict_router(table, answerer))
     app.include_router(trying_router(table))
     app.include_router(feedback_router(table, log, limits))
@@ -170,8 +137,82 @@ def create_app(
     app.include_router(oip_router(table, answerer))
     app.include_router(admin_router(table, token))
     app.include_router(gallery_router(table, telemetry, limits, home, token))
+    app.include_router(_own_router(telemetry, fleet))
+    _answer_errors_as_json(app)
+    return app
 
-    @app.get("/metrics", tags=["metrics"], response_class=Response)
+
+@contextlib.asynccontextmanager
+async def _running(
+    table: ModelTable,
+    log: RequestLog,
+    tracer: Tracer,
+    fleet: Fleet | None,
+    grpc: Callable[[], Awaitable[GrpcServer]] | None,
+    beyond: Sequence[Callable[[], Coroutine[Any, Any, None]]],
+) -> AsyncIterator[None]:
+    """What runs beside the requests; all of it is ended, whatever fails: what is answered last is logged.
+
+    Args:
+        table: The models.
+        log: The request log.
+        tracer: What records traces.
+        fleet: The other processes of the server.
+        grpc: Begins to listen for gRPC, if it is wanted.
+        beyond: What goes on until the server stops.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        for thread in (log, tracer):
+            thread.start()
+            stack.push_async_callback(asyncio.to_thread, thread.close)
+        if fleet is not None:
+            stack.callback(fleet.close)
+        stack.push_async_callback(table.close)
+        if grpc is not None:
+            stack.push_async_callback((await grpc()).stop, DRAIN_SECONDS)
+        restoring = asyncio.create_task(_restored(table))  # the server answers (503) while it loads
+        stack.push_async_callback(asyncio.wait, [restoring])
+        if fleet is not None:  # the others answer meanwhile: connections must not come here
+            await restoring
+        for run in beyond:
+            stack.callback(asyncio.create_task(run()).cancel)
+        yield
+
+
+async def _restored(table: ModelTable) -> None:
+    try:
+        await table.restore()
+    except Exception:
+        _log.exception("what was deployed cannot be served")
+        raise
+
+
+async def _grpc(table: ModelTable, answerer: Answerer, door: Door, address: str, **options: Any) -> GrpcServer:
+    from lepton_tasks.serving.rpc.grpc_api import GrpcServer  # 0.1 s and 20 MB that most servers can do without
+
+    server = GrpcServer(table, answerer, door.guard, address, **options)
+    await server.start()
+    _log.info("gRPC on %s", address)
+    return server
+
+
+def _add_gauges(telemetry: Telemetry, door: Door, tracer: Tracer, log: RequestLog) -> None:
+    refused = Gauge("lepton_refused", "Requests without a good API key.", ("status",), registry=telemetry.registry)
+    for status in door.guard.refused:
+        refused.labels(status).set_function(functools.partial(door.guard.refused.__getitem__, status))
+    lost = Gauge("lepton_traces_dropped", "Requests missing in the traces.", registry=telemetry.registry)
+    lost.set_function(lambda: tracer.dropped)
+    skipped = Gauge("lepton_request_log_skipped", "Records left out by sampling.", registry=telemetry.registry)
+    skipped.set_function(lambda: log.skipped)
+
+
+def _own_router(telemetry: Telemetry, fleet: Fleet | None) -> APIRouter:
+    """Metrics, and the page."""
+    router = APIRouter()
+    if fleet is not None:
+        fleet.metrics = lambda: generate_latest(telemetry.registry).decode()
+
+    @router.get("/metrics", tags=["metrics"], response_class=Response)
     async def metrics() -> Response:
         """Prometheus metrics."""
         own = generate_latest(telemetry.registry)
@@ -180,13 +221,11 @@ def create_app(
             own = merged({fleet.member: own.decode(), **others})
         return Response(own, media_type=CONTENT_TYPE_LATEST)
 
-    @app.get("/docs", include_in_schema=False)
+    @router.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
         return HTMLResponse(PAGE, headers={"content-security-policy": page_policy(PAGE)})
 
-    _answer_errors_as_json(app)
-    app.state.answerer = answerer
-    return app
+    return router
 
 
 def _answer_errors_as_json(app: FastAPI) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lepton_tasks.core.access import TOKEN_FILE
+from lepton_tasks.core.errors import ConfigError
+from lepton_tasks.serving.access.secrets import secret_in
 from lepton_tasks.serving.errors import ForbiddenError
 from lepton_tasks.serving.http.predict import json_reply
 from lepton_tasks.serving.http.schema import ERRORS, DeployRequest, ErrorReply
@@ -21,15 +22,15 @@ from lepton_tasks.serving.versions.routing import ModelTable
 
 
 def admin_token(home: Path) -> str:
-    """The token in ``home/admin.token``, readable by its owner only; made if it is missing."""
+    """The token in ``home/admin.token``, readable by its owner only; made if it is missing.
+
+    Raises:
+        ConfigError: the file is empty: anybody could tell the token, and the key of the stages, which follows from it.
+    """
     path = home / TOKEN_FILE
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_text().strip()
-    token = secrets.token_urlsafe(32)
-    with os.fdopen(handle, "w") as stream:
-        stream.write(token + "\n")
+    token = secret_in(path, lambda: secrets.token_urlsafe(32).encode() + b"\n").decode().strip()
+    if not token:
+        raise ConfigError("the admin token is empty.", where=str(path), fix="Remove the file; another one is made.")
     return token
 
 

@@ -31,6 +31,8 @@ _SWEEP_SECONDS = 1.0
 _GOODBYE_SECONDS = 0.5
 _UNREAD_SECONDS = 1.0
 _LONGEST_HEAD = 4096  # that a connection remembers
+_MOST_HEAD = 64 * 1024  # bytes that are read of address and headers, or of trailers; llhttp itself has no bound
+_TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
 @functools.lru_cache(maxsize=1024)
@@ -131,6 +133,7 @@ class LaneProtocol(HttpToolsProtocol):
         self._reading_since: float | None = None
         self._idle_since = math.inf
         self._received = self._begun = 0
+        self._beside_body = 0  # bytes since the request began, or since the last part of its body
         self._midway = False
         self._head, self._size = b"", -1  # of the last request that came whole
         self._opening: Opening | None = None
@@ -181,9 +184,20 @@ class LaneProtocol(HttpToolsProtocol):
             return
         whole, self._begun = not self._midway, 0
         self._received += len(data)
+        self._beside_body += len(data)
         super().data_received(data)
-        if whole and self._begun == 1 and not self._midway and isinstance(self.cycle, LaneCall):
+        if self._midway and self._beside_body > _MOST_HEAD:
+            self._refuse_head()
+        elif whole and self._begun == 1 and not self._midway and isinstance(self.cycle, LaneCall):
             self._remember(data, self.cycle.opening)
+
+    def _refuse_head(self) -> None:
+        """End a request whose headers have no end; it is told so if nobody else is being answered."""
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.write(_TOO_LONG)
+        self.transport.close()
 
     def _remember(self, data: bytes, opening: Opening) -> None:
         """Keep the head of a request that came alone and whole."""
@@ -195,7 +209,8 @@ class LaneProtocol(HttpToolsProtocol):
         """The first byte of a request."""
         self._midway = True
         self._begun += 1
-        self._reading_since, self._received = time.monotonic(), 0
+        self._reading_since = time.monotonic()
+        self._received = self._beside_body = 0
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -214,6 +229,7 @@ class LaneProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """A part of the body."""
+        self._beside_body = 0
         if not isinstance(self.cycle, LaneCall):
             super().on_body(body)
         elif not self.cycle.response_complete:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import fnmatch
 import hashlib
 import logging
-import os
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +15,7 @@ import pydantic
 
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.redaction import Redaction as Rule
+from lepton_tasks.serving.access.secrets import secret_in
 
 REDACT_FILE = "redact.json"  # in the server's state folder
 SECRET_FILE = "redact.key"
@@ -132,11 +131,11 @@ class Redaction:
         return about.st_mtime_ns, about.st_ino, about.st_size
 
     def _secret(self) -> bytes:
-        """The key of the hashes, where one is needed."""
+        """The key of the hashes, where one is needed: who guesses a value could prove it by a hash without one."""
         rules = [*self._own.values(), *(rule for _, rule in self._packaged + self._leaving)]
         hashed = any(rule.hash or rule.answer == "hash" for rule in rules)
         try:
-            return _secret(self._secret_path) if hashed else b""
+            return secret_in(self._secret_path, lambda: secrets.token_bytes(32)) if hashed else b""
         except OSError as error:
             raise ConfigError(f"it cannot be read: {error.strerror}.", where=str(self._secret_path)) from error
 
@@ -229,17 +228,3 @@ class _Plan:
 
 def _dropped(_: Any) -> None:
     """The value is not written."""
-
-
-def _secret(path: Path) -> bytes:
-    """The key of the hashes, made if it is missing; without it, whoever guesses a value could prove it by its hash."""
-    with contextlib.suppress(FileNotFoundError):
-        return path.read_bytes()
-    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as stream:
-        stream.write(secrets.token_bytes(32))
-    with contextlib.suppress(FileExistsError):  # another process of the server was faster
-        os.link(part, path)
-    part.unlink()
-    return path.read_bytes()

@@ -17,11 +17,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lepton_tasks.core.errors import ArtifactError
+from lepton_tasks.core.errors import ArtifactError, UnavailableError
 
 _FOLDER, _LOCK_FILE = "processes", "models.lock"
 _LINE_BYTES = 64 * 2**20
 _PATIENCE_SECONDS = 120.0  # a large package is read and warmed up
+_ANSWER_SECONDS = 5.0  # of one that has nothing to load; one that hangs must not make the others hang
 
 _log = logging.getLogger("lepton.serving.fleet")
 
@@ -47,6 +48,18 @@ class Line:
             return None
         value: dict[str, Any] | None = json.loads(text) if text.endswith(b"\n") else None
         return value
+
+    async def ask(self, value: dict[str, Any], *, seconds: float = _ANSWER_SECONDS) -> dict[str, Any] | None:
+        """What the other replies; None once it is gone.
+
+        Raises:
+            TimeoutError: it says nothing for so long.
+        """
+        async with asyncio.timeout(seconds):
+            with contextlib.suppress(ConnectionError):
+                await self.send(value)
+                return await self.receive()
+        return None
 
     def close(self) -> None:
         """End the connection."""
@@ -115,12 +128,12 @@ class Fleet:
 
         self._server = await asyncio.start_unix_server(serve, path, limit=_LINE_BYTES)
 
-    async def ask(self, **message: Any) -> list[dict[str, Any]]:
-        """What the other processes say to this; those that are not there say nothing."""
+    async def ask(self, *, seconds: float = _ANSWER_SECONDS, **message: Any) -> list[dict[str, Any]]:
+        """What the other processes say to this; those that are not there, or hang, say nothing."""
         async with self._lines() as lines:
-            await asyncio.gather(*(line.send(message) for line in lines))
-            replies = await asyncio.gather(*(line.receive() for line in lines))
-        return [reply for reply in replies if reply is not None]
+            asked = (line.ask(message, seconds=seconds) for line in lines)
+            replies = await asyncio.gather(*asked, return_exceptions=True)
+        return [reply for reply in replies if isinstance(reply, dict)]
 
     @contextlib.asynccontextmanager
     async def together(self, **message: Any) -> AsyncIterator[None]:
@@ -128,18 +141,22 @@ class Fleet:
 
         Raises:
             ArtifactError: one of them cannot; none does it.
+            UnavailableError: one of them hangs; none does it.
         """
         async with self._lines() as lines:
-            await asyncio.gather(*(line.send(message) for line in lines))
-            async with asyncio.timeout(_PATIENCE_SECONDS):
-                replies = await asyncio.gather(*(line.receive() for line in lines))
+            try:
+                replies = await asyncio.gather(*(line.ask(message, seconds=_PATIENCE_SECONDS) for line in lines))
+            except TimeoutError as error:
+                raise UnavailableError("another process of this server does not answer.") from error
             failed = next((reply["error"] for reply in replies if reply and "error" in reply), None)
             if failed is not None:
                 raise ArtifactError(f"another process of this server cannot serve it: {failed}")
             yield
             there = [line for line, reply in zip(lines, replies, strict=True) if reply is not None]
-            await asyncio.gather(*(line.send({"do": True}) for line in there))
-            await asyncio.gather(*(line.receive() for line in there))
+            # It is decided: one that ends or hangs now reads the new state from the disk, once it can.
+            await asyncio.gather(
+                *(line.ask({"do": True}, seconds=_ANSWER_SECONDS) for line in there), return_exceptions=True
+            )
 
     def close(self) -> None:
         """Listen no more."""

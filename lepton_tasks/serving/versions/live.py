@@ -180,7 +180,7 @@ class Loader:
             return None
         try:
             return await self._one(name, state.previous, loaded)
-        except LeptonError as error:  # a rollback will say so; until then nobody needs it
+        except (LeptonError, OSError) as error:  # a rollback will say so; until then nobody needs it
             _log.error("version %s of %s cannot be loaded: %s", state.previous.version, name, error)
             return None
 

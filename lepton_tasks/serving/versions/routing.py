@@ -76,7 +76,7 @@ class ModelTable(Lookup):
             self.restored = True
             for served in self.models():
                 if served.state.previous is not None:
-                    await self._serve(served.champion.model, served.state, tell=False)
+                    await self._add_previous(served)
 
     async def deploy(
         self,
@@ -248,6 +248,13 @@ class ModelTable(Lookup):
                 raise
             await self._serve(name, dataclasses.replace(state, challenger=None), previous=False, tell=False)
             self._releases.record("back", name, state.challenger.release, "restart", reason=str(error))
+
+    async def _add_previous(self, served: Served) -> None:
+        """Load the version before the champion, too; without it, a rollback loads it."""
+        try:
+            await self._serve(served.champion.model, served.state, tell=False)
+        except (LeptonError, OSError) as error:
+            _log.error("the version before that of %s is not loaded: %s", served.champion.model, error)
 
     async def _on_disk(self, name: str) -> State:
         """The state of a model whose champion could not be loaded."""

@@ -8,9 +8,12 @@ import pytest
 from starlette.testclient import TestClient
 from tiny_packages import SIDE, expected, make_package, picture
 
+from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.serving.app import create_app
+from lepton_tasks.serving.http.admin import admin_token
 from lepton_tasks.serving.http.payload import Limits
 from lepton_tasks.serving.observing.request_log import read_requests
+from lepton_tasks.serving.versions.routing import ModelTable
 
 PREDICT = "/v1/models/tiny/predict"
 INFER = "/v2/models/tiny/infer"
@@ -312,3 +315,27 @@ def test_a_version_can_be_asked_for_by_its_number(client):
     assert (reply.status_code, reply.json()["version"]) == (200, "7")
     reply = client.post(path.format(8), content=picture(100), headers=PNG)
     assert (reply.status_code, "Version 7 is served" in reply.json()["error"]) == (404, True)
+
+
+def test_what_was_answered_is_logged_whatever_else_fails_at_the_end(tmp_path, monkeypatch):
+    digest = make_package(tmp_path / "package")
+    monkeypatch.setattr(ModelTable, "close", lambda _: 1 / 0)
+    client = TestClient(create_app(tmp_path))
+    client.__enter__()
+    headers = {"Authorization": f"Bearer {admin_token(tmp_path)}"}
+    body = {"package": str(tmp_path / "package"), "version": "7", "digest": digest}
+    assert client.post("/admin/models/tiny", json=body, headers=headers).status_code == 200
+    assert client.post(PREDICT, content=picture(9), headers=PNG).status_code == 200
+    with pytest.raises(ZeroDivisionError):
+        client.__exit__(None, None, None)
+    assert len(list(read_requests(tmp_path / "requests", "tiny"))) == 1
+
+
+def test_an_empty_admin_token_opens_nothing(tmp_path):
+    (tmp_path / "admin.token").touch()
+    with pytest.raises(ConfigError, match="admin token is empty"):
+        create_app(tmp_path)
+    (tmp_path / "admin.token").unlink()
+    first = admin_token(tmp_path)
+    assert (len(first), admin_token(tmp_path)) == (43, first)
+    assert [(path.name, path.stat().st_mode & 0o777) for path in tmp_path.iterdir()] == [("admin.token", 0o600)]

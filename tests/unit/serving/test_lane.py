@@ -138,6 +138,31 @@ def test_a_body_that_is_too_long_is_refused_and_the_connection_closed(server):
         assert connection.recv(1) == b""
 
 
+CHUNKED = request(INFER, transfer_encoding="chunked").replace(b"content-length: 0\r\n", b"")
+
+
+@pytest.mark.parametrize(
+    "opening",
+    [b"GET /", request(INFER)[:-2] + b"x: ", CHUNKED + b"1\r\n{\r\n0\r\nx: "],
+    ids=["address", "header", "trailer"],
+)
+def test_headers_without_an_end_are_read_no_further(server, opening):
+    with contextlib.closing(server.connect()) as connection:
+        connection.sendall(opening)
+        with contextlib.suppress(ConnectionError):
+            for _ in range(200):
+                connection.sendall(b"a" * 65_536)
+            raise AssertionError("13 MB were taken")
+
+
+def test_headers_of_some_length_are_read(server):
+    body = json.dumps(tensor(51)).encode()
+    assert ask(server, INFER, body, cookie="a" * 30_000)[0] == 200
+    with contextlib.closing(server.connect()) as connection:
+        connection.sendall(request(INFER, body, x="a" * 400_000))
+        assert next(replies(connection))[0] == 431
+
+
 def test_a_client_that_asks_to_close_is_closed(server):
     with contextlib.closing(server.connect()) as connection:
         connection.sendall(request(INFER, json.dumps(tensor(51)).encode(), connection="close"))

@@ -201,14 +201,14 @@ def test_rules_of_packages_count_beside_the_file_and_go_after_what_waits_is_writ
 
 def test_without_the_key_of_the_hashes_nothing_is_written_in_their_place(tmp_path, monkeypatch, caplog):
     redaction = Redaction(tmp_path)
-    whole = redact._secret
-    monkeypatch.setattr(redact, "_secret", lambda path: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    whole = redact.secret_in
+    monkeypatch.setattr(redact, "secret_in", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     redaction.packaged([("adult", Rule(hash=("email", "wage"), drop=("name", "card*"), answer="hash"))])
     text, (one,) = written(tmp_path, redaction, [record()])
     assert not [secret for secret in SECRETS[:3] if secret in text]
     assert (one.get("label"), set(one["values"])) == (None, {"comment", "age"})
     assert "No space left on device" in caplog.text
-    monkeypatch.setattr(redact, "_secret", whole)
+    monkeypatch.setattr(redact, "secret_in", whole)
     redaction.refresh()
     redaction.refresh()
     _, (_, later) = written(tmp_path, redaction, [record()])

@@ -1,0 +1,77 @@
+import asyncio
+
+import pytest
+
+from lepton_tasks.core.errors import ArtifactError, UnavailableError
+from lepton_tasks.serving.versions import fleet
+from lepton_tasks.serving.versions.fleet import Fleet
+
+
+def together(home, answer, talk):
+    """What `talk` gives, of a process beside one that answers with `answer`."""
+
+    async def scenario():
+        one, other = Fleet(home, 0, 2), Fleet(home, 1, 2)
+        await other.listen(answer)
+        try:
+            return await asyncio.wait_for(talk(one), 10)
+        finally:
+            other.close()
+            one.close()
+
+    return asyncio.run(scenario())
+
+
+async def serve(one):
+    async with one.together(op="serve", name="tiny"):
+        return "decided"
+
+
+async def hangs(line, message):
+    await asyncio.sleep(3600)
+
+
+def test_one_that_hangs_is_not_waited_for(tmp_path):
+    assert together(tmp_path, hangs, lambda one: one.ask(op="figures", seconds=0.05)) == []
+
+
+def test_one_that_is_gone_says_nothing(tmp_path):
+    async def goes(line, message):
+        line.close()
+
+    assert together(tmp_path, goes, lambda one: one.ask(op="figures")) == []
+    assert together(tmp_path, goes, serve) == "decided"
+
+
+def test_one_that_dies_or_hangs_once_it_is_decided_changes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(fleet, "_ANSWER_SECONDS", 0.05)
+
+    async def dies(line, message):
+        await line.send({})
+        line.close()
+
+    async def sticks(line, message):
+        await line.send({})
+        await asyncio.sleep(3600)
+
+    assert together(tmp_path, dies, serve) == "decided"
+    assert together(tmp_path, sticks, serve) == "decided"
+
+
+def test_what_one_cannot_serve_none_does(tmp_path, monkeypatch):
+    async def refuses(line, message):
+        await line.send({"error": "no such graph"})
+
+    with pytest.raises(ArtifactError, match="no such graph"):
+        together(tmp_path, refuses, serve)
+    monkeypatch.setattr(fleet, "_PATIENCE_SECONDS", 0.05)
+    with pytest.raises(UnavailableError, match="does not answer"):
+        together(tmp_path, hangs, serve)
+
+
+def test_one_leads_until_it_has_ended(tmp_path):
+    one, other = Fleet(tmp_path, 0, 2), Fleet(tmp_path, 1, 2)
+    assert (one.leads(), other.leads(), one.leads()) == (True, False, True)
+    one.close()
+    assert other.leads()
+    other.close()
