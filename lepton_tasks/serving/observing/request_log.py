@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import fcntl
 import logging
 import os
 import random
@@ -23,6 +24,7 @@ from lepton_tasks.serving.observing.segments import LIVE, prune, read_segments, 
 
 REQUESTS_FOLDER = "requests"  # in the server's state folder
 OUTCOMES = "outcomes"  # in a model's folder
+_SEALING = ".sealing"  # locked by who seals
 _THINNED = 10
 _RETRY_SECONDS = 60.0  # after which what could not be sealed is tried again
 
@@ -155,7 +157,7 @@ class RequestLog:
         self._seal_all()
 
     def _turn_over(self) -> None:
-        """End files that are old, and have what is full sealed, in one process at a time."""
+        """End files that are old, and have what is full sealed, in one process of the server at a time."""
         now = time.monotonic()
         for place, stream in list(self._streams.items()):
             if stream.closed or now - self._begun[place] >= self._file_seconds:
@@ -169,13 +171,24 @@ class RequestLog:
                 self._full, self._seal_at = [*files, *self._full], now + _RETRY_SECONDS
         self._full = [path for path in self._full if path.exists()]
         if self._full and now >= self._seal_at:
-            command = [sys.executable, "-m", "lepton_tasks.serving.observing.segments", *map(str, self._full)]
             try:
-                self._sealing = subprocess.Popen(command, stdin=subprocess.DEVNULL), self._full
-                self._full = []
+                if (sealer := self._sealer()) is not None:
+                    self._sealing, self._full = (sealer, self._full), []
             except OSError as error:
                 _log.error("%d files of the request log wait to be sealed: %s", len(self._full), error)
                 self._seal_at = now + _RETRY_SECONDS
+
+    def _sealer(self) -> subprocess.Popen[bytes] | None:
+        """A process that seals what is full; None while one of another process of the server does: each takes 90 MB."""
+        handle = os.open(self._folder / _SEALING, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the child has it, too, and until it ends
+            command = [sys.executable, "-m", "lepton_tasks.serving.observing.segments", *map(str, self._full)]
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[handle])
+        except BlockingIOError:
+            return None
+        finally:
+            os.close(handle)
 
     def _seal_all(self) -> None:
         """Nobody is answered any more: seal what is left, here and now. What fails is sealed at the next start."""

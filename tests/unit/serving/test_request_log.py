@@ -1,3 +1,4 @@
+import fcntl
 import time
 from pathlib import Path
 
@@ -61,6 +62,26 @@ def test_an_error_of_one_round_does_not_end_the_log(tmp_path, monkeypatch):
     log.add("digits", {"time": 1})
     log.close()
     assert len(list(read_requests(tmp_path, "digits"))) == 1
+
+
+def test_one_process_of_a_server_seals_at_a_time(tmp_path):
+    log = RequestLog(tmp_path, every=3600, file_bytes=1)
+    for i in (1, 2):
+        log.add("digits", {"time": i})
+        log._write()
+    with (tmp_path / ".sealing").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        log._turn_over()
+        assert (log._sealing, len(log._full)) == (None, 1)
+    log._turn_over()
+    process, files = log._sealing
+    assert process.wait(30) == 0
+    assert [path.with_suffix(".parquet").exists() for path in files] == [True]
+    log._turn_over()  # the lock is free again
+    assert (log._sealing, log._full) == (None, [])
+    log.start()
+    log.close()
+    assert [r["time"] for r in read_requests(tmp_path, "digits")] == [1, 2]
 
 
 def test_files_of_other_people_are_left_alone(tmp_path):

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from datetime import UTC, datetime
 
 import polars as pl
@@ -65,3 +67,13 @@ def test_a_full_disk_leaves_the_lines_which_the_next_start_seals(tmp_path, monke
     assert "No space left on device" in caplog.text
     assert logged(2.0) == [".parquet"] * 2
     assert [record["time"] for record in read_segments(tmp_path / "digits", 0.0)] == [1.0, 2.0]
+
+
+def test_sealing_does_not_import_pandas(tmp_path):
+    path = tmp_path / "1-0.jsonl"
+    path.write_text('{"time": 1.5, "version": "7"}\n')
+    code = "import pathlib, sys; from lepton_tasks.serving.observing.segments import seal"
+    code += "; seal(pathlib.Path(sys.argv[1])); print('pandas' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert told.stdout.split() == ["False"]
+    assert path.with_suffix(".parquet").exists()
