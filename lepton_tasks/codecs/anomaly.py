@@ -14,7 +14,7 @@ CELL = 8
 
 @dataclasses.dataclass(frozen=True)
 class AnomalyCodec:
-    """The output codec of anomaly detection.
+    """Anomaly score, decision and location.
 
     Args:
         sides: Height and width of a picture in pixels, or steps of a window.

@@ -13,7 +13,7 @@ _SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 @dataclasses.dataclass(frozen=True)
 class BoxesCodec:
-    """The output codec of detectors.
+    """Boxes with class and score.
 
     Args:
         labels: Names of the kinds, in the order of their numbers.

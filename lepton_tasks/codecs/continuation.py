@@ -13,7 +13,7 @@ from lepton_tasks.codecs.text import END, load_tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class ContinuationCodec:
-    """The output codec of language modelling.
+    """Next words, a continuation and perplexity.
 
     Args:
         tokenizer: JSON of a Hugging Face tokenizer.

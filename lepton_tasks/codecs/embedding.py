@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class EmbeddingCodec:
-    """The output codec of networks that give a direction: the cosine of two says how alike their samples are."""
+    """Embeddings, compared by cosine similarity."""
 
     def encode(self, outputs: Mapping[str, np.ndarray], row: int) -> dict[str, Any]:
         """The numbers of one row of ``embedding`` (float32 [N, D], of unit length)."""

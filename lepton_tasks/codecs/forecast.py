@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class ForecastCodec:
-    """The output codec of forecasting.
+    """Predicted values by time step.
 
     Args:
         target: Name of what is foretold.

@@ -50,7 +50,7 @@ class Opened(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ImageCodec:
-    """The input codec of pictures.
+    """Image files.
 
     Args:
         height: Pixels.

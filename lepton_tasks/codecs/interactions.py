@@ -19,7 +19,7 @@ UNKNOWN = 0
 
 @dataclasses.dataclass(frozen=True)
 class InteractionCodec(JsonRequests):
-    """The input codec of a user and an item: ``{"<user>": 7, "<item>": "b-12"}``; numbers count from 1.
+    """A user and an item: ``{"<user>": 7, "<item>": "b-12"}``; indices start at 1.
 
     Args:
         user: Name of the user's field.
@@ -61,7 +61,7 @@ class InteractionCodec(JsonRequests):
 
 @dataclasses.dataclass(frozen=True)
 class VisitorCodec(JsonRequests):
-    """The input codec of a user and what he touched lately: ``{"<user>": 7, "recent": ["b-12", "a-3"]}``.
+    """A user and recent items: ``{"<user>": 7, "recent": ["b-12", "a-3"]}``.
 
     Both may be left out: a visitor without a name is known by what he touched, and without that by nothing.
 

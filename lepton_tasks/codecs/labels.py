@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class LabelsCodec:
-    """The output codec of classification.
+    """Label probabilities.
 
     Args:
         labels: Names of the classes, in the order of the model's outputs.

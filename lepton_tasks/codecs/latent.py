@@ -19,7 +19,7 @@ _SEEDS = 2**32
 
 @dataclasses.dataclass(frozen=True)
 class LatentCodec(JsonRequests):
-    """The input codec of generators: ``{"label": "3", "seed": 1}``. The same seed gives the same picture.
+    """Label and seed for image generation: ``{"label": "3", "seed": 1}``. Equal seeds give equal images.
 
     Args:
         latent: Length of the noise.

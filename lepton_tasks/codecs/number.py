@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class NumberCodec:
-    """The output codec of what answers with a number.
+    """One number.
 
     Args:
         name: What the number is called.

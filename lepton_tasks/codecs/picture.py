@@ -14,7 +14,7 @@ from PIL import Image
 
 @dataclasses.dataclass(frozen=True)
 class PictureCodec:
-    """The output codec of generators."""
+    """A generated image as PNG."""
 
     def encode(self, outputs: Mapping[str, np.ndarray], row: int) -> dict[str, Any]:
         """``image``: one row of ``picture`` (float32 [N, H, W, C] in [0, 1]) as a PNG file in base64."""

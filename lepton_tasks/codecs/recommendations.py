@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class ItemsCodec:
-    """The output codec of recommendations.
+    """Recommended items by name.
 
     Args:
         items: Names of the items, in the order of their numbers, which count from 1.

@@ -23,7 +23,7 @@ _PERIODS: dict[Calendar, int] = {"hour": 24, "weekday": 7, "month": 12}
 
 @dataclasses.dataclass(frozen=True)
 class SeriesCodec(JsonRequests):
-    """The input codec of windows: the last rows of a series.
+    """The latest rows of a time series.
 
     A request is ``{"rows": [{"<time>": "2024-01-01T00:00", "<column>": 1.5, ...}, ...]}`` in the order of time: at
     least `window` rows and as many more as the longest lag; the last ones count.

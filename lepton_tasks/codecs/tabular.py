@@ -108,7 +108,7 @@ class TabularColumn:
 
 @dataclasses.dataclass(frozen=True)
 class TabularCodec(JsonRequests):
-    """The input codec of tables: a request is one row, ``{"<column>": value, ...}``.
+    """One table row, ``{"<column>": value, ...}``.
 
     Args:
         columns: The columns in the order of the graph's input.

@@ -196,7 +196,7 @@ class TextRequests:
 
 @dataclasses.dataclass(frozen=True)
 class TextCodec(TextRequests):
-    """The input codec of text: one row of tokens.
+    """Text to token ids.
 
     Args:
         tokenizer: JSON of a Hugging Face tokenizer, its truncation included.
@@ -226,7 +226,7 @@ class TextCodec(TextRequests):
 
 @dataclasses.dataclass(frozen=True)
 class TfidfCodec(TextRequests):
-    """The input codec of weighted words.
+    """Text to TF-IDF weights.
 
     Args:
         tokenizer: JSON of a Hugging Face tokenizer.

@@ -26,7 +26,7 @@ def text_made(tokenizer: str, tokens: Sequence[int] | np.ndarray) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class TextMadeCodec:
-    """The output codec of what makes one text from another.
+    """Generated text.
 
     Args:
         tokenizer: JSON of a Hugging Face tokenizer, of the text that is made.

@@ -53,7 +53,7 @@ _MIN_SIDE = 1.0  # pixels of the array; of a box that `crop` cuts off, less than
 
 @dataclasses.dataclass(frozen=True)
 class ImageFeatures:
-    """Pictures of any size as arrays of one size, and their mean and spread for the network to normalise with.
+    """Images resized to one shape, with mean and standard deviation for normalisation.
 
     Args:
         height: Pixels.

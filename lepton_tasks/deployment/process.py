@@ -18,7 +18,7 @@ _TIMEOUT_SECONDS = 120.0  # a large package is copied, checked and warmed up bef
 
 
 class ProcessTarget:
-    """The serving process at ``serving_url``, whose state lies in ``<state root>/serving``."""
+    """The inference server at ``serving_url``; its state is in ``<state root>/serving``."""
 
     def deploy(
         self, use_case: UseCase, ctx: RunContext, version: ModelVersionRef, package: ModelPackageRef

@@ -25,7 +25,7 @@ _DISTURBED = 512  # rows of a split that are judged with something put in, too
 
 
 class AnomalyDetection(Task):
-    """Pictures, or windows of a series, that an autoencoder gives back badly; it learns from rows mostly usual.
+    """Images or series windows with a high reconstruction error; trained on mostly normal rows.
 
     The score of a row is the mean squared error of its worst cell (8 x 8 pixels, or 8 steps), in units of the training
     rows' spread; the threshold is a quantile of the training rows' scores, part of the graph.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class ContentRecommendation(ItemRecommendation):
-    """As `ItemRecommendation`, with items known by their words alone.
+    """As `item_recommendation`, with items known only by their text.
 
     Args:
         fitted: Of the extractor ``content``.

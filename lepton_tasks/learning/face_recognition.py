@@ -27,7 +27,7 @@ _MOST = 4_000
 
 
 class FaceRecognition(Task):
-    """Stored rows are uint8 [N, H, W, C]; who a row shows is its group, or its label where rows have no groups.
+    """Embeddings of uint8 [N, H, W, C]; the identity is a row's group, or its label without groups.
 
     Nobody of the validation and test split need be known from training: a network that tells strangers apart is wanted.
 

@@ -21,7 +21,7 @@ FORECAST = "forecast"
 
 
 class Forecasting(Task):
-    """Stored rows are scaled windows float32 [N, window, D]; targets float32 [N, horizon] in the target's own unit.
+    """Scaled windows float32 [N, window, D] -> targets float32 [N, horizon] in the target's unit.
 
     Every run is compared with persistence, which says that the last value seen stays.
 

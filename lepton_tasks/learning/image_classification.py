@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ImageClassification(Classification):
-    """Stored rows are uint8 [N, H, W, C].
+    """One label per image, uint8 [N, H, W, C].
 
     Args:
         fitted: Of the extractor ``image``.

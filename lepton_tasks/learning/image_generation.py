@@ -27,7 +27,7 @@ _ACROSS = 10  # pictures of a label in the grids
 
 
 class ImageGeneration(Task):
-    """Stored rows are uint8 [N, H, W, C] with a label; the answer is a picture, float32 [N, H, W, C] in [0, 1].
+    """Images float32 [N, H, W, C] in [0, 1], optionally of a given label; trained on uint8 [N, H, W, C].
 
     Args:
         fitted: Of the extractor ``image``.

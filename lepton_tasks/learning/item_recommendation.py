@@ -34,7 +34,7 @@ Count = Annotated[int, pydantic.Field(ge=1, le=1_000)]
 
 
 class ItemRecommendation(Task):
-    """Each interaction from what its user touched before, against items drawn anew in every step.
+    """Predict each interaction from the user's history, against freshly sampled negatives.
 
     It is judged by the last interaction of each user: the right item among 100 that the user has never touched.
     What is served is another question: the best of all items that the user has not touched.

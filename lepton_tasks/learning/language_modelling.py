@@ -25,7 +25,7 @@ Steps = Annotated[int, pydantic.Field(ge=1, le=64)]  # each is a part of the gra
 
 
 class LanguageModelling(Task):
-    """Each token of a text, and its end, predicted from those before it. Stored rows are tokens int32 [N, T].
+    """Predict each token, and the end, from the preceding ones; rows are token ids int32 [N, T].
 
     Args:
         fitted: Of the extractor ``text``.

@@ -30,7 +30,7 @@ Share = Annotated[float, pydantic.Field(ge=0, le=1)]
 
 
 class ObjectDetection(Task):
-    """Stored rows are uint8 [N, H, W, C], targets float32 [N, M, 5]: kind and sides in pixels of each box.
+    """Boxes in images uint8 [N, H, W, C]; targets float32 [N, M, 5]: class and sides in pixels.
 
     Args:
         fitted: Of the extractor ``image``, of a source with boxes.

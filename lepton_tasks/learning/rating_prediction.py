@@ -30,7 +30,7 @@ _MOST = 5_000  # items of a user that are counted
 
 
 class RatingPrediction(Task):
-    """Squared error of the rating; stored rows are int32 [N, 2], user and item.
+    """Squared error of ratings; rows are user and item indices int32 [N, 2].
 
     Args:
         fitted: Of the extractor ``interactions``.

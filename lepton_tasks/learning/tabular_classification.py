@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class TabularClassification(Tabular, Classification):
-    """Probabilities of the labels; with two labels, the second one is called positive.
+    """Label probabilities per row; of two labels, the second is the positive one.
 
     Args:
         fitted: Of the extractor ``table``.

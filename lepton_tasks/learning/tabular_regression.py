@@ -20,7 +20,7 @@ VALUE = "value"
 
 
 class TabularRegression(Tabular):
-    """Squared error of numbers brought to mean 0 and spread 1; the answer is in the unit of the column.
+    """Squared error of standardised targets; answers are in the column's unit.
 
     Args:
         fitted: Of the extractor ``table``.

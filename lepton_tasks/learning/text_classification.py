@@ -16,7 +16,7 @@ ATTENTION = "attention"
 
 
 class TextClassification(Classification):
-    """Stored rows are tokens int32 [N, T], 0 after the end; the sentiment, the subject, the language of a text.
+    """One label per text (sentiment, topic, language, ...); rows are token ids int32 [N, T].
 
     Beside the probabilities, networks answer how much each token weighed in them, float32 [N, T].
     """

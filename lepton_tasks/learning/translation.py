@@ -27,7 +27,7 @@ _BANDS = (10, 20)  # tokens of the source: short, middling and long texts are ju
 
 
 class Translation(Task):
-    """The target's tokens, each predicted from the source and the target's tokens before it.
+    """Predict each target token from the source and the preceding target tokens.
 
     Stored rows are int32 [N, W]: the source with ``</s>``, and the target between ``<s>`` and ``</s>``. BLEU and chrF
     compare texts, so that figures of different vocabularies compare; a vocabulary that knows no capitals is judged

@@ -15,7 +15,7 @@ from lepton_tasks.models.pictures import pixels
 
 
 class Autoencoder(nn.Module):
-    """Convolutions that halve the sample three times, a narrow layer, and the way back.
+    """Convolutional autoencoder with three halvings and a narrow bottleneck.
 
     Args:
         sample_shape: ``(height, width, channels)`` of a picture or ``(steps, numbers)`` of a window of a series.

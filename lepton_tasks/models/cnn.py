@@ -10,7 +10,7 @@ from torch import nn
 
 
 class CNN(nn.Module):
-    """Four convolutions with batch normalisation, halved in size three times, averaged over the picture.
+    """Four convolutions with batch normalisation, three halvings, global average pooling.
 
     The average makes the network indifferent to the picture's size, so that it can be trained on crops.
 

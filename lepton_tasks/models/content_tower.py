@@ -11,7 +11,7 @@ from lepton_tasks.models.recommenders import Recommender, Share, Size, table
 
 
 class ContentTower(Recommender):
-    """An item's vector is the weighted mean of its words' vectors; a user is what he touched, the latest most of all.
+    """Items as weighted means of word vectors; users by their items, the most recent weighted highest.
 
     An item that nobody has touched yet is scored as well as others; `popular` says whether how often items are touched
     may be learned beside their words.

@@ -19,7 +19,7 @@ _RARE = 0.01  # what the network answers everywhere before it has learned; Lin e
 
 
 class CentreDetector(nn.Module):
-    """Residual stages down to 1/32 of the size, merged again on the way up to 1/8, where each place is judged.
+    """Residual backbone to 1/32 resolution, merged up to 1/8, where each location is classified.
 
     With the default parameters it has 0.8 million parameters.
 

@@ -14,7 +14,7 @@ from lepton_tasks.models.residual_cnn import residual_stages
 
 
 class EmbeddingCNN(nn.Module):
-    """Residual stages, one learned weight for each place of each map, and a projection.
+    """Residual stages, spatially weighted pooling, and a projection to an embedding.
 
     A plain average over the map would forget where things are; faces are aligned, so each place has its own weight.
 

@@ -19,7 +19,7 @@ from lepton_tasks.models.rnn import CELLS, Cell
 
 
 class TemporalCNN(nn.Module):
-    """Convolutions that look back only, each twice as far as the one before.
+    """Dilated causal convolutions over the window.
 
     Args:
         window: Rows that are seen.
@@ -57,7 +57,7 @@ class TemporalCNN(nn.Module):
 
 
 class RNNForecaster(nn.Module):
-    """A recurrent network that reads the window and foretells all that follows from where it ends.
+    """Recurrent network over the window that predicts the whole horizon from its last state.
 
     Args:
         window: Rows that are seen.

@@ -14,7 +14,7 @@ _SLOPE = 0.2  # of the critic's leaky rectifier; Radford et al.
 
 
 class DCGAN(nn.Module):
-    """A convolutional generator and critic, for pictures of any kind or, told a class, of that class.
+    """Convolutional generator and critic, optionally conditioned on a class.
 
     The default has 1.5 million parameters for digits of 28x28 pixels.
 

@@ -19,7 +19,7 @@ Positive = Annotated[float, pydantic.Field(gt=0)]
 
 
 class CrossEntropy(nn.Module):
-    """Of classes: minus the mean log-probability of the target.
+    """Classification: mean negative log-probability of the target.
 
     Args:
         class_weights: How much a row of each class counts, float32 [K]; None for all alike.
@@ -38,7 +38,7 @@ class CrossEntropy(nn.Module):
 
 
 class Focal(nn.Module):
-    """Of classes: cross-entropy in which rows that are answered well already count less.
+    """Classification: cross-entropy with less weight on rows already classified well.
 
     Args:
         class_weights: As in `CrossEntropy`.
@@ -65,7 +65,7 @@ class Focal(nn.Module):
 
 
 class BinaryCrossEntropy(nn.Module):
-    """Of classes, each a question of its own: the mean over classes, so that several or none may be right."""
+    """Multi-label: independent binary cross-entropy per class, averaged."""
 
     of: ClassVar[str] = "classes"
 
@@ -75,7 +75,7 @@ class BinaryCrossEntropy(nn.Module):
 
 
 class MultiMargin(nn.Module):
-    """Of classes: how far the target's logit is from being larger than all others by the margin.
+    """Classification: shortfall of the target logit's margin over the others.
 
     Args:
         margin: In units of logits.
@@ -95,7 +95,7 @@ class MultiMargin(nn.Module):
 
 
 class SquaredError(nn.Module):
-    """Of numbers: the mean squared difference."""
+    """Regression: mean squared error."""
 
     of: ClassVar[str] = "numbers"
 
@@ -105,7 +105,7 @@ class SquaredError(nn.Module):
 
 
 class AbsoluteError(nn.Module):
-    """Of numbers: the mean absolute difference."""
+    """Regression: mean absolute error."""
 
     of: ClassVar[str] = "numbers"
 
@@ -115,7 +115,7 @@ class AbsoluteError(nn.Module):
 
 
 class Huber(nn.Module):
-    """Of numbers: squared where the difference is small, absolute where it is large.
+    """Regression: squared for small differences, absolute for large ones.
 
     Args:
         delta: Where the one becomes the other, in the unit of the targets as the network sees them.
@@ -135,7 +135,7 @@ class Huber(nn.Module):
 
 
 class BayesianPersonalisedRanking(nn.Module):
-    """Of rankings: that the wanted item's score is above that of each other one.
+    """Ranking: the target item should score above each negative (Bayesian personalised ranking).
 
     Source: Rendle et al., "BPR: Bayesian personalized ranking from implicit feedback", 2009.
     """
@@ -148,7 +148,7 @@ class BayesianPersonalisedRanking(nn.Module):
 
 
 class RankingHinge(nn.Module):
-    """Of rankings: how far the wanted item's score is from being above that of each other one by the margin.
+    """Ranking: shortfall of the target item's margin over each negative.
 
     Args:
         margin: In units of scores.
@@ -168,7 +168,7 @@ class RankingHinge(nn.Module):
 
 
 class SampledSoftmax(nn.Module):
-    """Of rankings: cross-entropy of the wanted item among those beside it."""
+    """Ranking: cross-entropy of the target item among the sampled negatives."""
 
     of: ClassVar[str] = "rankings"
 
@@ -205,7 +205,7 @@ class Triplet(nn.Module):
 
 
 class ArcFace(nn.Module):
-    """Of cosines to the direction of each class: cross-entropy in which the own class's angle is taken wider.
+    """Classification by angle with an additive angular margin for the correct class.
 
     Args:
         margin: By how much, in radians.

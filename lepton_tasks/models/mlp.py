@@ -12,7 +12,7 @@ from lepton_tasks.codecs.tabular import FIRST_CODE
 
 
 class MLP(nn.Module):
-    """Codes as vectors and numbers as bent lines, through residual layers; beside them a linear model of the same.
+    """Embedded categories and piecewise numbers through residual layers, plus a linear model.
 
     A number goes in as it is and as `bends` learned ``relu(a * x + b)``, so that the first layer need not be steep
     where the answer changes within a small part of the number's range.

@@ -24,7 +24,7 @@ _TIES = 1e-4  # of the bias: so that no two items are equal
 
 
 class Neighbours(Recommender):
-    """The sum over a user's items of a weight for each of their neighbours, by how long ago they were touched.
+    """Sum of learned weights between a user's items and their neighbours, by recency.
 
     The weights are those of the ridge regression of every item on all others, and stay: moved by gradients, they, and
     vectors beside them, learned the training split by heart. What is learned is what the age of a touch means. Whoever

@@ -15,7 +15,7 @@ _RESERVED = 2  # PAD and UNKNOWN mean the same among groups as among words
 
 
 class NGrams(nn.Module):
-    """Vectors of words and of groups of neighbouring words, pooled; fast, and strong where there is little text.
+    """Pooled vectors of words and n-grams; fast, and strong with little text.
 
     Args:
         vocabulary: Number of tokens.

@@ -82,7 +82,7 @@ class Factors(Recommender):
 
 
 class MatrixFactorisation(Factors):
-    """A vector and a bias for each user and item; with `history`, what a user has touched is part of the user.
+    """User and item vectors and biases; with `history`, a user's items are part of the user.
 
     Args:
         num_users: Users are numbered from 1 to this.
@@ -122,7 +122,7 @@ class MatrixFactorisation(Factors):
 
 
 class TwoTower(Factors):
-    """A network from a user, and what that user touched lately, to a vector; another from an item to a vector.
+    """User tower (user and recent items) and item tower that map to vectors.
 
     Args:
         num_users: Users are numbered from 1 to this.
@@ -165,7 +165,7 @@ class TwoTower(Factors):
 
 
 class NeuMF(Recommender):
-    """A product of vectors beside a small network over other vectors, weighed together.
+    """Matrix factorisation and a small network combined (neural matrix factorisation).
 
     Args:
         num_users: Users are numbered from 1 to this.

@@ -10,7 +10,7 @@ from torch import nn
 
 
 class ResidualCNN(nn.Module):
-    """A stem at half size and residual blocks, each stage at half the size and twice the channels of the one before.
+    """Residual network; each stage halves the size and doubles the channels.
 
     With `width` 32 and the default `blocks` it has 0.6 million parameters; `width` 64, `blocks` 2, 2, 2, 2 and `stem` 1
     make the ResNet-18 of 32x32 pictures, of 11 million. It is indifferent to the picture's size, so it can be trained

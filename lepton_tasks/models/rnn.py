@@ -16,7 +16,7 @@ CELLS: dict[str, Callable[..., nn.RNNBase]] = {"elman": nn.RNN, "gru": nn.GRU, "
 
 
 class RNN(nn.Module):
-    """Reads a text in both directions, looks at all it has read, and decides.
+    """Recurrent text classifier (Elman, GRU or LSTM), bidirectional by default.
 
     Args:
         vocabulary: Number of tokens.

@@ -13,7 +13,7 @@ State = list[torch.Tensor | tuple[torch.Tensor, torch.Tensor]]
 
 
 class RNNLanguageModel(nn.Module):
-    """Reads tokens one after the other, and after each one knows how likely every token is to follow.
+    """Recurrent next-token predictor.
 
     Its layers have no bias, and padding is read as zeros: padding before a text leaves every state at zero, so that
     texts of different lengths can end at the same place.

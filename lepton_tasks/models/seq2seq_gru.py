@@ -14,7 +14,7 @@ _HIDDEN = -1e4  # below any score; finite in half precision too
 
 
 class Seq2SeqGRU(Seq2Seq):
-    """A GRU reads the source in both directions, another writes the target and looks at the source at each token.
+    """Bidirectional GRU encoder, and a GRU decoder with attention.
 
     With the defaults and a joint vocabulary of 6,000 it has 3 million parameters.
 

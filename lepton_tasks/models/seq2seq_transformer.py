@@ -16,7 +16,7 @@ _HIDDEN = -1e4  # below any score; finite in half precision too
 
 
 class Seq2SeqTransformer(Seq2Seq):
-    """An encoder reads the source, a decoder writes the target; the output layer shares the embedding's weights.
+    """Transformer encoder and decoder; the output layer shares the embedding weights.
 
     With the defaults and a joint vocabulary of 6,000 it has 7 million parameters.
 

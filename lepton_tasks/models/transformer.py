@@ -15,7 +15,7 @@ from lepton_tasks.models.tokens import Pool, Pooling, TokenEmbedding, real
 
 
 class Transformer(nn.Module):
-    """An encoder over a text, pooled for a decision.
+    """Transformer encoder with pooling, for text classification.
 
     Args:
         vocabulary: Number of tokens.

@@ -10,7 +10,7 @@ from lepton_tasks.models.tokens import TokenEmbedding, real
 
 
 class WeightedWords(nn.Module):
-    """The sum of the words' vectors by their TF-IDF weights, a layer, a decision; strong where there is little text.
+    """TF-IDF-weighted sum of word vectors and one layer; strong with little text.
 
     How many texts have a word is counted while training goes on, as batch normalisation measures its statistics.
 

@@ -57,7 +57,7 @@ class _Rule:
 
 @dataclasses.dataclass(frozen=True)
 class DataQuality:
-    """Checks the requests since its last check with Great Expectations; the Data Docs lie in the state folder.
+    """Check requests since the last check with Great Expectations; Data Docs are in the state folder.
 
     What was asked is compared with the profile of the training data in the model package, and with the use case's
     ``quality.served``.

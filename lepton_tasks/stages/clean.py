@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def clean(use_case: UseCase, ctx: RunContext, *, raw: DatasetRef) -> DatasetRef:
-    """Write the kept rows with what was found out about them, their arrays, the refused and repaired rows, a report.
+    """Apply the cleaning steps; write the kept, rejected and repaired rows and a report.
 
     Raises:
         DataError: every row was refused, or a file changed after it was ingested.

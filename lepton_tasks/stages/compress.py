@@ -48,7 +48,7 @@ def compress(
     preprocessor: PreprocessorRef,
     splits: DatasetRef,
 ) -> ModelPackageRef:
-    """The exported package with the best of the graphs that keep to the limits of `compress`, or with its own.
+    """Try smaller graphs and package the best one within the limits, or keep the exported one.
 
     Graphs are chosen on the validation split; what they are worth on the test split is told apart.
     """

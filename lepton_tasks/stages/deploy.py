@@ -14,7 +14,7 @@ from lepton_tasks.core.use_case import UseCase
 def deploy(
     use_case: UseCase, ctx: RunContext, *, model_version: ModelVersionRef, package: ModelPackageRef
 ) -> EndpointRef:
-    """Swap the version in; then the alias ``champion`` is its own, and ``previous`` the old champion's.
+    """Deploy the version as its rollout says, then update the aliases ``champion`` and ``previous``.
 
     By ``deploy.rollout`` it may be the champion's challenger instead; the server promotes it, or takes it back, later.
     The aliases follow the endpoint, never the other way round: if they cannot be set, the endpoint goes back.

@@ -32,7 +32,7 @@ def evaluate(
     preprocessor: PreprocessorRef,
     splits: DatasetRef,
 ) -> EvaluationRef:
-    """Metrics of the test and the validation split beside those of a trivial predictor, outputs, and plots.
+    """Compute test and validation metrics beside a trivial baseline; write outputs and plots.
 
     The test split is also answered as it would be served: rows as requests, decoded by the codec. A profile of what the
     other splits are like as requests is what monitors compare served ones with.

@@ -25,7 +25,7 @@ def export(
     features: DatasetRef,
     evaluation: EvaluationRef,
 ) -> ModelPackageRef:
-    """Everything that serving needs, sealed."""
+    """Write the sealed model package: ONNX graph, codec, labels, fitted values, model card."""
     from lepton_tasks.serving.package import ONNX_FILE, PackageSpec, write_package
     from lepton_tasks.training.card import model_card
     from lepton_tasks.training.checkpoint import read_checkpoint

@@ -13,7 +13,7 @@ SCHEMA_VERSION = 1
 
 
 def fit_features(use_case: UseCase, ctx: RunContext, *, cleaned: DatasetRef, splits: DatasetRef) -> PreprocessorRef:
-    """Write the extractor, the values it fitted on the training split, and the names of the classes, as JSON."""
+    """Fit the feature extractor on the training split; write its values and the class names as JSON."""
     if takes_tables(use_case):
         from lepton_tasks.data.tables.fit import fit_table
 

@@ -24,7 +24,7 @@ def gate(
     features: DatasetRef,
     preprocessor: PreprocessorRef,
 ) -> EvaluationRef:
-    """The verdict, also logged to the MLflow run.
+    """Check thresholds and compare with the champion; log the verdict to MLflow.
 
     Raises:
         GateError: a threshold is missed, or the champion is better by more than ``gate.max_drop``.

@@ -21,7 +21,7 @@ def source_state(use_case: UseCase, ctx: RunContext) -> Any:
 
 
 def ingest(use_case: UseCase, ctx: RunContext) -> DatasetRef:
-    """Write the source's rows as Parquet, one part a batch, with the sha256 of every sample's bytes.
+    """Read the source and write its rows as Parquet, with the sha256 of each sample.
 
     Raises:
         DataError: there is nothing to read.

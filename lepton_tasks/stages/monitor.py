@@ -14,7 +14,7 @@ _LEVELS = {"ok": logging.INFO, "warning": logging.WARNING, "critical": logging.E
 
 
 def monitor(use_case: UseCase, ctx: RunContext, *, endpoint: EndpointRef) -> MonitorReportRef:
-    """Publish ``findings.json``: what the monitors found. A bad finding does not fail the run; it is for alerting."""
+    """Run the monitors and publish ``findings.json``. Findings do not fail the run."""
     findings = []
     for i, spec in enumerate(use_case.monitor):
         asked = MONITORS.build(spec.name, spec.params, where=f"{use_case.name}.yaml: monitor.{i}")

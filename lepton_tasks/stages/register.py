@@ -34,7 +34,7 @@ def register(
     raw: DatasetRef,
     features: DatasetRef,
 ) -> ModelVersionRef:
-    """A version in the MLflow registry with signature, input example, card and tags; the package lies beside it."""
+    """Register the package as a version in MLflow, with signature, input example, card and tags."""
     from lepton_tasks.tracking.mlflow import CHALLENGER, Tracker
 
     folder = ctx.open(package)

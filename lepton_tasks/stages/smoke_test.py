@@ -25,7 +25,7 @@ _SHOWN = 200  # characters of an answer
 def smoke_test(
     use_case: UseCase, ctx: RunContext, *, endpoint: EndpointRef, package: ModelPackageRef
 ) -> MonitorReportRef:
-    """Send the package's example to the version that was deployed, champion or not, and compare its answer.
+    """Send the package's example to the deployed version and compare its answer; roll back on failure.
 
     Raises:
         GateError: the answer is wrong; the endpoint and the aliases are back at the previous version.

@@ -11,7 +11,7 @@ from lepton_tasks.core.use_case import UseCase
 
 
 def split(use_case: UseCase, ctx: RunContext, *, cleaned: DatasetRef) -> DatasetRef:
-    """The cleaned rows with a column ``split``.
+    """Assign each cleaned row to train, validation or test (column ``split``).
 
     Raises:
         DataError: a class is too small to be in every split, or a split would be empty.

@@ -56,7 +56,7 @@ def train(
     features_quality: QualityReportRef,
     tuned: EvaluationRef | None = None,
 ) -> CheckpointRef:
-    """The weights of the epoch that `train.keep` names, trained with the values that `tune` found, if it ran.
+    """Train the network, with the values found by `tune` if it ran; keep the epoch chosen by `train.keep`.
 
     A killed training goes on from its last state, in the same MLflow run.
 

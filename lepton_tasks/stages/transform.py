@@ -13,7 +13,7 @@ from lepton_tasks.core.use_case import UseCase
 def transform(
     use_case: UseCase, ctx: RunContext, *, cleaned: DatasetRef, splits: DatasetRef, preprocessor: PreprocessorRef
 ) -> DatasetRef:
-    """Write ``inputs.npy``, ``targets.npy`` (int64 [rows], index of the label or -1) and ``ids.parquet`` per split."""
+    """Write the features of each split: ``inputs.npy``, ``targets.npy`` (int64 [rows] or -1) and ``ids.parquet``."""
     if takes_tables(use_case):
         from lepton_tasks.data.tables.transform import transform_table
 

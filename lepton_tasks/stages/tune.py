@@ -28,7 +28,7 @@ _OUTCOME = "outcome"
 
 
 def tune(use_case: UseCase, ctx: RunContext, *, features: DatasetRef, preprocessor: PreprocessorRef) -> EvaluationRef:
-    """Run the trials, some side by side; ``tuned.json`` holds the best values, which `train` takes.
+    """Search hyperparameters; write the best values to ``tuned.json`` for `train`.
 
     The first trial has the use case's own values, so the outcome is no worse on the validation split. A killed search
     goes on where it was.

@@ -22,7 +22,7 @@ _BETWEEN = "expect_column_values_to_be_between"
 
 
 def validate_cleaned(use_case: UseCase, ctx: RunContext, *, splits: DatasetRef) -> QualityReportRef:
-    """Check the cleaned rows and publish the report with ``profile.json``, which `lepton data` shows and compares.
+    """Check the cleaned rows; publish the report and the profile that `lepton data` shows.
 
     The use case's own rules are about all rows. What the training rows are like becomes rules for the other splits,
     which only warn: a test split unlike the training split says little about the model.

@@ -19,7 +19,7 @@ _TOLD = ("mean", "std", "target")
 
 
 def validate_features(use_case: UseCase, ctx: RunContext, *, features: DatasetRef) -> QualityReportRef:
-    """Publish the report and its Data Docs; warnings are logged.
+    """Check the features; publish the report and Data Docs.
 
     What the features of the training split are like becomes rules for the other splits, which only warn.
 

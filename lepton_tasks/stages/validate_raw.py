@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def validate_raw(use_case: UseCase, ctx: RunContext, *, raw: DatasetRef) -> QualityReportRef:
-    """Publish the report, its Data Docs and ``profile.json``; warnings are logged.
+    """Check the raw rows; publish the report, Data Docs and ``profile.json``.
 
     What the last raw data that passed were like becomes rules that only warn: data may change, but not unnoticed. So
     do columns without a value, and numbers that are none.

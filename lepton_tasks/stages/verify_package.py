@@ -50,7 +50,7 @@ def verify_package(
     preprocessor: PreprocessorRef,
     compressed: ModelPackageRef | None = None,
 ) -> ModelPackageRef:
-    """The package with its report of parity in it: how far outputs are from torch's, and served from stored rows.
+    """Compare the package's answers with torch's and write the parity report into the package.
 
     A network as it was trained must answer alike, number by number. A compressed one need not: what its answers are
     worth must be within `compress` and `gate.thresholds`.

@@ -24,7 +24,7 @@ Positive = Annotated[int, pydantic.Field(gt=0)]
 
 
 class Affine:
-    """Turn, move and scale each picture; the border's pixels fill what comes into view.
+    """Random rotation, translation and scaling; new areas repeat the border pixels.
 
     Args:
         degrees: Largest turn to either side.
@@ -59,7 +59,7 @@ class Affine:
 
 
 class Colour:
-    """Change brightness, contrast and saturation by factors in [1 - x, 1 + x].
+    """Scale brightness, contrast and saturation by factors in [1 - x, 1 + x].
 
     Args:
         brightness: Factor of every pixel.
@@ -84,7 +84,7 @@ class Colour:
 
 
 class Crop:
-    """A window at a random place in each picture; the network then sees whole pictures only after training.
+    """Random crop of training images; validation and serving use whole images.
 
     Args:
         height: Of the window, in pixels.
@@ -116,7 +116,7 @@ class Crop:
 
 
 class Flip:
-    """Mirror each picture left to right.
+    """Random horizontal flip.
 
     Args:
         chance: Share of the pictures that are mirrored.
@@ -134,7 +134,7 @@ class Flip:
 
 
 class Mixup:
-    """Blend each picture and its target with another one of the batch.
+    """Blend each image and target with another of the batch.
 
     Args:
         alpha: Of the Beta(alpha, alpha) distribution that the share of the other one is drawn from, once a batch.

@@ -16,7 +16,7 @@ _LEAST_SEEN = 0.4  # share of a box's area that must stay in the picture; of les
 
 
 class BoxView:
-    """Scale, move and mirror each picture with its boxes; the border's pixels fill what comes into view.
+    """Random scaling, translation and mirroring of images with their boxes.
 
     Args:
         scale: Largest change of size: factors are in [1 - scale, 1 + scale].

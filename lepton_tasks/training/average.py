@@ -20,7 +20,7 @@ class Average(Protocol):
 
 
 class Ema:
-    """Exponential moving average, of the running statistics of batch normalisation too.
+    """Exponential moving average, including batch-normalisation statistics.
 
     Args:
         decay: Share of the average that a step leaves as it is; the average reaches back about ``1 / (1 - decay)``
@@ -39,7 +39,7 @@ class Ema:
 
 
 class Swa:
-    """The plain mean over the last part of the training; until then the newest weights themselves.
+    """Plain mean over the last part of the training; before that, the latest weights.
 
     The running statistics of batch normalisation are averaged too. That is close to what the averaged weights would
     measure where the learning rate is small in that part, as it is at the end of ``one_cycle`` and ``cosine``.

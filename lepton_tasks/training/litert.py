@@ -17,7 +17,7 @@ _LARGEST = 1e-4  # difference from torch's answer to the package's example, rela
 
 
 class Litert:
-    """``model.tflite``: the network of a checkpoint, as it was trained, for one row at a time.
+    """``model.tflite``: the network of a checkpoint, for one row at a time.
 
     The converter takes torch modules, not ONNX, so that a package alone is not enough.
 

@@ -19,7 +19,7 @@ def adam(
     *,
     betas: tuple[float, float] = (0.9, 0.999),
 ) -> Optimizer:
-    """Adam; its weight decay is an L2 penalty. Source: Kingma and Ba, 2015."""
+    """Adam; weight decay is an L2 penalty. Source: Kingma and Ba, 2015."""
     return Adam(_groups(parameters, weight_decay), lr=learning_rate, betas=betas, fused=True)
 
 
@@ -42,7 +42,7 @@ def sgd(
     momentum: float = 0.9,
     nesterov: bool = True,
 ) -> Optimizer:
-    """Stochastic gradient descent, with Nesterov's momentum if there is any. Source: Sutskever et al., 2013."""
+    """Stochastic gradient descent, with Nesterov momentum if momentum is set. Source: Sutskever et al., 2013."""
     nesterov = nesterov and momentum > 0
     return SGD(_groups(parameters, weight_decay), lr=learning_rate, momentum=momentum, nesterov=nesterov, fused=True)
 
@@ -55,12 +55,12 @@ def rmsprop(
     momentum: float = 0.0,
     alpha: float = 0.99,
 ) -> Optimizer:
-    """Gradients divided by a running mean of their size. Source: Tieleman and Hinton, lecture 6.5 of 2012."""
+    """RMSprop: gradients divided by a running mean of their size. Source: Tieleman and Hinton, lecture 6.5 of 2012."""
     return RMSprop(_groups(parameters, weight_decay), lr=learning_rate, momentum=momentum, alpha=alpha)
 
 
 def adagrad(parameters: Iterable[Parameter], learning_rate: float, weight_decay: float) -> Optimizer:
-    """Gradients divided by the root of the sum of their squares. Source: Duchi et al., 2011."""
+    """Adagrad: gradients divided by the root of their summed squares. Source: Duchi et al., 2011."""
     return Adagrad(_groups(parameters, weight_decay), lr=learning_rate)
 
 

@@ -13,12 +13,12 @@ Share = Annotated[float, pydantic.Field(ge=0, lt=1)]
 
 
 def constant(optimizer: Optimizer, steps: int, learning_rate: float) -> LRScheduler:
-    """The same learning rate throughout."""
+    """Constant learning rate."""
     return LambdaLR(optimizer, lambda step: 1.0)
 
 
 def cosine(optimizer: Optimizer, steps: int, learning_rate: float, *, warmup: float = 0.05) -> LRScheduler:
-    """A linear rise over the first `warmup` share of the steps, then half a cosine down to 0.
+    """Linear warm-up over the first `warmup` share of steps, then half a cosine to 0.
 
     Source: Loshchilov and Hutter, "SGDR", 2017, without restarts.
     """
@@ -35,7 +35,7 @@ def cosine(optimizer: Optimizer, steps: int, learning_rate: float, *, warmup: fl
 def one_cycle(
     optimizer: Optimizer, steps: int, learning_rate: float, *, warmup: float = 0.25, start: float = 0.04
 ) -> LRScheduler:
-    """Half a cosine from ``start * learning_rate`` up to the peak, then half a cosine down to 0.
+    """Half a cosine from ``start * learning_rate`` up to the peak, then half a cosine to 0.
 
     Source: Smith and Topin, "Super-convergence", 2018; the momentum is left alone.
     """
@@ -50,13 +50,13 @@ def one_cycle(
 
 
 def step(optimizer: Optimizer, steps: int, learning_rate: float, *, drops: int = 3, factor: float = 0.1) -> LRScheduler:
-    """Multiplied by `factor` after each of ``drops + 1`` equal parts of the training but the last."""
+    """Multiply by `factor` after each of ``drops + 1`` equal parts of the training but the last."""
     part = max(1, math.ceil(steps / (drops + 1)))
     return LambdaLR(optimizer, lambda step: factor ** min(drops, step // part))
 
 
 def inverse_sqrt(optimizer: Optimizer, steps: int, learning_rate: float, *, warmup: Share = 0.1) -> LRScheduler:
-    """A linear rise over the first `warmup` share of the steps, then down with the root of the step.
+    """Linear warm-up over the first `warmup` share of steps, then inverse square root decay.
 
     Source: Vaswani et al., "Attention is all you need", 2017.
     """
@@ -65,7 +65,7 @@ def inverse_sqrt(optimizer: Optimizer, steps: int, learning_rate: float, *, warm
 
 
 class Plateau(LambdaLR):
-    """Lowered whenever the validation split has not been answered better for some epochs.
+    """Lower the learning rate when the validation metric stops improving for some epochs.
 
     Args:
         optimizer: What it is for.

@@ -17,7 +17,7 @@ _SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 @dataclasses.dataclass(frozen=True)
 class Boxes:
-    """Clip boxes to their picture and drop those that are empty then; or refuse such rows.
+    """Clip boxes to the image and drop empty ones, or reject such rows.
 
     Every change is listed with its row. A row keeps its place even if it keeps no box: it shows what is none.
 

@@ -16,7 +16,7 @@ from lepton_tasks.data.split import joined
 
 
 class Duplicates:
-    """Refuse all but the first of equal samples; all of them if their labels differ, since one must be wrong."""
+    """Reject all but the first of identical samples, or all of them if their labels differ."""
 
     def refuse(self, probes: pa.Table) -> Sequence[str | None]:
         """The sample it equals. What could not be decoded equals nothing."""
@@ -42,7 +42,7 @@ class Duplicates:
 
 @dataclasses.dataclass(frozen=True)
 class NearDuplicates:
-    """Refuse pictures that look like an earlier one, or keep them in one split.
+    """Reject images similar to an earlier one, or keep similar images in one split.
 
     Two pictures look alike if their perceptual hashes (`perceptual_hash`, 64 bits) differ in few bits.
 

@@ -13,7 +13,7 @@ from lepton_tasks.core.registry import did_you_mean
 
 
 class Unlabelled:
-    """Refuse rows without a label, or with a blank one."""
+    """Reject rows with a missing or blank label."""
 
     def refuse(self, probes: pa.Table) -> Sequence[str | None]:
         """One reason for all."""
@@ -22,7 +22,7 @@ class Unlabelled:
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
-    """Refuse rows whose label, or the label of one of whose boxes, is not among those that are known.
+    """Reject rows with a label, or a box label, that is not in the known list.
 
     A row or a box without any label passes: `unlabelled` refuses such rows.
 

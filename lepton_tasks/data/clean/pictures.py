@@ -11,7 +11,7 @@ import pydantic
 
 
 class Undecodable:
-    """Refuse what is no whole picture: broken, cut short, of another kind, or not readable at all."""
+    """Reject files that are not complete, readable images."""
 
     def refuse(self, probes: pa.Table) -> Sequence[str | None]:
         """The decoder's own reason."""
@@ -21,7 +21,7 @@ class Undecodable:
 
 @dataclasses.dataclass(frozen=True)
 class TooSmall:
-    """Refuse pictures whose width or height is below a limit.
+    """Reject images below a minimum width or height.
 
     Args:
         min_pixels: Smallest allowed side, in pixels.
@@ -42,7 +42,7 @@ class TooSmall:
 
 @dataclasses.dataclass(frozen=True)
 class Blank:
-    """Refuse pictures of one colour, or nearly.
+    """Reject images of a single colour, or nearly.
 
     Args:
         min_contrast: Smallest allowed standard deviation of the values in [0, 1] of the resized picture. A page with a

@@ -20,7 +20,7 @@ _WORD = r"[\p{L}\p{N}]+"
 
 @dataclasses.dataclass(frozen=True)
 class Content(Visits):
-    """The arrays of `Visits`; each item is known by the words of its texts, too.
+    """As `visits`, with items described by their texts.
 
     Args:
         text: Columns of text about the item; the first is what people call it.

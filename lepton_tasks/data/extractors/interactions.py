@@ -28,7 +28,7 @@ _DRAWS = 20  # after so many, a user who has seen nine of ten items lacks a nega
 
 @dataclasses.dataclass(frozen=True)
 class Interactions:
-    """Users and items by number, as the training split knows them; later ones are 0.
+    """Users and items as indices known from the training split; unknown ones are 0.
 
     Args:
         user: Column of users: text or whole numbers.

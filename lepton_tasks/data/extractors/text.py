@@ -86,7 +86,7 @@ def _tokens(columns: Sequence[str], tokenizer: str, rows: pl.DataFrame) -> Token
 
 @dataclasses.dataclass(frozen=True)
 class TextFeatures:
-    """Texts as rows of tokens of one width, for networks that read them in order.
+    """Texts as token ids of fixed length.
 
     Args:
         columns: Columns of text, joined by spaces.

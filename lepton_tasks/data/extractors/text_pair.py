@@ -25,7 +25,7 @@ from lepton_tasks.data.tables.steps.text import check_text
 
 @dataclasses.dataclass(frozen=True)
 class TextPairFeatures:
-    """Pairs of texts, one to be made from the other, as rows of tokens.
+    """Source and target texts as token ids.
 
     Args:
         source: Column of the text that is given.

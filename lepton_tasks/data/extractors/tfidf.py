@@ -27,7 +27,7 @@ from lepton_tasks.data.tables.steps.text import Columns
 
 @dataclasses.dataclass(frozen=True)
 class TfidfFeatures:
-    """Texts as weights of their words, the rare ones heavier, for linear models.
+    """Texts as TF-IDF weights, for linear models.
 
     Args:
         columns: Columns of text, joined by spaces.

@@ -17,7 +17,7 @@ from lepton_tasks.data.tables.rows import TableRows
 
 @dataclasses.dataclass(frozen=True)
 class Visits(Interactions):
-    """The arrays of `Interactions`; a request names a user, and what that user touched since training.
+    """As `interactions`; a request names a user and that user's recent items.
 
     Args:
         recent: How many items of a request are looked at, the latest ones.

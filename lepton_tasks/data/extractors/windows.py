@@ -30,7 +30,7 @@ Count = Annotated[int, pydantic.Field(ge=1)]
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """Windows of consecutive rows, scaled, and what came next.
+    """Scaled windows of consecutive rows, and the values that follow.
 
     No window crosses a gap in time, a row with a missing value, two series, or two splits: the rows of a split are seen
     by themselves, so the first window of a later split begins after the line. A split's rows are held in memory.

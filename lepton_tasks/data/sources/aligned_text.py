@@ -23,7 +23,7 @@ _BATCH_ROWS = 50_000
 
 
 class AlignedText:
-    """One row a line number: a column of text for each file.
+    """One row per line number, with one text column per file.
 
     Args:
         columns: For each column a file, or a pattern; the first files of all patterns belong together, then the second.

@@ -56,32 +56,32 @@ class _SklearnTable:
 
 
 class SklearnBreastCancer(_SklearnTable):
-    """569 rows of 30 measures of cells, ``malignant`` or ``benign``."""
+    """569 rows of 30 cell measurements, ``malignant`` or ``benign``."""
 
     table = "breast_cancer"
 
 
 class SklearnWine(_SklearnTable):
-    """178 rows of 13 measures of wines from three growers."""
+    """178 rows of 13 wine measurements, from three growers."""
 
     table = "wine"
 
 
 class SklearnDiabetes(_SklearnTable):
-    """442 patients: 10 measures, and as ``label`` how far the disease had gone a year later."""
+    """442 patients: 10 measurements; ``label`` is disease progression after one year."""
 
     table = "diabetes"
     options: ClassVar[Mapping[str, Any]] = {"scaled": False}
 
 
 class SklearnDigits(_SklearnTable):
-    """1,797 rows of 64 pixels of handwritten digits, 0 to 16."""
+    """1,797 rows of 64 pixels of handwritten digits, values 0 to 16."""
 
     table = "digits"
 
 
 class AirflowTexts:
-    """The texts of Airflow's own pages in all their languages: ``text``, its ``key``, and the locale as ``label``."""
+    """User interface texts of Airflow in all its languages: ``text``, its ``key``, and the locale as ``label``."""
 
     def __init__(self, data_root: Path) -> None:
         del data_root  # the files lie in the package

@@ -18,7 +18,7 @@ from lepton_tasks.data.rows import in_batches, located, source_schema
 
 
 class Coco:
-    """One row a picture that the JSON file lists, with its boxes; rows have no label of their own.
+    """Images and boxes listed in a COCO JSON file; one unlabelled row per image.
 
     A listed picture that is missing is a row that `clean` refuses. Boxes around crowds (``iscrowd``) are left out and
     counted. The JSON file is held in memory.

@@ -65,7 +65,7 @@ class Dialect:
 
 
 class Csv(FileSource):
-    """One row a record. What does not have the fields of the header, or a value of another type, is refused by line.
+    """One row per record. Records with wrong fields or types are rejected by line number.
 
     Args:
         path: A file, a folder of ``.csv`` and ``.tsv``, a pattern, an archive or an address: see `find_files`.

@@ -26,7 +26,7 @@ _WAY_OUT = (
 
 
 class ImageFolder:
-    """Pictures in ``path/<class>/**``; every file in a class folder is a row, so that nothing is lost unseen.
+    """Images in ``path/<class>/**``; every file in a class folder is a row.
 
     Hidden files and folders and links to folders inside a class are passed over, and so are files beside the class
     folders, unless neither the label nor the group is a folder's name.

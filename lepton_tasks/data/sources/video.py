@@ -21,7 +21,7 @@ _QUALITY = 95  # of JPEG: the loss is below that of the video's own coding
 
 
 class Video:
-    """One row a frame, in the order of the files and of time; rows have no label.
+    """One unlabelled row per video frame, in file and time order.
 
     A file in which no frame can be decoded is a row with its fault, for `clean` to refuse.
 

@@ -16,7 +16,7 @@ from lepton_tasks.data.rows import in_batches, located, source_schema
 
 
 class Voc:
-    """One row a picture, with its boxes; rows have no label of their own.
+    """Images with boxes in Pascal VOC XML; one unlabelled row per image.
 
     Every picture in the folder is a row; one without an XML file has null for boxes, as nobody said what it shows. An
     XML file that cannot be read, or that belongs to no picture, is a row with its fault, for `clean` to refuse.

@@ -82,7 +82,7 @@ class Cross(pydantic.BaseModel):
 
 @dataclasses.dataclass(frozen=True)
 class TableColumns:
-    """Columns of a table as float32 numbers and int32 codes, one row for each row.
+    """Table columns as float32 numbers and int32 category codes.
 
     Numbers: ``standard`` (default), ``min_max``, ``robust``, ``quantile``, ``log``, ``power``, ``keep``; or as a
     code of its ``bins``, where the answer hangs on single amounts rather than on more or less. Categories:

@@ -12,7 +12,7 @@ from lepton_tasks.core.errors import ConfigError
 
 
 class MlflowModel:
-    """A folder with ``MLmodel``; what it is asked are tensors, as the codec decodes them."""
+    """A folder with ``MLmodel``; its inputs are tensors as decoded by the codec."""
 
     def write(self, package: Path, output: Path) -> Path:
         """The folder `output`/<name>; raises `ConfigError` if it is there already."""

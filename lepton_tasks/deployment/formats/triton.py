@@ -24,7 +24,7 @@ _TYPES = {
 
 
 class Triton:
-    """``config.pbtxt`` and ``<version>/model.onnx``; what it is asked are tensors, as the codec decodes them.
+    """``config.pbtxt`` and ``<version>/model.onnx``; its inputs are tensors as decoded by the codec.
 
     Args:
         version: The number that the graph gets in the repository.

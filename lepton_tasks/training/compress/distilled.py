@@ -14,7 +14,7 @@ from lepton_tasks.core.spec import ComponentSpec
 
 
 class Distilled:
-    """Takes as long as a training: the same rows, augmentations and settings, and the exported network as teacher.
+    """Train a smaller network with the exported one as teacher; takes as long as a training.
 
     Args:
         student: A network of the catalogue that suits the learning task.

@@ -10,7 +10,7 @@ from lepton_tasks.training.compress.graphs import prepared, quiet
 
 
 class Fp16:
-    """Half the size; inputs and outputs stay as they are. Most CPUs compute it no faster, GPUs do."""
+    """Half precision: half the size, rarely faster on CPUs; inputs and outputs keep their types."""
 
     def compress(self, model: Uncompressed, made: Path) -> None:
         """Write `made`."""

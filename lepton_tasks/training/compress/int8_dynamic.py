@@ -12,7 +12,7 @@ _LAYERS = ("Attention", "EmbedLayerNormalization", "Gather", "Gemm", "LSTM", "Ma
 
 
 class Int8Dynamic:
-    """Needs no calibration; for LSTMs, transformers and dense layers.
+    """No calibration; for LSTMs, transformers and dense layers.
 
     Args:
         convolutions: Whether convolutions are taken, too. ONNX Runtime computes these a third to a tenth as fast as it

@@ -31,7 +31,7 @@ _BATCH = 16
 
 
 class Int8Static:
-    """For convolutional networks: ONNX Runtime has no recurrent layers of this kind.
+    """Calibrated on training rows; for convolutions (ONNX Runtime has no static recurrent layers).
 
     Args:
         rows: Training rows that the ranges are measured on.

@@ -13,7 +13,7 @@ from lepton_tasks.data.tables.steps.columns import check_columns
 
 @dataclasses.dataclass(frozen=True)
 class Duplicates:
-    """Keep the first of the rows with equal values; rows that have none of the values are all kept.
+    """Keep the first of rows with equal values; rows without any of the values are all kept.
 
     Args:
         columns: What must be equal; without them, every column.

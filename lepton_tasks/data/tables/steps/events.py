@@ -18,7 +18,7 @@ Least = Annotated[int, pydantic.Field(ge=1)]
 
 @dataclasses.dataclass(frozen=True)
 class EventWeights:
-    """How much each kind of event says, as a column; an event without a weight is refused.
+    """Add a column with the weight of each event type; events without a weight are rejected.
 
     Args:
         column: Column of events.
@@ -50,7 +50,7 @@ class EventWeights:
 
 @dataclasses.dataclass(frozen=True)
 class MinInteractions:
-    """Refuse users and items with too few interactions, until all that are left have enough (a k-core).
+    """Reject users and items with too few interactions, repeatedly, until none is left (k-core).
 
     Args:
         user: Column of users.
@@ -86,7 +86,7 @@ class MinInteractions:
 
 @dataclasses.dataclass(frozen=True)
 class Position:
-    """How far each row is in its group's order, in millionths: 0 for the first, below 1,000,000 for the last.
+    """Add each row's position within its group, in millionths: 0 for the first, below 1,000,000 for the last.
 
     With ``data.split: {method: time, column: position}`` each user's latest interactions are tested on. With `from_end`
     the last row has 0, the one before it -1, and so on: ``method: last`` then tests on the last one of each user.

@@ -20,7 +20,7 @@ Value = bool | int | float | str
 
 @dataclasses.dataclass(frozen=True)
 class Impute:
-    """Fill missing values, NaN among them. A series is filled from its neighbours by `fill_gaps`.
+    """Fill missing values, including NaN. For time series use `fill_gaps`.
 
     Args:
         columns: The columns to fill.

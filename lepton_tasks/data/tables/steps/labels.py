@@ -13,7 +13,7 @@ from lepton_tasks.data.tables.steps.columns import check_columns
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
-    """Refuse rows whose label is missing, blank, not a number, or not one of the classes.
+    """Reject rows whose label is missing, blank, not numeric, or not a known class.
 
     Args:
         column: The label.

@@ -12,7 +12,7 @@ from lepton_tasks.data.tables.steps.columns import check_columns
 
 @dataclasses.dataclass(frozen=True)
 class Missing:
-    """Refuse rows that have no value in one of the columns; NaN counts as none.
+    """Reject rows with a missing value (or NaN) in any of the columns.
 
     Args:
         columns: Where a value must be.

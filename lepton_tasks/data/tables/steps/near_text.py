@@ -21,7 +21,7 @@ _SEED = 20_250_101
 
 @dataclasses.dataclass(frozen=True)
 class NearDuplicateText:
-    """Refuse a text that is nearly that of an earlier row, so that the same news is not learned from and tested on.
+    """Reject texts nearly identical to an earlier one, so that they do not leak into the test split.
 
     Texts are compared without capitals, as sets of `shingle` consecutive bytes; candidates are found by MinHash
     signatures, and their Jaccard similarity is then computed. No random numbers but fixed ones: the same rows give the

@@ -22,7 +22,7 @@ _MAD_TO_STD = 1.4826  # of a normal distribution
 
 @dataclasses.dataclass(frozen=True)
 class Outliers:
-    """Find values outside bounds, and refuse their rows in the training split, clip or mark them. Missing values pass.
+    """Find outliers: reject their training rows, clip them or mark them. Missing values pass.
 
     Args:
         columns: Columns of numbers.

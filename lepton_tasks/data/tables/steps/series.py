@@ -33,7 +33,7 @@ def check_time(schema: Mapping[str, pl.DataType], column: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Timestamp:
-    """One column of times (UTC), made of a text, of Unix seconds, or of year, month, day, hour and minute.
+    """Make one UTC time column from text, Unix seconds, or year, month, day, hour and minute.
 
     Args:
         into: Name of the column that is made.
@@ -113,7 +113,7 @@ class Timestamp:
 
 @dataclasses.dataclass(frozen=True)
 class RegularSeries:
-    """A row for each step of time, in order: repeated times refused, missing ones added with nulls for `fill_gaps`.
+    """Make time steps regular: repeated times are rejected, missing ones added as nulls for `fill_gaps`.
 
     Args:
         time: Column of times. Rows without one must be refused before: see `timestamp` and `missing`.
@@ -180,7 +180,7 @@ class RegularSeries:
 
 @dataclasses.dataclass(frozen=True)
 class FillGaps:
-    """Fill runs of missing values up to a length, and refuse the rows of longer ones.
+    """Fill runs of missing values up to a maximum length; rows of longer runs are rejected.
 
     Args:
         columns: Columns to fill.

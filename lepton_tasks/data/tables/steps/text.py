@@ -49,7 +49,7 @@ def joined_text(columns: Sequence[str]) -> pl.Expr:
 
 @dataclasses.dataclass(frozen=True)
 class TextNormalise:
-    """Text as NFC, without HTML tags, entities and control characters, with single spaces.
+    """Normalise text: NFC, no HTML tags, entities or control characters, single spaces.
 
     Args:
         columns: Columns of text.
@@ -76,7 +76,7 @@ class TextNormalise:
 
 @dataclasses.dataclass(frozen=True)
 class EmptyText:
-    """Refuse rows whose columns hold nothing to read, all of them together.
+    """Reject rows whose text columns are all empty.
 
     Args:
         columns: Columns of text; a row with text in one of them stays.
@@ -103,7 +103,7 @@ class EmptyText:
 
 @dataclasses.dataclass(frozen=True)
 class TextLength:
-    """Refuse text that is too short or too long.
+    """Reject text that is too short or too long.
 
     Args:
         column: A column of text. Null passes: see `empty_text`.

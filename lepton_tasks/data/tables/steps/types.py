@@ -26,7 +26,7 @@ _TRUE, _FALSE = ("true", "t", "yes", "y", "1", "1.0"), ("false", "f", "no", "n",
 
 @dataclasses.dataclass(frozen=True)
 class Types:
-    """Convert columns; what cannot be converted is refused, or becomes missing.
+    """Convert column types; values that cannot be converted are rejected or become missing.
 
     Args:
         columns: A type for each column: ``int``, ``float``, ``bool``, ``text`` (or ``category``), ``date``,

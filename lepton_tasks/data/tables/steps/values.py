@@ -17,7 +17,7 @@ Limit = float | dt.datetime | dt.date
 
 @dataclasses.dataclass(frozen=True)
 class Ranges:
-    """Refuse rows with a value out of range, move it to the limit, or take it away. Missing values pass; NaN does not.
+    """Reject rows with a value out of range, clip the value, or clear it. Missing values pass; NaN does not.
 
     Args:
         columns: For each column its smallest and its largest value; null for no limit.
@@ -78,7 +78,7 @@ def _words(limits: tuple[Limit | None, Limit | None]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Allowed:
-    """Refuse rows with a value that is not in a list, or take the value away. Missing values pass.
+    """Reject rows with a value outside a list, or clear the value. Missing values pass.
 
     Args:
         columns: For each column the values it may hold.
