@@ -18,11 +18,11 @@ from lepton_tasks.core.store import write_json
 from lepton_tasks.core.use_case import Expectation
 from lepton_tasks.data.tables.rows import ROW
 from lepton_tasks.quality.history import reports_about
+from lepton_tasks.quality.kept import DOCS_PAGE, FAILED, REPORT_FILE
 from lepton_tasks.quality.rows import Rows
 from lepton_tasks.quality.suite import Judged, judge
 
-REPORT_FILE, PROFILE_FILE, FAILING_FILE = "report.json", "profile.json", "failing_rows.parquet"
-DOCS_PAGE = "docs/index.html"
+PROFILE_FILE, FAILING_FILE = "profile.json", "failing_rows.parquet"
 _FEW = 5  # values that are told of a set
 _LONGEST_PARAM = 100  # characters; a list of values may be as long as a page
 
@@ -72,7 +72,7 @@ def check(
     for fault in warned:
         ctx.log.warning("%s", describe(fault))
     if failed:
-        kept = ctx.workdir / "report"
+        kept = ctx.workdir / FAILED
         shutil.rmtree(kept, ignore_errors=True)
         draft.path.rename(kept)
         raise DataQualityError(

@@ -18,6 +18,7 @@ from lepton_tasks.core.protocols import Codec
 from lepton_tasks.core.store import write_json
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.stages import replay
+from lepton_tasks.tracking.inputs import DataInput
 
 _PROFILED = (("train", 1_536), ("validation", 512))
 """Of which splits, and of how many rows, the profile of requests is made."""
@@ -70,15 +71,19 @@ def evaluate(
     plots += task.network_plots(draft.path, trained.network, rows)
     flat = {f"{split}_{name}": metrics[split][name] for split in ("test", "baseline") for name in metrics[split]}
     run_id = str(checkpoint.facts["mlflow_run_id"])
-    _record(ctx, run_id, flat, draft.path / "metrics.json", plots)
+    tested = DataInput.of(use_case, features, "test")
+    _record(ctx, run_id, flat, draft.path / "metrics.json", plots, tested=tested)
     return ctx.publish(draft, EvaluationRef, {**flat, "metric": task.metric, "mlflow_run_id": run_id})
 
 
-def _record(ctx: RunContext, run_id: str, figures: dict[str, float], file: Path, plots: Sequence[Path]) -> None:
-    """Add figures and pictures to the MLflow run."""
+def _record(
+    ctx: RunContext, run_id: str, figures: dict[str, float], file: Path, plots: Sequence[Path], *, tested: DataInput
+) -> None:
+    """Add figures, pictures and the data that gave them to the MLflow run."""
     from lepton_tasks.tracking.mlflow import Tracker
 
     tracker = Tracker(ctx.environment.tracking_url)
+    tracker.inputs(run_id, [tested])
     tracker.metrics(run_id, figures)
     tracker.files(run_id, file, at="evaluation")
     for path in plots:

@@ -28,6 +28,7 @@ from lepton_tasks.core.use_case import UseCase, parse_use_case
 from lepton_tasks.data.cluster.client import reports_of
 from lepton_tasks.stages.register import git_commit
 from lepton_tasks.stages.tune import tuned_values
+from lepton_tasks.tracking.inputs import DataInput
 from lepton_tasks.training.checkpoint import HISTORY_FILE, write_checkpoint, write_history
 from lepton_tasks.training.curves import plot_curves, plot_rates, told
 from lepton_tasks.training.energy import energies
@@ -80,6 +81,7 @@ def train(
     )
     others = called(ctx.root, job.file, ctx.run_id) if job.machines.calls_nodes else contextlib.nullcontext()
     with others as call, training(job, call=call) as process, _recording(use_case, ctx, raw, job) as record:
+        record.inputs([DataInput.of(use_case, features, split) for split in ("train", "validation")])
         record.files(_use_case_file(use_case, job.workdir))
         for report in (raw_quality, cleaned_quality, features_quality):
             record.files(ctx.open(report) / "docs", f"quality/{report.stage.removeprefix('validate_')}")

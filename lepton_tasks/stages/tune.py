@@ -38,7 +38,6 @@ def tune(use_case: UseCase, ctx: RunContext, *, features: DatasetRef, preprocess
         UnavailableError: MLflow or the Dask cluster does not answer; what was tried is kept.
         StageError: no trial came to its end.
     """
-    from lepton_tasks.data.cluster import map_chunks
     from lepton_tasks.tracking.mlflow import Tracker
     from lepton_tasks.training import tune as trials
     from lepton_tasks.training.record import TrainingRecord
@@ -51,14 +50,7 @@ def tune(use_case: UseCase, ctx: RunContext, *, features: DatasetRef, preprocess
     try:
         search = _search(use_case, ctx, job, record.run_id)
         study = search.study()
-        left = trials.prepare(study, search)
-        local = ctx.environment.dask.address is None
-        dask = ctx.environment.dask.model_copy(update={"workers": settings.workers}) if local else ctx.environment.dask
-        spread = dataclasses.replace(ctx, environment=ctx.environment.model_copy(update={"dask": dask}))
-        run = _Trial(search)
-        for line in map_chunks(run, [[i] for i in range(left)], spread, total=left, unit="trials"):
-            if line is not None:
-                ctx.log.info("%s", line)
+        _try(search, ctx, left=trials.prepare(study, search))
         best = trials.winner(study, search)
         record.files(_written(study, search, best), "tuning")
         record.finish()  # sends them from another thread, so they stay where they are until then
@@ -84,6 +76,26 @@ class _Trial:
         from lepton_tasks.training.tune import run_trial
 
         return run_trial(self.search, number)
+
+
+def _try(search: Search, ctx: RunContext, *, left: int) -> None:
+    """Run as many trials as are left, or as there is time for, and tell of each."""
+    from lepton_tasks.data.cluster import map_chunks
+
+    dask = ctx.environment.dask
+    if dask.address is None:
+        dask = dask.model_copy(update={"workers": search.tune.workers})
+    environment = ctx.environment.model_copy(update={"dask": dask})
+    # A trial that time left no room for is a chunk like others, so we count ourselves.
+    spread = dataclasses.replace(ctx, environment=environment, on_progress=lambda progress: None)
+    tick, done = ctx.meter(left, "trials"), 0
+    for line in map_chunks(_Trial(search), [[i] for i in range(left)], spread, total=left, unit="trials"):
+        if line is not None:
+            done += 1
+            ctx.log.info("%s", line)
+            tick(done)
+    if done < left:
+        ctx.log.info("time is up after %d of %d trials (tune.minutes: %g)", done, left, search.tune.minutes or 0.0)
 
 
 def _settings(use_case: UseCase) -> Tune:

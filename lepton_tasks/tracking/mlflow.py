@@ -7,11 +7,12 @@ import dataclasses
 import logging
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lepton_tasks.core.errors import ArtifactError, UnavailableError
+from lepton_tasks.tracking.inputs import DataInput
 from lepton_tasks.tracking.registry import CHALLENGER as CHALLENGER
 from lepton_tasks.tracking.registry import CHAMPION as CHAMPION
 from lepton_tasks.tracking.registry import PREVIOUS as PREVIOUS
@@ -94,6 +95,21 @@ class Tracker:
 
         with self._errors():
             self._client.log_batch(run_id, tags=[RunTag(key, str(value)) for key, value in values.items()])
+
+    def inputs(self, run_id: str, inputs: Sequence[DataInput]) -> None:
+        """Log what the run has read; what is logged again is there once."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+        told = [
+            DatasetInput(
+                Dataset(one.name, one.digest, one.source_type, one.source, profile=one.profile),
+                tags=[InputTag(MLFLOW_DATASET_CONTEXT, one.context)],
+            )
+            for one in inputs
+        ]
+        with self._errors():
+            self._client.log_inputs(run_id, datasets=told)
 
     def files(self, run_id: str, path: Path, at: str | None = None) -> None:
         """Upload a file, or all files of a folder, to the folder `at` of the run's artifacts."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import collections
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from lepton_tasks.core.errors import ArtifactError, LeptonError, UnavailableError
 from lepton_tasks.core.store import write_json
+from lepton_tasks.tracking.inputs import DataInput
 from lepton_tasks.tracking.mlflow import Tracker
 
 
@@ -64,6 +65,10 @@ class TrainingRecord:
             self._remember()
 
         self._later(send)
+
+    def inputs(self, inputs: Sequence[DataInput]) -> None:
+        """Log which data the run reads."""
+        self._later(lambda: self._tracker.inputs(self.run_id, inputs))
 
     def files(self, path: Path, at: str | None = None) -> None:
         """Upload a file or a folder to the folder `at` of the run."""

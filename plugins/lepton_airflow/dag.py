@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,7 @@ def form(use_case: UseCase) -> dict[str, Param]:
     """The trigger form: typed, bounded fields with the YAML's values."""
     params: dict[str, Param] = {}
     if use_case.learns:
-        training = Train.model_json_schema()["properties"]
+        training = _training_schema()
         for name, title in (("epochs", "Epochs"), ("learning_rate", "Learning rate"), ("devices", "Devices")):
             params[name] = _param(getattr(use_case.train, name), training[name], title=title)
     if "path" in use_case.data.source.params:
@@ -133,6 +134,12 @@ def form(use_case: UseCase) -> dict[str, Param]:
         description="Run also the stages whose code, settings and inputs have not changed since their last run.",
     )
     return params
+
+
+@functools.cache
+def _training_schema() -> dict[str, Any]:
+    properties: dict[str, Any] = Train.model_json_schema()["properties"]
+    return properties
 
 
 def _param(value: Any, schema: Mapping[str, Any], *, title: str) -> Param:

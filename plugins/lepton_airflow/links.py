@@ -1,10 +1,11 @@
-"""Extra links of a task: MLflow run, Data Docs, endpoint documentation."""
+"""Extra links of a task: Data Docs, MLflow run, endpoint documentation."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from airflow.sdk import BaseOperatorLink
+from airflow.sdk.configuration import conf
 
 from lepton_tasks.core.environment import load_environment
 from lepton_tasks.tracking.registry import run_page
@@ -33,6 +34,17 @@ class DataDocsLink(BaseOperatorLink):
         """The page of the features' check, the other checks beside it; an empty string where there is no run."""
         page = run_page(load_environment().tracking_url, _facts(operator))
         return f"{page}/artifacts/quality/features/index.html" if page else ""
+
+
+class CheckLink(BaseOperatorLink):
+    """Opens what the task's own check of the data found, whether they passed or not."""
+
+    name = "Data Docs"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        """The page of the check, served by Airflow; an empty string where the task did not come to a report."""
+        path = getattr(operator, "report", "")
+        return f"{conf.get('api', 'base_url', fallback='').rstrip('/')}{path}" if path else ""
 
 
 class EndpointLink(BaseOperatorLink):

@@ -1,4 +1,5 @@
 import collections
+import re
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,8 @@ from lepton_airflow.dag import OVERRIDES, build_dag
 from lepton_airflow.links import DataDocsLink, EndpointLink, MlflowRunLink
 from lepton_airflow.stage_operator import StageOperator
 
-from lepton_tasks.core.artifacts import CheckpointRef, DatasetRef, EndpointRef
-from lepton_tasks.core.errors import DataError, UnavailableError
+from lepton_tasks.core.artifacts import CheckpointRef, DatasetRef, EndpointRef, QualityReportRef
+from lepton_tasks.core.errors import DataError, DataQualityError, UnavailableError
 from lepton_tasks.core.use_case import load_use_case
 
 DIGITS = Path(__file__).parents[2] / "configs" / "use_cases" / "mnist_digits.yaml"
@@ -135,6 +136,34 @@ def test_links_lead_to_the_run_and_the_endpoint(monkeypatch):
     assert EndpointLink().get_link(task, ti_key=None) == "http://127.0.0.1:8101/docs"
     docs = DataDocsLink().get_link(task, ti_key=None)
     assert docs == "http://127.0.0.1:5001/#/experiments/7/runs/r1/artifacts/quality/features/index.html"
+
+
+def test_a_check_links_to_its_page_whether_it_passed_or_not(ran, monkeypatch):
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "http://127.0.0.1:8081/")
+    task = build_dag(DIGITS).get_task("data.validate_raw")
+    (link,) = task.operator_extra_links
+    given = context()
+    assert link.get_link(task, ti_key=None) == ""
+    passed = QualityReportRef(uri="store://validate_raw/abc", digest="4" * 64, stage="validate_raw")
+    monkeypatch.setattr(stage_operator, "plan_stage", lambda *_: passed)
+    task.execute(given)
+    page = "http://127.0.0.1:8081/lepton/data-docs/mnist_digits/validate_raw"
+    assert link.get_link(task, ti_key=None) == f"{page}/abc/held"
+
+    def fail(*_, **__):
+        raise DataQualityError("1 of 2 expectations failed.")
+
+    monkeypatch.setattr(stage_operator, "plan_stage", lambda *_: None)
+    monkeypatch.setattr(stage_operator.StageProcess, "run", fail)
+    with pytest.raises(AirflowFailException):
+        task.execute(given)
+    assert re.fullmatch(rf"{page}/[0-9a-f]{{32}}/failed", link.get_link(task, ti_key=None))
+
+
+def test_the_form_is_the_dags_and_no_copy_of_each_task():
+    dag = build_dag(DIGITS)
+    assert {*dag.params} > {"epochs", "force"}
+    assert [{*task.params} for task in dag.tasks] == [set()] * len(dag.tasks)
 
 
 def test_the_form_covers_every_override_the_use_case_has():

@@ -60,7 +60,7 @@ def threads(shapes):
     return digests(RunContext.local(shapes / "threads", data_root=str(shapes)))
 
 
-def test_worker_processes_write_the_same_artifacts_as_threads(shapes, threads):
+def test_worker_processes_write_the_same_artifacts_as_threads(shapes, threads, caplog):
     from distributed import LocalCluster
 
     with LocalCluster(
@@ -72,7 +72,10 @@ def test_worker_processes_write_the_same_artifacts_as_threads(shapes, threads):
     ) as cluster:
         where = {"address": cluster.scheduler_address}
         ctx = RunContext.local(shapes / "cluster", data_root=str(shapes), dask=where)
-        assert digests(ctx) == threads
+        with caplog.at_level("INFO", "lepton.dask"):
+            assert digests(ctx) == threads
+        told = {record.getMessage() for record in caplog.records if record.name == "lepton.dask"}
+        assert told == {f"Dask at {cluster.scheduler_address}: 2 threads on 2 workers"}  # and no dashboard
         shutil.make_archive(shapes / "packed", "zip", shapes / "shapes")
         assert digests(ctx, "packed.zip")["preprocessor"] == threads["preprocessor"]
 

@@ -102,6 +102,14 @@ def test_the_run_in_mlflow_is_complete(line, first):
     assert {"use_case.yaml", "plots", "quality", "cleaning", "package"} <= top
     plots = {file.path for file in client.list_artifacts(version.run_id, "plots")}
     assert {"plots/confusion_matrix.png", "plots/worst.png"} <= plots
+    read = {one.dataset.name: (one.tags[0].value, json.loads(one.dataset.profile)) for one in run.inputs.dataset_inputs}
+    (features,) = (line.root / "artifacts" / "transform").glob("*/_ref.json")
+    ref = json.loads(features.read_text())
+    assert read == {
+        f"mnist_digits {split}": (context, {"num_rows": ref["facts"][f"{split}_rows"]})
+        for split, context in (("train", "training"), ("validation", "validation"), ("test", "testing"))
+    }
+    assert {one.dataset.digest for one in run.inputs.dataset_inputs} == {ref["digest"][:36]}
     assert len(version.tags["lepton.data_digest"]) == 64
     assert version.tags["lepton.git_commit"]
     assert version.description.startswith("# ")

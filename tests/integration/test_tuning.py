@@ -1,6 +1,7 @@
 """The search for better values, on real trainings of seconds."""
 
 import csv
+import dataclasses
 import json
 import time
 
@@ -76,6 +77,18 @@ def test_a_search_beats_bad_values_and_training_takes_what_it_found(ctx, refs, s
     spec = read_checkpoint(ctx.open(trained)).spec
     assert spec["train"]["learning_rate"] == found["values"]["train.learning_rate"]
     assert spec["model"]["params"]["width"] == found["values"]["model.params.width"]
+
+
+def test_trials_that_time_left_no_room_for_are_not_counted(ctx, refs, server, caplog):  # noqa: F811
+    seen = []
+    told = dataclasses.replace(ctx, on_progress=seen.append)
+    searched = case(trials=40, metric="loss", minutes=0.02)  # less than the first two take
+    with caplog.at_level("INFO"):
+        ref = run_stage("tune", searched, told, refs).ref
+    done = ref.facts["trials"]
+    assert 0 < done < 40
+    assert f"time is up after {done} of 40 trials (tune.minutes: 0.02)" in caplog.text
+    assert [p for p in seen if p.unit == "trials" and p.done > done] == []
 
 
 def test_an_unknown_metric_is_refused_before_anything_is_begun(ctx, refs, server):  # noqa: F811

@@ -49,7 +49,7 @@ def connected(ctx: RunContext) -> Iterator[Any]:
             raise
         except OSError as error:
             raise LostError from error
-        _tell(f"Dask at {where.address}: {found}, dashboard {client.dashboard_link}")
+        _tell(f"Dask at {where.address}: {found}")
         with _reported(client, ctx):
             yield client
 
@@ -77,7 +77,20 @@ def _looked_at(client: Any, where: Dask) -> str:
         raise no_worker(where) from error
     _check_package(client, where)
     workers: dict[str, int] = client.nthreads()
-    return f"{sum(workers.values())} threads on {len(workers)} workers"
+    found = f"{sum(workers.values())} threads on {len(workers)} workers"
+    return f"{found}, dashboard {client.dashboard_link}" if _has_dashboard(client) else found
+
+
+def _has_dashboard(client: Any) -> bool:
+    """Whether the scheduler draws pages; without bokeh, or told not to, it has an address for them all the same."""
+    try:
+        return bool(client.run_on_scheduler(_draws_pages))
+    except AttributeError:  # another version of our package or of Dask, and no reason to stop
+        return False
+
+
+def _draws_pages(dask_scheduler: Any) -> bool:
+    return bool(dask_scheduler.http_application.applications)  # bokeh's; the scheduler's own routes are not among them
 
 
 def _check_package(client: Any, where: Dask) -> None:

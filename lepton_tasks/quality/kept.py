@@ -1,0 +1,15 @@
+"""Locations of the reports of data checks: published if the data passed, in the work folder if not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+REPORT_FILE, DOCS_PAGE = "report.json", "docs/index.html"
+FAILED = "report"  # folder in the stage's work folder
+
+
+def report_folder(root: Path, stage: str, fingerprint: str, *, failed: bool) -> Path:
+    """The folder of a check's report in the state folder `root`; it may be gone."""
+    if failed:
+        return root / "work" / stage / fingerprint / FAILED
+    return root / "artifacts" / stage / fingerprint

@@ -1,0 +1,52 @@
+"""Datasets of an MLflow run: the splits it read, and what each was used for."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from lepton_tasks.core.artifacts import DatasetRef
+from lepton_tasks.core.use_case import UseCase
+
+_CONTEXTS = {"train": "training", "validation": "validation", "test": "testing"}
+_LONGEST_DIGEST = 36  # characters, of MLflow
+
+
+@dataclasses.dataclass(frozen=True)
+class DataInput:
+    """A split of the features.
+
+    Attributes:
+        name: ``<use case> <split>``.
+        digest: First characters of the features' sha256, which changes with the data, the split and the preparation.
+        context: ``training``, ``validation`` or ``testing``.
+        source_type: Name of the use case's source.
+        source: Its parameters, as JSON.
+        rows: How many it holds; None if that was not counted.
+    """
+
+    name: str
+    digest: str
+    context: str
+    source_type: str
+    source: str
+    rows: int | None
+
+    @classmethod
+    def of(cls, use_case: UseCase, features: DatasetRef, split: str) -> DataInput:
+        """One split of a use case's features."""
+        source = use_case.data.source
+        rows = features.facts.get(f"{split}_rows")
+        return cls(
+            name=f"{use_case.name} {split}",
+            digest=features.digest[:_LONGEST_DIGEST],
+            context=_CONTEXTS[split],
+            source_type=source.name,
+            source=json.dumps(source.params, default=str),
+            rows=rows if isinstance(rows, int) else None,
+        )
+
+    @property
+    def profile(self) -> str | None:
+        """What MLflow's page shows of it, as JSON."""
+        return None if self.rows is None else json.dumps({"num_rows": self.rows})

@@ -1,0 +1,84 @@
+"""Serve the Data Docs of every data check, passed or failed, to users who may read the logs of its Dag."""
+
+import json
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from lepton_tasks.core.environment import state_root
+from lepton_tasks.quality.kept import DOCS_PAGE, REPORT_FILE, report_folder
+
+PREFIX = "/lepton/data-docs"
+
+_FAILED, _HELD = "failed", "held"
+_PLACE = re.compile(rf"validate_[a-z]+/[0-9a-f]{{32}}/({_FAILED}|{_HELD})")  # no dot: it leads nowhere else
+_HEADERS = {
+    # The page holds values of the data, so it runs no script, fetches nothing, and has an origin of its own.
+    "Content-Security-Policy": (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox; frame-ancestors 'none'; "
+        "base-uri 'none'; form-action 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "private, no-store",
+}
+
+
+def page_path(dag: str, stage: str, fingerprint: str, *, failed: bool) -> str:
+    """The path of a check's page, below Airflow's address."""
+    return f"{PREFIX}/{dag}/{stage}/{fingerprint}/{_FAILED if failed else _HELD}"
+
+
+class DataDocs:
+    """An ASGI application that is built when it is first asked.
+
+    Airflow loads its plugins in every process, and only the API server has imported FastAPI.
+    """
+
+    def __init__(self) -> None:
+        self._built: Any = None
+
+    async def __call__(
+        self,
+        scope: MutableMapping[str, Any],
+        receive: Callable[[], Awaitable[MutableMapping[str, Any]]],
+        send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
+    ) -> None:
+        """Answer one request."""
+        if self._built is None:
+            self._built = _application()
+        await self._built(scope, receive, send)
+
+
+def _application() -> Any:
+    from airflow.api_fastapi.app import get_auth_manager
+    from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
+    from airflow.api_fastapi.core_api.security import requires_access_dag
+    from fastapi import Depends, FastAPI, HTTPException, Request
+    from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+
+    app = FastAPI(openapi_url=None)
+    # Airflow does not authenticate requests to a plugin's application.
+    may_read = Depends(requires_access_dag("GET", DagAccessEntity.TASK_LOGS))
+
+    @app.get("/{dag_id}/{stage}/{fingerprint}/{outcome}", dependencies=[may_read])
+    def page(dag_id: str, stage: str, fingerprint: str, outcome: str) -> HTMLResponse:
+        if not _PLACE.fullmatch(f"{stage}/{fingerprint}/{outcome}"):
+            raise HTTPException(404, "This is no address of a report.")
+        folder = report_folder(state_root(), stage, fingerprint, failed=outcome == _FAILED)
+        try:
+            about = json.loads((folder / REPORT_FILE).read_text())
+            text = (folder / DOCS_PAGE).read_text(encoding="utf-8")
+        except FileNotFoundError as error:
+            raise HTTPException(404, "This report is not kept any more; run the stage again.") from error
+        if about.get("use_case") != dag_id:
+            raise HTTPException(404, f"This report is not about {dag_id}.")
+        return HTMLResponse(text, headers=_HEADERS)
+
+    @app.exception_handler(HTTPException)
+    def refused(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 401:
+            return RedirectResponse(get_auth_manager().get_url_login(next_url=str(request.url)))
+        return PlainTextResponse(str(error.detail), error.status_code)
+
+    return app
