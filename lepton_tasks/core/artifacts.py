@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
 
 Fact = str | int | float | bool | None
+Hash = Literal["blake3", "sha256"]
 
 SCHEMA_VERSION = 1
 
@@ -29,6 +30,8 @@ class ArtifactRef(pydantic.BaseModel):
     stage: str
     schema_version: int = SCHEMA_VERSION
     facts: dict[str, Fact] = {}
+    hashed_by: ClassVar[Hash] = "blake3"
+    """What the digests of its files are made with."""
 
 
 class DatasetRef(ArtifactRef):
@@ -65,6 +68,7 @@ class ModelPackageRef(ArtifactRef):
     """ONNX, codec, labels, fitted values and model card in one folder."""
 
     kind: Literal["model_package"] = "model_package"
+    hashed_by: ClassVar[Hash] = "sha256"  # the inference server checks the digest, too, and has no BLAKE3
 
 
 class ModelVersionRef(ArtifactRef):

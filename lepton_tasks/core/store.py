@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import pydantic
 
-from lepton_tasks.core.artifacts import ArtifactRef, Fact, parse_ref
+from lepton_tasks.core.artifacts import ArtifactRef, Fact, Hash, parse_ref
 from lepton_tasks.core.errors import ArtifactError
 
 _SCHEME = "store://"
@@ -26,7 +26,7 @@ _MANIFEST_FILE = "_manifest.json"
 _REMOVED = "removed"  # begins the names of artifacts on their way out
 
 _SETTLED = 2.0  # seconds: a change within a tick of the file system's clock (up to 1 s) leaves no later time
-_hashed: dict[tuple[int, ...], str] = {}
+_hashed: dict[tuple[Hash, tuple[int, ...]], str] = {}
 
 R = TypeVar("R", bound=ArtifactRef)
 
@@ -45,22 +45,24 @@ def blake3_file(path: Path) -> str:
         return hashlib.file_digest(stream, blake3).hexdigest()  # type: ignore[arg-type]  # it has all that is used
 
 
-def _digests(paths: Sequence[Path]) -> Iterator[str | None]:
-    """The BLAKE3 of each file, None for one that is not there; on all cores, as hashing needs no interpreter."""
+def _digests(paths: Sequence[Path], by: Hash) -> Iterator[str | None]:
+    """The digest of each file, None for one that is not there; on all cores, as hashing needs no interpreter."""
     with ThreadPoolExecutor() as pool:
-        yield from pool.map(lambda path: _digest(path) if path.is_file() else None, paths)
+        yield from pool.map(lambda path: _digest(path, by) if path.is_file() else None, paths)
 
 
-def _digest(path: Path) -> str:
-    """The file's BLAKE3; of one that this process has hashed and nobody has touched since, as it was."""
+def _digest(path: Path, by: Hash) -> str:
+    """The file's digest; of one that this process has hashed and nobody has touched since, as it was."""
     stat = path.stat()
-    return _hashed.get(_mark(stat)) or _remember(stat, blake3_file(path))
+    if (known := _hashed.get((by, _mark(stat)))) is not None:
+        return known
+    return _remember(stat, by, blake3_file(path) if by == "blake3" else sha256_file(path))
 
 
-def _remember(stat: os.stat_result, digest: str) -> str:
+def _remember(stat: os.stat_result, by: Hash, digest: str) -> str:
     """The digest, which will do for the file as long as this is its state, if that can be told from later ones."""
     if time.time() - stat.st_ctime > _SETTLED:
-        _hashed[_mark(stat)] = digest
+        _hashed[by, _mark(stat)] = digest
     return digest
 
 
@@ -103,15 +105,15 @@ class Draft:
         If another process has published the same fingerprint meanwhile, that artifact wins and is returned,
         unless `replace` is set: then ours takes its place.
         """
-        files = [p for p in sorted(self.path.rglob("*")) if p.is_file()]
-        settled = {p: _remember(p.stat(), self._settling[p].result()) for p in files if p in self._settling}
+        files, by = [p for p in sorted(self.path.rglob("*")) if p.is_file()], kind.hashed_by
+        settled = {p: _remember(p.stat(), "blake3", self._settling[p].result()) for p in files if p in self._settling}
         self._settler.shutdown()
-        others = [p for p in files if p not in settled]
-        digests = settled | dict(zip(others, _digests(others), strict=True))
-        manifest = {str(p.relative_to(self.path)): {"blake3": digests[p], "bytes": p.stat().st_size} for p in files}
+        others = [p for p in files if p not in settled or by != "blake3"]
+        digests = settled | dict(zip(others, _digests(others, by), strict=True))
+        manifest = {str(p.relative_to(self.path)): {by: digests[p], "bytes": p.stat().st_size} for p in files}
         ref = kind(  # type: ignore[call-arg]  # every subclass fixes `kind`
             uri=f"{_SCHEME}{self._stage}/{self._fingerprint}",
-            digest=digest_of({name: entry["blake3"] for name, entry in manifest.items()}),
+            digest=digest_of({name: entry[by] for name, entry in manifest.items()}),
             stage=self._stage,
             facts=dict(facts or {}),
         )
@@ -181,12 +183,12 @@ class ArtifactStore:
         return ref if whole else None
 
     def open(self, ref: ArtifactRef) -> Path:
-        """The artifact's folder, after its files were compared with their BLAKE3 (in a process once, if nobody writes).
+        """The artifact's folder, after its files were compared with their digests (once a process, if nobody writes).
 
         Raises:
             ArtifactError: it is missing, or a file was altered after it was published.
         """
-        folder = self.folder(ref)
+        folder, by = self.folder(ref), ref.hashed_by
         try:
             manifest = json.loads((folder / _MANIFEST_FILE).read_text())
         except (OSError, ValueError) as error:
@@ -195,15 +197,15 @@ class ArtifactStore:
                 where=str(folder),
                 fix=f"Run the stage {ref.stage!r} again with --force.",
             ) from error
-        found = _digests([folder / name for name in manifest])
+        found = _digests([folder / name for name in manifest], by)
         for (name, entry), digest in zip(manifest.items(), found, strict=True):
-            if digest is None or digest != entry.get("blake3"):
+            if digest is None or digest != entry.get(by):
                 raise ArtifactError(
                     f"{name} of the artifact {ref.uri} is missing or was altered after it was published.",
                     where=str(folder / name),
                     fix=f"Run the stage {ref.stage!r} again with --force.",
                 )
-        if digest_of({name: entry.get("blake3") for name, entry in manifest.items()}) != ref.digest:
+        if digest_of({name: entry.get(by) for name, entry in manifest.items()}) != ref.digest:
             raise ArtifactError(
                 f"the artifact {ref.uri} is not the one the reference names (digest {ref.digest[:12]}).",
                 where=str(folder),
