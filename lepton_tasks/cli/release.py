@@ -25,7 +25,7 @@ def rollout_of(canary: str | None, shadow: float | None, hold: bool, overrides: 
     """The rollout that the options of a command line ask for.
 
     Raises:
-        ConfigError: they contradict each other, or one is not right.
+        ConfigError: they contradict each other, or one is invalid.
     """
     if sum((canary is not None, shadow is not None, hold)) > 1:
         raise ConfigError("--canary, --shadow and --hold exclude each other.")
@@ -41,7 +41,7 @@ def rollout_of(canary: str | None, shadow: float | None, hold: bool, overrides: 
     except pydantic.ValidationError as error:
         fault = error.errors()[0]
         key = ".".join(map(str, fault["loc"]))
-        raise ConfigError(f"{fault['input']!r} is not right: {fault['msg']}.", where=f"rollout {key}") from error
+        raise ConfigError(f"{fault['input']!r} is invalid: {fault['msg']}.", where=f"rollout {key}") from error
 
 
 def deploy_version(name: str, version: str, rollout: Rollout) -> dict[str, Any]:

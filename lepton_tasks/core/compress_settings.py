@@ -16,15 +16,15 @@ class Compress(Section):
     """
 
     candidates: tuple[ComponentSpec, ...] = (ComponentSpec(name="int8_static"), ComponentSpec(name="int8_dynamic"))
-    """Compressions of the catalogue, each tried by itself."""
+    """Compressions to try, each on its own; see `lepton list compressions`."""
     max_metric_drop: float = pydantic.Field(0.01, ge=0)
-    """Largest allowed loss of the gate's metric on the validation split, in its own unit; on the test split, which is
-    not chosen by, twice as much is allowed."""
+    """Largest loss of the gate's metric on the validation split, in the metric's unit; twice that on the test split,
+    which is not used to choose."""
     max_mismatch: float = pydantic.Field(0.05, ge=0, le=1)
-    """Largest allowed share of answers with another label than the exported graph's, where answers have labels."""
+    """Largest fraction of changed labels against the exported graph, for answers with labels."""
     max_slowdown: float = pydantic.Field(1.1, gt=0)
-    """Largest allowed latency of one row, in that of the exported graph."""
+    """Largest latency of one row, relative to the exported graph."""
     prefer: Literal["size", "latency"] = "size"
-    """Which of the graphs that keep to the limits is taken: the smallest, or the fastest."""
+    """Which graph within the limits to take: the smallest or the fastest."""
     rows: int = pydantic.Field(2_000, ge=1)
-    """Most rows of a split that candidates are judged on."""
+    """Maximum number of rows per split to judge candidates by."""

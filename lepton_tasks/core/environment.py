@@ -15,12 +15,12 @@ from lepton_tasks.core.settings import read_yaml
 
 
 class Tls(pydantic.BaseModel):
-    """This machine's part in a Dask cluster's encryption: PEM files, relative to the project."""
+    """TLS files (PEM) of a Dask cluster, relative to the project."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     ca: str
-    """The authority that signed the certificates of scheduler, workers and this machine."""
+    """Certificate authority of scheduler, workers and this machine."""
     cert: str
     """This machine's certificate."""
     key: str
@@ -28,28 +28,28 @@ class Tls(pydantic.BaseModel):
 
 
 class Kubernetes(pydantic.BaseModel):
-    """The cluster that the Dask operator is asked for: see `lepton_tasks.data.cluster.kubernetes`."""
+    """Dask cluster on Kubernetes: see `lepton_tasks.data.cluster.kubernetes`."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     image: str
-    """Image of scheduler and workers: the one that the stages run in."""
+    """Image of scheduler and workers: that of the stages."""
     name: str = pydantic.Field("lepton", pattern=r"^[a-z]([-a-z0-9]{0,40}[a-z0-9])?$")
-    """The DaskCluster; its scheduler's service is ``<name>-scheduler``."""
+    """Name of the DaskCluster; the scheduler's service is ``<name>-scheduler``."""
     namespace: str = "default"
     """Where it lives."""
     workers: int = pydantic.Field(2, ge=1)
-    """Pods that compute; one a node is best."""
+    """Worker pods; one per node is best."""
     threads: int = pydantic.Field(2, ge=1)
-    """Threads, and cores, of each."""
+    """Threads and cores per pod."""
     memory: str = pydantic.Field("4Gi", pattern=r"^[1-9][0-9]*[MG]i$")
-    """Memory of each; from 60 % of it on, results wait on disk."""
+    """Memory per pod; results spill to disk above 60 %."""
     spill: str = pydantic.Field("10Gi", pattern=r"^[1-9][0-9]*[MG]i$")
-    """Disk of each for what memory does not hold."""
+    """Disk per pod for spilled results."""
     tls_secret: str = "lepton-dask-tls"
-    """The secret with ``ca.crt``, ``tls.crt`` and ``tls.key``."""
+    """Secret with ``ca.crt``, ``tls.crt`` and ``tls.key``."""
     volumes: dict[str, str] = {}
-    """Claims that scheduler and workers mount, by path: at least the state folder and `data_root`, as the stages do."""
+    """Volume claims by mount path: at least the state folder and `data_root`, as in the stages."""
 
 
 class Dask(pydantic.BaseModel):
@@ -58,44 +58,44 @@ class Dask(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     address: str | None = pydantic.Field(None, pattern=r"^(tls|tcp)://.+:\d+$")
-    """A scheduler's address; without one, threads of this process."""
+    """Scheduler address; null for threads of this process."""
     workers: int = pydantic.Field(0, ge=0)
-    """Threads without an address; 0 means one a core."""
+    """Threads without a scheduler; 0 means one per core."""
     tls: Tls | None = None
     """Certificates for an address that begins with ``tls://``."""
     patience: float = pydantic.Field(30.0, gt=0)
-    """Seconds without a scheduler or without any worker after which a stage gives up."""
+    """Seconds without a scheduler or any worker before a stage fails."""
     kubernetes: Kubernetes | None = None
-    """How the cluster is made, where Kubernetes makes it."""
+    """Kubernetes settings of the cluster."""
 
 
 class TrainingPods(pydantic.BaseModel):
-    """The pods that a training runs in: see `lepton_tasks.training.kubernetes`."""
+    """Training pods: see `lepton_tasks.training.kubernetes`."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     kind: Literal["job", "pytorchjob"] = "job"
-    """What is asked for: a ``batch/v1`` Job, or a PyTorchJob of Kubeflow's operator."""
+    """``batch/v1`` Job, or PyTorchJob of Kubeflow's operator."""
     image: str
-    """The image that the stages run in."""
+    """Image of the stages."""
     name: str = pydantic.Field("lepton-training", pattern=r"^[a-z]([-a-z0-9]{0,40}[a-z0-9])?$")
-    """Of the job; the service that its pods find each other by is called alike."""
+    """Name of the job and of its headless service."""
     namespace: str = "default"
     """Where it lives."""
     cpus: int = pydantic.Field(2, ge=1)
-    """Cores of each pod."""
+    """Cores per pod."""
     memory: str = pydantic.Field("8Gi", pattern=r"^[1-9][0-9]*[MG]i$")
-    """Memory of each."""
+    """Memory per pod."""
     gpus: int = pydantic.Field(0, ge=0)
-    """NVIDIA's GPUs of each: as many as `train.devices`, or 0 for processes on its cores."""
+    """NVIDIA GPUs per pod: equal to `train.devices`, or 0 for CPU processes."""
     claim: str
-    """The claim of the state folder, which many nodes can mount."""
+    """ReadWriteMany volume claim of the state folder."""
     home: str = pydantic.Field("/var/lib/lepton", pattern=r"^/.+$")
-    """Where it is mounted, as in the pods of the stages (``LEPTON_HOME``)."""
+    """Mount path, as in the stages' pods (``LEPTON_HOME``)."""
     port: int = pydantic.Field(29400, ge=1024, le=65535)
-    """Where the first pod waits for the others."""
+    """Port on which the first pod waits for the others."""
     patience: float = pydantic.Field(900.0, gt=0)
-    """Seconds without a sign of life from any pod after which a training gives up; it includes their start."""
+    """Seconds without a sign of life from any pod, including startup, before a training fails."""
 
     @property
     def rendezvous(self) -> str:
@@ -105,18 +105,18 @@ class TrainingPods(pydantic.BaseModel):
 
 
 class Training(pydantic.BaseModel):
-    """The machines that a training may use together."""
+    """Distributed training."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     nodes: int = pydantic.Field(1, ge=1, le=1024)
-    """Machines, or pods, of one training, each with `train.devices` processes; they see the same state folder."""
+    """Machines or pods per training, each with `train.devices` processes and the same state folder."""
     rendezvous: str | None = pydantic.Field(None, pattern=r"^[^:/]+:\d+$")
-    """``host:port`` of the machine that the stages run on, as the others reach it; needed with several nodes."""
+    """``host:port`` of the machine that runs the stages, as seen from the others; required with several nodes."""
     restarts: int = pydantic.Field(2, ge=0, le=100)
-    """How often a training of several processes goes on from its last state after one of them was lost."""
+    """How often a training restarts from its last checkpoint after losing a process."""
     kubernetes: TrainingPods | None = None
-    """The pods that train, while the stage only waits for them; without it, the stage's machine is the first node."""
+    """Pods that train while the stage waits; null if the stage's machine is the first node."""
 
     @pydantic.model_validator(mode="after")
     def _reachable(self) -> Training:
@@ -136,24 +136,24 @@ class Training(pydantic.BaseModel):
 
 
 class Environment(pydantic.BaseModel):
-    """One deployment of Lepton: `configs/environments/*.yaml`, over which ``LEPTON_*`` variables win."""
+    """The environment: `configs/environments/*.yaml`, overridden by ``LEPTON_*`` variables."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     name: str = "local"
-    """What people call it."""
+    """Name of the environment."""
     airflow_url: str = "http://127.0.0.1:8080"
-    """Airflow's page and REST API."""
+    """Airflow's address."""
     tracking_url: str = "http://127.0.0.1:5000"
-    """The MLflow server."""
+    """MLflow's address."""
     serving_url: str = "http://127.0.0.1:8100"
-    """The inference server."""
+    """The inference server's address."""
     dask: Dask = Dask()
-    """Dask."""
+    """Where the data stages compute."""
     training: Training = Training()
-    """Machines of a training."""
+    """Where trainings run."""
     data_root: str = "data"
-    """Folder that relative paths of sources start from; relative to the project."""
+    """Base folder of relative source paths; relative to the project."""
 
 
 _VARIABLES = {
@@ -208,7 +208,7 @@ def load_environment(variables: Mapping[str, str] | None = None) -> Environment:
     except pydantic.ValidationError as error:
         fault = error.errors()[0]
         key = ".".join(map(str, fault["loc"]))
-        raise ConfigError(f"{fault['input']!r} is not right: {fault['msg']}.", where=f"{path.name}: {key}") from error
+        raise ConfigError(f"{fault['input']!r} is invalid: {fault['msg']}.", where=f"{path.name}: {key}") from error
     root = project_root() / environment.data_root
     return environment.model_copy(update={"data_root": str(root.resolve())})
 

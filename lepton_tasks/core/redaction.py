@@ -16,20 +16,20 @@ Patterns = tuple[Annotated[str, pydantic.Field(min_length=1)], ...]
 
 
 class Redaction(Section):
-    """What happens to the values of what a model is asked, before any is written; columns are named by patterns."""
+    """Redaction of logged request values; columns are named by patterns."""
 
     keep: Patterns | None = None
-    """The only columns whose values are written; without it, all."""
+    """The only columns to log; null for all."""
     drop: Patterns = ()
-    """Columns whose values are not written."""
+    """Columns not to log."""
     hash: Patterns = ()
-    """Columns of which a keyed hash is written, so that equal values are known to be equal."""
+    """Columns logged as a keyed hash, so that equal values stay comparable."""
     truncate: dict[str, Annotated[int, pydantic.Field(ge=0)]] = {}
-    """Columns of which the first so many characters are written."""
+    """Columns truncated to this many characters."""
     answer: Literal["keep", "drop", "hash"] = "keep"
-    """What happens to the label that was answered, and to the one that was right."""
+    """Treatment of the predicted and the true label."""
     sample: float = pydantic.Field(1.0, ge=0, le=1)
-    """Share of the samples that are logged at all."""
+    """Fraction of samples to log."""
 
     @property
     def hides(self) -> bool:

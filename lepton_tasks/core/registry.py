@@ -127,7 +127,7 @@ def check_params(
             checked[key] = pydantic.TypeAdapter(annotation, config=config).validate_python(value)
         except pydantic.ValidationError as error:
             reason = error.errors()[0]["msg"]
-            raise ConfigError(f"{value!r} is not right: {reason}.", where=at) from error
+            raise ConfigError(f"{value!r} is invalid: {reason}.", where=at) from error
     for key, parameter in allowed.items():
         if parameter.default is inspect.Parameter.empty and key not in checked:
             raise ConfigError(

@@ -19,23 +19,22 @@ class Rollout(Section):
     """
 
     kind: Literal["immediate", "canary", "shadow", "hold"] = "immediate"
-    """``immediate`` swaps it in; ``canary`` gives it a growing share of the requests; ``shadow`` gives it copies of
-    requests that the champion has answered, until somebody promotes it; ``hold`` loads it for those who ask for it by
-    its number."""
+    """``immediate`` replaces the champion; ``canary`` routes a growing share of requests; ``shadow`` mirrors requests
+    until it is promoted manually; ``hold`` loads it for requests that name its version."""
     steps: tuple[Percent, ...] = pydantic.Field((1, 10, 50, 100), min_length=1)
-    """Percent of the requests that a canary answers, step by step; equal `lepton-key` headers meet the same version."""
+    """Percent of requests routed to a canary per step; equal `lepton-key` headers get the same version."""
     step_seconds: float = pydantic.Field(300.0, ge=0)
-    """Least time of a step."""
+    """Minimum seconds per step."""
     min_requests: int = pydantic.Field(200, ge=1)
-    """Least requests that the canary answers in a step."""
+    """Minimum requests to the canary per step."""
     max_error_increase: float = pydantic.Field(0.01, ge=0, lt=1)
-    """How much larger than the champion's its share of failed requests may be."""
+    """Largest increase of the error rate over the champion's."""
     max_latency_ratio: float = pydantic.Field(1.5, ge=1)
-    """How much longer than the champion's its 95th percentile of the time to answer may be."""
+    """Largest 95th percentile of latency, relative to the champion's."""
     max_drift: float = pydantic.Field(0.25, gt=0)
-    """Largest population stability index of its answers beside the champion's: labels, and probabilities or numbers."""
+    """Largest population stability index between its answers and the champion's."""
     share: Percent = 10.0
-    """Percent of the requests that a shadow gets copies of."""
+    """Percent of requests mirrored to a shadow."""
 
     @pydantic.model_validator(mode="after")
     def _upwards(self) -> Rollout:

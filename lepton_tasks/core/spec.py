@@ -8,18 +8,18 @@ import pydantic
 
 
 class Section(pydantic.BaseModel):
-    """A part of a YAML file: immutable, without unknown keys."""
+    """A section of a use case: immutable, unknown keys forbidden."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class ComponentSpec(Section):
-    """Something named in the catalogue, with its parameters."""
+    """A component: a name in the catalogue with parameters."""
 
     name: str
-    """The name in the catalogue."""
+    """Name in the catalogue."""
     params: dict[str, Any] = {}
-    """Keyword arguments of the class behind the name."""
+    """Parameters of the component."""
 
     @pydantic.model_validator(mode="before")
     @classmethod

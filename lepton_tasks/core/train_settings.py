@@ -13,7 +13,7 @@ class Train(Section):
     """How the network is trained."""
 
     epochs: int = pydantic.Field(10, ge=1, le=10_000)
-    """Passes over the training split at most."""
+    """Maximum number of passes over the training split."""
     batch_size: int = pydantic.Field(64, ge=1, le=65_536)
     """Samples per step and device."""
     learning_rate: float = pydantic.Field(1e-3, gt=0, le=10)
@@ -21,42 +21,41 @@ class Train(Section):
     weight_decay: float = pydantic.Field(0.01, ge=0)
     """Decoupled weight decay."""
     optimizer: ComponentSpec = ComponentSpec(name="adamw")
-    """An optimiser of the catalogue."""
+    """Optimizer; see `lepton list optimizers`."""
     schedule: ComponentSpec = ComponentSpec(name="one_cycle")
-    """A learning-rate schedule of the catalogue."""
+    """Learning-rate schedule; see `lepton list schedules`."""
     loss: ComponentSpec | None = None
-    """A loss of the catalogue; null for the learning task's own."""
+    """Loss; null for the learning task's default."""
     balance: Literal["none", "loss", "sampling"] = "none"
-    """What is done about classes of very unequal size: ``loss`` lets rows of rare ones count more, ``sampling`` shows
-    them more often."""
+    """Class imbalance: ``loss`` weights rows of rare classes higher, ``sampling`` draws them more often."""
     label_smoothing: float = pydantic.Field(0.0, ge=0, lt=1)
-    """Share of the target spread over all classes."""
+    """Probability mass spread over all classes."""
     augment: tuple[ComponentSpec, ...] = ()
     """Augmentations of training batches, in order."""
     average: ComponentSpec | None = None
-    """An average of the weights along the training, validated and kept in their place."""
+    """Weight averaging; the average is validated and kept."""
     keep: Literal["best", "last"] = "best"
-    """Which epoch's weights are kept. ``last`` goes through all epochs: better where the validation split is too small
-    to tell a good epoch from a lucky one, and the schedule ends at 0."""
+    """Which epoch's weights are kept. ``last`` trains all epochs: better if the validation split is too small to pick
+    an epoch reliably and the schedule ends at 0."""
     patience: int = pydantic.Field(5, ge=1)
-    """Epochs without improvement on the validation split after which training stops, if the best one is kept."""
+    """Early stopping with ``best``: epochs without improvement on the validation split."""
     gradient_clip: float | None = pydantic.Field(None, gt=0)
-    """Largest norm of the gradient."""
+    """Maximum gradient norm."""
     accumulate: int = pydantic.Field(1, ge=1, le=10_000)
-    """Batches whose gradients are added up for one step of the optimiser."""
+    """Batches per optimizer step (gradient accumulation)."""
     precision: Literal["32", "bf16", "16"] = "32"
-    """Arithmetic of the forward and backward pass; on a GPU, products of ``32`` are computed in TF32."""
+    """Precision of the forward and backward pass; ``32`` uses TF32 products on GPUs."""
     compile: bool | Literal["graphs"] = False
-    """Whether network and loss are compiled (torch.compile), which takes a minute and then saves time on most GPUs;
-    ``graphs`` replays each step as one CUDA graph, for networks so small that the GPU waits for its orders."""
+    """Compile network and loss (torch.compile): about a minute at the start, then faster on most GPUs; ``graphs``
+    replays each step as a CUDA graph, for networks limited by kernel launches."""
     devices: int = pydantic.Field(1, ge=1, le=1024)
-    """Processes (one a GPU, or one a gloo worker on a CPU)."""
+    """Processes per machine: one per GPU, or gloo workers on the CPU."""
     strategy: Literal["ddp", "fsdp"] = "ddp"
-    """With several processes: ``ddp`` has the whole network in each; ``fsdp`` a part of weights, gradients and
-    optimiser state, for networks that one device cannot hold."""
+    """With several processes: ``ddp`` replicates the network; ``fsdp`` shards weights, gradients and optimizer state,
+    for networks too large for one device."""
     checkpoint_steps: int | None = pydantic.Field(None, ge=1)
-    """Batches between two checkpoints to resume from; null for every ten seconds, or more, so that writing them takes
-    at most a twentieth of the time."""
+    """Batches between checkpoints; null for every ten seconds, or less often so that writing takes at most 5 % of the
+    time."""
 
     @pydantic.field_validator("precision", mode="before")
     @classmethod
@@ -65,16 +64,16 @@ class Train(Section):
 
 
 class Range(Section):
-    """Numbers from `low` to `high`, both of them included; whole ones if both are written as whole numbers."""
+    """Numbers from `low` to `high`, inclusive; integers if both are written as integers."""
 
     low: int | float
     """Smallest."""
     high: int | float
     """Largest."""
     step: int | float | None = pydantic.Field(None, gt=0)
-    """Distance of two neighbours; null for any number."""
+    """Step size; null for any number."""
     log: bool = False
-    """Whether each order of magnitude is tried as often as the next."""
+    """Whether to sample on a logarithmic scale."""
 
     @pydantic.model_validator(mode="after")
     def _in_order(self) -> Range:
@@ -98,24 +97,24 @@ class Choices(Section):
 
 
 class Tune(Section):
-    """The search for better values of some keys, on the validation split, before training."""
+    """Hyperparameter search on the validation split, before training."""
 
     space: dict[str, Range | Choices] = pydantic.Field(min_length=1)
-    """By dotted key of `task`, `model` or `train`: a range or choices."""
+    """Range or choices per dotted key of `task`, `model` or `train`."""
     trials: int = pydantic.Field(20, ge=1, le=10_000)
-    """Trainings at most; the first has the use case's own values."""
+    """Maximum number of trials; the first uses the values of the use case."""
     minutes: float | None = pydantic.Field(None, gt=0)
-    """After so many minutes no further trial begins; null for no limit."""
+    """Minutes after which no further trial starts; null for no limit."""
     workers: int = pydantic.Field(2, ge=1, le=256)
-    """Trials side by side on this machine; on a Dask cluster, as many as it has threads."""
+    """Concurrent trials on this machine; on a Dask cluster, as many as it has threads."""
     epochs: int | None = pydantic.Field(None, ge=1)
-    """Epochs of a trial at most; null for those of `train`."""
+    """Maximum epochs per trial; null for those of `train`."""
     sampler: Literal["tpe", "random"] = "tpe"
-    """How values are chosen: by what was good so far, or evenly."""
+    """How values are sampled: by earlier results (TPE), or at random."""
     pruner: Literal["median", "hyperband", "none"] = "median"
-    """Which trials are ended early."""
+    """How unpromising trials are stopped early."""
     metric: str | None = None
-    """What is sought, of the validation split; null for the learning task's own metric."""
+    """Validation metric to optimise; null for the learning task's default."""
 
     @pydantic.field_validator("space")
     @classmethod

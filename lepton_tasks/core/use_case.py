@@ -21,21 +21,21 @@ _NAME = r"^[a-z][a-z0-9_]{1,62}$"
 
 
 class Split(Section):
-    """How rows are divided. The three parts add up to 1."""
+    """Fractions of the rows per split; their sum is 1."""
 
     train: float = pydantic.Field(0.7, gt=0, lt=1)
-    """Part to learn from."""
+    """Fraction for training."""
     validation: float = pydantic.Field(0.15, gt=0, lt=1)
-    """Part to choose the best epoch on."""
+    """Fraction for validation, e.g. to choose the best epoch."""
     test: float = pydantic.Field(0.15, gt=0, lt=1)
-    """Part that is looked at once, for the figures that are reported."""
+    """Fraction for the final, reported metrics."""
     method: Literal["stratified", "random", "hash", "group", "time", "last", "file"] = "stratified"
-    """``stratified`` keeps the share of each label alike in all three; ``random`` does not; ``hash`` goes by the hash
-    of `column`, so that a row stays where it is when others come; ``group`` keeps rows with the same `column`
-    together; ``time`` tests on what is latest in `column`; ``last`` tests on the rows with its largest whole number and
-    validates on those with one less, whatever the sizes; ``file`` keeps the rows of one file together."""
+    """``stratified`` keeps label proportions equal in all splits; ``random`` does not; ``hash`` uses the hash of
+    `column`, so that rows keep their split when others are added; ``group`` keeps rows with equal `column` together;
+    ``time`` tests on the latest rows by `column`; ``last`` tests on the rows with the largest integer in `column` and
+    validates on those with one less, whatever the fractions; ``file`` keeps the rows of one file together."""
     column: str | None = None
-    """The column that ``hash``, ``group``, ``time`` and ``last`` go by."""
+    """The column for ``hash``, ``group``, ``time`` and ``last``."""
 
     @pydantic.model_validator(mode="after")
     def _adds_up(self) -> Split:
@@ -48,92 +48,92 @@ class Split(Section):
 
 
 class Data(Section):
-    """Where the rows come from and how they are split."""
+    """Data source and splits."""
 
     source: ComponentSpec
-    """A source of the catalogue."""
+    """Data source; see `lepton list sources` and `table_sources`."""
     label: str | None = "label"
-    """Of tables: the column that is to be learned; null if the features tell what is."""
+    """Target column of a table; null if the features define the target."""
     split: Split = Split()
-    """Sizes of the splits."""
+    """Train, validation and test splits."""
 
 
 class Expectation(Section):
-    """One rule of a Great Expectations suite."""
+    """A Great Expectations rule."""
 
     type: str = pydantic.Field(pattern=r"^expect_[a-z_]+$")
-    """Great Expectations' own snake_case name, e.g. ``expect_column_values_to_not_be_null``."""
+    """Name of the expectation, e.g. ``expect_column_values_to_not_be_null``."""
     params: dict[str, Any] = {}
     """Its keyword arguments."""
     severity: Literal["critical", "warning"] = "critical"
-    """``critical`` stops the run; ``warning`` is recorded."""
+    """``critical`` fails the run; ``warning`` is only reported."""
 
 
 class Quality(Section):
-    """Rules beside those that the learning task brings."""
+    """Data rules in addition to the default ones."""
 
     raw: tuple[Expectation, ...] = ()
-    """Rules for the rows as they came."""
+    """Rules for the raw rows."""
     cleaned: tuple[Expectation, ...] = ()
-    """Rules for the rows that cleaning kept, of all splits."""
+    """Rules for the cleaned rows of all splits."""
     features: tuple[Expectation, ...] = ()
-    """Rules for what training will see."""
+    """Rules for the features."""
     served: tuple[Expectation, ...] = ()
-    """Rules for what the deployed model is asked, beside those that its training data give: the columns of a row, or
-    what a codec tells of a text (``tokens``, ``unknown``) or a picture (``brightness``, ``contrast``)."""
+    """Rules for requests to the deployed model, in addition to those derived from the training data: columns of a row,
+    or statistics of a text (``tokens``, ``unknown``) or an image (``brightness``, ``contrast``)."""
 
 
 class Evaluate(Section):
-    """What is reported about the test split."""
+    """Evaluation on the test split."""
 
     worst: int = pydantic.Field(16, ge=0, le=256)
-    """How many of the worst mistakes are drawn."""
+    """Number of worst errors to plot."""
 
 
 class Gate(Section):
-    """What a candidate must reach to be promoted."""
+    """Conditions for promotion."""
 
     metric: str | None = None
-    """The metric that is compared with the champion's; null for the learning task's own."""
+    """Metric compared with the champion's; null for the learning task's default."""
     thresholds: dict[str, float] = {}
-    """Worst allowed value of each named test metric: the smallest, or of an error (loss, rmse, ...) the largest."""
+    """Worst acceptable test metrics: a lower bound, or an upper bound for errors (loss, rmse, ...)."""
     max_drop: float = pydantic.Field(0.005, ge=0)
-    """How much worse than the champion, on the same test split, the candidate may be."""
+    """Largest acceptable loss of the metric against the champion on the same test split."""
 
 
 class Export(Section):
-    """Conversion to ONNX and what it may cost."""
+    """Conversion to ONNX and its tolerances."""
 
     opset: int = pydantic.Field(20, ge=17, le=25)
-    """ONNX operator set."""
+    """ONNX operator set version."""
     max_difference: float = pydantic.Field(1e-4, gt=0)
-    """Largest allowed difference of an output from torch's; relative where the output is larger than 1."""
+    """Largest difference of an output from torch's; relative for outputs above 1."""
     max_mismatch: float = pydantic.Field(0.001, ge=0, le=1)
-    """Largest allowed share of whole numbers (tokens, items) that differ from torch's."""
+    """Largest fraction of discrete outputs (tokens, items) that differ from torch's."""
     max_metric_drop: float = pydantic.Field(0.0, ge=0)
-    """Largest allowed loss of the gate's metric on the test split."""
+    """Largest loss of the gate's metric on the test split."""
 
 
 class Deploy(Section):
-    """Where the model is served."""
+    """Deployment."""
 
     enabled: bool = True
-    """Whether a passing model is deployed."""
+    """Whether to deploy a model that passes the gate."""
     target: ComponentSpec = ComponentSpec(name="process")
-    """A deployment target of the catalogue."""
+    """Deployment target; see `lepton list deploy_targets`."""
     rollout: Rollout = Rollout()
-    """How a new version takes over."""
+    """Rollout of a new version."""
     redact: Redaction | None = None
-    """What the log of requests must not hold; it travels in the model package, and counts beside the server's rules."""
+    """What the request log must not contain; stored in the model package, applied with the server's rules."""
 
 
 class Schedule(Section):
-    """When Airflow starts a run by itself: a cron expression, or assets of other Dags."""
+    """When Airflow starts runs: a cron expression, or assets of other Dags."""
 
     cron: str | None = None
-    """Five fields, UTC."""
+    """Cron expression of five fields, UTC."""
     assets: tuple[str, ...] = ()
-    """URIs of assets; the run starts when all were updated."""
+    """Asset URIs; a run starts once all are updated."""
 
     @pydantic.model_validator(mode="after")
     def _one_of_two(self) -> Schedule:
@@ -151,43 +151,43 @@ class UseCase(Section):
     """
 
     name: str = pydantic.Field(pattern=_NAME)
-    """Name of the Dag, the experiment, the registered model and the endpoint; equal to the file's stem."""
+    """Name of the Dag, experiment, registered model and endpoint; equals the file name."""
     title: str = ""
-    """One line for people."""
+    """Title."""
     description: str = ""
-    """What it is for and what not; goes into the model card. Markdown."""
+    """Intended use, for the model card; Markdown."""
     task: ComponentSpec | None = None
-    """The learning task."""
+    """Learning task."""
     data: Data
-    """Source and splits."""
+    """Data source and splits."""
     clean: tuple[ComponentSpec, ...] = ()
     """Cleaning steps, in order."""
     features: ComponentSpec
-    """The feature extractor."""
+    """Feature extractor."""
     quality: Quality = Quality()
-    """Expectations beside the task's own."""
+    """Additional data rules."""
     model: ComponentSpec | None = None
-    """The network."""
+    """Network."""
     train: Train = Train()
-    """Training."""
+    """Training settings."""
     tune: Tune | None = None
-    """The search for better values; null for none."""
+    """Hyperparameter search; null for none."""
     evaluate: Evaluate = Evaluate()
     """Evaluation."""
     gate: Gate = Gate()
-    """The promotion test."""
+    """Promotion gate."""
     export: Export = Export()
-    """Conversion."""
+    """Conversion to ONNX."""
     compress: Compress | None = None
-    """The search for a smaller graph that answers as well; null for none."""
+    """Search for a smaller graph of equal quality; null for none."""
     deploy: Deploy = Deploy()
     """Deployment."""
     monitor: tuple[ComponentSpec, ...] = (ComponentSpec(name="data_quality"),)
-    """Monitors of what is deployed."""
+    """Monitors of the deployed model."""
     schedule: Schedule | None = None
-    """Cron expression, assets, or nothing."""
+    """Cron expression, assets, or null."""
     seed: int = pydantic.Field(0, ge=0, lt=2**32)
-    """Seed of splits, weights and shuffles."""
+    """Seed of splits, weights and shuffling."""
 
     @pydantic.field_validator("schedule", mode="before")
     @classmethod
@@ -283,7 +283,7 @@ def _explain(fault: dict[str, Any]) -> str:
         )
     if fault["type"] == "missing":
         return f"{key}: missing; it has no default"
-    return f"{key}: {fault['input']!r} is not right: {fault['msg']}"
+    return f"{key}: {fault['input']!r} is invalid: {fault['msg']}"
 
 
 def _fields_at(loc: tuple[Any, ...]) -> list[str]:

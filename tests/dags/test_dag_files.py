@@ -143,7 +143,7 @@ def test_a_broken_file_costs_no_other_its_dag(mixed):
     [
         "cats.yaml: model.name: no model named 'cnm'. Did you mean 'cnn'?",
         "dogs.yaml: ",
-        "seed: -1 is not right",
+        "seed: -1 is invalid",
         "epoch: unknown key",
         "hourly.yaml: schedule.cron: '99 * * * *' is not a cron expression",
         "chained.yaml: schedule.assets: ",

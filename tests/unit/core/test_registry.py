@@ -24,7 +24,7 @@ def test_params_are_converted_and_given_values_added():
     ("params", "message"),
     [
         ({"widht": 3}, r"x.yaml: box.params.widht: Box has no parameter 'widht'. Did you mean 'width'\?"),
-        ({"width": "wide"}, r"x.yaml: box.params.width: 'wide' is not right"),
+        ({"width": "wide"}, r"x.yaml: box.params.width: 'wide' is invalid"),
         ({}, r"x.yaml: box.params: Box needs the parameter 'width'"),
         ({"width": 1, "data_root": "/etc"}, r"has no parameter 'data_root'"),
     ],

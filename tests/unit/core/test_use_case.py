@@ -41,7 +41,7 @@ def test_a_bare_name_is_a_component_without_params(tmp_path):
     [
         ("model: cnm", "tiny.yaml: model.name: no model named 'cnm'. Did you mean 'cnn'? Known: "),
         ("train: {epochz: 3}", "tiny.yaml: train.epochz: unknown key. Did you mean 'epochs'?"),
-        ("train: {epochs: 0}", "tiny.yaml: train.epochs: 0 is not right"),
+        ("train: {epochs: 0}", "tiny.yaml: train.epochs: 0 is invalid"),
         ("train: {augment: [{name: flop}]}", "tiny.yaml: train.augment.0.name: no augmentation named 'flop'"),
         ("compress: {candidates: [int8]}", "tiny.yaml: compress.candidates.0.name: no compression named 'int8'"),
         (
@@ -49,11 +49,11 @@ def test_a_bare_name_is_a_component_without_params(tmp_path):
             "compress.max_metric_dorp: unknown key. Did you mean 'max_metric",
         ),
         ("deploy: {redact: {dorp: [name]}}", "tiny.yaml: deploy.redact.dorp: unknown key. Did you mean 'drop'?"),
-        ("deploy: {redact: {answer: hide}}", "tiny.yaml: deploy.redact.answer: 'hide' is not right"),
-        ("deploy: {redact: {truncate: {name: -1}}}", "tiny.yaml: deploy.redact.truncate.name: -1 is not right"),
+        ("deploy: {redact: {answer: hide}}", "tiny.yaml: deploy.redact.answer: 'hide' is invalid"),
+        ("deploy: {redact: {truncate: {name: -1}}}", "tiny.yaml: deploy.redact.truncate.name: -1 is invalid"),
         ("modle: cnn", "tiny.yaml: modle: unknown key. Did you mean 'model'?"),
         ("seed: [1", "tiny.yaml: not readable as YAML"),
-        ("schedule: every day", "tiny.yaml: schedule: {'cron': 'every day'} is not right"),
+        ("schedule: every day", "tiny.yaml: schedule: {'cron': 'every day'} is invalid"),
         ("seed: 1\nseed: 2", "the key 'seed' is given twice"),
         ("? [seed]\n: 1", "tiny.yaml: not readable as YAML: a key is no plain value"),
     ],
