@@ -80,9 +80,13 @@ def oddities_in(profile: Mapping[str, Any]) -> list[str]:
 
 
 def _rounded(value: float, direction: int) -> float:
-    """Six digits for people to read, unless they lie inside of the value: a constant column would not keep to them."""
+    """Six digits for people to read, further out in the direction: a constant column must keep to its own bounds."""
     short = float(f"{value:.6g}")
-    return short if (short - value) * direction >= 0 else value
+    if math.isclose(short, value):
+        return value
+    if (short - value) * direction < 0:
+        short = float(f"{value + direction * 10.0 ** (math.floor(math.log10(abs(value))) - 5):.6g}")
+    return short
 
 
 def _warn(kind: str, name: str, **params: Any) -> Expectation:

@@ -76,11 +76,15 @@ def test_rules_from_a_profile_warn_about_nulls_ranges_and_unknown_values(profile
     assert rules["expect_column_values_to_not_be_null", "kind"].params["mostly"] == pytest.approx(2 / 3 - 0.1, abs=0.02)
 
 
-@pytest.mark.parametrize("values", [[1_234_567] * 3, [0.98226512345] * 3, [-1.23456789e9, -1.23456784e9]])
+@pytest.mark.parametrize(
+    "values",
+    [[1_234_567] * 3, [0.98226512345] * 3, [-1.23456789e9, -1.23456784e9], [999_999.6] * 3, [5] * 3, [0.1 + 0.2] * 3],
+)
 def test_rules_from_a_profile_hold_for_what_it_was_made_of(profile, values):
     (between,) = [r for r in rules_from(profile(pl.DataFrame({"x": values}))) if r.type.endswith("to_be_between")]
     assert between.params["min_value"] <= min(values)
     assert max(values) <= between.params["max_value"]
+    assert between.params["max_value"] - between.params["min_value"] <= 1e-4 * abs(max(values))
 
 
 def test_long_texts_make_no_set_of_values_that_their_beginnings_would_not_be_in(profile):
