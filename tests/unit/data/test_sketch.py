@@ -76,6 +76,13 @@ def test_the_line_between_exact_and_binned_is_the_number_of_different_values():
     assert halves.count == 1600
 
 
+def test_moments_are_the_same_to_the_last_bit_whatever_the_order_of_the_rows():
+    chance = np.random.default_rng(0)
+    values = chance.normal(size=300).round(2)
+    sketches = [sketch_of(chance.permutation(values)) for _ in range(20)]
+    assert len({(sketch.mean, sketch.m2) for sketch in sketches}) == 1
+
+
 def test_decimals_are_counted_as_what_they_say():
     sketch = NumericSketch()
     sketch.update(pl.Series(["1.50", "2.25", None]).cast(pl.Decimal(10, 2)))
