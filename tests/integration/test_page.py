@@ -33,8 +33,8 @@ def test_a_browser_shows_forms_and_draws_the_answers_to_the_examples(tmp_path):
         assert '<p class="big">dark</p>' in page
         assert "60.8 %" in page
         assert "version 7" in page
-        assert 'alt="The chosen picture"' in page
-        assert "A whole video" in page
+        assert 'alt="Selected image"' in page
+        assert "Video, frame by frame" in page
         assert '<option value="light">light</option>' in page  # what was right, if the answer was not
         page, complaints = shown("sums/example")
         assert complaints == []

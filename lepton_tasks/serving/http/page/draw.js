@@ -47,7 +47,7 @@ function seen(width, height, codec) {
 }
 
 function overlay(url, boxes, codec) {
-  const image = make("img", {src: url, alt: "The picture with what was found"});
+  const image = make("img", {src: url, alt: "Image with detected objects"});
   const layer = svg("svg", {viewBox: "0 0 1 1", preserveAspectRatio: "none", "aria-hidden": "true"});
   const holder = make("div", {className: "picture"}, image, layer);
   image.addEventListener("load", () => {
@@ -70,7 +70,7 @@ function detections(answer, context) {
     make("span", {className: `chip dot hue-${hue(label) % 6}`}, make("b", {}, String(answer.counts[label])), " " + label)));
   const boxes = answer.detections.map(found => ({box: found.box, hue: hue(found.label), title: `${found.label} ${percent(found.score)}`}));
   const list = make("ol", {}, ...answer.detections.map(found => make("li", {}, found.label + " ", make("span", {className: "quiet"}, percent(found.score)))));
-  const more = answer.detections.length ? make("details", {className: "more"}, make("summary", {}, "Scores"), list) : make("p", {}, "Nothing was found.");
+  const more = answer.detections.length ? make("details", {className: "more"}, make("summary", {}, "Scores"), list) : make("p", {}, "No objects found.");
   return make("div", {className: "answer"}, chips, context.picture ? overlay(context.picture, boxes, context.codec) : null, more);
 }
 
@@ -110,7 +110,7 @@ function anomaly(answer, context) {
   const share = answer.threshold > 0 ? Math.min(1, answer.score / (2 * answer.threshold)) : 0;
   const fill = make("i");
   fill.style.width = 100 * share + "%";
-  const parts = [make("p", {className: "big"}, answer.is_anomaly ? "Unusual" : "Nothing unusual"),
+  const parts = [make("p", {className: "big"}, answer.is_anomaly ? "Unusual" : "No anomaly"),
     make("div", {className: "bar best"}, fill),
     make("p", {className: "told"}, `score ${short(answer.score)}, unusual from ${short(answer.threshold)} on (the middle of the bar)`)];
   const where = answer.where || {};
@@ -127,7 +127,7 @@ function embedding(answer) {
   const chart = svg("svg", {class: "chart", viewBox: `0 0 ${width} 80`, role: "img", "aria-label": `${values.length} numbers`});
   values.forEach((value, i) => chart.append(svg("rect", {x: i * width / values.length, width: Math.max(.5, width / values.length - .5),
     y: value > 0 ? 40 - 38 * value / most : 40, height: 38 * Math.abs(value) / most})));
-  return make("div", {className: "answer"}, chart, make("p", {className: "told"}, `A direction of ${values.length} numbers: the cosine of two says how alike their samples are. Enrol, verify and identify compare them.`));
+  return make("div", {className: "answer"}, chart, make("p", {className: "told"}, `An embedding of ${values.length} numbers. Enrol, verify and identify compare embeddings by cosine similarity.`));
 }
 
 function items(answer) {
@@ -150,7 +150,7 @@ function made(answer) {
 }
 
 function picture(answer) {
-  return make("div", {className: "picture"}, make("img", {className: "tiny", alt: "The picture that was made", src: "data:image/png;base64," + answer.image}));
+  return make("div", {className: "picture"}, make("img", {className: "tiny", alt: "Generated image", src: "data:image/png;base64," + answer.image}));
 }
 
 function drawn(answer, context) {

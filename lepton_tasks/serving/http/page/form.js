@@ -1,8 +1,8 @@
 // One input that fits what the model takes. Each gives: node, fill(example), and request() -> {body, type, told, picture, value}.
 function pictureInput(name) {
   const file = make("input", {type: "file", accept: "image/*", id: `file-${name}`});
-  const hint = make("span", {className: "quiet"}, "Drop or paste a picture, or click to choose one");
-  const preview = make("img", {alt: "The chosen picture", hidden: true});
+  const hint = make("span", {className: "quiet"}, "Drop or paste an image, or click to choose one");
+  const preview = make("img", {alt: "Selected image", hidden: true});
   const drop = make("label", {className: "drop"}, file, hint, preview);
   let chosen = null, url = null;
   const choose = blob => {
@@ -25,14 +25,14 @@ function pictureInput(name) {
     paste: items => { const found = [...items].find(item => item.type.startsWith("image/")); if (found) choose(found.getAsFile()); return Boolean(found); },
     fill: example => choose(new Blob([Uint8Array.from(atob(example.base64), sign => sign.charCodeAt(0))], {type: example.media_type})),
     request: () => {
-      if (!chosen) throw new Error("Choose a picture first, or try the example.");
+      if (!chosen) throw new Error("Choose an image first, or try the example.");
       return {body: chosen, type: chosen.type || "application/octet-stream", told: "file", picture: url};
     },
   };
 }
 
 function textInput(name, about) {
-  const area = make("textarea", {id: `text-${name}`, required: true, dir: "auto", placeholder: "Write or paste a text"});
+  const area = make("textarea", {id: `text-${name}`, required: true, dir: "auto", placeholder: "Enter or paste text"});
   return {
     node: make("label", {}, about, area),
     fill: example => { area.value = example.text; },
@@ -44,11 +44,11 @@ function rowsInput(name, field) {
   const area = make("textarea", {id: `rows-${name}`, className: "mono", required: true, spellcheck: false, rows: 12, wrap: "off"});
   const columns = field.columns.map(column => `${column.name} (${column.type})`).join(", ");
   return {
-    node: make("label", {}, `Rows in the order of time, one a line, as JSON: ${columns}`, area),
+    node: make("label", {}, `Rows in time order, one per line, as JSON: ${columns}`, area),
     fill: example => { area.value = JSON.parse(example.text)[field.name].map(row => JSON.stringify(row)).join("\n"); },
     request: () => {
       const rows = area.value.split("\n").filter(text => text.trim()).map((text, i) => {
-        try { return JSON.parse(text); } catch (error) { throw new Error(`Line ${i + 1} is no JSON: ${error.message}`); }
+        try { return JSON.parse(text); } catch (error) { throw new Error(`Line ${i + 1} is not valid JSON: ${error.message}`); }
       });
       return jsonRequest({[field.name]: rows});
     },
@@ -100,7 +100,7 @@ function fieldsInput(name, fields) {
 function jsonInput(name) {
   const area = make("textarea", {id: `json-${name}`, className: "mono", required: true, spellcheck: false});
   return {
-    node: make("label", {}, "The request, as JSON", area),
+    node: make("label", {}, "Request as JSON", area),
     fill: example => { area.value = JSON.stringify(JSON.parse(example.text), null, 2); },
     request: () => jsonRequest(JSON.parse(area.value)),
   };

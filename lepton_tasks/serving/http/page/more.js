@@ -2,7 +2,7 @@
 const problem = error => make("p", {className: "bad", role: "alert"}, error.message);
 const posted = (name, verb, body, headers = {}) => asked(modelPath(name, verb), {method: "POST", body, headers});
 
-// "Was that right?": what is told is compared by version (lepton ab).
+// "Is this correct?": what is told is compared by version (lepton ab).
 function wasItRight(name, about, reply) {
   const answer = reply.predictions[0], only = Object.values(answer);
   const said = answer.label ?? (only.length === 1 && typeof only[0] === "number" ? only[0] : null);
@@ -11,16 +11,16 @@ function wasItRight(name, about, reply) {
   const tell = async label => {
     try {
       await posted(name, "/feedback", JSON.stringify({id: reply.id, label}), {"content-type": "application/json"});
-      row.replaceChildren(make("span", {className: "quiet"}, "Thank you, noted."));
+      row.replaceChildren(make("span", {className: "quiet"}, "Thank you, recorded."));
     } catch (error) { row.replaceChildren(problem(error)); }
   };
-  const other = known.length ? make("select", {ariaLabel: "What was right"}, make("option", {value: ""}, "no, it is …"), ...known.filter(label => label !== said).map(label => make("option", {value: label}, label)))
-    : make("input", {ariaLabel: "What was right", placeholder: "no, it is …", type: typeof said === "number" ? "number" : "text", step: "any"});
+  const other = known.length ? make("select", {ariaLabel: "Correct answer"}, make("option", {value: ""}, "no, it is …"), ...known.filter(label => label !== said).map(label => make("option", {value: label}, label)))
+    : make("input", {ariaLabel: "Correct answer", placeholder: "no, it is …", type: typeof said === "number" ? "number" : "text", step: "any"});
   other.className = "short";
   other.addEventListener("change", () => { if (other.value !== "") tell(typeof said === "number" ? Number(other.value) : other.value); });
   const yes = make("button", {type: "button"}, "yes");
   yes.addEventListener("click", () => tell(said));
-  row.append(make("span", {className: "quiet"}, "Was that right?"), yes, other);
+  row.append(make("span", {className: "quiet"}, "Is this correct?"), yes, other);
   return row;
 }
 
@@ -38,8 +38,8 @@ function videoTool(name) {
   const id = `video-${name}`, file = make("input", {type: "file", accept: "video/*", id, required: true});
   const fps = make("input", {type: "number", min: "0.1", max: "30", step: "any", value: "1", id: `${id}-fps`, className: "short"});
   const go = make("button", {type: "submit", className: "main"}, "Look at it"), stop = make("button", {type: "button", hidden: true}, "Stop");
-  const film = make("video", {controls: true, muted: true, hidden: true, ariaLabel: "The chosen video"}), rows = make("ol", {className: "frames"}), told = make("p", {className: "told", role: "status"});
-  const form = make("form", {ariaLabel: `A video for ${name}`}, make("label", {}, "Video", file), make("label", {}, "Frames a second", fps), make("div", {className: "buttons"}, go, stop));
+  const film = make("video", {controls: true, muted: true, hidden: true, ariaLabel: "Selected video"}), rows = make("ol", {className: "frames"}), told = make("p", {className: "told", role: "status"});
+  const form = make("form", {ariaLabel: `A video for ${name}`}, make("label", {}, "Video", file), make("label", {}, "Frames per second", fps), make("div", {className: "buttons"}, go, stop));
   let ends = null, address = null;
   file.addEventListener("change", () => {
     if (address) URL.revokeObjectURL(address);
@@ -52,7 +52,7 @@ function videoTool(name) {
   form.addEventListener("submit", async event => {
     event.preventDefault();
     ends = new AbortController();
-    go.disabled = true; stop.hidden = false; rows.replaceChildren(); told.textContent = "The first frame is on its way …";
+    go.disabled = true; stop.hidden = false; rows.replaceChildren(); told.textContent = "Waiting for the first frame …";
     let last = null, frames = 0;
     const show = ({frame, time_s: time, answer, error}) => {
       const [words, figure] = answer ? inWords(answer) : [error, null];
@@ -87,7 +87,7 @@ function videoTool(name) {
     } catch (error) { if (error.name === "AbortError") told.textContent += " · stopped"; else rows.append(problem(error)); }
     go.disabled = false; stop.hidden = true;
   });
-  return make("details", {className: "more"}, make("summary", {}, "A whole video"), make("div", {className: "two"}, form, make("div", {className: "answer"}, film, told, rows)));
+  return make("details", {className: "more"}, make("summary", {}, "Video, frame by frame"), make("div", {className: "two"}, form, make("div", {className: "answer"}, film, told, rows)));
 }
 
 // Who is known: enrolled, listed and forgotten with the server's token; asked for by anybody who may ask the model.
@@ -112,10 +112,10 @@ function peopleTool(name) {
       forget.addEventListener("click", () => trying(async () => { await withToken("/gallery?id=" + encodeURIComponent(id), {method: "DELETE"}); say(id, " is forgotten."); await refresh(); }));
       return make("span", {className: "chip"}, id, " ", make("b", {}, String(count)), " ", forget);
     }));
-    if (!Object.keys(known).length) list.replaceChildren(make("span", {className: "quiet small"}, "Nobody is known yet."));
+    if (!Object.keys(known).length) list.replaceChildren(make("span", {className: "quiet small"}, "Nobody is enrolled yet."));
   };
   const trying = async act => { try { await act(); } catch (error) { told.replaceChildren(problem(error)); } };
-  const enrol = make("button", {type: "submit", className: "main"}, "Enrol"), verify = make("button", {type: "button"}, "Is it them?"), look = make("button", {type: "button"}, "Who is known?");
+  const enrol = make("button", {type: "submit", className: "main"}, "Enrol"), verify = make("button", {type: "button"}, "Is it them?"), look = make("button", {type: "button"}, "Who is enrolled?");
   const form = make("form", {ariaLabel: `People that ${name} knows`}, make("label", {}, "Who", who), make("label", {}, "Pictures", files), make("label", {}, "Server token", token), make("div", {className: "buttons"}, enrol, verify, look));
   form.addEventListener("submit", event => { event.preventDefault(); trying(async () => {
     const value = await withToken("/enrol" + query(), {method: "POST", body: body()});

@@ -53,7 +53,7 @@ function metricChips(metrics) {
 }
 
 async function build(card, name) {
-  const inside = make("div", {className: "inside"}, make("p", {className: "quiet"}, "Asking what it takes …"));
+  const inside = make("div", {className: "inside"}, make("p", {className: "quiet"}, "Loading …"));
   card.append(inside);
   let about;
   try { about = await card.about(); }
@@ -70,7 +70,7 @@ async function build(card, name) {
       out.replaceChildren(drawn(answer, {picture: sent.picture, request: sent.value, codec: about.input}),
         ...(answer.embedding ? [whoIsIt(name, sent)] : []), wasItRight(name, about, value) ?? "", make("p", {className: "told"}, `${took.toFixed(took < 10 ? 1 : 0)} ms, there and back · version ${version || value.version}`),
         make("details", {className: "more"}, make("summary", {}, "As JSON"), make("pre", {}, JSON.stringify(value, null, 2))),
-        make("details", {className: "more"}, make("summary", {}, "From elsewhere: curl, Python"), commands(name, sent, about)));
+        make("details", {className: "more"}, make("summary", {}, "Use from curl or Python"), commands(name, sent, about)));
     } catch (error) { out.replaceChildren(make("p", {className: "bad", role: "alert"}, error.message)); }
     send.disabled = example.disabled = false;
   };
@@ -82,7 +82,7 @@ async function build(card, name) {
   const labels = about.labels.length ? make("details", {className: "more"}, make("summary", {}, `${about.labels.length} labels`),
     make("div", {className: "chips"}, ...about.labels.map(label => make("span", {className: "chip"}, label)))) : null;
   inside.replaceChildren(make("p", {}, ...prose(about.description || "")),
-    make("div", {}, make("p", {className: "quiet small"}, "On data it never saw:"), make("div", {className: "chips"}, ...metricChips(about.metrics))),
+    make("div", {}, make("p", {className: "quiet small"}, "On the test split:"), make("div", {className: "chips"}, ...metricChips(about.metrics))),
     ...(labels ? [labels] : []), make("div", {className: "two"}, form, out),
     ...(about.media_type.startsWith("image/") ? [videoTool(name)] : []), ...(about.gallery ? [peopleTool(name)] : []));
   if (about.example && !about.media_type.startsWith("image/")) input.fill(about.example);
@@ -90,7 +90,7 @@ async function build(card, name) {
 
 // For embeddings: who of the people enrolled with the server the sample is most alike.
 function whoIsIt(name, sent) {
-  const button = make("button", {type: "button"}, "Who of the enrolled is it?"), told = make("div", {ariaLive: "polite"});
+  const button = make("button", {type: "button"}, "Identify"), told = make("div", {ariaLive: "polite"});
   button.addEventListener("click", async () => {
     try {
       const {value} = await asked(modelPath(name, "/identify"), {method: "POST", body: sent.body, headers: {"content-type": sent.type}});
@@ -111,7 +111,7 @@ function cardOf(model) {
   card.addEventListener("toggle", () => {
     if (!card.open || card.built) return;
     card.built = true;
-    card.ready = model.ready ? build(card, model.name) : card.append(make("div", {className: "inside"}, make("p", {className: "bad"}, model.reason || "It is not ready.")));
+    card.ready = model.ready ? build(card, model.name) : card.append(make("div", {className: "inside"}, make("p", {className: "bad"}, model.reason || "Not ready.")));
   });
   return card;
 }
@@ -120,7 +120,7 @@ async function showModels() {
   let models;
   try { models = (await asked("v1/models")).value.models; }
   catch (error) {
-    at("state").textContent = error.status === 401 || error.status === 403 ? "This server wants an API key: give it above." : error.message;
+    at("state").textContent = error.status === 401 || error.status === 403 ? "This server requires an API key: enter it above." : error.message;
     return;
   }
   at("state").textContent = models.length ? "" : "No model is deployed yet.";
