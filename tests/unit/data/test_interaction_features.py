@@ -1,3 +1,4 @@
+import dataclasses
 import datetime as dt
 import json
 
@@ -96,6 +97,8 @@ def test_negatives_are_neither_seen_in_training_nor_in_the_split(tmp_path, ctx):
     assert set(negatives.ravel().tolist()) == set(range(1, len(learned["items"]) + 1))  # none is left out
     features.transform(table_rows(tmp_path, test, parts=2), learned, tmp_path, ctx)
     np.testing.assert_array_equal(np.load(tmp_path / "negatives.npy"), negatives)
+    features.transform(table_rows(tmp_path, test), learned, tmp_path, dataclasses.replace(ctx, seed=1))
+    assert (np.load(tmp_path / "negatives.npy") != negatives).mean() > 0.5
 
 
 def test_a_user_who_has_touched_everything_has_no_negatives(tmp_path, ctx):

@@ -52,6 +52,12 @@ def test_stride(tmp_path, ctx):
     assert targets.ravel().tolist() == [3, 6, 9]
 
 
+def test_after_a_hole_the_stride_is_counted_from_the_first_row_with_a_value(tmp_path, ctx):
+    rows = table_rows(tmp_path, frame(range(10)).with_columns(pl.when(pl.col("x") != 2).then("x").alias("x")))
+    _, targets, _, _ = made(Windows("time", ("x",), "x", window=2, stride=3), rows, tmp_path, ctx)
+    assert targets.ravel().tolist() == [5, 8]
+
+
 @settings(max_examples=40)
 @given(
     hours=st.lists(st.integers(0, 60), min_size=8, max_size=50, unique=True).map(sorted),

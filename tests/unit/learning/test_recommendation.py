@@ -72,6 +72,10 @@ def test_the_last_of_each_user_is_ranked_among_items_never_touched(tmp_path):
             assert row[:3] == tiny.visits(user)[12:9:-1]
             assert not set(tiny.visits(user)) & set(row[4:])
     np.testing.assert_array_equal(rows.inputs, task.evaluation_rows(tmp_path, "test").inputs)
+    for user, *row in task.evaluation_rows(tmp_path, "validation").inputs.tolist():
+        if 1 < user < tiny.USERS:
+            assert row[3] == tiny.visits(user)[11]
+            assert not set(tiny.visits(user)) & set(row[4:])  # those of the test split are no wrong answers either
 
 
 def test_ranks_count_ties_and_missing_scores_against_the_answer():

@@ -39,6 +39,11 @@ def test_shares_are_shares(name):
     assert shares == sorted(shares, reverse=True)
 
 
+def test_an_exponential_average_soon_forgets_its_first_weights():
+    shares = [Ema(decay=0.9).share(step, STEPS) for step in (1, 2, 79, 80, 1000)]
+    assert shares == pytest.approx([9 / 11, 9 / 12, 9 / 89, 0.1, 0.1])
+
+
 @pytest.mark.parametrize("name", AVERAGES.names())
 def test_weights_that_stay_are_their_own_average(name):
     still = network(3.0)

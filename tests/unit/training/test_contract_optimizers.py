@@ -78,6 +78,13 @@ def test_a_resumed_schedule_is_the_unbroken_one(name):
     assert course(name, resume_at=17) == course(name)
 
 
+def test_one_cycle_rises_from_a_25th_of_its_peak_over_a_quarter_of_the_steps():
+    rates = course("one_cycle")
+    assert rates[0] == pytest.approx(0.04 * PEAK)
+    assert rates[5] == pytest.approx(0.52 * PEAK)
+    assert rates.index(max(rates)) == 10
+
+
 @pytest.mark.parametrize("name", ["cosine", "one_cycle"])
 def test_the_rate_ends_near_zero(name):
     assert course(name)[-1] < 0.01 * PEAK
