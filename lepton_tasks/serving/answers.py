@@ -20,7 +20,8 @@ def difference(answer: Any, expected: Any) -> float:
     pixel, as shares of the brightest, and one level more or less is rounding.
     """
     if isinstance(answer, int | float) and isinstance(expected, float):
-        return abs(answer - expected) / max(1.0, abs(expected))
+        apart = 0.0 if answer == expected else abs(answer - expected) / max(1.0, abs(expected))
+        return math.inf if math.isnan(apart) else apart  # `max` would lose it
     if isinstance(answer, dict) and isinstance(expected, dict) and answer.keys() == expected.keys():
         return max((difference(answer[key], expected[key]) for key in answer), default=0.0)
     if isinstance(answer, list) and isinstance(expected, list) and len(answer) == len(expected):

@@ -86,8 +86,8 @@ def differences(outputs: Outputs, expected: Outputs) -> tuple[float, float]:
     """How far outputs are apart: the largest difference of floats, and the share of other values that differ.
 
     A difference is relative to the expected value where that is larger than 1. Floats of a row in which a whole number
-    differs are left out: they belong to another answer, such as the score of another text. Infinite, or all, if shapes
-    differ.
+    differs are left out: they belong to another answer, such as the score of another text. Infinite if only one of
+    the two is a number; infinite and all if shapes differ.
     """
     if any(outputs[name].shape != wanted.shape for name, wanted in expected.items()):
         return np.inf, 1.0
@@ -101,6 +101,8 @@ def differences(outputs: Outputs, expected: Outputs) -> tuple[float, float]:
     for name, wanted in expected.items():
         if np.issubdtype(wanted.dtype, np.floating) and wanted[same].size:
             got, wanted = outputs[name][same], wanted[same]
-            apart = np.abs(got - wanted) / np.maximum(1, np.abs(wanted))
-            largest = max(largest, float(np.where(got == wanted, 0, apart).max()))  # equal infinities are no difference
+            equal = (got == wanted) | (np.isnan(got) & np.isnan(wanted))  # equal infinities are no difference
+            with np.errstate(invalid="ignore"):
+                apart = np.where(equal, 0, np.abs(got - wanted) / np.maximum(1, np.abs(wanted)))
+            largest = max(largest, float(np.where(np.isnan(apart), np.inf, apart).max()))
     return largest, share

@@ -22,5 +22,12 @@ def test_the_score_of_another_answer_is_not_compared():
     assert differences(other, EXPECTED) == (0.0, pytest.approx(1 / 6))
 
 
+@pytest.mark.parametrize(("got", "wanted"), [(np.nan, 0.5), (0.5, np.nan), (np.inf, 0.5), (np.inf, -np.inf)])
+def test_what_is_a_number_in_one_of_them_only_is_no_small_difference(got, wanted):
+    one, other = ({"score": np.array([0.1, value], np.float32)} for value in (got, wanted))
+    assert differences(one, other) == (np.inf, 0.0)
+    assert differences(one, one) == (0.0, 0.0)
+
+
 def test_other_shapes_are_all_different():
     assert differences({name: values[:2] for name, values in EXPECTED.items()}, EXPECTED) == (np.inf, 1.0)
