@@ -54,6 +54,9 @@ class Registry:
                 for name, aliases in self.aliases.items()
             ]
             return 200, {"registered_models": models}
+        if path == "registered-models/alias" and verb == "GET":
+            version = self.aliases[query["name"]].get(query["alias"])
+            return (200, {"model_version": {"version": version, "run_id": ""}}) if version else (400, {})
         if path == "registered-models/alias" and verb == "DELETE":
             self.aliases[body["name"]].pop(body["alias"], None)
             return 200, {}

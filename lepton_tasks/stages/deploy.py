@@ -37,6 +37,9 @@ def deploy(
         else:
             if old is not None and old.version != version:
                 tracker.set_alias(use_case.name, PREVIOUS, old.version)
+            held = tracker.version(use_case.name, CHALLENGER)
+            if held is not None and held.version == version:  # as `register` called it until now
+                tracker.set_alias(use_case.name, CHALLENGER, None)
             tracker.set_alias(use_case.name, CHAMPION, version)  # last: once it is set, all is
     except LeptonError:
         if served["changed"]:

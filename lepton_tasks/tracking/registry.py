@@ -70,9 +70,15 @@ def set_alias(tracking_url: str, name: str, alias: str, number: str | None) -> N
 
 
 def crown(tracking_url: str, name: str, champion: str, previous: str | None) -> None:
-    """Point the aliases ``champion`` and ``previous`` at versions; raises as `set_alias` does."""
+    """Point the aliases ``champion`` and ``previous`` at versions; raises as `set_alias` does.
+
+    A version that is the champion now is the challenger no longer.
+    """
     set_alias(tracking_url, name, CHAMPION, champion)  # first: one that was never registered changes neither
     set_alias(tracking_url, name, PREVIOUS, previous)
+    held = alias(tracking_url, name, CHALLENGER)
+    if held is not None and held["version"] == champion:
+        set_alias(tracking_url, name, CHALLENGER, None)
 
 
 def download(tracking_url: str, run_id: str, folder: Path) -> None:
@@ -85,7 +91,7 @@ def download(tracking_url: str, run_id: str, folder: Path) -> None:
     try:
         count = _download(tracking_url, run_id, _PACKAGE, folder)
     except (OSError, http.client.HTTPException) as error:
-        if isinstance(error, UnavailableError):
+        if isinstance(error, UnavailableError | ArtifactError):
             raise
         raise UnavailableError(f"the package cannot be fetched: {error!r}.", where=tracking_url) from error
     if not count:
@@ -98,6 +104,8 @@ def _download(tracking_url: str, run_id: str, path: str, folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     for item in _ask(tracking_url, "artifacts/list", {"run_id": run_id, "path": path}).get("files", []):
         target = folder / Path(item["path"]).name  # a name alone: what MLflow says must not lead elsewhere
+        if target.name in ("", ".."):
+            raise ArtifactError(f"the artifact {item['path']!r} has no name.", where=f"{tracking_url}: run {run_id}")
         if item["is_dir"]:
             count += _download(tracking_url, run_id, item["path"], target)
             continue

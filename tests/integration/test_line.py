@@ -113,7 +113,7 @@ def test_the_run_in_mlflow_is_complete(line, first):
     assert len(version.tags["lepton.data_digest"]) == 64
     assert version.tags["lepton.git_commit"]
     assert version.description.startswith("# ")
-    assert set(client.get_registered_model("mnist_digits").aliases) == {"challenger", "champion"}
+    assert set(client.get_registered_model("mnist_digits").aliases) == {"champion"}
 
 
 def test_mlflow_loads_the_registered_model_and_answers_alike(line, first, monkeypatch):

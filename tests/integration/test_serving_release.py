@@ -93,6 +93,7 @@ def test_a_release_moves_endpoint_and_aliases_together(ctx, registry):
     assert report.facts == {"version": "1", "difference": pytest.approx(0, abs=1e-5)}
     assert (answers(ctx), aliases(registry)) == (("1", 0.1), {"champion": "1"})
 
+    registry.set_registered_model_alias("tiny", "challenger", "2")  # as the stage `register` does
     second, package = deployed(ctx, "2")
     smoke_test(USE_CASE, at(ctx, "smoke_test", "2"), endpoint=second, package=package)
     assert (answers(ctx), aliases(registry)) == (("2", 0.2), {"champion": "2", "previous": "1"})

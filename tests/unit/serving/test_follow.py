@@ -5,10 +5,11 @@ import pytest
 from registry_server import model_registry
 from tiny_packages import make_package
 
-from lepton_tasks.core.errors import UnavailableError
+from lepton_tasks.core.errors import ArtifactError, UnavailableError
 from lepton_tasks.core.rollout import Rollout
 from lepton_tasks.serving.versions.follow import Follower, Following
 from lepton_tasks.serving.versions.routing import ModelTable
+from lepton_tasks.tracking import registry as mlflow_registry
 
 
 @pytest.fixture
@@ -138,6 +139,7 @@ def test_what_the_server_decided_itself_is_told_to_the_registry(tmp_path, regist
         await table.deploy("tiny", folder, version="2", digest=digest, rollout=rollout)
         await look()
         assert registry.aliases["tiny"] == {"champion": "1"}
+        registry.aliases["tiny"]["challenger"] = "2"
         await table.promote("tiny")
         assert await look() == "2"
         assert registry.aliases["tiny"] == {"champion": "2", "previous": "1"}
@@ -207,3 +209,10 @@ def test_the_challenger_alias_is_followed_as_asked(tmp_path, registry):
         assert table.about("tiny")["challenger"] is None
 
     following(tmp_path / "home", registry, scenario, challenger="hold")
+
+
+def test_a_package_is_not_written_beside_its_folder(tmp_path, monkeypatch):
+    listed = {"files": [{"path": "package/..", "is_dir": True}]}
+    monkeypatch.setattr(mlflow_registry, "_ask", lambda *_, **__: listed)
+    with pytest.raises(ArtifactError, match=r"'package/\.\.' has no name"):
+        mlflow_registry.download("http://127.0.0.1:1", "run", tmp_path / "here")
