@@ -179,7 +179,7 @@ def project_root(start: Path | None = None) -> Path:
 def state_root(variables: Mapping[str, str] | None = None) -> Path:
     """The folder that holds all state: ``LEPTON_HOME``, or ``.lepton`` in the project."""
     variables = os.environ if variables is None else variables
-    return Path(variables.get("LEPTON_HOME") or project_root() / ".lepton").resolve()
+    return Path(variables.get("LEPTON_HOME") or project_root() / ".lepton").expanduser().resolve()
 
 
 def load_environment(variables: Mapping[str, str] | None = None) -> Environment:
@@ -209,7 +209,7 @@ def load_environment(variables: Mapping[str, str] | None = None) -> Environment:
         fault = error.errors()[0]
         key = ".".join(map(str, fault["loc"]))
         raise ConfigError(f"{fault['input']!r} is invalid: {fault['msg']}.", where=f"{path.name}: {key}") from error
-    root = project_root() / environment.data_root
+    root = project_root() / Path(environment.data_root).expanduser()
     return environment.model_copy(update={"data_root": str(root.resolve())})
 
 

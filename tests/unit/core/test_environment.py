@@ -1,6 +1,6 @@
 import pytest
 
-from lepton_tasks.core.environment import forget_addresses, load_environment, record_addresses
+from lepton_tasks.core.environment import forget_addresses, load_environment, record_addresses, state_root
 from lepton_tasks.core.errors import ConfigError
 
 
@@ -29,3 +29,10 @@ def test_a_wrong_key_names_file_and_key(tmp_path, variables):
     path.write_text("servng_url: x\n")
     with pytest.raises(ConfigError, match=r"edge.yaml: servng_url"):
         load_environment(variables | {"LEPTON_ENVIRONMENT": str(path)})
+
+
+def test_a_tilde_is_the_home_folder_where_no_shell_has_read_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    variables = {"LEPTON_HOME": "~/state", "LEPTON_DATA": "~/data"}
+    assert state_root(variables) == tmp_path / "state"
+    assert load_environment(variables).data_root == str(tmp_path / "data")
