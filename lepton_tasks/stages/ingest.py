@@ -9,6 +9,7 @@ from lepton_tasks.core.artifacts import DatasetRef
 from lepton_tasks.core.catalogue import SOURCES, TABLE_SOURCES
 from lepton_tasks.core.components import takes_tables
 from lepton_tasks.core.context import RunContext
+from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.protocols import Fetching
 from lepton_tasks.core.registry import Registry
 from lepton_tasks.core.store import write_json
@@ -46,6 +47,12 @@ def ingest(use_case: UseCase, ctx: RunContext) -> DatasetRef:
         rows += table.num_rows
         size += sum(table["size_bytes"].to_pylist())
         labels |= set(table["label"].to_pylist()) - {None, ""}
+    if not rows:
+        raise DataError(
+            "the source lists nothing.",
+            where=f"{use_case.name}.yaml: data.source",
+            fix="See `path` and the other params of the source.",
+        )
     described = source.describe()
     if empty := [name for name, count in described.get("classes", {}).items() if not count]:
         ctx.log.warning("No file in the class folder %s: the class is left out.", ", ".join(empty))
