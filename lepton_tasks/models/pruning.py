@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from typing import Any
 
@@ -35,6 +36,7 @@ def prune(network: nn.Module, whole: nn.Module, inputs: torch.Tensor, *, share: 
         before, answers = _parameters(network), _shapes(network(*given))
         _take_out(network, given, share)
         after = _shapes(network(*given))
+        copy.deepcopy(network).train()(*given)  # some have parts that answering does not use
     except Exception as error:
         raise ConfigError(f"channels cannot be taken out of this network: {error}.", where="pruned") from error
     for name, parameter in network.named_parameters():

@@ -140,12 +140,25 @@ class Unknown(nn.Module):
         return self.last(self.first(rows).view(len(rows), 8))
 
 
+class Helped(nn.Module):
+    """Has a second answer in training, as torchvision's googlenet does."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last, self.helper = nn.Linear(4, 8), nn.Linear(8, 4), nn.Linear(8, 4)
+
+    def forward(self, rows):
+        between = self.first(rows)
+        return (self.last(between), self.helper(between)) if self.training else self.last(between)
+
+
 @pytest.mark.parametrize(
     ("network", "around", "message"),
     [
         (nn.Sequential(nn.Linear(4, 4)), nn.Sequential, "has no channels that can be taken out"),
         (nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 4)), Twice, "it is called 2 times for an answer"),
         (Unknown(), nn.Sequential, "cannot be taken out of this network: .* invalid for input of size"),
+        (Helped(), nn.Sequential, "cannot be taken out of this network: .* shapes cannot be multiplied"),
     ],
 )
 def test_what_cannot_be_pruned_says_why(network, around, message):
