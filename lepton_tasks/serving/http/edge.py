@@ -36,6 +36,9 @@ METRICS = "/metrics"
 
 _OPEN = frozenset({"/docs", "/openapi.json", "/v2", "/v2/health/live", "/v2/health/ready"})
 _ADMIN = frozenset({"enrol", "gallery"})  # verbs of a model that ask for the admin token by themselves
+_FROM_PAGES = (
+    b"authorization, content-type, traceparent, inference-header-content-length, lepton-key, lepton-timeout-ms"
+)
 _READ = frozenset({b"authorization", b"origin", b"access-control-request-method"})
 
 
@@ -66,7 +69,7 @@ class Cors:
         vary = ((b"vary", b"Origin"),)
         if not self._any and origin not in self._origins:
             return vary
-        exposed = b"lepton-version, retry-after, traceparent"
+        exposed = b"lepton-version, retry-after, traceparent, inference-header-content-length"
         return (*vary, (b"access-control-allow-origin", origin), (b"access-control-expose-headers", exposed))
 
     def preflight(self, origin: bytes) -> Headers:
@@ -77,10 +80,7 @@ class Cors:
         return (
             *allowed,
             (b"access-control-allow-methods", b"GET, POST"),
-            (
-                b"access-control-allow-headers",
-                b"authorization, content-type, traceparent, inference-header-content-length",
-            ),
+            (b"access-control-allow-headers", _FROM_PAGES),
             (b"access-control-max-age", b"600"),
         )
 

@@ -17,15 +17,15 @@ from lepton_tasks.serving.http.schema import ERRORS, infer_body
 from lepton_tasks.serving.inference.answering import Answerer
 from lepton_tasks.serving.inference.tensors import DATATYPES, open_shape
 from lepton_tasks.serving.package import TensorSpec
-from lepton_tasks.serving.versions.live import Live
 from lepton_tasks.serving.versions.lookup import Lookup
 
 
-def metadata_of(live: Live) -> dict[str, Any]:
+def metadata_of(table: Lookup, name: str, version: str | None = None) -> dict[str, Any]:
     """What a model takes and gives, as the protocol tells it."""
+    live = table.get(name, version)
     return {
-        "name": live.model,
-        "versions": [live.release.version],
+        "name": name,
+        "versions": [one.release.version for one in table.served(name).versions()],  # that may be asked for
         "platform": "onnxruntime_onnx",
         "inputs": [_described(tensor) for tensor in live.package.spec.inputs],
         "outputs": [_described(tensor) for tensor in live.package.spec.outputs],
@@ -67,7 +67,7 @@ def oip_router(table: Lookup, answerer: Answerer) -> APIRouter:
     @router.get("/models/{name}/versions/{version}", responses=ERRORS)
     async def metadata(name: str, version: str | None = None) -> dict[str, Any]:
         """What the model takes and gives."""
-        return metadata_of(table.get(name, version))
+        return metadata_of(table, name, version)
 
     @router.get("/models/{name}/ready", responses=ERRORS)
     @router.get("/models/{name}/versions/{version}/ready", responses=ERRORS)

@@ -178,7 +178,7 @@ class GrpcServer:
 
     async def _model_metadata(self, request: Any, context: Any) -> dict[str, Any]:
         self._admit(context, request.name)
-        return metadata_of(self._table.get(request.name, request.version or None))
+        return metadata_of(self._table, request.name, request.version or None)
 
     def _admit(self, context: Any, model: str) -> str:
         """The id of the caller's key: metadata ``authorization``, as in HTTP."""

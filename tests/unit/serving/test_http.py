@@ -317,6 +317,18 @@ def test_a_version_can_be_asked_for_by_its_number(client):
     assert (reply.status_code, "Version 7 is served" in reply.json()["error"]) == (404, True)
 
 
+def test_metadata_name_every_version_that_can_be_asked_for(tmp_path):
+    digests = {version: make_package(tmp_path / version, offset=float(version) / 10) for version in ("1", "2")}
+    with TestClient(create_app(tmp_path)) as client:
+        for version, digest in digests.items():
+            body = {"package": str(tmp_path / version), "version": version, "digest": digest}
+            headers = {"Authorization": f"Bearer {admin_token(tmp_path)}"}
+            assert client.post("/admin/models/tiny", json=body, headers=headers).status_code == 200
+        for path in ("/v2/models/tiny", "/v2/models/tiny/versions/1"):
+            assert client.get(path).json()["versions"] == ["2", "1"]
+        assert client.get("/v2/models/tiny/versions/3").status_code == 404
+
+
 def test_what_was_answered_is_logged_whatever_else_fails_at_the_end(tmp_path, monkeypatch):
     digest = make_package(tmp_path / "package")
     monkeypatch.setattr(ModelTable, "close", lambda _: 1 / 0)
