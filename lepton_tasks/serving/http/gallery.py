@@ -37,6 +37,7 @@ CREATE TABLE IF NOT EXISTS enrolled (
     sample BLOB NOT NULL, digest TEXT NOT NULL, embedding BLOB NOT NULL
 )
 """
+_WHO = "(:who IS NULL OR id = :who)"
 _THRESHOLD = "threshold"
 
 Id = Annotated[str, Query(min_length=1, max_length=200, description="Who it is: a name or number of your own.")]
@@ -81,15 +82,17 @@ class Gallery:
             store.execute("PRAGMA secure_delete = ON")
             return store.execute("DELETE FROM enrolled WHERE model = ? AND id = ?", (model, who)).rowcount
 
-    def embeddings(self, model: str, package: Package) -> dict[str, np.ndarray]:
-        """Embeddings float32 [samples, D] by id; what an earlier version computed is computed anew."""
+    def embeddings(self, model: str, package: Package, who: str | None = None) -> dict[str, np.ndarray]:
+        """Embeddings float32 [samples, D] by id, of one person or of all; what an earlier version computed anew."""
+        asked = {"model": model, "who": who, "digest": package.digest}
         with self._open() as store:
-            query = "SELECT number, sample FROM enrolled WHERE model = ? AND digest <> ?"
-            for number, sample in store.execute(query, (model, package.digest)).fetchall():
+            query = "SELECT number, sample FROM enrolled WHERE model = :model AND digest <> :digest"
+            for number, sample in store.execute(f"{query} AND {_WHO}", asked).fetchall():
                 anew = package.run(_unpacked(sample)[np.newaxis])[EMBEDDING][0]
                 values = (package.digest, anew.astype("<f4").tobytes(), number)
                 store.execute("UPDATE enrolled SET digest = ?, embedding = ? WHERE number = ?", values)
-            rows = store.execute("SELECT id, embedding FROM enrolled WHERE model = ?", (model,)).fetchall()
+            query = "SELECT id, embedding FROM enrolled WHERE model = :model"
+            rows = store.execute(f"{query} AND {_WHO}", asked).fetchall()
         found: dict[str, list[np.ndarray]] = {}
         for who, embedding in rows:
             found.setdefault(who, []).append(np.frombuffer(embedding, "<f4"))
@@ -131,8 +134,8 @@ def gallery_router(table: ModelTable, telemetry: Telemetry, limits: Limits, home
         call.samples = job.seen
         return live, np.array(answer[EMBEDDING], np.float32)
 
-    async def people(live: Live) -> dict[str, np.ndarray]:
-        return await asyncio.to_thread(gallery.embeddings, live.model, live.package)
+    async def people(live: Live, who: str | None = None) -> dict[str, np.ndarray]:
+        return await asyncio.to_thread(gallery.embeddings, live.model, live.package, who)
 
     @router.post("/enrol", dependencies=guarded, openapi_extra=predict_body())
     async def enrol(name: str, request: Request, id: Id) -> Response:
@@ -151,7 +154,7 @@ def gallery_router(table: ModelTable, telemetry: Telemetry, limits: Limits, home
         """
         with telemetry.watch(name, "gallery", probe=request.headers.get("lepton-probe", "")[:32]) as call:
             live, embedding = await asked(request, name, call)
-            known = await people(live)
+            known = await people(live, id)
             if id not in known:
                 raise UnknownModelError(f"nobody is enrolled as {id!r}.")
             limit = _limit(live, threshold)

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 import logging
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Literal
@@ -18,7 +19,7 @@ from lepton_tasks.serving.versions.routing import ModelTable
 from lepton_tasks.tracking import registry
 
 _BY = "registry"
-_SEEN_FILE = "followed.json"
+_SEEN_FILE, _FETCHED = "followed.json", ".fetched-"
 _LONGEST_PAUSE_SECONDS = 60.0
 
 _log = logging.getLogger("lepton.serving.follow")
@@ -65,6 +66,7 @@ class Follower:
             if not (self._table.restored and self._table.leads()):
                 continue
             try:
+                await asyncio.to_thread(self._clear)
                 await self.poll()
                 pause = self._every
             except Exception as error:  # noqa: BLE001  # whatever it is, the server goes on, and looks again
@@ -152,7 +154,7 @@ class Follower:
             digest = found["tags"].get("lepton.package_digest") if found else None
             if found is None or digest is None:
                 raise ArtifactError("it has no model package.", where=f"version {version} of {name} in {self._url}")
-            with tempfile.TemporaryDirectory(dir=self._home, prefix=".fetched-") as folder:
+            with tempfile.TemporaryDirectory(dir=self._home, prefix=_FETCHED) as folder:
                 await asyncio.to_thread(registry.download, self._url, found["run_id"], Path(folder))
                 await self._table.deploy(
                     name, Path(folder), version=version, digest=digest, by=_BY, rollout=rollout, announce=False
@@ -171,6 +173,11 @@ class Follower:
         if self._seen.get(name, {}).get(alias) != version:
             self._seen.setdefault(name, {})[alias] = version
             await asyncio.to_thread(write_json, self._home / _SEEN_FILE, self._seen)
+
+    def _clear(self) -> None:
+        """Remove what a process that was killed had fetched; only one fetches, and not now."""
+        for left in self._home.glob(f"{_FETCHED}*"):
+            shutil.rmtree(left, ignore_errors=True)
 
     def _read(self) -> dict[str, dict[str, str]]:
         try:

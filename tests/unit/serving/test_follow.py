@@ -113,6 +113,7 @@ def test_while_the_registry_is_away_what_is_served_still_is(tmp_path, registry):
 
 def test_the_follower_backs_off_and_comes_back(tmp_path, registry):
     async def scenario(table, _):
+        (tmp_path / ".fetched-killed").mkdir()
         follower = Follower(table, tmp_path, Following(registry.url, every=0.01))
         registry.away = True
         task = asyncio.create_task(follower.run())
@@ -124,6 +125,7 @@ def test_the_follower_backs_off_and_comes_back(tmp_path, registry):
             while not table.names():
                 await asyncio.sleep(0.01)
         task.cancel()
+        assert not (tmp_path / ".fetched-killed").exists()
 
     following(tmp_path / "home", registry, scenario)
 
