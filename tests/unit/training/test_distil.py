@@ -19,6 +19,7 @@ OWN = torch.tensor(3.0)
 def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("teacher")
     of = job(tmp_path_factory.mktemp("job"))
+    torch.manual_seed(0)  # of some networks the answers hardly differ
     network = MODELS.build(of.model.name, of.model.params, **of.learning_task().network_arguments())
     torch.save(network.state_dict(), of.best)
     of.history.write_text(json.dumps([{"epoch": 0}]))
