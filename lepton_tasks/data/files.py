@@ -205,6 +205,9 @@ def _stamp(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
+_CREDENTIALS = "Set credentials that may: for s3://, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile of AWS."
+
+
 @contextlib.contextmanager
 def reported(address: str) -> Iterator[None]:
     """Turn what goes wrong on the way to a remote place into our own errors."""
@@ -217,12 +220,9 @@ def reported(address: str) -> Iterator[None]:
         silent = isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError)
         if isinstance(error, FileNotFoundError | PermissionError) and not silent:
             if isinstance(error, PermissionError):
-                reason = f"may not be read: {error}"
-            else:
-                reason = (
-                    "there is nothing here" if error.filename in (None, address) else f"there is no {error.filename}"
-                )
-            raise DataError(f"{reason}.", where=address) from error
+                raise DataError(f"may not be read: {error}.", where=address, fix=_CREDENTIALS) from error
+            there = "there is nothing here" if error.filename in (None, address) else f"there is no {error.filename}"
+            raise DataError(f"{there}.", where=address) from error
         raise UnavailableError(
             f"cannot be reached ({type(error).__name__}: {error}).",
             where=address,

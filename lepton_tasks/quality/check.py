@@ -197,4 +197,4 @@ def _observed(outcome: dict[str, Any], exceptions: dict[str, Any]) -> str:
     # Without a result the check itself broke, most often on a column that is not there.
     nested = [value["exception_message"] for value in exceptions.values() if isinstance(value, dict)]
     message = exceptions.get("exception_message") or next(iter(nested), "")
-    return str(message).removeprefix("Error: ")
+    return str(message).removeprefix("Error: ").rstrip(".")

@@ -33,6 +33,7 @@ _SUFFIXES = ("unexpected_count", "unexpected_values", "unexpected_index_list", "
 _FILTERED = "filtered_row_count"
 _UNIQUE = ("column_values.unique", "compound_columns.unique")
 _ORDERED = ("column_values.increasing", "column_values.decreasing")
+_OTHER_TYPE = "Let the source read it as another type, or `clean` change it and the rule be one of `quality.cleaned`."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +80,12 @@ class MetricQuestions:
         except LeptonError:
             raise
         except (pl.exceptions.PolarsError, TypeError, ValueError, re.error) as error:
-            message = f"{metric.metric_name} of {self._names(domain)}: {' '.join(str(error).split())}."
-            raise DataError(message) from error
+            columns = [
+                f"{name} ({self._schema[name]})" if name in self._schema else name for name in self._names(domain)
+            ]
+            reason = " ".join(str(error).split()).partition(" This error occurred")[0].rstrip(".")  # then Polars' plan
+            fix = _OTHER_TYPE if isinstance(error, pl.exceptions.PolarsError) else ""
+            raise DataError(f"{metric.metric_name} of {', '.join(columns)}: {reason}.", fix=fix) from error
 
     @staticmethod
     def _names(domain: Values) -> list[str]:

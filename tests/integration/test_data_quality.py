@@ -134,6 +134,13 @@ def test_a_column_that_is_not_there_is_a_failure_that_says_so(ctx):
         look([rule("expect_column_values_to_be_unique", column="colour")], ctx, "x")
 
 
+def test_a_rule_about_numbers_says_that_a_column_holds_text(ctx):
+    told = r"unexpected_count of label \(String\): cannot compare string with numeric type \(\w+\)\. Let .*`\. See /"
+    with pytest.raises(DataQualityError, match=told) as error:
+        look([rule("expect_column_values_to_be_between", column="label", min_value=0)], ctx)
+    assert "expression" not in str(error.value)
+
+
 def test_an_unknown_expectation_or_parameter_is_a_config_error(ctx):
     with pytest.raises(ConfigError, match="Did you mean 'expect_column_values_to_be_unique'"):
         look([rule("expect_column_values_to_be_uniqe", column="label")], ctx)

@@ -70,3 +70,11 @@ def test_a_changed_file_is_noticed(bucket, tmp_path):
 def test_a_bucket_that_is_not_there_is_named(bucket, tmp_path):
     with pytest.raises(DataError, match=r"s3://nowhere/x.csv: "):
         ingested("csv", "s3://nowhere/x.csv", tmp_path)
+
+
+def test_wrong_keys_are_told_with_the_variables_to_set(bucket, tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "of-others")
+    bucket.clear_instance_cache()  # it would remember the right ones
+    with pytest.raises(DataError, match=r"s3://sales/csv: may not be read: .*AWS_SECRET_ACCESS_KEY"):
+        ingested("csv", "s3://sales/csv", tmp_path)
+    bucket.clear_instance_cache()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _ATTEMPTS = 5  # in a row that bring nothing new
 _TIMEOUT = 30.0  # seconds without a byte
+_MANY = 10 << 20  # bytes; fewer are told in kB
 
 Meter = Callable[[int, str], Callable[[int], None]]
 
@@ -133,19 +134,21 @@ def _receive(address: str, part: Path, meter: Meter | None) -> None:
             mark = etag if etag.startswith('"') else answer.headers.get("Last-Modified", "")
             tag.write_text(mark) if mark else tag.unlink(missing_ok=True)
             with part.open("ab" if resumed else "wb") as stream:
-                _write(answer, stream, have if resumed else 0, meter)
+                _write(answer, stream, meter)
     except (httpx.TransportError, httpx.InvalidURL) as error:
         raise UnavailableError(f"cannot be fetched ({type(error).__name__}: {error}).", where=address) from error
 
 
-def _write(answer: httpx.Response, stream: IO[bytes], done: int, meter: Meter | None) -> None:
-    total = done + int(answer.headers.get("Content-Length", 0))
-    tick = meter(max(1, total >> 20), "MB") if meter is not None else None
+def _write(answer: httpx.Response, stream: IO[bytes], meter: Meter | None) -> None:
+    """Write what the server sends; the progress counts that alone, so that a resumed download has a true rate."""
+    total, done = int(answer.headers.get("Content-Length", 0)), 0
+    unit, size = ("MB", 1 << 20) if total >= _MANY else ("kB", 1 << 10)
+    tick = meter(max(1, total // size), unit) if meter is not None else None
     for data in answer.iter_bytes():
         stream.write(data)
         done += len(data)
         if tick is not None:
-            tick(done >> 20)
+            tick(done // size)
 
 
 def _by_hand(files: Sequence[PublicFile], folder: Path) -> str:

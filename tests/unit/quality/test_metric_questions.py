@@ -46,7 +46,10 @@ def test_what_needs_the_rows_in_memory_is_said():
     ("wrong", "message"),
     [
         (metric("column.mean", column="wrod"), "no column named 'wrod'"),
-        (metric("column_values.between.unexpected_count", {"min_value": 1}, column="word"), r"\['word'\]: .*compare"),
+        (
+            metric("column_values.between.unexpected_count", {"min_value": 1}, column="word"),
+            r"word \(String\): .*compare",
+        ),
         (metric("column_values.match_regex.unexpected_count", {"regex": "("}, column="word"), "unterminated"),
     ],
 )
