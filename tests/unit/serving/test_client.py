@@ -15,6 +15,7 @@ from tiny_packages import SIDE, TABLE, make_package, make_sums, picture
 from lepton_ai import AsyncClient, Client
 from lepton_tasks.core.errors import DataError, UnavailableError
 from lepton_tasks.serving.app import create_app
+from lepton_tasks.serving.calls import Answer, Call
 from lepton_tasks.serving.errors import ForbiddenError, NotAllowedError, TooManyError, UnknownModelError
 
 
@@ -193,3 +194,11 @@ def test_no_server_and_no_lepton_server_are_told_apart():
     other = httpx.MockTransport(lambda _: httpx.Response(200, text="<html>"))
     with Client("http://server", transport=other) as client, pytest.raises(DataError, match="Lepton server"):
         client.models()
+
+
+@pytest.mark.parametrize(("said", "seconds"), [("2", 2.0), ("30", 30.0), ("31", None), ("", 1.0), ("soon", 1.0)])
+def test_a_busy_server_is_asked_again_when_it_says_unless_that_is_long(said, seconds):
+    answer = Answer(503, {"retry-after": said}, b"", "http://x")
+    assert Call("GET", "/").wait(answer, 2) == seconds
+    assert Call("GET", "/", retried=False).wait(answer, 2) is None
+    assert Call("GET", "/").wait(Answer(500, {}, b"", "http://x"), 2) is None

@@ -1,10 +1,13 @@
 import asyncio
+import contextlib
 
 import pytest
+from tiny_packages import make_package
 
 from lepton_tasks.core.errors import ArtifactError, UnavailableError
 from lepton_tasks.serving.versions import fleet
 from lepton_tasks.serving.versions.fleet import Fleet
+from lepton_tasks.serving.versions.routing import ModelTable
 
 
 def together(home, answer, talk):
@@ -67,6 +70,37 @@ def test_what_one_cannot_serve_none_does(tmp_path, monkeypatch):
     monkeypatch.setattr(fleet, "_PATIENCE_SECONDS", 0.05)
     with pytest.raises(UnavailableError, match="does not answer"):
         together(tmp_path, hangs, serve)
+
+
+@pytest.mark.parametrize(("decided", "served"), [(True, ["tiny"]), (False, [])])
+def test_of_one_that_died_in_between_the_disk_knows_what_it_decided(tmp_path, decided, served):
+    class Dying(Fleet):
+        @contextlib.asynccontextmanager
+        async def together(self, **message):
+            async with self._lines() as (line,):
+                assert await line.ask(message, seconds=30) == {}
+                if not decided:
+                    raise UnavailableError("killed")
+                yield  # the state is written, and nobody is told
+
+    async def scenario():
+        first, second = Dying(tmp_path, 0, 2), Fleet(tmp_path, 1, 2)
+        one, other = (ModelTable(tmp_path, workers=1, fleet=fleet) for fleet in (first, second))
+        await other.restore()
+        with contextlib.nullcontext() if decided else pytest.raises(UnavailableError, match="killed"):
+            await one.deploy("tiny", tmp_path / "package", version="1", digest=digest)
+        for _ in range(200):
+            if other.names() == served and not other._lock.locked():
+                break
+            await asyncio.sleep(0.01)
+        found = other.names()
+        for table, member in ((one, first), (other, second)):
+            await table.close()
+            member.close()
+        return found
+
+    digest = make_package(tmp_path / "package")
+    assert asyncio.run(scenario()) == served
 
 
 def test_one_leads_until_it_has_ended(tmp_path):

@@ -317,6 +317,14 @@ def test_a_version_can_be_asked_for_by_its_number(client):
     assert (reply.status_code, "Version 7 is served" in reply.json()["error"]) == (404, True)
 
 
+def test_made_up_requests_do_not_count_for_a_canary(client):
+    tally = client.app.state.answerer._table.get("tiny").tally
+    before = tally.figures().requests
+    for probe, more in (("smoke_test", 0), ("", 1)):
+        assert client.post(PREDICT, content=picture(9), headers=PNG | {"lepton-probe": probe}).status_code == 200
+        assert tally.figures().requests == before + more
+
+
 def test_metadata_name_every_version_that_can_be_asked_for(tmp_path):
     digests = {version: make_package(tmp_path / version, offset=float(version) / 10) for version in ("1", "2")}
     with TestClient(create_app(tmp_path)) as client:

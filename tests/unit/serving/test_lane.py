@@ -4,6 +4,7 @@ import contextlib
 import json
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -177,6 +178,19 @@ def test_a_client_that_is_too_slow_is_closed(server, sent):
         began = time.monotonic()
         assert connection.recv(1) == b""
         assert 0.1 < time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(("received", "closed"), [(1_000_000, False), (500_000, True)])
+def test_who_sends_much_steadily_is_not_slow(received, closed):
+    connection = SimpleNamespace(
+        transport=SimpleNamespace(is_closing=lambda: False, close=lambda: ended.append(1)),
+        lane=SimpleNamespace(limits=LIMITS),
+        _reading_since=0.0,
+        _received=received,
+    )
+    ended = []
+    lane.LaneProtocol.close_if_slow(connection, 1.2)  # 0.3 s, and one more for a million bytes
+    assert bool(ended) is closed
 
 
 class Gate:

@@ -1,5 +1,6 @@
 import fcntl
 import time
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -207,6 +208,27 @@ def test_what_cannot_be_written_now_is_written_later(tmp_path):
 def test_a_full_disk_is_an_error_and_not_a_silence():
     with Path("/dev/full").open("ab", buffering=0) as full, pytest.raises(OSError, match="No space left"):
         _append(full, b"{}\n")
+
+
+class Small(FileIO):
+    """A file that takes so many bytes of a write."""
+
+    room = 100
+
+    def write(self, data):
+        return super().write(data[: self.room])
+
+
+def test_a_part_that_was_written_is_taken_back_however_often(tmp_path):
+    with Small(tmp_path / "1-0.jsonl", "ab") as stream:
+        _append(stream, b"{}\n")
+        stream.room = 2
+        for _ in range(3):
+            with pytest.raises(OSError, match="no space is left"):
+                _append(stream, b"{}\n")
+        stream.room = 100
+        _append(stream, b"{}\n")
+    assert (tmp_path / "1-0.jsonl").read_bytes() == b"{}\n{}\n"
 
 
 def test_values_of_samples_are_left_out_when_not_wanted_or_when_much_waits(tmp_path):

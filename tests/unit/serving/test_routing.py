@@ -454,3 +454,32 @@ def test_what_changes_while_a_canary_is_judged_does_not_end_the_judging(tmp_path
         assert table.about("tiny")["challenger"]["progress"]["verdict"] == "wait"
 
     on_table(tmp_path / "home", scenario)
+
+
+def test_figures_of_another_step_are_not_judged(tmp_path, packages, monkeypatch):
+    async def scenario(table):
+        controller = Controller(table, clock=Clock())
+        await deploy(table, packages, 1)
+        await deploy(table, packages, 2, HALF)
+        figures = table.figures
+
+        async def meanwhile(name):
+            await table.step(name, 1)
+            return await figures(name)
+
+        monkeypatch.setattr(table, "figures", meanwhile)
+        await controller.tick()
+        assert "tiny" not in table.progress
+
+    on_table(tmp_path / "home", scenario)
+
+
+def test_a_shadow_that_ended_gets_no_more_copies(tmp_path, packages):
+    async def scenario(table):
+        await deploy(table, packages, 1)
+        await deploy(table, packages, 2, Rollout(kind="shadow", share=100))
+        assert table.get("tiny").batcher.mirror is not None
+        await table.rollback("tiny")
+        assert table.get("tiny").batcher.mirror is None
+
+    on_table(tmp_path / "home", scenario)

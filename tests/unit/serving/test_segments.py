@@ -77,3 +77,12 @@ def test_sealing_does_not_import_pandas(tmp_path):
     told = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
     assert told.stdout.split() == ["False"]
     assert path.with_suffix(".parquet").exists()
+
+
+def test_the_latest_file_stays_whatever_the_bounds(tmp_path):
+    for begun in (1, 2, 3):
+        (tmp_path / f"{begun}-0.jsonl").write_text("x" * 100)
+    segments.prune(tmp_path, most_bytes=250, most_files=10)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2-0.jsonl", "3-0.jsonl"]
+    segments.prune(tmp_path, most_bytes=1, most_files=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["3-0.jsonl"]
