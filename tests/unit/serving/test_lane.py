@@ -55,9 +55,18 @@ def test_tensors_travel_as_bytes_both_ways(server):
     assert values == pytest.approx(np.array([[0.9, 0.1], [0.5, 0.5]]), abs=1e-6)
 
 
+@pytest.mark.parametrize("size", [63, 65, 128])
+def test_a_header_that_came_before_is_not_believed_of_another_size(server, size):
+    body, length = binary_request(np.zeros((1, SIDE, SIDE, 1), np.uint8))
+    assert ask(server, INFER, body, inference_header_content_length=length)[0] == 200
+    status, _, answer = ask(server, INFER, body[:length] + bytes(size), inference_header_content_length=length)
+    assert (status, f"{size} bytes of 1 a value came" in json.loads(answer)["error"]) == (400, True)
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
+        ({"inference_header_content_length": "9" * 5000}, "no number of bytes"),
         ({"inference_header_content_length": 10_000}, "the body has"),
         ({"inference_header_content_length": "many"}, "no number of bytes"),
         ({"cut": 1}, "63 bytes of 1 a value came"),
