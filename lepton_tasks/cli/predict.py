@@ -44,7 +44,7 @@ def score_files(
     from lepton_tasks.scoring.score import score
 
     if output.suffix != ".parquet":
-        raise ConfigError("the answers are written as Parquet.", where=f"--output {output}", fix="Name it *.parquet.")
+        raise ConfigError("the output must be a Parquet file.", where=f"--output {output}", fix="Name it *.parquet.")
     run_id = f"predict-{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S}"
     ctx = dataclasses.replace(RunContext.from_env(run_id), stage="predict", fingerprint=run_id)
     model = chosen(name, ctx, version=version, alias=alias)

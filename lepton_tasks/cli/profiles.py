@@ -38,7 +38,7 @@ def load_profile(what: str) -> dict[str, Any]:
     name, _, back = what.partition("~")
     name = Path(name).stem if Path(name).suffix in (".yaml", ".yml") else name
     if not name.isidentifier() or not (back or "0").isdigit():
-        raise ConfigError("neither a file nor a use case.", where=what, fix="Give a path, NAME, or NAME~1.")
+        raise ConfigError("not a file, and not a use case.", where=what, fix="Give a path, NAME, or NAME~1.")
     reports = reports_about(name, "validate_cleaned", state_root())
     kept = [Path(report["folder"], "profile.json") for report in reports]
     kept = [file for file in kept if file.exists()]
@@ -108,7 +108,9 @@ def latest_docs(name: str) -> list[dict[str, Any]]:
             page = Path(last["folder"], "docs", "index.html")
             found.append({"stage": stage, "page": str(page), "time": last["time"], "success": last["success"]})
     if not found:
-        raise DataError("there are no Data Docs of it.", where=name, fix="Run it; see `lepton list` for the names.")
+        raise DataError(
+            "there are no Data Docs of it.", where=name, fix="Run the use case first; see `lepton list` for names."
+        )
     return sorted(found, key=lambda page: str(page["time"]))
 
 
@@ -130,7 +132,9 @@ def _profile_of_file(path: Path) -> dict[str, Any]:
     suffixes = {path.suffix} if path.is_file() else {file.suffix for file in path.iterdir() if file.is_file()}
     names = {_SOURCES[suffix] for suffix in suffixes if suffix in _SOURCES}
     if len(names) != 1:
-        raise ConfigError("no table of one kind.", where=str(path), fix=f"Known: {', '.join(_SOURCES)}.")
+        raise ConfigError(
+            "not a table, or files of several types.", where=str(path), fix=f"Known: {', '.join(_SOURCES)}."
+        )
     source = TABLE_SOURCES.build(names.pop(), {"path": str(path.resolve())}, data_root=path.parent)
     return profile_of(_as_parts(source) or SourceRows(source), RunContext.from_env("profile"))
 

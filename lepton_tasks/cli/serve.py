@@ -99,5 +99,5 @@ def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
                 if client.get("/v2/health/ready").is_success:
                     return
             if process.poll() is not None or time.monotonic() > until:
-                raise UnavailableError("the server did not start.", where=url, fix="Its own words above say why.")
+                raise UnavailableError("the server did not start.", where=url, fix="See its output above.")
             time.sleep(0.05)

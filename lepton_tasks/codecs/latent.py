@@ -65,7 +65,7 @@ class LatentCodec(JsonRequests):
     def _label(self, value: Any) -> int | None:
         if not self.labels:
             if value is not None:
-                raise DataError("nothing can be asked for.", where="label", fix="Leave it out.")
+                raise DataError("the generator takes no label.", where="label", fix="Leave it out.")
             return None
         text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
         if text not in self.labels:

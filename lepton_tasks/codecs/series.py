@@ -139,7 +139,7 @@ def _time(value: Any, where: str) -> int:
     try:
         time = dt.datetime.fromisoformat(value)
     except (TypeError, ValueError) as error:
-        raise DataError(f"{value!r} is no time.", where=where, fix="Example: 2024-01-31T13:00:00.") from error
+        raise DataError(f"{value!r} is not a time.", where=where, fix="Example: 2024-01-31T13:00:00.") from error
     return int((time if time.tzinfo else time.replace(tzinfo=dt.UTC)).timestamp())
 
 

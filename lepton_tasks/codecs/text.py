@@ -162,7 +162,7 @@ def _fields(text: str, columns: Sequence[str]) -> list[str]:
         if not isinstance(value, str):
             raise DataError(f"the text {name!r} is missing." if value is None else f"{name!r} is no text.", fix=shape)
         if _SURROGATE.search(value):
-            raise DataError(f"{name!r} holds half a character (a lone surrogate).", fix="Send valid Unicode.")
+            raise DataError(f"{name!r} holds a lone surrogate.", fix="Send valid Unicode.")
         values.append(value)
     return values
 
@@ -186,7 +186,7 @@ class TextRequests:
         if not isinstance(text, str):
             raise DataError("there is no text.", where=self.columns[0], fix='Send {"text": "..."}.')
         if _SURROGATE.search(text):
-            raise DataError("the text holds half a character (a lone surrogate).", fix="Send valid Unicode.")
+            raise DataError("the text holds a lone surrogate.", fix="Send valid Unicode.")
         return text.encode()
 
     def fields(self) -> list[Field]:

@@ -115,7 +115,9 @@ def check_loss(name: str, kinds: Sequence[str], *, where: str = "") -> None:
         raise ConfigError(
             f"the loss {name!r} does not suit the learning task.",
             where=where,
-            fix=f"Suitable: {suitable}." if suitable else "It has its own: leave it out, and see the task's params.",
+            fix=f"Suitable: {suitable}."
+            if suitable
+            else "The task defines its own loss: omit this key; see the task's params.",
         )
 
 

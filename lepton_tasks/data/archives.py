@@ -153,7 +153,7 @@ def _listed(stream: IO[bytes], address: str) -> list[str]:
                 fix="If you trust it, unpack it by hand and give the folder.",
             )
         if name in names:
-            raise DataError(f"holds {name} twice.", where=address, fix="Pack it anew.")
+            raise DataError(f"holds {name} twice.", where=address, fix="Repack it.")
         if not any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts):
             names[name] = None
     return list(names)
@@ -196,9 +196,7 @@ def _bounded(file: IO[bytes], declared: int, name: str, address: str) -> bytes:
         )
     data = file.read(declared + 1)
     if len(data) != declared:
-        raise DataError(
-            f"{name} holds not the {declared:,} bytes that it declares.", where=address, fix="Pack it anew."
-        )
+        raise DataError(f"{name} holds not the {declared:,} bytes that it declares.", where=address, fix="Repack it.")
     return data
 
 
@@ -206,5 +204,5 @@ def _check_name(name: str, address: str) -> None:
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or ":" in "".join(path.parts[:1]):
         raise DataError(
-            f"holds {name!r}, which leads out of the archive.", where=address, fix="Do not use it; pack it anew."
+            f"holds {name!r}, which leads out of the archive.", where=address, fix="Do not use it; repack it."
         )

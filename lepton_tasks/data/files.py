@@ -189,7 +189,7 @@ def check_readable(names: Sequence[str], address: str) -> None:
 
 def _unreadable(error: OSError) -> NoReturn:
     raise DataError(
-        f"the folder cannot be read ({error.strerror}).", where=str(error.filename), fix="Allow it, or take it away."
+        f"the folder cannot be read ({error.strerror}).", where=str(error.filename), fix="Grant access, or remove it."
     ) from error
 
 

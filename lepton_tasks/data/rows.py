@@ -86,7 +86,7 @@ def payload_of(row: Row) -> bytes:
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}.", where=row["uri"]) from error
     if hashlib.sha256(data).hexdigest() != row["sha256"]:
-        raise DataError("changed after it was ingested.", where=row["uri"], fix="Run again from `ingest`.")
+        raise DataError("changed after ingestion.", where=row["uri"], fix="Run again from `ingest`.")
     return data
 
 

@@ -88,7 +88,7 @@ def _check_classes(label_of: dict[str, str | None]) -> None:
         raise DataError(
             f"too few different samples: {', '.join(small)}; a class needs {len(SPLITS)}, one for each split.",
             where="split",
-            fix="Add samples to the class, or take it out of the source (for a folder of pictures: its sub-folder).",
+            fix="Add samples to the class, or remove it from the source (in an image folder: its sub-folder).",
         )
 
 

@@ -51,5 +51,5 @@ def check_texts(features: Path, *, framed: int = 0) -> None:
             raise DataError(
                 f"{empty:,} texts of the {split} split hold nothing to read; a server would refuse them.",
                 where="clean",
-                fix="Refuse them with the step `empty_text`.",
+                fix="Reject them with the step `empty_text`.",
             )

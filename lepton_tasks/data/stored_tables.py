@@ -83,6 +83,6 @@ def _checked(folder: Path, rows: Rows) -> Rows:
         raise DataError(
             f"{odd:,} labels of the {folder.name} split are not a number, or infinite.",
             where="data.label",
-            fix="Refuse such rows with the step `labels` in `clean`.",
+            fix="Reject such rows with the step `labels` in `clean`.",
         )
     return rows

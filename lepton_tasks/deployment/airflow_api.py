@@ -140,7 +140,7 @@ class AirflowClient:
             except httpx.HTTPError as error:
                 if attempt == attempts:
                     raise UnavailableError(
-                        f"Airflow does not answer ({error}).", where=self.url, fix="`lepton status` tells what runs."
+                        f"Airflow does not answer ({error}).", where=self.url, fix="See `lepton status`."
                     ) from error
                 time.sleep(attempt)
         raise AssertionError("unreachable: the loop returns or raises")

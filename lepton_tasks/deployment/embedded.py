@@ -65,7 +65,9 @@ def up(
     if unknown := set(services) - set(SERVICES):
         raise ConfigError(f"no service named {sorted(unknown)[0]!r}.", fix=f"Known: {', '.join(SERVICES)}.")
     if "airflow" in services and not (project / "dags").is_dir():
-        raise ConfigError("no project here: it has no `dags` folder.", where=str(project), fix="Run it in the project.")
+        raise ConfigError(
+            "not a Lepton project: there is no `dags` folder.", where=str(project), fix="Run it in the project."
+        )
     with _only_one(root):
         return _Start(root, project, services, on_event, timeout).run()
 

@@ -113,10 +113,10 @@ def _served(reply: httpx.Response, url: str) -> dict[str, Any]:
         reason = f"it answered {reply.status_code}."
     at = str(reply.url)
     if reply.status_code >= 500:
-        raise UnavailableError(reason, where=at, fix="Look into its log.")
+        raise UnavailableError(reason, where=at, fix="See its log.")
     if reply.status_code == 401:
         raise ConfigError(
-            reason, where=at, fix="Does LEPTON_SERVING_URL name the server of this state folder (LEPTON_HOME)?"
+            reason, where=at, fix="Check that LEPTON_SERVING_URL is the server of this state folder (LEPTON_HOME)."
         )
     kind: type[LeptonError] = ArtifactError if reply.status_code == 422 else LeptonError
     raise kind(reason, where=at)

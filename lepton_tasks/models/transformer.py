@@ -103,7 +103,9 @@ class Attention(nn.Module):
         super().__init__()
         if width % heads:
             raise ConfigError(
-                f"the width {width} is no multiple of {heads} heads.", where="model.params", fix="Change one of them."
+                f"the width {width} is not a multiple of {heads} heads.",
+                where="model.params",
+                fix="Change one of them.",
             )
         self.heads, self.dropout = heads, dropout
         self.query, self.value, self.out = (nn.Linear(width, width) for _ in range(3))

@@ -50,7 +50,7 @@ def _condition(condition: Any, schema: Schema) -> pl.Expr:
         return _compared(condition["column"]["name"], str(condition["operator"]), condition["parameter"], schema)
     raise ConfigError(
         f"row_condition {condition!r} is written for pandas.",
-        fix="Write it as Great Expectations does, e.g. row_condition: 'col(\"age\") > 17' with condition_parser: "
+        fix="Use the syntax of Great Expectations, e.g. row_condition: 'col(\"age\") > 17' with condition_parser: "
         "great_expectations.",
     )
 

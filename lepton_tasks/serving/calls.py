@@ -124,7 +124,9 @@ def json_of(answer: Answer) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         value = None
     if not isinstance(value, dict):
-        raise DataError("the reply is no JSON object.", where=answer.url, fix="Is this the address of a Lepton server?")
+        raise DataError(
+            "the reply is not a JSON object.", where=answer.url, fix="Is this the address of a Lepton server?"
+        )
     return value
 
 
@@ -181,7 +183,7 @@ def payload_of(item: Any) -> bytes | None:
     if isinstance(item, np.ndarray):
         if item.dtype != np.uint8 or item.ndim not in (2, 3):
             shape = f"{item.dtype} {list(item.shape)}"
-            raise DataError(f"the array is no picture: {shape}.", fix="Pictures are uint8 [H, W] or [H, W, C].")
+            raise DataError(f"the array is not an image: {shape}.", fix="Pictures are uint8 [H, W] or [H, W, C].")
         item = Image.fromarray(item.squeeze(-1) if item.shape[2:] == (1,) else item)
     if isinstance(item, Image.Image):
         stream = io.BytesIO()

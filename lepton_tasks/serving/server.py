@@ -67,7 +67,7 @@ def _check(options: argparse.Namespace) -> None:
     Redaction(options.home)
     Cors(options.cors)
     if not 0 <= options.log_sample <= 1:
-        raise ConfigError("it is no share.", where=f"--log-sample {options.log_sample}", fix="Give 0 to 1.")
+        raise ConfigError("not a fraction.", where=f"--log-sample {options.log_sample}", fix="Give 0 to 1.")
 
 
 def _parser() -> argparse.ArgumentParser:

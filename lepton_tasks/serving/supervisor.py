@@ -114,5 +114,5 @@ def bound(address: tuple[str, int], *, shared: bool = False) -> socket.socket:
     except OSError as error:
         made.close()
         what = f"{address[0]}:{address[1]} cannot be listened on: {error.strerror}."
-        raise ConfigError(what, where="--port", fix="Choose another, or stop what is there.") from error
+        raise ConfigError(what, where="--port", fix="Choose another, or stop the process that uses it.") from error
     return made

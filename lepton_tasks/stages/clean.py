@@ -22,7 +22,7 @@ def clean(use_case: UseCase, ctx: RunContext, *, raw: DatasetRef) -> DatasetRef:
     """Apply the cleaning steps; write the kept, rejected and repaired rows and a report.
 
     Raises:
-        DataError: every row was refused, or a file changed after it was ingested.
+        DataError: every row was refused, or a file changed after ingestion.
     """
     if takes_tables(use_case):
         from lepton_tasks.data.tables.clean import clean_table

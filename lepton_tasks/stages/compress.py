@@ -87,7 +87,7 @@ def compress(
 def _settings(use_case: UseCase) -> Compress:
     if use_case.compress is None:
         where = f"{use_case.name}.yaml: compress"
-        raise ConfigError("nothing is to be compressed.", where=where, fix="Add `compress: {}`.")
+        raise ConfigError("this use case has no section `compress`.", where=where, fix="Add `compress: {}`.")
     return use_case.compress
 
 

@@ -99,5 +99,5 @@ def _as_served(codec: Codec, payloads: Sequence[bytes], *, where: str) -> np.nda
         raise DataError(
             f"a server would refuse a row of the test split: {error.what}",
             where=where,
-            fix="Refuse such rows in `clean`, e.g. with `empty_text` or `text_length`, so that nobody trains on them.",
+            fix="Reject such rows in `clean`, e.g. with `empty_text` or `text_length`, to keep them out of training.",
         ) from error

@@ -36,7 +36,7 @@ def tune(use_case: UseCase, ctx: RunContext, *, features: DatasetRef, preprocess
     Raises:
         ConfigError: a value is refused, or there is no such metric.
         UnavailableError: MLflow or the Dask cluster does not answer; what was tried is kept.
-        StageError: no trial came to its end.
+        StageError: no trial was completed.
     """
     from lepton_tasks.tracking.mlflow import Tracker
     from lepton_tasks.training import tune as trials
@@ -100,7 +100,9 @@ def _try(search: Search, ctx: RunContext, *, left: int) -> None:
 
 def _settings(use_case: UseCase) -> Tune:
     if use_case.tune is None:
-        raise ConfigError("nothing is to be tuned.", where=f"{use_case.name}.yaml: tune", fix="Add `tune.space`.")
+        raise ConfigError(
+            "this use case has no section `tune`.", where=f"{use_case.name}.yaml: tune", fix="Add `tune.space`."
+        )
     return use_case.tune
 
 

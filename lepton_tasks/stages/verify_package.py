@@ -147,7 +147,7 @@ def _stand_up_to(use_case: UseCase, metric: str, compression: str, champion: dic
             f"{metric} {value:.4f} of the graph that would be served ({compression}) falls behind the champion's"
             f" (version {champion['version']}) {champion[metric]:.4f} by more than {use_case.gate.max_drop:g}.",
             where=f"{use_case.name}.yaml: gate.max_drop",
-            fix=f"Take {compression!r} out of compress.candidates, or lower compress.max_metric_drop.",
+            fix=f"Remove {compression!r} from compress.candidates, or lower compress.max_metric_drop.",
         )
 
 

@@ -152,7 +152,7 @@ def _open(request: str | urllib.request.Request) -> Any:
         # 404: no such model or version; 400: no such alias (INVALID_PARAMETER_VALUE in 3.17).
         if error.code in (400, 404):
             raise FileNotFoundError(url) from error
-        raise UnavailableError(f"MLflow answered {error.code}.", where=url, fix="Look into its log.") from error
+        raise UnavailableError(f"MLflow answered {error.code}.", where=url, fix="See its log.") from error
     except OSError as error:
         raise UnavailableError(
             f"MLflow does not answer: {error}.", where=url.partition("/api/")[0], fix="Start it with `lepton up`."

@@ -25,13 +25,15 @@ def compiled(job: Job, judged: Judged) -> Judged:
     """
     train = job.train
     if train.strategy == "fsdp" and train.devices * job.machines.nodes > 1:
-        raise ConfigError("weights that are shared out are not compiled.", where="train.compile", fix="Write false.")
+        raise ConfigError("fsdp does not support torch.compile.", where="train.compile", fix="Write false.")
     if train.compile != "graphs":
         return torch.compile(judged)
     for key, chosen in (("accumulate", train.accumulate > 1), ("precision", train.precision == "16")):
         if chosen:  # a graph's gradients lie where the next replay writes
             raise ConfigError(
-                f"graphs do not go with train.{key}: {getattr(train, key)}.", where="train.compile", fix="Write true."
+                f"graphs cannot be combined with train.{key}: {getattr(train, key)}.",
+                where="train.compile",
+                fix="Write true.",
             )
     replayed = torch.compile(judged, mode="reduce-overhead")
 

@@ -141,7 +141,7 @@ class Course(pl.Callback):
             raise StageError(
                 f"training was told to stop after {self.module.step_done:,} steps.",
                 where="train",
-                fix="Run it again: it goes on from there.",
+                fix="Run it again to resume.",
             )
         self._unsaved += 1
         if stepped and self._due():

@@ -153,7 +153,9 @@ def _device(job: Job) -> torch.device:
     local = _local_ranks()
     if not torch.cuda.is_available():
         if job.train.precision == "16":
-            raise ConfigError("16 needs a GPU, and there is none.", where="train.precision", fix="Write bf16 or 32.")
+            raise ConfigError(
+                "precision 16 needs a GPU; none is available.", where="train.precision", fix="Write bf16 or 32."
+            )
         return torch.device("cpu")
     if local > torch.cuda.device_count():
         raise ConfigError(

@@ -100,7 +100,7 @@ def wait(job: Job, process: Process, on_epoch: Callable[[dict[str, Any]], None])
     raise StageError(
         f"the training process ended with {how}.",
         where="train",
-        fix="Its last lines are above. Out of memory if it was SIGKILL: lower train.batch_size. Run it again to go on.",
+        fix="Its last output is above. SIGKILL often means out of memory: lower train.batch_size. Run again to resume.",
     )
 
 

@@ -161,7 +161,9 @@ def check_strategy(job: Job) -> None:
     """Raise `ConfigError` for what does not go with shared-out weights."""
     if job.train.strategy == "fsdp" and job.train.precision == "16":
         raise ConfigError(
-            "16 scales the loss, which fsdp is not made to do here.", where="train.precision", fix="Write bf16 or 32."
+            "precision 16 needs loss scaling, which fsdp does not support here.",
+            where="train.precision",
+            fix="Write bf16 or 32.",
         )
 
 

@@ -242,16 +242,14 @@ def winner(study: optuna.Study, search: Search) -> dict[str, Any]:
     """The best trial's values and what is worth knowing about the others.
 
     Raises:
-        StageError: no trial came to its end.
+        StageError: no trial was completed.
     """
     from optuna.trial import TrialState
 
     trials = study.get_trials(deepcopy=False)
     complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
     if not complete:
-        raise StageError(
-            "no trial came to its end.", where="tune", fix="See the log for why; the ranges may be too wide."
-        )
+        raise StageError("no trial was completed.", where="tune", fix="See the log; the ranges may be too wide.")
     best = study.best_trial
     values = {
         key: _choice(space, best.params[key]) if isinstance(space, Choices) else best.params[key]

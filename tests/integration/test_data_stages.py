@@ -174,7 +174,7 @@ def test_nothing_runs_twice_and_a_changed_picture_is_noticed(pets, ctx):
     assert run_stage("clean", use_case(), ctx, first).cached
     path, before = pets / "cat" / "3.jpg", (pets / "cat" / "3.jpg").stat()
     path.write_bytes(jpeg(900))
-    with pytest.raises(DataError, match=r"3.jpg: changed after it was ingested. Run again from `ingest`"):
+    with pytest.raises(DataError, match=r"3.jpg: changed after ingestion. Run again from `ingest`"):
         run_stage("clean", use_case(clean=["undecodable"]), ctx, first)
     assert not list((ctx.root / "artifacts" / ".drafts").iterdir())
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))

@@ -163,7 +163,7 @@ def _security(where: Dask) -> Any:
         raise ConfigError(
             f"{where.address} is not encrypted, but there are certificates.",
             where="dask.address",
-            fix="Write tls:// instead of tcp://, or take `dask.tls` away.",
+            fix="Write tls:// instead of tcp://, or remove `dask.tls`.",
         )
     if where.tls is None:
         return None
@@ -183,7 +183,7 @@ def _security(where: Dask) -> Any:
         security.get_connection_args("client")
     except OSError as error:  # an ssl.SSLError is one
         raise ConfigError(
-            f"the files cannot be used: {error}.", where="dask.tls", fix="Give PEM files; key belongs to cert."
+            f"the certificate files are invalid: {error}.", where="dask.tls", fix="Give PEM files; key belongs to cert."
         ) from error
     return security
 

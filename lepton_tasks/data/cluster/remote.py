@@ -58,7 +58,7 @@ def on_workers(
                     raise UnavailableError(
                         f"the connection to the Dask cluster at {where.address} was lost {losses} times in a row.",
                         where="dask.address",
-                        fix="Look into the scheduler's log: memory, restarts, the network.",
+                        fix="See the scheduler's log: memory, restarts, the network.",
                     ) from error
                 ctx.log.warning("the scheduler at %s is lost; sending %d chunks again", where.address, len(job.begun))
 
@@ -151,6 +151,6 @@ class _Job(Generic[C, R]):
             return UnavailableError(
                 f"{error.allowed_failures + 1} workers died over one chunk, the last at {error.last_worker.address}.",
                 where="dask.address",
-                fix="Most often it is memory: give a worker more of it or fewer threads.",
+                fix="Usually it is out of memory: give workers more memory or fewer threads.",
             )
         return error

@@ -206,7 +206,7 @@ def _check_ratings(features: Interactions, rows: pl.DataFrame) -> None:
         raise DataError(
             f"{none:,} of {len(ratings):,} interactions have no {features.rating!r}, or one that is not finite.",
             where="features.params.rating",
-            fix=f"Refuse them in `clean`: `{{name: missing, params: {{columns: [{features.rating}]}}}}`, or `ranges`.",
+            fix=f"Reject them in `clean`: `{{name: missing, params: {{columns: [{features.rating}]}}}}`, or `ranges`.",
         )
 
 

@@ -46,7 +46,7 @@ def check_inputs(schema: Mapping[str, pl.DataType], columns: Sequence[str], labe
     """Raise `ConfigError` if a column is no text, or is what is to be learned."""
     check_text(schema, columns)
     if label in columns:
-        raise ConfigError(f"the label {label!r} is among the inputs.", where="columns", fix="Take it out.")
+        raise ConfigError(f"the label {label!r} is among the inputs.", where="columns", fix="Remove it.")
 
 
 def tokens_of(rows: TableRows, columns: Sequence[str], tokenizer: str, ctx: RunContext) -> Iterator[Tokens]:

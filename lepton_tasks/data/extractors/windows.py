@@ -96,7 +96,7 @@ class Windows:
                 raise DataError(
                     f"{name!r} has no value in the training split.",
                     where="features.params.columns",
-                    fix="Take it out, or split otherwise.",
+                    fix="Remove it, or choose another split method.",
                 )
         numbers = series.select(self.columns).cast(pl.Float64)
         spreads = [spread or 1.0 for spread in numbers.select(pl.all().std(ddof=0)).row(0)]
@@ -198,7 +198,7 @@ class Windows:
             raise DataError(
                 f"most rows have the {self.time!r} of the row before, in whole seconds.",
                 where="features.params.time",
-                fix="Name in `group` what tells series apart, or make the rows regular with the step `regular`.",
+                fix="Name the series column in `group`, or make the rows regular with the step `regular`.",
             )
         return step
 

@@ -153,7 +153,7 @@ def _check_names(one: tuple[str, Mapping[str, Any]], other: tuple[str, Mapping[s
             raise DataError(
                 f"no column {lost[0]!r}, which {has} has.",
                 where=lacks,
-                fix="All files of a table have the same columns: take the odd one out, or read it by itself.",
+                fix="All files of a table have the same columns: remove the odd one, or read it separately.",
             )
 
 

@@ -87,7 +87,7 @@ def _check(file: PublicFile, path: Path) -> None:
         raise DataError(
             f"is not the file of {file.address}: its sha256 is {found} and not {file.sha256}.",
             where=str(path),
-            fix="Take it away, and it is fetched again.",
+            fix="Remove it to download it again.",
         )
 
 

@@ -73,7 +73,9 @@ class JsonLines(FileSource):
         found = list(records(block, None))
         if found and found[0][1].lstrip().startswith(b"["):
             raise DataError(
-                "is one JSON array, not an object a line.", where=file.address, fix="Convert it first: jq -c '.[]'."
+                "is one JSON array; expected one object per line.",
+                where=file.address,
+                fix="Convert it first: jq -c '.[]'.",
             )
         declared = pa.schema([(name, _arrow_type(TYPES[kind])) for name, kind in self._types.items()])
         tables, refused = _parsed(found, declared, others=True)

@@ -178,7 +178,7 @@ def head(file: TableFile, size: int, *, quote: str | None = None) -> Block:
         while len(data) < size and (more := stream.read(size - len(data))):
             data += more
     if not data.strip(b"\xef\xbb\xbf\r\n\t "):
-        raise DataError("the file is empty.", where=file.address, fix="Take it out, or write it again.")
+        raise DataError("the file is empty.", where=file.address, fix="Remove it, or write it again.")
     for mark, name in ((codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16")):
         if data.startswith(mark):
             raise DataError(
@@ -231,7 +231,9 @@ def check_encoding(encoding: str) -> None:
         fits = signs.encode(encoding) == signs.encode()
     except LookupError as error:
         raise ConfigError(
-            f"{encoding!r} is no encoding that Python knows.", where="data.source.params.encoding", fix="E.g. latin-1."
+            f"{encoding!r} is not an encoding that Python supports.",
+            where="data.source.params.encoding",
+            fix="E.g. latin-1.",
         ) from error
     if not fits:
         raise ConfigError(

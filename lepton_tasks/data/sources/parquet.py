@@ -53,7 +53,7 @@ class Parquet(FileSource):
         texts = {name: pl.Series([named[name] for named in self._named], dtype=pl.String) for name in self._named[0]}
         folders = {name: inferred(values) for name, values in texts.items()}
         samples = [(file.address, found | folders) for file, found in zip(self.files, self._found, strict=True)]
-        return common_schema(samples, {}, fix="Write the files alike: {column} as {name}, for one.")
+        return common_schema(samples, {}, fix="Give all files the same form, e.g. {column} as {name}.")
 
     @functools.cached_property
     def _found(self) -> list[Schema]:
@@ -97,7 +97,7 @@ class ParquetPiece:
             raise DataError(
                 f"a value is not of the type that all files share: {str(error).splitlines()[0]}.",
                 where=self.file.address,
-                fix="Write the files alike, or take the odd one out.",
+                fix="Give all files the same form, or remove the odd one.",
             ) from error
 
 
@@ -114,7 +114,7 @@ def _opened(file: TableFile) -> Iterator[pq.ParquetFile]:
             yield pq.ParquetFile(stream)
         except (pa.ArrowInvalid, OSError) as error:
             raise DataError(
-                f"is no whole Parquet file: {str(error).rstrip('.')}.",
+                f"is not a complete Parquet file: {str(error).rstrip('.')}.",
                 where=file.address,
-                fix="It is cut short or of another kind: fetch or write it again, or take it out.",
+                fix="It is truncated or of another type: download or write it again, or remove it.",
             ) from error

@@ -47,7 +47,7 @@ def open_raw(ctx: RunContext, ref: ArtifactRef) -> TableRows:
     """All rows as they came.
 
     Raises:
-        DataError: a file that is used where it lies changed or went away after it was ingested.
+        DataError: a file that is used where it lies changed or was removed after ingestion.
     """
     folder = ctx.open(ref)
     return _rows_in(folder, _read(folder)["parts"])
@@ -83,7 +83,7 @@ def _read(folder: Path) -> dict[str, Any]:
 def _rows_in(folder: Path, entries: Sequence[Mapping[str, Any]]) -> TableRows:
     for path, stamp in {entry["path"]: entry["stamp"] for entry in entries if "stamp" in entry}.items():
         if not Path(path).is_file() or _stamp(Path(path)) != stamp:
-            raise DataError("changed or went away after it was ingested.", where=path, fix="Run again from `ingest`.")
+            raise DataError("changed or was removed after ingestion.", where=path, fix="Run again from `ingest`.")
     fields = [field.name for field in dataclasses.fields(Part)]
     parts = [Part(**{name: e[name] for name in fields} | {"path": str(folder / e["path"])}) for e in entries]
     return TableRows(tuple(parts), height=sum(map(len, parts)))

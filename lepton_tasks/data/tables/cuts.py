@@ -217,5 +217,5 @@ def _check_classes(totals: dict[str, int]) -> None:
         raise DataError(
             f"too few rows: {', '.join(small[:5])}; a class needs {len(SPLITS)}, one for each split.",
             where="data.label",
-            fix="Refuse the class with the step `allowed`, or split by `random`.",
+            fix="Reject the class with the step `allowed`, or split by `random`.",
         )

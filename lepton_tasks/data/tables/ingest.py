@@ -73,9 +73,7 @@ def ingest_table(use_case: UseCase, ctx: RunContext, *, source: TableSource) -> 
 def _check_names(schema: Mapping[str, pl.DataType], where: str) -> None:
     for name in schema:
         if name == ROW or name.startswith("__"):
-            raise DataError(
-                f"the name of the column {name!r} is kept for our own use.", where=where, fix="Give it another name."
-            )
+            raise DataError(f"the name of the column {name!r} is reserved.", where=where, fix="Give it another name.")
 
 
 def parts_of(path: str, origin: str, first: int) -> Iterator[Part]:
@@ -93,7 +91,7 @@ def parts_of(path: str, origin: str, first: int) -> Iterator[Part]:
         metadata = pq.read_metadata(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(
-            f"is no whole Parquet file: {str(error).rstrip('.')}.", where=path, fix="Write it again."
+            f"is not a complete Parquet file: {str(error).rstrip('.')}.", where=path, fix="Write it again."
         ) from error
     offset = rows = 0
     for group in range(metadata.num_row_groups):

@@ -38,7 +38,7 @@ def split_table(use_case: UseCase, ctx: RunContext, *, cleaned: DatasetRef) -> D
         raise DataError(
             f"no row is in {' and '.join(empty)}.",
             where=f"{use_case.name}.yaml: data.split",
-            fix="Enlarge that split, or go by a column with more different values.",
+            fix="Enlarge that split, or choose a column with more distinct values.",
         )
     write_table(draft.path, cleaned=cleaned, rows=sizes)
     return ctx.publish(draft, DatasetRef, {f"{name}_rows": size for name, size in sizes.items()})

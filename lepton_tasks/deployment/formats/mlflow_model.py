@@ -15,7 +15,7 @@ class MlflowModel:
     """A folder with ``MLmodel``; its inputs are tensors as decoded by the codec."""
 
     def write(self, package: Path, output: Path) -> Path:
-        """The folder `output`/<name>; raises `ConfigError` if it is there already."""
+        """The folder `output`/<name>; raises `ConfigError` if it exists already."""
         import mlflow.onnx
         import onnx
 
@@ -24,7 +24,7 @@ class MlflowModel:
         spec = json.loads((package / "package.json").read_text())
         folder: Path = output / spec["name"]
         if folder.exists():
-            raise ConfigError("it is there already.", where=str(folder), fix="Remove it, or choose another --output.")
+            raise ConfigError("it exists already.", where=str(folder), fix="Remove it, or choose another --output.")
         codec = CODECS.build(spec["input_codec"]["name"], spec["input_codec"]["params"])
         payload = package / f"example{codec.suffix}"
         names = [tensor["name"] for tensor in spec["inputs"]]

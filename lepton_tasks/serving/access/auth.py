@@ -115,9 +115,11 @@ class Guard:
         # Looked up by its hash: how long that takes tells of the hash only, from which nobody comes back to a key.
         known = self._keys.get(sha256(raw[7:].strip()).digest())
         if known is None:
-            raise ForbiddenError("the API key is not known.", fix="`lepton key add NAME` makes one.")
+            raise ForbiddenError("the API key is not known.", fix="Create one with `lepton key add NAME`.")
         if self._wall() >= known.expires:
-            raise ForbiddenError(f"the API key {known.id} has expired.", fix="`lepton key add NAME` makes another.")
+            raise ForbiddenError(
+                f"the API key {known.id} has expired.", fix="Create another with `lepton key add NAME`."
+            )
         if model and not _may_ask(known, model):
             raise NotAllowedError(f"the API key {known.id} is not for {model!r}.")
         if known.interval:
@@ -197,7 +199,7 @@ def check_address(host: str, guard: Guard, *, insecure: bool = False) -> None:
         raise ConfigError(
             "other machines could ask without a key.",
             where=f"--host {host}",
-            fix="Make one with `lepton key add NAME`, set LEPTON_API_KEY, or say --insecure.",
+            fix="Create one with `lepton key add NAME`, set LEPTON_API_KEY, or pass --insecure.",
         )
 
 

@@ -99,7 +99,7 @@ def read_keys(path: Path) -> tuple[Key, ...]:
     try:
         with path.open("rb") as stream:
             if os.fstat(stream.fileno()).st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-                raise ConfigError("others may write to it.", where=str(path), fix=f"chmod 600 {path}")
+                raise ConfigError("it is writable by other users.", where=str(path), fix=f"chmod 600 {path}")
             return _File.model_validate_json(stream.read()).keys
     except FileNotFoundError:
         raise
@@ -130,7 +130,7 @@ def add_key(
         ConfigError: a value is wrong, or the file is.
     """
     if burst is not None and rate is None:
-        raise ConfigError("a burst without a rate limits nothing.", where="burst", fix="Give both.")
+        raise ConfigError("--burst has no effect without --rate.", where="burst", fix="Give both.")
     token = KEY_PREFIX + secrets.token_urlsafe(32)
     with _changing(path) as keys:
         taken = {key.slot for key in keys}
@@ -192,7 +192,7 @@ def expiry(text: str, *, now: float) -> float:
         moment = dt.datetime.fromisoformat(text)
     except ValueError as error:
         fix = "Give 30m, 12h, 90d, or a date such as 2031-01-31."
-        raise ConfigError(f"{text!r} is no time.", where="expires", fix=fix) from error
+        raise ConfigError(f"{text!r} is not a time.", where="expires", fix=fix) from error
     seconds = (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp()
     if seconds <= now:
         raise ConfigError(f"{text} is over.", where="expires")

@@ -30,7 +30,7 @@ def admin_token(home: Path) -> str:
     path = home / TOKEN_FILE
     token = secret_in(path, lambda: secrets.token_urlsafe(32).encode() + b"\n").decode().strip()
     if not token:
-        raise ConfigError("the admin token is empty.", where=str(path), fix="Remove the file; another one is made.")
+        raise ConfigError("the admin token is empty.", where=str(path), fix="Remove the file; a new one is created.")
     return token
 
 
@@ -40,7 +40,9 @@ def token_check(token: str) -> Callable[[Request], None]:
     def check_token(request: Request) -> None:
         given = request.headers.get("authorization", "")
         if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
-            raise ForbiddenError("the admin token is missing or wrong.", fix=f"It lies in {TOKEN_FILE} of the server.")
+            raise ForbiddenError(
+                "the admin token is missing or wrong.", fix=f"It is in {TOKEN_FILE} in the server's state folder."
+            )
 
     return check_token
 

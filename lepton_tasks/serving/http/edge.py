@@ -49,7 +49,7 @@ class Cors:
         origins: Such as ``https://shop.example``; ``*`` for all.
 
     Raises:
-        ConfigError: one is no origin.
+        ConfigError: one is not an origin.
     """
 
     def __init__(self, origins: Iterable[str] = ()) -> None:
@@ -57,7 +57,9 @@ class Cors:
         for origin in wanted:
             if origin != "*" and not re.fullmatch(r"https?://[^/\s*]+", origin):
                 raise ConfigError(
-                    f"{origin!r} is no origin.", where="--cors", fix="Give scheme, host and port: https://shop.example"
+                    f"{origin!r} is not an origin.",
+                    where="--cors",
+                    fix="Give scheme, host and port: https://shop.example",
                 )
         self._any = "*" in wanted
         self._origins = {origin.encode() for origin in wanted}

@@ -118,7 +118,7 @@ def certificate_of(cert: Path | None, key: Path | None) -> Certificate | None:
     """
     if cert is None or key is None:
         if cert or key:
-            raise ConfigError("a certificate and its key go together.", where="--tls-cert", fix="Give --tls-key, too.")
+            raise ConfigError("a certificate requires its key.", where="--tls-cert", fix="Give --tls-key, too.")
         return None
     return Certificate(cert, key)
 

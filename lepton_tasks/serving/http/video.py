@@ -50,7 +50,7 @@ def video_router(
             raise MediaTypeError(f"{name!r} takes no pictures, so no frames of a video.")
         place = sources.checked(source) if source else ""
         if places.locked():
-            raise UnavailableError(f"{limits.at_once} videos are being looked at.", fix="Try again later.")
+            raise UnavailableError(f"{limits.at_once} videos are already being processed.", fix="Try again later.")
         held = contextlib.AsyncExitStack()
         try:
             await places.acquire()
@@ -125,9 +125,10 @@ class Frames:
         if not line:
             if await self._child.wait() == MISSING:
                 raise NoDecoderError(
-                    "this server has no decoder of videos.", fix="Install it there: pip install opencv-python-headless."
+                    "this server cannot decode video: OpenCV is not installed.",
+                    fix="Install it there: pip install opencv-python-headless.",
                 )
-            raise DataError("the decoder gave up on the video.", fix="Is the file whole? Write it as MP4 or WebM.")
+            raise DataError("the video could not be decoded.", fix="Is the file whole? Write it as MP4 or WebM.")
         told: dict[str, Any] = orjson.loads(line)
         if "error" in told:
             raise DataError(told["error"], fix="Send a whole video: MP4, WebM, Matroska, AVI, MPEG.")

@@ -84,7 +84,7 @@ async def received(request: Request, limits: VideoLimits, home: Path) -> IO[byte
         async for chunk in request.stream():
             length += len(chunk)
             if length > limits.body_bytes:
-                raise TooLargeError(f"the video is larger than {limits.body_bytes:,} bytes.", fix="Cut it up.")
+                raise TooLargeError(f"the video is larger than {limits.body_bytes:,} bytes.", fix="Split it.")
             await asyncio.to_thread(upload.write, chunk)
         if not length:
             raise DataError("the body is empty.", fix="Send a video, or name a `source`.")

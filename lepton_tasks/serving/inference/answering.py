@@ -181,7 +181,9 @@ def _job(asked: Asked, live: Live, most: int) -> Answering:
         return asked.make(live)
     heading, version = asked.heading, live.release.version
     if heading.encoding not in (None, "identity"):
-        raise MediaTypeError(f"the content encoding {heading.encoding!r} is not read.", fix="Send the body as it is.")
+        raise MediaTypeError(
+            f"the content encoding {heading.encoding!r} is not supported.", fix="Send the body uncompressed."
+        )
     if heading.api == "v2":
         header = heading.header_length
         if header is not None and not (header.isdecimal() and len(header) <= _MOST_DIGITS):

@@ -148,7 +148,7 @@ def _asks(text: bytes, package: Package) -> tuple[_Asks, dict[str, Any]]:
     except orjson.JSONDecodeError as error:
         raise DataError(f"the body is not JSON: {error}.") from error
     if not isinstance(request, dict):
-        raise DataError("the body is not a JSON object.", fix="Its form is in GET /docs.")
+        raise DataError("the body is not a JSON object.", fix="See /docs for its form.")
     if (key := request.get("id")) is not None and not isinstance(key, str):
         raise DataError("'id' is not a string.")
     asks = _Asks(key, _wanted_outputs(request, package))

@@ -106,10 +106,10 @@ def test_docs_are_the_latest_of_each_check_those_that_failed_too(lepton, tmp_pat
 
 
 def test_what_is_neither_a_file_nor_a_use_case_is_said(lepton, tmp_path):
-    with pytest.raises(ConfigError, match="neither a file nor a use case"):
+    with pytest.raises(ConfigError, match="not a file, and not a use case"):
         lepton("profile", "no/such.csv")
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(ConfigError, match="no table of one kind"):
+    with pytest.raises(ConfigError, match="not a table, or files of several types"):
         lepton("profile", "notes.txt")
     (tmp_path / "odd.json").write_text("[]")
     with pytest.raises(DataError, match="holds no profile"):

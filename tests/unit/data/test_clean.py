@@ -245,5 +245,5 @@ def test_a_task_carries_places_and_no_bytes_of_files(tmp_path):
 
 def test_bytes_that_changed_after_ingest_stop_the_stage(tmp_path):
     parts = ingested(tmp_path, ("a", b"good", {"sha256": "00"}))
-    with pytest.raises(DataError, match="changed after it was ingested"):
+    with pytest.raises(DataError, match="changed after ingestion"):
         probe_rows(Bytes(), parts, RunContext.local(tmp_path), tmp_path / "arrays.npy")

@@ -90,7 +90,7 @@ def test_encryption_needs_its_three_files_and_an_address_that_says_so(tmp_path):
         list(unreachable(tmp_path, address="tls://h:1", tls=pems))
     for path in pems.values():
         Path(path).write_text("no PEM")
-    with pytest.raises(ConfigError, match=r"dask.tls: the files cannot be used"):
+    with pytest.raises(ConfigError, match=r"dask.tls: the certificate files are invalid"):
         list(unreachable(tmp_path, address="tls://h:1", tls=pems))
 
 

@@ -58,7 +58,7 @@ def test_what_comes_latest_is_tested_on():
 
 
 def test_a_class_of_one_picture_is_named_with_the_way_out():
-    with pytest.raises(DataError, match=r"'bird' has 1; a class needs 3.*Add samples to the class, or take it out"):
+    with pytest.raises(DataError, match=r"'bird' has 1; a class needs 3.*Add samples to the class, or remove it"):
         split(rows(["bird"] + ["cat"] * 10 + ["dog"] * 10))
 
 

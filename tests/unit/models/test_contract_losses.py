@@ -57,7 +57,7 @@ def test_a_loss_of_another_kind_is_refused_with_the_suitable_ones():
 
 
 def test_a_task_without_losses_of_others_says_so():
-    with pytest.raises(ConfigError, match="It has its own: leave it out, and see the task's params"):
+    with pytest.raises(ConfigError, match="The task defines its own loss: omit this key"):
         check_loss("bpr", [])
 
 

@@ -92,5 +92,5 @@ def test_a_metric_that_is_not_measured_is_named(tmp_path):
 
 
 def test_a_search_in_which_nothing_ended_is_an_error(search):
-    with pytest.raises(StageError, match="no trial came to its end"):
+    with pytest.raises(StageError, match="no trial was completed"):
         winner(search.study(), search)

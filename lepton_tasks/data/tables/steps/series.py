@@ -64,7 +64,7 @@ class Timestamp:
         if sum(bool(way) for way in ways) != 1:
             raise ConfigError(
                 "a time is made of `text` and `format`, or of `seconds`, or of `year`, `month` and `day`.",
-                fix="Name the columns of one of the three.",
+                fix="Name the columns for one of the three.",
             )
 
     def _columns(self) -> list[str]:

@@ -181,7 +181,7 @@ def test_a_name_that_the_stages_use_themselves_is_refused(tmp_path, name):
 
 @pytest.mark.parametrize("content", ["", "\n\n", "\ufeff"])
 def test_an_empty_file_is_named(tmp_path, content):
-    with pytest.raises(DataError, match=r"/t/b.csv: the file is empty. Take it out"):
+    with pytest.raises(DataError, match=r"/t/b.csv: the file is empty. Remove it"):
         Csv("t", written(tmp_path, a="n\n1\n", b=content)).schema()
 
 
@@ -221,7 +221,7 @@ def test_encodings_that_cannot_be_read_by_line_are_refused(tmp_path):
         Csv("t", tmp_path).schema()
     with pytest.raises(ConfigError, match=r"params.encoding: files in 'utf-16' cannot be read line by line"):
         Csv("t", tmp_path, encoding="utf-16")
-    with pytest.raises(ConfigError, match="'klingon' is no encoding"):
+    with pytest.raises(ConfigError, match="'klingon' is not an encoding"):
         Csv("t", tmp_path, encoding="klingon")
 
 

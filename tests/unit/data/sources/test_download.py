@@ -120,7 +120,7 @@ def test_another_file_than_promised_is_not_kept(publisher, tmp_path):
 def test_another_file_put_there_by_hand_is_told(publisher, tmp_path):
     (tmp_path / "a.bin").write_bytes(b"other")
     with pytest.raises(
-        DataError, match=rf"{tmp_path}/a.bin: is not the file of http://.* and not {DIGEST}\. Take it away"
+        DataError, match=rf"{tmp_path}/a.bin: is not the file of http://.* and not {DIGEST}\. Remove it"
     ):
         fetched([PublicFile(f"{publisher.address}/set/a.bin", DIGEST)], tmp_path)
 

@@ -75,7 +75,7 @@ def test_files_that_disagree_on_a_type_are_named_with_the_way_out(tmp_path):
 
 def test_other_files_are_named_for_what_they_are(tmp_path):
     (tmp_path / "a.jsonl").write_text('[{"n": 1},\n {"n": 2}]\n')
-    with pytest.raises(DataError, match=r"a.jsonl: is one JSON array, not an object a line. .*jq"):
+    with pytest.raises(DataError, match=r"a.jsonl: is one JSON array; expected one object per line. .*jq"):
         JsonLines(".", tmp_path).schema()
     (tmp_path / "a.jsonl").write_text("n,s\n1,x\n2,y\n")
     with pytest.raises(

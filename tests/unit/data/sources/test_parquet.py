@@ -52,7 +52,9 @@ def test_a_folder_that_only_some_files_lie_in_is_no_value_for_the_others(tmp_pat
 def test_a_value_that_does_not_fit_the_common_type_is_told_with_its_file(tmp_path):
     FRAME.write_parquet(tmp_path / "a.parquet")
     FRAME.with_columns(n=pl.lit(2**64 - 1, pl.UInt64)).write_parquet(tmp_path / "b.parquet")
-    with pytest.raises(DataError, match=r"/b.parquet: a value is not of the type .*column 'n'.* Write the files alike"):
+    with pytest.raises(
+        DataError, match=r"/b.parquet: a value is not of the type .*column 'n'.* Give all files the same form"
+    ):
         read(Parquet(".", tmp_path))
 
 
@@ -64,7 +66,7 @@ def test_one_file_of_many_with_another_type_is_named(tmp_path):
         Parquet(".", tmp_path).schema()
     message = str(error.value)
     assert message.startswith(f"{tmp_path}/part-13.parquet: column 'n' holds text here, but int in {tmp_path}/part-00")
-    assert "Write the files alike" in message
+    assert "Give all files the same form" in message
 
 
 def test_a_file_without_a_column_is_named(tmp_path):
@@ -80,5 +82,5 @@ def test_a_file_cut_short_is_named(tmp_path, keep):
     path = tmp_path / "b.parquet"
     FRAME.write_parquet(path)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(DataError, match=r"/b.parquet: is no whole Parquet file: .*cut short or of another kind"):
+    with pytest.raises(DataError, match=r"/b.parquet: is not a complete Parquet file: .*truncated or of another type"):
         Parquet(".", tmp_path).pieces()
