@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -81,13 +81,14 @@ class Model:
         """Loss and main metric on a data set's test part, as the served model would answer.
 
         Raises:
-            ConfigError: the model is not trained, or the data are those it learned from.
+            ConfigError: the model is not trained, or some of the data are those it learned from.
         """
         from lepton_ai import running
 
         if not data.test:
             raise ConfigError("this is the part that is learned from.", where=data.name, fix="Take the test part.")
         trained = self._ready()
+        _check_unseen(data, trained.spec.get("learned_from"))
         figures = running.evaluate(self._use_case(data, {}), trained)
         return Score(*(figures[name] for name in self.figures))
 
@@ -141,6 +142,23 @@ class Model:
                 where="num_classes",
                 fix=f"Write num_classes={len(labels)}.",
             )
+
+
+def _check_unseen(data: Part, learned: Mapping[str, Any] | None) -> None:
+    """Raise `ConfigError` if the data are cut otherwise than where the model learned, so that it has seen some of them.
+
+    Args:
+        data: To be tested on.
+        learned: Data and seed of the part that was learned from; None if nobody knows.
+    """
+    mine = {"data": data.data.model_dump(mode="json"), "seed": data.seed}
+    if learned is not None and learned["data"]["source"] == mine["data"]["source"] and learned != mine:
+        raise ConfigError(
+            "the model has learned from some of these rows: it was fitted on another cut of the same data.",
+            where=data.name,
+            fix="Take the test part of the same split "
+            f"(seed={learned['seed']}, test={learned['data']['split']['test']:g}).",
+        )
 
 
 class CNN(Model):

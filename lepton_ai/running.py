@@ -93,7 +93,13 @@ def fit(
         with training(job) as process:
             outcome = wait(job, process, lambda row: print(_line(row, use_case.train.epochs), flush=True))
         input_codec = codec_spec_of(use_case, data.fitted, job.learning_task())
-        spec = {**spec_of(job, outcome), "features": use_case.features.model_dump(), "input_codec": input_codec}
+        learned = {"data": use_case.data.model_dump(mode="json"), "seed": use_case.seed}
+        spec = {
+            **spec_of(job, outcome),
+            "features": use_case.features.model_dump(),
+            "input_codec": input_codec,
+            "learned_from": learned,
+        }
         return restored(spec, read_weights(job.best), where=str(job.best)), job.rows()
     finally:
         shutil.rmtree(workdir, ignore_errors=True)
