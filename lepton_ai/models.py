@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from lepton_tasks.core.errors import ConfigError
+from lepton_tasks.core.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
     from lepton_ai.datasets import Part
@@ -252,7 +252,10 @@ def load(path: str | Path) -> Model:
     from lepton_ai import running
 
     name, trained = running.load(Path(path))
-    model = {cls.__name__: cls for cls in (CNN, GAN, RNN)}[name]
+    classes = {cls.__name__: cls for cls in (CNN, GAN, RNN)}
+    if name not in classes:
+        raise ArtifactError(f"holds a {name}, which is none of {', '.join(classes)}.", where=str(path))
+    model = classes[name]
     made = model.__new__(model)
     spec = trained.spec
     Model.__init__(made, spec["features"], spec["model"]["params"], len(spec["labels"]))
