@@ -151,7 +151,7 @@ def _check_unseen(data: Part, learned: Mapping[str, Any] | None) -> None:
         data: To be tested on.
         learned: Data and seed of the part that was learned from; None if nobody knows.
     """
-    mine = {"data": data.data.model_dump(mode="json"), "seed": data.seed}
+    mine: dict[str, Any] = {"data": data.data.model_dump(mode="json"), "seed": data.seed}
     if learned is not None and learned["data"]["source"] == mine["data"]["source"] and learned != mine:
         raise ConfigError(
             "the model has learned from some of these rows: it was fitted on another cut of the same data.",

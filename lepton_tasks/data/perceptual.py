@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import array
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image
@@ -11,6 +12,7 @@ from PIL import Image
 _SIDE, _LOW = 32, 8  # pixels looked at, and frequencies kept, on a side
 _BITS = _LOW * _LOW
 _PAIRS = 1 << 20  # candidates compared at once: 16 MB
+_FEW = 32  # hashes that Python compares sooner than NumPy
 
 
 _FREQUENCY, _PIXEL = np.mgrid[0:_LOW, 0:_SIDE]
@@ -32,6 +34,44 @@ def perceptual_hash(picture: Image.Image) -> int:
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
+class HashIndex:
+    """Hashes one by one, and the one among them that is nearest to another; memory grows with the hashes alone.
+
+    Args:
+        distance: Bits in which two that are near may differ, 0 to 63. See `near_pairs` for how they are found.
+    """
+
+    def __init__(self, distance: int) -> None:
+        self._distance = distance
+        self._pieces: list[tuple[int, int, dict[int, array.array[int]]]] = [
+            (low, (1 << (high - low)) - 1, {}) for low, high in itertools.pairwise(_edges(distance))
+        ]
+
+    def add(self, code: int) -> None:
+        """Add a hash."""
+        for low, mask, members in self._pieces:
+            members.setdefault((code >> low) & mask, array.array("Q")).append(code)
+
+    def nearest(self, code: int) -> int | None:
+        """The added hash that differs in the fewest bits, the smaller of two; None if all differ in too many."""
+        near: set[tuple[int, int]] = set()
+        for low, mask, members in self._pieces:
+            found = members.get((code >> low) & mask)
+            others: Sequence[int] = found or ()
+            if found is not None and len(found) > _FEW:
+                many = np.frombuffer(found, np.uint64)
+                others = many[np.bitwise_count(many ^ np.uint64(code)) <= self._distance].tolist()
+            near.update(((code ^ other).bit_count(), other) for other in others)
+        bits, nearest = min(near, default=(self._distance + 1, 0))
+        return nearest if bits <= self._distance else None
+
+
+def _edges(distance: int) -> list[int]:
+    """Where hashes are cut so that two that differ in `distance` bits have one piece in common."""
+    edges: list[int] = np.linspace(0, _BITS, distance + 2).astype(np.int64).tolist()
+    return edges
+
+
 def near_pairs(hashes: np.ndarray, distance: int) -> Iterator[np.ndarray]:
     """All pairs of different hashes that differ in at most `distance` bits.
 
@@ -47,9 +87,8 @@ def near_pairs(hashes: np.ndarray, distance: int) -> Iterator[np.ndarray]:
 
     Source: Norouzi, Punjani, Fleet, "Fast Search in Hamming Space with Multi-Index Hashing", CVPR 2012.
     """
-    edges = np.linspace(0, _BITS, distance + 2).astype(np.uint64)
-    for low, high in itertools.pairwise(edges):
-        piece = (hashes >> low) & np.uint64((1 << int(high - low)) - 1)
+    for low, high in itertools.pairwise(_edges(distance)):
+        piece = (hashes >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1)
         order = np.argsort(piece, kind="stable")
         starts = np.flatnonzero(np.r_[True, np.diff(piece[order]) != 0])
         for members in np.split(order, starts[1:]):

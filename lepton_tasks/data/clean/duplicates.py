@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pydantic
 
-from lepton_tasks.data.perceptual import near_pairs
+from lepton_tasks.data.perceptual import HashIndex, near_pairs
 from lepton_tasks.data.split import joined
 
 
@@ -62,7 +62,8 @@ class NearDuplicates:
         if self.keep == "first":
             return probes, unchanged
         known, codes, places = _codes(probes)
-        pairs = np.concatenate([np.empty((0, 2), np.int64), *near_pairs(codes, self.distance)])
+        # Not all pairs together: of thousands of pictures that all look alike there are millions.
+        pairs = (pair for some in near_pairs(codes, self.distance) for pair in some.tolist())
         roots = joined(len(codes), pairs)
         names = probes["sample_id"].to_pylist()
         alike: list[str | None] = [None] * probes.num_rows
@@ -77,19 +78,15 @@ class NearDuplicates:
         if self.keep == "together":
             return reasons
         known, codes, places = _codes(probes)
-        near: dict[int, set[int]] = collections.defaultdict(set)
-        for pairs in near_pairs(codes, self.distance):
-            for one, other in pairs.tolist():
-                near[one].add(other)
-                near[other].add(one)
         names, labels = probes["sample_id"].to_pylist(), probes["label"].to_pylist()
-        kept: dict[int, int] = {}  # position in the codes -> the row that stays
-        for row, place in zip(known, places.tolist(), strict=True):
-            if (like := next((p for p in (place, *sorted(near[place])) if p in kept), None)) is None:
-                kept[place] = row
+        kept: dict[int, int] = {}  # hash -> the row that stays
+        index = HashIndex(self.distance)
+        for row, code in zip(known, codes[places].tolist(), strict=True):
+            if (like := index.nearest(code)) is None:
+                kept[code] = row
+                index.add(code)
                 continue
-            bits = int(codes[place] ^ codes[like]).bit_count()
-            other = kept[like]
+            other, bits = kept[like], (code ^ like).bit_count()
             label = "" if labels[other] == labels[row] else f", labelled {labels[other]!r}"
             reasons[row] = f"looks like {names[other]} ({bits} of 64 bits differ){label}"
         return reasons

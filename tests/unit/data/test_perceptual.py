@@ -1,11 +1,12 @@
 import io
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from lepton_tasks.data.perceptual import near_pairs, perceptual_hash
+from lepton_tasks.data.perceptual import HashIndex, near_pairs, perceptual_hash
 
 
 def scene(seed):
@@ -52,3 +53,16 @@ def test_few_of_many_hashes_are_compared(monkeypatch):
     hashes = np.unique(np.random.default_rng(0).integers(0, 2**64, 20_000, dtype=np.uint64))
     assert sum(map(len, near_pairs(hashes, 4))) == 0
     assert sum(compared) < len(hashes) ** 2 / 100
+
+
+@pytest.mark.parametrize("distance", [0, 3, 8])
+def test_the_nearest_of_many_is_found_and_nothing_farther_than_the_distance(distance):
+    chance = np.random.default_rng(distance)
+    kinds = chance.integers(0, 2**64, 5, dtype=np.uint64).tolist()
+    codes = [kind ^ sum(1 << int(bit) for bit in chance.permutation(64)[: chance.integers(6)]) for kind in kinds * 60]
+    index, added = HashIndex(distance), []
+    for code in codes:
+        bits, nearest = min((((code ^ other).bit_count(), other) for other in added), default=(64, None))
+        assert index.nearest(code) == (nearest if bits <= distance else None)
+        index.add(code)
+        added.append(code)
