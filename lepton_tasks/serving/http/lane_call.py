@@ -15,6 +15,9 @@ Route = tuple[Api, str, str | None]
 """What an address asks for: the API, the model, the version if it names one."""
 
 
+_SMALL = 4096  # bytes of a body that are not worth counting
+
+
 class _Done:
     """Stands for the event that uvicorn sets when a connection is lost."""
 
@@ -56,6 +59,7 @@ class LaneCall:
     __slots__ = (
         "_asked",
         "_cancel",
+        "_held",
         "_length",
         "_parts",
         "_protocol",
@@ -72,7 +76,7 @@ class LaneCall:
         self.keep_alive, self.response_complete = opening.keep_alive, False
         self._asked = Asked(opening.heading)
         self._parts: list[bytes] = []
-        self._length = 0
+        self._length = self._held = 0
         self._cancel: Callable[[], None] | None = None
         self._refusal: Reply | None = None
         try:  # before the body comes: of one who may not ask, no body is kept
@@ -89,6 +93,8 @@ class LaneCall:
             self.send(self._refusal or lane.answerer.refuse(self._asked, lane.limits.too_large()))
         elif self._refusal is None:
             self._parts.append(part)
+            if self._length > _SMALL:
+                self._hold()
 
     def run(self) -> None:
         """The body is whole: have it answered."""
@@ -105,7 +111,26 @@ class LaneCall:
         if self.response_complete:
             return
         self.response_complete, self._cancel = True, None  # which leads back here: not left to the garbage collector
+        if self._held:
+            self._let_go()
         self._protocol.reply(reply, keep_alive=self.keep_alive, origin=self.opening.origin)
+
+    def _hold(self) -> None:
+        """Count what is kept of the body among those of all requests; refuse it if they are too many."""
+        lane = self._protocol.lane
+        lane.limits.held.now += self._length - self._held
+        self._held = self._length
+        try:
+            lane.limits.held.check()
+        except LeptonError as error:
+            self.keep_alive = False
+            self.send(lane.answerer.refuse(self._asked, error))
+
+    def _let_go(self) -> None:
+        """Keep no large body: a connection that rests keeps its last call."""
+        self._protocol.lane.limits.held.now -= self._held
+        self._held, self._asked.body = 0, b""
+        self._parts.clear()
 
     @property
     def disconnected(self) -> bool:
@@ -115,5 +140,6 @@ class LaneCall:
     @disconnected.setter
     def disconnected(self, _: bool) -> None:
         self.response_complete = True
+        self._let_go()
         if self._cancel is not None:
             self._cancel()

@@ -10,10 +10,28 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from lepton_tasks.core.errors import DataError
+from lepton_tasks.core.errors import DataError, UnavailableError
 from lepton_tasks.core.protocols import Codec
 from lepton_tasks.serving.errors import TooLargeError
 from lepton_tasks.serving.inference.samples import check_count, instances
+
+
+@dataclasses.dataclass
+class Held:
+    """Bytes of request bodies in memory.
+
+    Attributes:
+        most: That may be there at a time; more are refused.
+        now: That are there.
+    """
+
+    most: int = 1024 * 2**20
+    now: int = 0
+
+    def check(self) -> None:
+        """Raise `UnavailableError` if there are too many."""
+        if self.now > self.most:
+            raise UnavailableError("too much is being sent at once.", fix="Try again later.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +46,8 @@ class Limits:
     read_seconds: float = 30.0
     """In which a request must have come in, with one more for every `read_bytes_a_second`."""
     read_bytes_a_second: int = 16 * 1024
+    held: Held = dataclasses.field(default_factory=Held)
+    """Of all requests together: those that come in slowly, and those that wait."""
 
     def too_large(self) -> TooLargeError:
         """What a longer body is refused with."""
@@ -40,18 +60,23 @@ def media_type(text: str | None) -> str:
 
 
 async def read_body(request: Request, limits: Limits) -> bytes:
-    """The whole body; raises `TooLargeError` as soon as it is longer than allowed."""
+    """The whole body; raises `TooLargeError` as soon as it is longer than allowed, `UnavailableError` if all are."""
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limits.body_bytes:
         raise limits.too_large()
     parts: list[bytes] = []
     length = 0
-    async for chunk in request.stream():
-        length += len(chunk)
-        if length > limits.body_bytes:
-            raise limits.too_large()
-        parts.append(chunk)
-    return b"".join(parts)
+    try:
+        async for chunk in request.stream():
+            length += len(chunk)
+            limits.held.now += len(chunk)
+            if length > limits.body_bytes:
+                raise limits.too_large()
+            limits.held.check()
+            parts.append(chunk)
+        return b"".join(parts)
+    finally:
+        limits.held.now -= length
 
 
 async def read_samples(request: Request, limits: Limits, codec: Codec) -> list[bytes]:

@@ -173,6 +173,35 @@ def test_headers_of_some_length_are_read(server):
         assert next(replies(connection))[0] == 431
 
 
+@pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=x"])
+def test_bodies_together_stay_below_a_bound(server, monkeypatch, kind):
+    held = server.app.state.answerer.limits.held
+    monkeypatch.setattr(held, "most", 150_000)
+    opening = request(INFER.replace("v2", "v1").replace("infer", "predict"), content_type=kind, content_length=100_000)
+    with contextlib.closing(server.connect()) as first, contextlib.closing(server.connect()) as second:
+        first.sendall(opening + b"x" * 90_000)
+        while held.now < 90_000:
+            time.sleep(0.001)
+        second.sendall(opening + b"x" * 90_000)
+        status, _, body = next(replies(second))
+        assert (status, "too much is being sent at once" in json.loads(body)["error"]) == (503, True)
+    assert ask(server, INFER, json.dumps(tensor(51)).encode())[0] == 200
+    deadline = time.monotonic() + 5
+    while held.now and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert held.now == 0
+
+
+def test_a_connection_that_rests_keeps_no_body(server):
+    with contextlib.closing(server.connect()) as connection:
+        for _ in range(2):  # the second by the way of heads that are known
+            connection.sendall(request(INFER, json.dumps(tensor(51, id="kept" * 2000)).encode()))
+            assert next(replies(connection))[0] == 200
+            calls = [one.cycle for one in server.server.server_state.connections if one.cycle is not None]
+            assert calls
+            assert [(call._asked.body, call._parts) for call in calls] == [(b"", [])] * len(calls)
+
+
 def test_a_client_that_asks_to_close_is_closed(server):
     with contextlib.closing(server.connect()) as connection:
         connection.sendall(request(INFER, json.dumps(tensor(51)).encode(), connection="close"))
