@@ -6,7 +6,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).parents[3]
 # Spans are exported where it is installed, videos decoded; nothing else is missing without them.
-OPTIONAL = {"opentelemetry", "cv2"}
+OPTIONAL = {"opentelemetry", "cv2", "blake3"}  # BLAKE3 is for the artifacts of stages; packages have sha256
 
 
 def imported(path):
