@@ -133,11 +133,11 @@ def _opened(path: str, codec: Codec, root: Path) -> Inputs:
             return _table(path, _TABLES[kind], codec, root)
         return Inputs(_chunked(_lines(files, as_json=kind in LINES), _ROWS_A_CHUNK), None, len(files))
     found = ", ".join(sorted(_suffixes(files)))
-    several = "Files" if len(kinds) < 2 else "Files of several kinds"
+    what = "unsupported file type" if len(kinds) < 2 else "files of several types cannot be scored together"
     raise DataError(
-        f"{several} are not read here: {found}.",
+        f"{what}: {found}.",
         where=path,
-        fix=f"Give files of one kind; this model takes {', '.join(known)}. A pattern such as '*.csv' chooses.",
+        fix=f"Give files of one type: {', '.join(known)}. Select them with a pattern such as '*.csv'.",
     )
 
 

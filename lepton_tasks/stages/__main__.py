@@ -1,4 +1,4 @@
-"""`python -m lepton_tasks.stages STAGE ...`: one stage in a process of its own, as Airflow and a pod start it."""
+"""`python -m lepton_tasks.stages STAGE ...`: run one stage in its own process, as Airflow and pods do."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ def test_files_that_are_not_there_or_not_for_this_model_are_named(tmp_path, run,
     (tmp_path / "broken.csv").write_text("a,b\n1,2,3\n")
     for path, told in (
         (tmp_path / "nowhere", "no such file.*Give a file"),
-        (tmp_path / "notes.txt", r"not read here: \.txt"),
+        (tmp_path / "notes.txt", r"unsupported file type: \.txt"),
         (tmp_path / "broken.csv", r"line 2: 3 fields, not 2.*Write it anew"),
     ):
         with pytest.raises(DataError) as error:
