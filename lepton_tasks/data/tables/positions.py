@@ -85,5 +85,5 @@ def check_placed(frame: pl.DataFrame) -> None:
         raise DataError(
             f"{missing:,} rows of a part have no value in the column to split by.",
             where="data.split.column",
-            fix="Add the step `missing` with that column and `action: drop`.",
+            fix="Reject such rows in `clean`: the step `missing` with that column in its `columns`.",
         )
