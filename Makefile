@@ -18,7 +18,7 @@ $(VENV)/.installed: requirements.txt pyproject.toml install.py
 
 demo: export LEPTON_DEMO_BEGAN := $(shell date +%s)
 demo: ## Start everything, run a use case through Airflow, show a prediction; leaves it running
-	@$(MAKE) --no-print-directory install || { echo "demo: failed at install: its message is above"; exit 1; }
+	@$(MAKE) -s --no-print-directory install || { echo "demo: failed at install: its message is above"; exit 1; }
 	@$(BIN)/lepton demo
 
 down: ## Stop what `make demo` started, children included
