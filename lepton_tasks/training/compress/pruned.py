@@ -14,7 +14,7 @@ from lepton_tasks.core.spec import ComponentSpec
 
 
 class Pruned:
-    """Remove whole channels; for sequential networks such as `cnn`.
+    """Remove whole channels from the network; the output layers and attention are kept.
 
     Then it is trained by the same course, with the network before as teacher, which takes epochs of a training. For
     convolutional and dense networks, transformers of texts and many networks of timm and torchvision.
