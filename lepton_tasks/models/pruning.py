@@ -1,4 +1,4 @@
-"""Structured pruning: copy a network's most important channels into a narrower one."""
+"""Structured pruning: remove the least important channels of a network."""
 
 from __future__ import annotations
 
