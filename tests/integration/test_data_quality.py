@@ -186,7 +186,7 @@ def test_a_rule_that_needs_rows_in_memory_is_judged_on_a_sample_of_a_large_table
 
 def test_a_row_condition_of_pandas_is_a_config_error(ctx):
     wrong = rule("expect_column_values_to_be_unique", column="label", row_condition="a > 1", condition_parser="pandas")
-    with pytest.raises(ConfigError, match=r"^pets.yaml: quality.raw: .* is written for pandas. Write it as Great"):
+    with pytest.raises(ConfigError, match=r"^pets.yaml: quality.raw: .* is written for pandas. Use the syntax of"):
         look([wrong], ctx)
 
 
