@@ -14,6 +14,9 @@ and `*_workers_vs_threads_cpu`.
 
 from __future__ import annotations
 
+import lepton_tasks  # noqa: F401 - its settings must be there before Polars is loaded, as in the product
+
+# isort: split
 import functools
 import hashlib
 import io

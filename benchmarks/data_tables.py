@@ -45,7 +45,7 @@ def measure(command: list[str]) -> Cost:
     """Run a command; its output is shown only if it fails."""
     started, before = time.monotonic(), os.times()
     with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=Path(__file__).parents[1])
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=Path(__file__).parents[1], env=_clean())
         try:
             peak = _Peak(process.pid)
             code = process.wait()
@@ -57,6 +57,11 @@ def measure(command: list[str]) -> Cost:
             raise RuntimeError(f"{' '.join(command)} ended with {code}:\n{log.read()[-3000:]}")
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
     return Cost(wall, cpu, peak.stop() / 1e9)
+
+
+def _clean() -> dict[str, str]:
+    """The environment without what Polars put there when this process loaded it: each subject sets its own."""
+    return {name: value for name, value in os.environ.items() if name != "_RJEM_MALLOC_CONF"}
 
 
 class _Peak:
