@@ -14,12 +14,11 @@ from lepton_tasks.core.environment import project_root, state_root
 from lepton_tasks.core.errors import ConfigError, DataError
 from lepton_tasks.core.table_protocols import TableSource
 from lepton_tasks.quality.history import reports_about
+from lepton_tasks.quality.kept import CHECKS, DOCS_PAGE
 
 if TYPE_CHECKING:
     from lepton_tasks.data.tables.rows import TableRows
 
-CHECKS = ("validate_raw", "validate_cleaned", "validate_features")
-"""The stages that write Data Docs."""
 _SOURCES = {".csv": "csv", ".tsv": "csv", ".jsonl": "json_lines", ".ndjson": "json_lines", ".parquet": "parquet"}
 
 
@@ -105,7 +104,7 @@ def latest_docs(name: str) -> list[dict[str, Any]]:
     for stage in CHECKS:
         if reports := reports_about(name, stage, state_root()):
             last = reports[-1]
-            page = Path(last["folder"], "docs", "index.html")
+            page = Path(last["folder"], DOCS_PAGE)
             found.append({"stage": stage, "page": str(page), "time": last["time"], "success": last["success"]})
     if not found:
         raise DataError(

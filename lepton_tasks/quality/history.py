@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lepton_tasks.quality.kept import REPORT_FILE, report_folder
+
 SHOWN_RUNS = 20
 _NAME = 200  # letters: three lines of the page
 _GOOD, _WARNED, _BAD, _ABSENT = "#2e9e5b", "#e8a33d", "#c8403a", "#e9ecef"
@@ -21,7 +23,8 @@ def reports_about(use_case: str, stage: str, root: Path) -> list[dict[str, Any]]
         stage: The stage.
         root: The state folder. Reports of runs that were stopped lie in the stage's work folder.
     """
-    paths = [*(root / "artifacts" / stage).glob("*/report.json"), *(root / "work" / stage).glob("*/report/report.json")]
+    kept = [report_folder(Path(), stage, "*", failed=failed) / REPORT_FILE for failed in (False, True)]
+    paths = [path for pattern in kept for path in root.glob(str(pattern))]
     reports = []
     for path in paths:
         with contextlib.suppress(FileNotFoundError):  # another run replaces its artifact just now

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+CHECKS = ("validate_raw", "validate_cleaned", "validate_features")
+"""The stages that check data."""
 REPORT_FILE, DOCS_PAGE = "report.json", "docs/index.html"
 FAILED = "report"  # folder in the stage's work folder
 

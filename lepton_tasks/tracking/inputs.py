@@ -18,7 +18,7 @@ class DataInput:
 
     Attributes:
         name: ``<use case> <split>``.
-        digest: First characters of the features' sha256, which changes with the data, the split and the preparation.
+        digest: First characters of the features' digest, which changes with the data, the split and the preparation.
         context: ``training``, ``validation`` or ``testing``.
         source_type: Name of the use case's source.
         source: Its parameters, as JSON.

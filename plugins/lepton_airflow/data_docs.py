@@ -6,12 +6,12 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from lepton_tasks.core.environment import state_root
-from lepton_tasks.quality.kept import DOCS_PAGE, REPORT_FILE, report_folder
+from lepton_tasks.quality.kept import CHECKS, DOCS_PAGE, REPORT_FILE, report_folder
 
 PREFIX = "/lepton/data-docs"
 
 _FAILED, _HELD = "failed", "held"
-_PLACE = re.compile(rf"validate_[a-z]+/[0-9a-f]{{32}}/({_FAILED}|{_HELD})")  # no dot: it leads nowhere else
+_PLACE = re.compile(rf"({'|'.join(CHECKS)})/[0-9a-f]{{32}}/({_FAILED}|{_HELD})")  # no dot: it leads nowhere else
 _HEADERS = {
     # The page holds values of the data, so it runs no script, fetches nothing, and has an origin of its own.
     "Content-Security-Policy": (

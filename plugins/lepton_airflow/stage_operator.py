@@ -18,6 +18,7 @@ from lepton_tasks.core.artifacts import ArtifactRef, parse_ref
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import DataQualityError, LeptonError
 from lepton_tasks.core.use_case import UseCase, load_use_case
+from lepton_tasks.quality.kept import CHECKS
 from lepton_tasks.stages.pipeline import Stage, every_stage, stage_named
 from lepton_tasks.stages.runner import fingerprint, plan_stage
 
@@ -49,7 +50,7 @@ class StageOperator(BaseOperator):
         self._process: StageProcess | None = None
         row = stage_named(stage)
         links = [MlflowRunLink(), DataDocsLink()] if row.group != "data" else []
-        links += [CheckLink()] if stage.startswith("validate_") else []
+        links += [CheckLink()] if stage in CHECKS else []
         self.operator_extra_links = (*links, EndpointLink()) if row.deploys else tuple(links)
 
     def execute(self, context: Context) -> dict[str, Any]:
