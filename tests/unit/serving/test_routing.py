@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import json
 
 import numpy as np
@@ -434,21 +435,28 @@ def test_a_bad_canary_is_taken_back_at_its_first_step_and_at_its_last(tmp_path, 
     assert "its labels differ" in backs[1]["reason"]
 
 
+@contextlib.contextmanager
+def meanwhile(monkeypatch, table, change):
+    """Something changes just before the figures of a model are told."""
+    figures = table.figures
+
+    async def changed(name):
+        await change(name)
+        return await figures(name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(table, "figures", changed)
+        yield
+
+
 def test_what_changes_while_a_canary_is_judged_does_not_end_the_judging(tmp_path, packages, monkeypatch):
     async def scenario(table):
         controller = Controller(table, clock=Clock())
         await deploy(table, packages, 1)
         await deploy(table, packages, 2, HALF)
-        figures = table.figures
-
-        async def meanwhile(name):
-            await table.rollback(name)
-            return await figures(name)
-
-        monkeypatch.setattr(table, "figures", meanwhile)
-        await controller.tick()
+        with meanwhile(monkeypatch, table, table.rollback):
+            await controller.tick()
         assert table.about("tiny")["challenger"] is None
-        monkeypatch.setattr(table, "figures", figures)
         await deploy(table, packages, 2, HALF)
         await controller.tick()
         assert table.about("tiny")["challenger"]["progress"]["verdict"] == "wait"
@@ -461,14 +469,8 @@ def test_figures_of_another_step_are_not_judged(tmp_path, packages, monkeypatch)
         controller = Controller(table, clock=Clock())
         await deploy(table, packages, 1)
         await deploy(table, packages, 2, HALF)
-        figures = table.figures
-
-        async def meanwhile(name):
-            await table.step(name, 1)
-            return await figures(name)
-
-        monkeypatch.setattr(table, "figures", meanwhile)
-        await controller.tick()
+        with meanwhile(monkeypatch, table, lambda name: table.step(name, 1)):
+            await controller.tick()
         assert "tiny" not in table.progress
 
     on_table(tmp_path / "home", scenario)
