@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 
-from lepton_tasks.core.artifacts import EndpointRef, MonitorReportRef
+from lepton_tasks.core.artifacts import EndpointRef, Fact, MonitorReportRef
 from lepton_tasks.core.catalogue import MONITORS
 from lepton_tasks.core.context import RunContext
-from lepton_tasks.core.store import write_json
+from lepton_tasks.core.finding import SEVERITIES, write_findings
 from lepton_tasks.core.use_case import UseCase
 
 _LEVELS = {"ok": logging.INFO, "warning": logging.WARNING, "critical": logging.ERROR}
@@ -20,8 +20,8 @@ def monitor(use_case: UseCase, ctx: RunContext, *, endpoint: EndpointRef) -> Mon
         asked = MONITORS.build(spec.name, spec.params, where=f"{use_case.name}.yaml: monitor.{i}")
         findings += asked.check(use_case, ctx, endpoint)
     for finding in findings:
-        ctx.log.log(_LEVELS[finding["severity"]], "%s: %s", finding["monitor"], finding["message"])
-    counts = {severity: sum(f["severity"] == severity for f in findings) for severity in _LEVELS}
+        ctx.log.log(_LEVELS[finding.severity], "%s: %s", finding.monitor, finding.message)
+    counts: dict[str, Fact] = {severity: sum(f.severity == severity for f in findings) for severity in SEVERITIES}
     draft = ctx.draft()
-    write_json(draft.path / "findings.json", findings)
+    write_findings(draft.path, findings)
     return ctx.publish(draft, MonitorReportRef, {"findings": len(findings), **counts})
