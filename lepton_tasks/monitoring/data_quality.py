@@ -19,7 +19,7 @@ from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.finding import Finding, Severity
 from lepton_tasks.core.store import write_json
 from lepton_tasks.core.use_case import Expectation, UseCase
-from lepton_tasks.serving.observing.request_log import REDACTED, REQUESTS_FOLDER, read_requests
+from lepton_tasks.serving.observing.request_log import ANSWER, REDACTED, REQUESTS_FOLDER, read_requests
 
 if TYPE_CHECKING:
     from lepton_tasks.quality.rows import FrameRows
@@ -124,7 +124,7 @@ class DataQuality:
         findings = [_about_answers(rule, table, rule.column in broken) for rule in rules]
         values: list[Judged] = []
         if asked:
-            hidden = {name for record in asked for name in record.get(REDACTED) or ()}
+            hidden = {name for record in asked for name in record.get(REDACTED) or () if name != ANSWER}
             rows, expected = _values(asked, profile, hidden)
             own = [rule for rule in use_case.quality.served if hidden.isdisjoint(_columns(rule))]
             values = judge(rows, [*expected, *own], ctx, where=where, identity=_TIME)
