@@ -287,10 +287,7 @@ FORMATS: Registry[release_protocols.PackageFormat] = Registry(
 MONITORS: Registry[release_protocols.Monitor] = Registry(
     "monitor",
     release_protocols.Monitor,
-    {
-        "data_quality": "lepton_tasks.monitoring.data_quality:DataQuality",
-        "drift": "lepton_tasks.monitoring.drift:Drift",
-    },
+    {"data_quality": "lepton_tasks.monitoring.data_quality:DataQuality"},
 )
 
 REGISTRIES: dict[str, Registry[Any]] = {

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
-from prometheus_client import CONTENT_TYPE_LATEST, Gauge, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, Gauge
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
@@ -127,7 +127,7 @@ def create_app(
         description="Predictions of deployed models.",
         docs_url=None,  # FastAPI's own page loads its script from a CDN
         redoc_url=None,
-        lifespan=lambda _: _running(table, log, tracer, fleet, beside, beyond),
+        lifespan=lambda _: _running(table, telemetry, log, tracer, fleet, beside, beyond),
     )
     app.state.door, app.state.answerer = door, answerer
     app.include_router(predict_router(table, answerer))
@@ -145,6 +145,7 @@ def create_app(
 @contextlib.asynccontextmanager
 async def _running(
     table: ModelTable,
+    telemetry: Telemetry,
     log: RequestLog,
     tracer: Tracer,
     fleet: Fleet | None,
@@ -155,6 +156,7 @@ async def _running(
 
     Args:
         table: The models.
+        telemetry: What is told of every request.
         log: The request log.
         tracer: What records traces.
         fleet: The other processes of the server.
@@ -165,6 +167,7 @@ async def _running(
         for thread in (log, tracer):
             thread.start()
             stack.push_async_callback(asyncio.to_thread, thread.close)
+        stack.callback(telemetry.settle)
         if fleet is not None:
             stack.callback(fleet.close)
         stack.push_async_callback(table.close)
@@ -210,12 +213,12 @@ def _own_router(telemetry: Telemetry, fleet: Fleet | None) -> APIRouter:
     """Metrics, and the page."""
     router = APIRouter()
     if fleet is not None:
-        fleet.metrics = lambda: generate_latest(telemetry.registry).decode()
+        fleet.metrics = lambda: telemetry.exposition().decode()
 
     @router.get("/metrics", tags=["metrics"], response_class=Response)
     async def metrics() -> Response:
         """Prometheus metrics."""
-        own = generate_latest(telemetry.registry)
+        own = telemetry.exposition()
         if fleet is not None:
             others = {reply["member"]: reply["text"] for reply in await fleet.ask(op="metrics")}
             own = merged({fleet.member: own.decode(), **others})

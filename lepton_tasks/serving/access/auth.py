@@ -97,6 +97,8 @@ class Guard:
             NotAllowedError: the key is for other models (403).
             TooManyError: the key has used up its rate (429).
         """
+        if self._keys is None and self._clock() < self._look_again:
+            return ""
         try:
             return self._admit(authorization, model)
         except LeptonError as error:

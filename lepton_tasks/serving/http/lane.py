@@ -18,11 +18,13 @@ from typing import Any
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from lepton_tasks.core.errors import LeptonError
 from lepton_tasks.serving.http.edge import SAFE_ANSWER, Door, lines_of
 from lepton_tasks.serving.http.lane_call import LaneCall, Opening, Route
 from lepton_tasks.serving.http.payload import Limits
 from lepton_tasks.serving.inference.answering import Answerer
-from lepton_tasks.serving.inference.asked import Headers, Reply
+from lepton_tasks.serving.inference.asked import Headers, Reply, error_reply
+from lepton_tasks.serving.versions.live import Live
 
 _PATHS = re.compile(rb"/(v1|v2)/models/([^/?%]+)(?:/versions/([^/?%]+))?/(predict|infer)")
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
@@ -60,6 +62,7 @@ class Lane:
         self._routes: dict[bytes, Route | None] = {}
         self._sweeper: asyncio.TimerHandle | None = None
         self._common: tuple[object, bytes] = (None, b"")
+        self._refusal: tuple[object, object, tuple[Reply, bytes]] | None = None
 
     @property
     def limits(self) -> Limits:
@@ -88,6 +91,16 @@ class Lane:
         if self._common[0] is not headers:
             self._common = headers, lines_of((*headers, *SAFE_ANSWER))
         return self._common[1]
+
+    def refusal(self, live: Live, headers: Iterable[tuple[bytes, bytes]]) -> tuple[Reply, bytes]:
+        """The reply to a request that `live` has no room for, and how it is written; `headers` as for `common`."""
+        kept = self._refusal
+        if kept is None or kept[0] is not live or kept[1] is not headers:
+            reply = self.answerer.refusal(live)
+            head = _head(reply.status, reply.headers) + self.common(headers)
+            written = b"%bcontent-length: %d\r\n\r\n%b" % (head, len(reply.body), reply.body)
+            kept = self._refusal = live, headers, (reply, written)
+        return kept[2]
 
     def watch(self, connection: LaneProtocol) -> None:
         """Close the connection, later, should its client be too slow."""
@@ -177,6 +190,8 @@ class LaneProtocol(HttpToolsProtocol):
             and self.cycle.response_complete
             and data.startswith(self._head)
         ):
+            if self._turned_away(self._opening):  # type: ignore[arg-type]
+                return
             call = self.cycle = LaneCall(self, self._opening)  # type: ignore[assignment,arg-type]
             call.add(data[len(self._head) :])
             if not call.response_complete:
@@ -190,6 +205,25 @@ class LaneProtocol(HttpToolsProtocol):
             self._refuse_head()
         elif whole and self._begun == 1 and not self._midway and isinstance(self.cycle, LaneCall):
             self._remember(data, self.cycle.opening)
+
+    def _turned_away(self, opening: Opening) -> bool:
+        """Refuse a request that there is no room for before anything is made of it: so a server that is asked for more
+        than it can do has its time for the rest."""
+        lane, heading, began = self.lane, opening.heading, time.monotonic()
+        live = lane.answerer.crowded(heading)
+        if live is None or opening.origin is not None or self.flow.write_paused:
+            return False
+        try:
+            caller = lane.door.guard.admit(opening.authorization, heading.model)
+        except LeptonError as error:
+            self.reply(error_reply(error), keep_alive=True, origin=None)
+            return True
+        reply, written = lane.refusal(live, self.server_state.default_headers)
+        self.transport.write(written)
+        self.server_state.total_requests += 1
+        now = self._idle_since = time.monotonic()
+        lane.answerer.turned_away(live, heading, caller, reply, began, now)
+        return True
 
     def _refuse_head(self) -> None:
         """End a request whose headers have no end; it is told so if nobody else is being answered."""

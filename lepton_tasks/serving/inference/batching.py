@@ -20,6 +20,7 @@ from lepton_tasks.serving.errors import DeadlineError
 from lepton_tasks.serving.package import Package
 
 _LONGEST_WAIT_SECONDS = 0.25  # what more would wait for is refused at once; processes beside it make it more
+_PART = 8  # of the queue: a batch of so few makes nobody's wait much longer
 _LEAST_BACKLOG, _MOST_BACKLOG = 64, 4096  # jobs
 
 Outputs = Mapping[str, np.ndarray]
@@ -81,6 +82,8 @@ class Batcher:
     Args:
         package: What answers.
         max_batch: Most jobs of one inference.
+        deep: The same while many wait: up to an eighth of them. Where inferences gain nothing from batches, the rest
+            of the work does: who waits for a thread, and for whom, is woken once for all of them.
         workers: Threads.
         small: Bytes of a request up to which it may be done in the event loop.
         busy: Whether it is done there even while others are being answered.
@@ -95,6 +98,7 @@ class Batcher:
         *,
         max_batch: int,
         workers: int,
+        deep: int = 0,
         small: int = 0,
         busy: bool = False,
         rate: float = math.inf,
@@ -106,6 +110,7 @@ class Batcher:
         self.backlog = fitting if backlog is None else backlog
         self.mirror: Callable[[Sequence[Job]], None] | None = None
         """Told of the jobs of every batch once they are answered, in whichever thread; must return at once."""
+        self._deep = deep
         self._observe, self._small, self._most_open = observe, small, math.inf if busy else 0
         self._open = 0  # jobs taken and not yet answered
         self._here: collections.deque[Ticket] = collections.deque()
@@ -119,6 +124,11 @@ class Batcher:
         """How many jobs wait."""
         return self._queue.qsize() + len(self._here)
 
+    @property
+    def full(self) -> bool:
+        """Whether a further job would be refused."""
+        return self._queue.qsize() + len(self._here) >= self.backlog  # as `depth`: it is asked most while time is short
+
     def submit(
         self, job: Job, done: Callable[[Any], None], *, seconds: float = math.inf, size: float = math.inf
     ) -> Ticket:
@@ -130,8 +140,8 @@ class Batcher:
             seconds: After them the job is not begun any more, and gets a `DeadlineError`.
             size: Bytes of the request.
         """
-        if self.depth() >= self.backlog:
-            raise UnavailableError(f"{self.backlog} requests are waiting already.", fix="Send fewer at a time.")
+        if self.full:
+            raise crowded(self.backlog)
         now = time.perf_counter()
         ticket = Ticket(job, done, now + seconds, now)
         if size <= self._small and self._open <= self._most_open:
@@ -172,9 +182,10 @@ class Batcher:
         """All that is queued up to the batch size, waiting for the first; False after the end mark."""
         batch: list[Ticket] = []
         ticket = self._queue.get()
+        most = max(self.max_batch, min(self._deep, self._queue.qsize() // _PART))
         while ticket is not None:
             batch.append(ticket)
-            if len(batch) >= self.max_batch:
+            if len(batch) >= most:
                 return batch, True
             try:
                 ticket = self._queue.get_nowait()
@@ -270,6 +281,11 @@ def _run_all(package: Package, arrays: Sequence[np.ndarray]) -> list[Any]:
 
 def _nothing(_: Any) -> None:
     """What is told of an answer once it is given."""
+
+
+def crowded(backlog: int) -> UnavailableError:
+    """What a job is refused with while the queue is full."""
+    return UnavailableError(f"{backlog} requests are waiting already.", fix="Send fewer at a time.")
 
 
 def _late() -> DeadlineError:

@@ -15,6 +15,7 @@ _LEAST_TURNS, _TURNS = 5, 40
 _MOST_SECONDS = 0.3
 _NEARLY = 0.87  # of the best rate
 _SHORT_SECONDS, _LONG_SECONDS = 0.0015, 0.1  # of a batch
+_DEEPEST, _DEEP_SECONDS = 8, 0.025  # of a batch while many wait: shared by eight, a wake-up weighs little
 _QUICK_SECONDS = 0.0005  # of one request: so long may the event loop stand still
 _TINY_SECONDS = 0.00002  # of one sample in a batch: well below what the interpreter takes for the rest of a request
 _LEAST_SMALL = 4096
@@ -26,12 +27,14 @@ class Pace:
 
     Attributes:
         batch: Requests of one inference.
+        deep: Most requests of one inference while many wait.
         rate: Samples a second with such batches, by one thread.
         small: Bytes of a request up to which it may be answered in the event loop; 0 if never.
         busy: Whether that is best even while others are being answered.
     """
 
     batch: int
+    deep: int
     rate: float
     small: int = 0
     busy: bool = False
@@ -46,11 +49,11 @@ def measure(package: Package) -> Pace:
         tensor = package.spec.inputs[0]
         sample = np.zeros([size or 1 for size in tensor.shape[1:]], tensor.dtype)
     package.output_codec.encode(package.run(sample[np.newaxis]), 0)
-    batch, rate = best_batch(package, sample)
+    batch, deep, rate = best_batch(package, sample)
     package.shrink(sample[np.newaxis])  # the largest batch that was tried took 14 MB for a small CNN
     seconds = min(_seconds(package, example[0] if example else None, sample) for _ in range(3))
     small = max(_LEAST_SMALL, 8 * sample.nbytes)  # the sample as JSON, or eight as bytes
-    return Pace(batch, rate, small if seconds <= _QUICK_SECONDS else 0, 1 / rate <= _TINY_SECONDS)
+    return Pace(batch, deep, rate, small if seconds <= _QUICK_SECONDS else 0, 1 / rate <= _TINY_SECONDS)
 
 
 def _seconds(package: Package, payload: bytes | None, sample: np.ndarray) -> float:
@@ -61,13 +64,14 @@ def _seconds(package: Package, payload: bytes | None, sample: np.ndarray) -> flo
     return time.perf_counter() - began
 
 
-def best_batch(package: Package, sample: np.ndarray) -> tuple[int, float]:
-    """The batch size to serve this package with, by measurement, and the samples a second it gives; also warms it up.
+def best_batch(package: Package, sample: np.ndarray) -> tuple[int, int, float]:
+    """The batch size to serve this package with, by measurement, that while many wait, and the samples a second that
+    the first gives; also warms it up.
 
     Of the sizes that give nearly the best rate, the largest one that takes no longer than 1.5 ms is taken, else the
-    smallest. A small CNN gains nothing from batches in ONNX Runtime, but the interpreter does: between two inferences
-    its caches are cold, and its lock is with another thread. The sizes are measured in turns, because other work on the
-    machine comes and goes.
+    smallest; while many wait, the largest up to 8 and 25 ms. A small CNN gains nothing from batches in ONNX Runtime,
+    but the interpreter does: between two inferences its caches are cold, and its lock is with another thread. The sizes
+    are measured in turns, because other work on the machine comes and goes.
 
     Args:
         package: What is measured.
@@ -90,4 +94,5 @@ def best_batch(package: Package, sample: np.ndarray) -> tuple[int, float]:
     rates = [size / max(took, 1e-9) for size, took in zip(_BATCH_SIZES, seconds, strict=False)]
     good = [i for i, rate in enumerate(rates) if rate >= _NEARLY * max(rates)]
     best = max((i for i in good if seconds[i] <= _SHORT_SECONDS), default=good[0])
-    return _BATCH_SIZES[best], rates[best]
+    deep = max((i for i in good if seconds[i] <= _DEEP_SECONDS and _BATCH_SIZES[i] <= _DEEPEST), default=best)
+    return _BATCH_SIZES[best], _BATCH_SIZES[max(best, deep)], rates[best]

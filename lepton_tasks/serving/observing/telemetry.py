@@ -11,15 +11,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, generate_latest
 
 from lepton_tasks.serving.errors import CLIENT_GONE, reason_of, status_of
+from lepton_tasks.serving.inference.asked import Reply
 from lepton_tasks.serving.inference.batching import Ticket, Timings
 from lepton_tasks.serving.observing.counting import Counter, Histogram
 from lepton_tasks.serving.observing.request_log import RequestLog
 from lepton_tasks.serving.versions.live import Live
 
 _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_LATER_SECONDS = 0.05
 _SIZES = (1, 2, 4, 8, 16, 32)
 _NO_SAMPLE: tuple[dict[str, Any]] = ({},)
 
@@ -84,6 +86,7 @@ class Telemetry:
         dropped = Gauge("lepton_request_log_dropped", "Records the log had no room for.", registry=registry)
         dropped.set_function(lambda: log.dropped)
         self._log = log
+        self._refused: list[tuple[Call, str, Reply, float, float]] = []
         # Looking a series up by its labels takes longer than counting in it.
         self._series = functools.lru_cache(maxsize=4096)(self._series_of)
 
@@ -127,8 +130,28 @@ class Telemetry:
         finally:
             self.finish(call, api, status, time.perf_counter() - started, reason)
 
-    def finish(self, call: Call, api: str, status: int, seconds: float, reason: str | None = None) -> None:
-        """Count a request that took `seconds`, and log it."""
+    def refused(self, call: Call, api: str, reply: Reply, seconds: float, now: float) -> None:
+        """Count and log, later, a request that was refused at `now` of `time.monotonic`, with many others."""
+        self._refused.append((call, api, reply, seconds, now))
+        if len(self._refused) == 1:
+            asyncio.get_running_loop().call_later(_LATER_SECONDS, self.settle)
+
+    def exposition(self) -> bytes:
+        """All metrics as Prometheus reads them."""
+        self.settle()
+        return generate_latest(self.registry)
+
+    def settle(self) -> None:
+        """Count and log all that was refused until now."""
+        refused, self._refused = self._refused, []
+        epoch = time.time() - time.monotonic()
+        for call, api, reply, seconds, now in refused:
+            self.finish(call, api, reply.status, seconds, reply.reason, at=epoch + now)
+
+    def finish(
+        self, call: Call, api: str, status: int, seconds: float, reason: str | None = None, *, at: float | None = None
+    ) -> None:
+        """Count a request that took `seconds`, and log it; `at`: when, in seconds since the epoch, if not now."""
         # An unknown name is the caller's own text: as a label, or a folder, it would let anybody fill the disk.
         if call.live is None:
             count, observe, _ = self._series("", "", api, status)
@@ -144,7 +167,7 @@ class Telemetry:
         if not call.probe:
             call.live.tally.request(status, seconds)
         shared = {
-            "time": time.time(),
+            "time": time.time() if at is None else at,
             "version": version,
             "api": api,
             "status": status,

@@ -166,6 +166,7 @@ class Loader:
             batcher = Batcher(
                 package,
                 max_batch=pace.batch,
+                deep=pace.deep,
                 workers=self._workers,
                 small=pace.small,
                 busy=pace.busy,

@@ -51,6 +51,11 @@ class Lookup:
             return self.get(name, version)
         return served.answering(key)
 
+    def sole(self, name: str) -> Live | None:
+        """What answers every request for this model that names no version; None if chance decides, or nothing does."""
+        served = self._served.get(name)
+        return None if served is None or served.weight else served.champion
+
     def get(self, name: str, version: str | None = None) -> Live:
         """The champion, or another version that is loaded.
 

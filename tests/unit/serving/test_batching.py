@@ -109,6 +109,24 @@ def test_a_full_backlog_refuses(package):
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize(("waiting", "sizes"), [(15, [1] * 15), (32, [3, 3, 3, 2]), (80, [8, 8, 7, 7, 6])])
+def test_a_batch_is_larger_while_many_wait(package, waiting, sizes):
+    async def scenario():
+        gate, seen = threading.Event(), []
+        batcher = Batcher(package, max_batch=1, deep=8, workers=1, observe=lambda timings: seen.append(timings.jobs))
+        futures = [batcher.ask(first := Blocking(gate))]
+        await asyncio.to_thread(first.started.wait, 10)
+        futures += [batcher.ask(Blocking(gate)) for _ in range(waiting)]
+        gate.set()
+        await asyncio.gather(*futures)
+        batcher.close()
+        await asyncio.to_thread(batcher.join)
+        return seen
+
+    found = asyncio.run(scenario())
+    assert (found[0], found[1 : 1 + len(sizes)], sum(found)) == (1, sizes, 1 + waiting)
+
+
 class Told(Blocking):
     """A job that holds its worker, and answers with its own number."""
 
@@ -204,14 +222,31 @@ class Clock:
 
 
 @pytest.mark.parametrize(
-    ("fixed", "each", "size"),
-    [(0.0, 1e-3, 1), (0.0, 1e-4, 8), (1e-3, 0.0, 32), (1e-3, 2.5e-4, 16), (0.05, 0.02, 4), (0.2, 0.0, 1)],
-    ids=["no gain from batches", "none, but quick", "all of it overhead", "some", "some, but slow", "too slow"],
+    ("fixed", "each", "size", "deep"),
+    [
+        (0.0, 1e-3, 1, 8),
+        (0.0, 1e-4, 8, 8),
+        (1e-3, 0.0, 32, 32),
+        (1e-3, 2.5e-4, 16, 16),
+        (0.05, 0.02, 4, 4),
+        (0.0, 5e-3, 1, 4),
+        (0.2, 0.0, 1, 1),
+    ],
+    ids=[
+        "no gain from batches",
+        "none, but quick",
+        "all of it overhead",
+        "some",
+        "some, but slow",
+        "none, and slow",
+        "too slow",
+    ],
 )
-def test_the_batch_grows_only_as_long_as_it_pays(monkeypatch, fixed, each, size):
+def test_the_batch_grows_only_as_long_as_it_pays(monkeypatch, fixed, each, size, deep):
     clock = Clock()
     monkeypatch.setattr("lepton_tasks.serving.inference.pace.time", clock)
     assert best_batch(Timed(clock, fixed, each), np.zeros((8, 8, 1))) == (
         size,
+        deep,
         pytest.approx(size / (fixed + each * size)),
     )

@@ -286,6 +286,44 @@ def test_the_request_of_a_client_that_went_away_leaves_the_queue(server, gate):
     assert gone()
 
 
+def test_a_request_that_there_is_no_room_for_is_refused_as_any_counted_and_logged(server, monkeypatch):
+    answerer, body, logged = server.app.state.answerer, json.dumps(tensor(51)).encode(), []
+    monkeypatch.setattr(answerer._telemetry._log, "add", lambda model, record: logged.append(record))
+    with contextlib.closing(server.connect()) as connection:
+
+        def again():
+            connection.sendall(request(INFER, body))
+            return next(replies(connection))
+
+        assert light(again()[2]) == pytest.approx(0.1, abs=1e-6)  # from now on its head is known, and not read
+        with monkeypatch.context() as patch:
+            patch.setattr(answerer._table.get("tiny").batcher, "backlog", 0)
+            before = refused(server)
+            began = time.time()
+            read, *known = ask(server, INFER, body), *(again() for _ in range(3))
+            assert read[1]["retry-after"] == "1"
+            for status, headers, told in known:
+                assert json.loads(told) == {"error": "0 requests are waiting already. Send fewer at a time."}
+                assert (status, headers | {"date": ""}, told) == (503, read[1] | {"date": ""}, read[2])
+            assert refused(server) == before + 4
+        assert light(again()[2]) == pytest.approx(0.1, abs=1e-6)
+    assert [record["status"] for record in logged] == [200, 503, 503, 503, 503, 200]
+    for record in logged[1:5]:
+        assert record.keys() == logged[1].keys()
+        assert (record["error"], record["version"]) == ("0 requests are waiting already. Send fewer at a time.", "7")
+        assert began - 0.01 <= record["time"] <= time.time() + 0.01
+        assert 0 <= record["seconds"] < 1
+
+
+def refused(server):
+    """How many requests for the model the metrics say were refused."""
+    with contextlib.closing(server.connect()) as other:
+        other.sendall(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n")
+        text = next(replies(other))[2].decode()
+    key = 'lepton_errors_total{api="v2",model="tiny",status="503",version="7"} '
+    return sum(float(line.removeprefix(key)) for line in text.splitlines() if line.startswith(key))
+
+
 @pytest.mark.parametrize("jump", [-86_400, 86_400])
 def test_a_clock_that_jumps_changes_no_answer(server, monkeypatch, jump):
     real = time.time

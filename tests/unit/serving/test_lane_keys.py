@@ -36,6 +36,23 @@ def test_the_lane_lets_in_who_may_ask_and_counts(guarded):
     assert guarded.app.state.door.guard.refused == {401: 1, 403: 1, 429: 1}
 
 
+def test_keys_are_asked_for_and_charged_where_there_is_no_room(guarded, monkeypatch):
+    with guarded.connect() as connection:
+
+        def answer(**headers):
+            connection.sendall(request(INFER, BODY, **headers))
+            return next(replies(connection))
+
+        assert answer(**guarded.key)[0] == 200
+        monkeypatch.setattr(guarded.app.state.answerer._table.get("tiny").batcher, "backlog", 0)
+        assert [answer(**guarded.key)[0] for _ in range(3)] == [503, 503, 429]
+        wrong = {"authorization": "Bearer " + "x" * (len(guarded.key["authorization"]) - len("Bearer "))}
+        assert [answer(**wrong)[0] for _ in range(2)] == [401, 401]
+        status, headers, _ = answer(**guarded.key, origin=SHOP)
+        assert (status, headers["access-control-allow-origin"]) == (429, SHOP)
+    assert guarded.app.state.door.guard.refused == {401: 2, 403: 0, 429: 2}
+
+
 def test_a_refused_body_that_is_too_long_ends_the_connection(guarded):
     status, headers, _ = ask(guarded, INFER, b"x" * 200_000)
     assert (status, headers["connection"]) == (401, "close")
