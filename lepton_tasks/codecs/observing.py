@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lepton_tasks.core.protocols import Codec, Observing
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
 
 MOST_VALUES, LONGEST_VALUE = 100, 200
 """Values of a sample, and characters of a text among them, that are kept: a line of the request log stays short."""
+
+ANSWERED = ("label", "probability", "value", "score", "is_anomaly", "boxes")
+"""What is kept of an answer, where it has it."""
 
 
 def observed(codec: Codec, payload: bytes, sample: np.ndarray) -> dict[str, Any]:
@@ -25,6 +29,23 @@ def observed(codec: Codec, payload: bytes, sample: np.ndarray) -> dict[str, Any]
         return {}
     values = list(codec.observe(payload, sample).items())[:MOST_VALUES]
     return {name: _short(value) for name, value in values}
+
+
+def answered(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """A few values of an answer by name: ``label`` and ``probability`` (None without), a lone number as ``value``, the
+    ``score`` of an anomaly and whether it ``is_anomaly``, how many ``boxes`` were found.
+
+    Args:
+        answer: As the output codec gives it.
+    """
+    kept = {"label": answer.get("label"), "probability": answer.get("probability")}
+    if len(answer) == 1 and isinstance(number := next(iter(answer.values())), float):
+        kept["value"] = number
+    elif "is_anomaly" in answer:
+        kept |= {"score": answer["score"], "is_anomaly": answer["is_anomaly"]}
+    elif "detections" in answer:
+        kept["boxes"] = len(answer["detections"])
+    return kept
 
 
 def _short(value: Any) -> Any:

@@ -287,7 +287,10 @@ FORMATS: Registry[release_protocols.PackageFormat] = Registry(
 MONITORS: Registry[release_protocols.Monitor] = Registry(
     "monitor",
     release_protocols.Monitor,
-    {"data_quality": "lepton_tasks.monitoring.data_quality:DataQuality"},
+    {
+        "data_quality": "lepton_tasks.monitoring.data_quality:DataQuality",
+        "drift": "lepton_tasks.monitoring.drift:Drift",
+    },
 )
 
 REGISTRIES: dict[str, Registry[Any]] = {

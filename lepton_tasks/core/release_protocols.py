@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from lepton_tasks.core.artifacts import EndpointRef, ModelPackageRef, ModelVersionRef
     from lepton_tasks.core.context import RunContext
+    from lepton_tasks.core.finding import Finding
     from lepton_tasks.core.use_case import UseCase
 
 
@@ -74,5 +75,5 @@ class PackageFormat(Protocol):
 class Monitor(Protocol):
     """One question about what is deployed."""
 
-    def check(self, use_case: UseCase, ctx: RunContext, endpoint: EndpointRef) -> list[dict[str, Any]]:
-        """Findings: ``{"monitor", "severity": "ok" | "warning" | "critical", "message", "value", "limit", "unit"}``."""
+    def check(self, use_case: UseCase, ctx: RunContext, endpoint: EndpointRef) -> list[Finding]:
+        """What was found since the last check; at least one finding, which says so if there was too little to judge."""

@@ -16,9 +16,10 @@ import pydantic
 
 from lepton_tasks.core.artifacts import EndpointRef
 from lepton_tasks.core.context import RunContext
+from lepton_tasks.core.finding import Finding, Severity
 from lepton_tasks.core.store import write_json
 from lepton_tasks.core.use_case import Expectation, UseCase
-from lepton_tasks.serving.observing.request_log import REDACTED, REQUESTS_FOLDER, read_requests
+from lepton_tasks.serving.observing.request_log import ANSWER, REDACTED, REQUESTS_FOLDER, read_requests
 
 if TYPE_CHECKING:
     from lepton_tasks.quality.rows import FrameRows
@@ -78,7 +79,7 @@ class DataQuality:
     least: Annotated[int, pydantic.Field(ge=1)] = 50
     last: Annotated[int, pydantic.Field(ge=1)] = 100_000
 
-    def check(self, use_case: UseCase, ctx: RunContext, endpoint: EndpointRef) -> list[dict[str, Any]]:
+    def check(self, use_case: UseCase, ctx: RunContext, endpoint: EndpointRef) -> list[Finding]:
         """One finding for each rule about answers, and for what was asked one a broken rule, or one if all held."""
         home = ctx.root / "monitoring" / use_case.name
         mark = home / "data_quality.json"
@@ -111,7 +112,7 @@ class DataQuality:
         home: Path,
         use_case: UseCase,
         ctx: RunContext,
-    ) -> list[dict[str, Any]]:
+    ) -> list[Finding]:
         from lepton_tasks.quality.check import report_of, write_failing_rows, write_report
         from lepton_tasks.quality.rows import FrameRows
         from lepton_tasks.quality.suite import judge
@@ -123,7 +124,7 @@ class DataQuality:
         findings = [_about_answers(rule, table, rule.column in broken) for rule in rules]
         values: list[Judged] = []
         if asked:
-            hidden = {name for record in asked for name in record.get(REDACTED) or ()}
+            hidden = {name for record in asked for name in record.get(REDACTED) or () if name != ANSWER}
             rows, expected = _values(asked, profile, hidden)
             own = [rule for rule in use_case.quality.served if hidden.isdisjoint(_columns(rule))]
             values = judge(rows, [*expected, *own], ctx, where=where, identity=_TIME)
@@ -202,33 +203,37 @@ def _values(
     return rows, compared_with(profile) if profile else []
 
 
-def _about_answers(rule: _Rule, table: pa.Table, broken: bool) -> dict[str, Any]:
+def _about_answers(rule: _Rule, table: pa.Table, broken: bool) -> Finding:
     asked = table.filter(pc.is_valid(pc.field(rule.column)))
     share = asked.filter(rule.against).num_rows / max(1, asked.num_rows)
     message = f"{share:.1%} of {asked.num_rows:,} samples {rule.question} (limit {rule.limit:.1%})"
     return _finding("warning" if broken else "ok", message, share, rule.limit, "share")
 
 
-def _about_values(report: dict[str, Any]) -> list[dict[str, Any]]:
+def _about_values(report: dict[str, Any]) -> list[Finding]:
     from lepton_tasks.quality.check import describe
 
     findings = []
     for fault in report["failed"]:
         limit = 1 - float(fault["params"].get("mostly", 1.0))
         message = f"requests are unlike what is expected: {describe(fault)}"
-        findings.append(_finding(fault["severity"], message, fault["share"] or 0.0, limit, "share"))
+        subject = fault["column"] or ""
+        findings.append(_finding(fault["severity"], message, fault["share"] or 0.0, limit, "share", subject))
     if not findings:
         message = f"{report['rows']:,} samples are like the training data ({report['evaluated']} expectations held)"
         findings.append(_finding("ok", message, report["evaluated"], None, "expectations"))
     return findings
 
 
-def _finding(severity: str, message: str, value: float, limit: float | None, unit: str) -> dict[str, Any]:
-    return {
-        "monitor": "data_quality",
-        "severity": severity,
-        "message": message,
-        "value": value,
-        "limit": limit,
-        "unit": unit,
-    }
+def _finding(
+    severity: Severity, message: str, value: float, limit: float | None, unit: str, subject: str = ""
+) -> Finding:
+    return Finding(
+        monitor="data_quality",
+        severity=severity,
+        message=message,
+        value=value,
+        limit=limit,
+        unit=unit,
+        subject=subject,
+    )

@@ -7,10 +7,10 @@ from typing import Any
 
 import polars as pl
 
-from lepton_tasks.codecs.observing import observed
+from lepton_tasks.codecs.observing import answered, observed
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import DataError
-from lepton_tasks.core.protocols import Codec
+from lepton_tasks.core.protocols import Codec, OutputCodec, Outputs
 from lepton_tasks.quality.profile import profile_of
 from lepton_tasks.quality.rows import FrameRows
 
@@ -31,6 +31,22 @@ def profile_of_requests(codec: Codec, payloads: Iterable[bytes], ctx: RunContext
             values.append(observed(codec, payload, codec.decode(payload)))
         except DataError:
             continue
+    return _profile(values, ctx)
+
+
+def profile_of_answers(codec: OutputCodec, outputs: Outputs, ctx: RunContext) -> dict[str, Any]:
+    """The profile of what the request log keeps of answers, where all outputs are answered.
+
+    Args:
+        codec: The output codec of the model.
+        outputs: What the network gives, by name, [N, ...].
+        ctx: The run.
+    """
+    rows = len(next(iter(outputs.values())))
+    return _profile([answered(codec.encode(outputs, row)) for row in range(rows)], ctx)
+
+
+def _profile(values: Sequence[Mapping[str, Any]], ctx: RunContext) -> dict[str, Any]:
     frame = pl.DataFrame(values, infer_schema_length=None) if any(values) else pl.DataFrame()
     frame = frame.select(pl.exclude(pl.Null))  # what never has a value has no type, and no rule would follow
     return profile_of(FrameRows(frame), ctx) if frame.width else {"rows": len(values), "columns": {}}

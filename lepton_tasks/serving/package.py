@@ -152,7 +152,9 @@ def write_package(
         card: The model card, Markdown.
         example: One encoded sample (PNG for pictures) and the answer expected to it, in the form that the output
             codec gives. The smoke test sends it.
-        profile: Contents of ``profile.json``: what requests are like, for monitors. Serving does not read it.
+        profile: Contents of ``profile.json``, for monitors; serving does not read it. ``rows`` and ``columns`` of rows
+            of the training and validation splits as requests, ``answers`` likewise to the test split, which has
+            ``test_rows``, and as ``training`` the energy that training took.
     """
     graph = onnx.read_bytes() if isinstance(onnx, Path) else onnx
     (folder / ONNX_FILE).write_bytes(graph)

@@ -26,9 +26,11 @@ def export(
     evaluation: EvaluationRef,
 ) -> ModelPackageRef:
     """Write the sealed model package: ONNX graph, codec, labels, fitted values, model card."""
+    from lepton_tasks.quality.served import profile_of_answers
     from lepton_tasks.serving.package import ONNX_FILE, PackageSpec, write_package
     from lepton_tasks.training.card import model_card
     from lepton_tasks.training.checkpoint import read_checkpoint
+    from lepton_tasks.training.energy import energies
     from lepton_tasks.training.export import export_onnx
 
     trained = read_checkpoint(ctx.open(checkpoint))
@@ -64,8 +66,11 @@ def export(
         interval=wilson(accuracy, rows["test"]) if accuracy is not None else None,
     )
     row = _typical(task, served, task.evaluation_rows(data, "test").targets[: len(payloads)])
-    example = payloads[row], OUTPUT_CODECS.build(output_codec, output_params).encode(served, row)
+    answers = OUTPUT_CODECS.build(output_codec, output_params)
+    example = payloads[row], answers.encode(served, row)
     profile = json.loads((judged / replay.PROFILE_FILE).read_text())
+    profile |= {"answers": profile_of_answers(answers, served, ctx), "test_rows": rows["test"]}
+    profile["training"] = energies(trained.spec)
     write_package(draft.path, onnx=graph, spec=spec, preprocessor=fitted, card=card, example=example, profile=profile)
     size = graph.stat().st_size
     ctx.log.info("model.onnx has %.1f KB", size / 1024)

@@ -200,6 +200,9 @@ STAGES: tuple[Stage, ...] = (
         code=(
             *_MODEL_CODE,
             *_REPLAY_CODE,
+            "lepton_tasks.quality.one_pass",
+            "lepton_tasks.quality.profile",
+            "lepton_tasks.quality.served",
             "lepton_tasks.serving.package",
             "lepton_tasks.training.card",
             "lepton_tasks.training.checkpoint",

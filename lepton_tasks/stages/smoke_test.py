@@ -10,7 +10,7 @@ from lepton_tasks.core.access import own_key
 from lepton_tasks.core.artifacts import EndpointRef, ModelPackageRef, MonitorReportRef
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import GateError, LeptonError
-from lepton_tasks.core.store import write_json
+from lepton_tasks.core.finding import Finding, write_findings
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.serving.answers import difference
 from lepton_tasks.serving.client import Client
@@ -41,11 +41,11 @@ def smoke_test(
             where=str(endpoint.facts["url"]),
         ) from error
     draft = ctx.draft()
-    write_json(draft.path / "findings.json", [seen])
-    return ctx.publish(draft, MonitorReportRef, {"version": endpoint.facts["version"], "difference": seen["value"]})
+    write_findings(draft.path, [seen])
+    return ctx.publish(draft, MonitorReportRef, {"version": endpoint.facts["version"], "difference": seen.value})
 
 
-def _ask(use_case: UseCase, ctx: RunContext, endpoint: EndpointRef, folder: Path) -> dict[str, Any]:
+def _ask(use_case: UseCase, ctx: RunContext, endpoint: EndpointRef, folder: Path) -> Finding:
     """The finding, or an error that says what differs."""
     example, expected = read_example(folder)
     with Client(str(endpoint.facts["url"]), probe="smoke_test", api_key=own_key(ctx.root / "serving")) as client:
@@ -56,14 +56,14 @@ def _ask(use_case: UseCase, ctx: RunContext, endpoint: EndpointRef, folder: Path
         raise GateError(f"version {reply['version']} answered.")
     if not apart <= TOLERANCE:
         raise GateError(f"the example is answered with {_short(answer)}, not with {_short(expected)}.")
-    return {
-        "monitor": "smoke_test",
-        "severity": "ok",
-        "message": f"the example is answered as expected: {_short(answer)}",
-        "value": apart,
-        "limit": TOLERANCE,
-        "unit": "difference",
-    }
+    return Finding(
+        monitor="smoke_test",
+        severity="ok",
+        message=f"the example is answered as expected: {_short(answer)}",
+        value=apart,
+        limit=TOLERANCE,
+        unit="difference",
+    )
 
 
 def _short(answer: dict[str, Any]) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lepton_tasks.core.energy import ESTIMATED, MEASURED, WATTS_PER_CORE
 from lepton_tasks.core.use_case import UseCase
-from lepton_tasks.training.energy import ESTIMATED, MEASURED, WATTS_PER_CORE, energies
+from lepton_tasks.training.energy import energies
 
 _KEPT = {
     "best": "The best epoch was chosen on the validation split.",

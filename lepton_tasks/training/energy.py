@@ -3,44 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lepton_tasks.core.energy import ESTIMATED, JOULES_PER_WH, MEASURED, WATTS_PER_CORE, ZONES, Counter, rapl
+
 if TYPE_CHECKING:
     import torch
-
-WATTS_PER_CORE = 3.5
-"""Of one busy core (hardware thread) with its share of the machine around it.
-
-Source: Cloud Carbon Footprint, "Methodology": watts per vCPU at full load, mean of the processors that AWS lends
-(Google's 4.26, Azure's 3.76), after SPECpower; https://www.cloudcarbonfootprint.org/docs/methodology/
-"""
-
-MEASURED, ESTIMATED = "energy_wh", "energy_estimate_wh"
-"""Names of the figure, in watt-hours: all of it counted by the hardware, or some of it estimated."""
-
-_ZONES = Path("/sys/class/powercap")
-_JOULES_PER_WH = 3600.0
-
-
-@dataclasses.dataclass
-class _Counter:
-    """A counter of joules that may begin again at 0 after `most`."""
-
-    read: Callable[[], float]
-    most: float = float("inf")
-
-    def __post_init__(self) -> None:
-        self._last = self.read()
-
-    def since(self) -> float:
-        """Joules since the last call; right if the counter went round at most once."""
-        before, self._last = self._last, self.read()
-        return self._last - before if self._last >= before else self._last - before + self.most
 
 
 class Meter:
@@ -56,12 +28,12 @@ class Meter:
         zones: Where the kernel shows RAPL's counters.
     """
 
-    def __init__(self, device: torch.device, *, local_rank: int = 0, zones: Path = _ZONES) -> None:
-        found = _rapl(zones)
+    def __init__(self, device: torch.device, *, local_rank: int = 0, zones: Path = ZONES) -> None:
+        found = list(rapl(zones).values())
         self.name = MEASURED if found else ESTIMATED
         self._counters = found if local_rank == 0 else []
         if not found:
-            self._counters = [_Counter(lambda: time.process_time() * WATTS_PER_CORE)]
+            self._counters = [Counter(lambda: time.process_time() * WATTS_PER_CORE)]
         if device.type == "cuda":
             import torch
 
@@ -74,7 +46,7 @@ class Meter:
     def spent(self) -> float:
         """Watt-hours since the last `take`; to be asked more often than a counter goes round, some 40 minutes."""
         self._joules += sum(counter.since() for counter in self._counters)
-        return self._joules / _JOULES_PER_WH
+        return self._joules / JOULES_PER_WH
 
     def take(self) -> float:
         """What `spent` gives, which then begins at 0 again."""
@@ -87,23 +59,7 @@ def energies(row: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in row.items() if name.endswith("_wh")}
 
 
-def _rapl(zones: Path) -> list[_Counter]:
-    """Counters of all packages and of memory beside them; empty without any or if one may not be read.
-
-    Source: https://docs.kernel.org/power/powercap/powercap.html
-    """
-    found = []
-    try:
-        for zone in sorted(zones.glob("intel-rapl:*")):
-            if (zone / "name").read_text().startswith(("package", "dram")):
-                file, most = zone / "energy_uj", int((zone / "max_energy_range_uj").read_text()) / 1e6
-                found.append(_Counter(lambda file=file: int(file.read_text()) / 1e6, most))  # type: ignore[misc]
-    except OSError:  # PermissionError for all but root since Linux 5.10
-        return []
-    return found
-
-
-def _nvml(uuid: str) -> list[_Counter]:
+def _nvml(uuid: str) -> list[Counter]:
     """The counter of the GPU with this UUID; empty if its driver has none.
 
     Source: https://docs.nvidia.com/deploy/nvml-api/group__nvmlDeviceQueries.html
@@ -123,4 +79,4 @@ def _nvml(uuid: str) -> list[_Counter]:
         return []
     if library.nvmlDeviceGetTotalEnergyConsumption(handle, ctypes.byref(millijoules)):  # before the Volta generation
         return []
-    return [_Counter(read)]
+    return [Counter(read)]

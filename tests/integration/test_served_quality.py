@@ -87,27 +87,27 @@ def test_rules_are_ranges_categories_and_missing_values(ctx, endpoint):
 def test_requests_like_the_training_data_are_well_and_few_ones_are_waited_for(ctx, endpoint):
     ask(ctx, map(row, range(20)))
     *_, few = DataQuality().check(USE_CASE, ctx, endpoint)
-    assert few["message"] == "20 samples are too few to compare with the training data"
+    assert few.message == "20 samples are too few to compare with the training data"
     ask(ctx, map(row, range(20, 60)))
     *_, told = DataQuality().check(USE_CASE, ctx, endpoint)
-    assert (told["severity"], told["message"]) == (
+    assert (told.severity, told.message) == (
         "ok",
         "60 samples are like the training data (8 expectations held)",
     )
     (none,) = DataQuality().check(USE_CASE, ctx, endpoint)
-    assert none["message"] == "no requests since the last check"
+    assert none.message == "no requests since the last check"
 
 
 def test_requests_unlike_the_training_data_are_told_by_rule_with_the_rows_against_it(ctx, endpoint):
     ask(ctx, [row(i, work="z", age=None if i < 30 else 90 + i) for i in range(60)])
     findings = DataQuality().check(USE_CASE, ctx, endpoint)[3:]
-    told = {finding["message"].partition(" (")[0].split("_to_")[1]: finding for finding in findings}
+    told = {finding.message.partition(" (")[0].split("_to_")[1]: finding for finding in findings}
     assert sorted(told) == ["be_between", "be_in_set", "not_be_null"]
-    assert told["be_in_set"]["severity"] == "warning"
-    assert told["be_in_set"]["value"] == 1.0
-    assert "value_set=['x', 'y']): observed 60 of 60 rows (100.0 %) against it" in told["be_in_set"]["message"]
-    assert told["not_be_null"]["value"] == 0.5
-    assert {f["severity"] for f in findings if "max_value=89" in f["message"]} == {"critical"}  # the use case's own
+    assert told["be_in_set"].severity == "warning"
+    assert told["be_in_set"].value == 1.0
+    assert "value_set=['x', 'y']): observed 60 of 60 rows (100.0 %) against it" in told["be_in_set"].message
+    assert told["not_be_null"].value == 0.5
+    assert {f.severity for f in findings if "max_value=89" in f.message} == {"critical"}  # the use case's own
     failing = pl.read_parquet(ctx.root / "monitoring" / "people" / "failing_requests.parquet")
     assert set(failing["work"]) == {"z"}
     assert failing["request_time"].str.starts_with("20").all()
@@ -120,13 +120,13 @@ def test_redacted_columns_are_not_compared_and_the_others_are(ctx, endpoint):
     write_json(ctx.root / "serving" / REDACT_FILE, {"people": {"drop": ["age"], "hash": ["work"]}})
     ask(ctx, [row(i, work="z", age=95) for i in range(60)], Redaction(ctx.root / "serving"))
     findings = DataQuality().check(USE_CASE, ctx, endpoint)
-    assert {finding["severity"] for finding in findings} == {"ok"}
-    assert findings[-1]["message"] == "redacted in the request log, so not compared: age, work"
-    assert findings[-2]["message"] == "60 samples are like the training data (2 expectations held)"
+    assert {finding.severity for finding in findings} == {"ok"}
+    assert findings[-1].message == "redacted in the request log, so not compared: age, work"
+    assert findings[-2].message == "60 samples are like the training data (2 expectations held)"
 
 
 def test_without_a_profile_the_rules_of_the_use_case_count(ctx):
     ask(ctx, [row(i, age=95) for i in range(60)])
     bare = EndpointRef(uri="store://deploy/x", digest="d", stage="deploy")
-    (own,) = [finding for finding in DataQuality().check(USE_CASE, ctx, bare) if finding["severity"] != "ok"]
-    assert (own["severity"], own["value"]) == ("critical", 1.0)
+    (own,) = [finding for finding in DataQuality().check(USE_CASE, ctx, bare) if finding.severity != "ok"]
+    assert (own.severity, own.value) == ("critical", 1.0)

@@ -7,12 +7,13 @@ import tiny_training
 import torch
 import torch.distributed as dist
 
+from lepton_tasks.core.energy import MEASURED
 from lepton_tasks.core.errors import ConfigError, StageError
 from lepton_tasks.core.spec import ComponentSpec
 from lepton_tasks.training import feeding, fit
 from lepton_tasks.training.checkpoint import read_checkpoint, write_checkpoint
 from lepton_tasks.training.course import Course
-from lepton_tasks.training.energy import MEASURED, _nvml
+from lepton_tasks.training.energy import _nvml
 from lepton_tasks.training.export import export_onnx
 from lepton_tasks.training.layout import ShardingStrategy
 

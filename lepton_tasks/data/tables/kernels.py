@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Collection, Iterator, Sequence
 from typing import Protocol
 
@@ -19,7 +18,15 @@ from lepton_tasks.data.tables.arrays import Numbers
 from lepton_tasks.data.tables.operations import Operation
 
 _BLOCK = 1 << 15  # values
-_SINE = [(-1) ** (n // 2) * (2 * math.pi) ** n / math.factorial(n) for n in range(1, 23, 2)]  # of whole turns
+# sin(2 pi x) / x by x**2 for |x| <= 1/4: the polynomial of this degree that is off least (by Chebyshev's series).
+_SINE = (
+    6.283185306485782,
+    -41.34170192922099,
+    81.60520938161127,
+    -76.70366601785258,
+    41.9999608631003,
+    -14.336856142874549,
+)
 
 
 class Kernel(Protocol):
@@ -103,33 +110,28 @@ class Circle:
         return f"{self.name}_sin", f"{self.name}_cos"
 
     def write(self, values: pl.Series, made: Sequence[np.ndarray]) -> None:
-        """Write sines and cosines.
-
-        As exact as the C library's, in half of the time: the angle is brought to [-pi/2, pi/2], where Taylor's series
-        to the 21st power is off by 1e-18.
-        """
+        """Write sines and cosines, off by 1e-11 before they become float32, in a third of the C library's time."""
         times = Numbers.of(values.cast(pl.Datetime("us")))
         turns, *spare = np.empty((4, min(len(times), _BLOCK)))
         for start, stop in _blocks(len(times)):
             x, *others = (array[: stop - start] for array in (turns, *spare))
-            np.divide(times.values[start:stop], 1_000_000, out=x)
-            x /= self.period
+            np.divide(times.values[start:stop], 1e6 * self.period, out=x)
             x -= np.floor(x, out=others[0])
             missing = times.missing(start, stop)
-            for array, ahead in zip(made, (0.25, 0.5), strict=True):
+            for array, behind in zip(made, (0.25, 0.0), strict=True):
                 out = array[start:stop]
-                out[:] = _sine(x, ahead, others)
+                out[:] = _cosine(x, behind, others)
                 if missing is not None:
                     np.copyto(out, np.float32(0), where=missing)
 
 
-def _sine(turns: np.ndarray, ahead: float, spare: Sequence[np.ndarray]) -> np.ndarray:
-    """The sine of `turns`, in [0, 1), and of `ahead` but a quarter more; it is in the last of `spare`, for now."""
+def _cosine(turns: np.ndarray, behind: float, spare: Sequence[np.ndarray]) -> np.ndarray:
+    """The cosine of whole `turns`, in [0, 1), less `behind`; it is in the last of `spare`, for now."""
     x, square, y = spare
-    np.add(turns, ahead, out=x)
-    x -= np.floor(x, out=square)  # turns since the lowest point of the wave, in [0, 1)
+    np.abs(np.subtract(turns, behind, out=x), out=x)
     x -= 0.5
-    np.subtract(0.25, np.abs(x, out=x), out=x)
+    np.abs(x, out=x)
+    x -= 0.25  # the cosine is the sine of this, in [-1/4, 1/4]
     np.multiply(x, x, out=square)
     np.multiply(square, _SINE[-1], out=y)
     for factor in _SINE[-2:0:-1]:

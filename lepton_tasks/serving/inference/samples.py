@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from lepton_tasks.codecs.observing import observed
+from lepton_tasks.codecs.observing import answered, observed
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.protocols import Codec
 from lepton_tasks.serving.errors import TooLargeError
@@ -50,7 +50,7 @@ class PredictJob:
         most: How many samples are allowed.
 
     Attributes:
-        seen: For the request log, one mapping a sample: size, mean, std, values, label, probability.
+        seen: For the request log, one mapping a sample: size, mean, std, values, and what is kept of the answer.
     """
 
     def __init__(
@@ -88,9 +88,7 @@ class PredictJob:
         key = next_id()
         for i, (seen, answer) in enumerate(zip(self.seen, answers, strict=True)):
             seen["id"] = key if len(answers) == 1 else f"{key}/{i}"
-            seen |= {"label": answer.get("label"), "probability": answer.get("probability")}
-            if len(answer) == 1 and isinstance(number := next(iter(answer.values())), float):
-                seen["value"] = number
+            seen |= answered(answer)
         return orjson.dumps({**self._reply, "id": key, "predictions": answers}, option=orjson.OPT_SERIALIZE_NUMPY)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 import pydantic
 
+from lepton_tasks.codecs.observing import ANSWERED
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.redaction import Redaction as Rule
 from lepton_tasks.serving.access.secrets import secret_in
@@ -21,6 +22,8 @@ REDACT_FILE = "redact.json"  # in the server's state folder
 SECRET_FILE = "redact.key"
 REDACTED = "redacted"
 """Key of a record: the columns whose values it has not as they were sent."""
+ANSWER = "(answer)"
+"""Stands for the answer among the columns."""
 
 _DIGEST_BYTES = 8
 
@@ -110,6 +113,12 @@ class Redaction:
         if not plan.hides(model):
             return
         hidden = plan.hide(model, record.get("values") or {})
+        change = plan.change_of_answers(model)
+        if change is not None:
+            hidden.append(ANSWER)
+            for told in ANSWERED:
+                if told != "probability" and record.get(told) is not None:
+                    record[told] = change(record[told])
         if hidden:
             record[REDACTED] = hidden
         if record.get("mean") is not None:  # even where `values` were left out: of a row of few numbers it tells them
@@ -118,10 +127,6 @@ class Redaction:
             record["std"] = None
         if record.get("error"):
             record["error"] = REDACTED  # it quotes what was wrong
-        change = plan.change_of_answers(model)
-        for told in ("label", "value"):
-            if change is not None and record.get(told) is not None:
-                record[told] = change(record[told])
 
     def _signature(self) -> tuple[int, int, int] | None:
         try:

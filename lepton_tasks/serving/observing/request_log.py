@@ -18,6 +18,7 @@ from typing import Any
 
 import orjson
 
+from lepton_tasks.serving.observing.redact import ANSWER as ANSWER
 from lepton_tasks.serving.observing.redact import REDACTED as REDACTED
 from lepton_tasks.serving.observing.redact import Redaction
 from lepton_tasks.serving.observing.segments import LIVE, prune, read_segments, seal, unsealed

@@ -6,7 +6,7 @@ import pytest
 
 from lepton_tasks.codecs.image import ImageCodec
 from lepton_tasks.codecs.interactions import InteractionCodec, VisitorCodec
-from lepton_tasks.codecs.observing import LONGEST_VALUE, MOST_VALUES, observed
+from lepton_tasks.codecs.observing import ANSWERED, LONGEST_VALUE, MOST_VALUES, answered, observed
 from lepton_tasks.codecs.series import SeriesCodec
 from lepton_tasks.codecs.tabular import TabularCodec, TabularColumn
 from lepton_tasks.codecs.text import PAD, UNKNOWN, TextCodec
@@ -68,3 +68,19 @@ def test_users_and_items_are_told_by_whether_they_are_known():
 
 def test_a_codec_that_tells_nothing_is_no_fault():
     assert observed(object(), b"", np.zeros(1)) == {}
+
+
+@pytest.mark.parametrize(
+    ("answer", "kept"),
+    [
+        ({"label": "a", "probability": 0.9, "probabilities": {"a": 0.9}}, {"label": "a", "probability": 0.9}),
+        ({"rating": 3.5}, {"value": 3.5}),
+        ({"is_anomaly": True, "score": 2.0, "threshold": 1.0, "where": {}}, {"is_anomaly": True, "score": 2.0}),
+        ({"detections": [{}, {}], "counts": {"a": 2}}, {"boxes": 2}),
+        ({"text": "a", "complete": True, "probability": 0.5}, {"probability": 0.5}),
+    ],
+)
+def test_of_an_answer_a_few_values_are_kept(answer, kept):
+    found = answered(answer)
+    assert {name: value for name, value in found.items() if value is not None} == kept
+    assert set(found) <= set(ANSWERED)

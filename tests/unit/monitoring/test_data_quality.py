@@ -18,7 +18,7 @@ def test_without_requests_all_is_well_and_great_expectations_stays_away(tmp_path
         "import sys, test_data_quality as t\n"
         f"ctx = t.RunContext.local(t.Path({str(tmp_path)!r}))\n"
         "(finding,) = t.DataQuality().check(t.USE_CASE, ctx, t.ENDPOINT)\n"
-        "assert (finding['severity'], finding['message']) == ('ok', 'no requests yet'), finding\n"
+        "assert (finding.severity, finding.message) == ('ok', 'no requests yet'), finding\n"
         "assert 'great_expectations' not in sys.modules\n"
     ).replace("t.Path", "__import__('pathlib').Path")
     subprocess.run([sys.executable, "-c", code], check=True, cwd="tests/unit/monitoring")
@@ -30,4 +30,4 @@ def test_made_up_requests_do_not_count(tmp_path):
     log.start()
     log.close()
     (finding,) = DataQuality().check(USE_CASE, RunContext.local(tmp_path), ENDPOINT)
-    assert finding["message"] == "no requests yet"
+    assert finding.message == "no requests yet"

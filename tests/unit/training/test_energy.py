@@ -3,8 +3,9 @@ import time
 import pytest
 import torch
 
+from lepton_tasks.core.energy import ESTIMATED, MEASURED, WATTS_PER_CORE
 from lepton_tasks.training.card import _energy
-from lepton_tasks.training.energy import ESTIMATED, MEASURED, WATTS_PER_CORE, Meter
+from lepton_tasks.training.energy import Meter
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,46 @@
+"""A deployed model as monitors see it: its package in the store, and its request log."""
+
+import dataclasses
+import json
+import time
+
+from lepton_tasks.codecs.observing import observed
+from lepton_tasks.core.artifacts import EndpointRef, ModelPackageRef
+from lepton_tasks.core.context import RunContext
+from lepton_tasks.core.store import write_json
+from lepton_tasks.core.use_case import parse_use_case
+from lepton_tasks.serving.observing.request_log import RequestLog
+
+
+def use_case(name="people", **sections):
+    basis = {"name": name, "task": "tabular_classification", "data": {"source": "s"}, "features": "f", "model": "m"}
+    return parse_use_case(basis | sections, where="")
+
+
+def package(root, files):
+    """The endpoint of version 1, whose package in the store has these JSON files."""
+    ctx = dataclasses.replace(RunContext.local(root), stage="export", fingerprint="f1")
+    draft = ctx.draft()
+    for name, content in files.items():
+        write_json(draft.path / name, content)
+    ref = ctx.publish(draft, ModelPackageRef)
+    facts = {"package_uri": ref.uri, "version": "1", "url": "http://127.0.0.1:9"}
+    return EndpointRef(uri="store://deploy/x", digest="d", stage="deploy", facts=facts)
+
+
+def ask(root, name, records, *, outcomes=(), redaction=None):
+    """Write records, and outcomes as (id, label), into the request log, as the server does."""
+    log = RequestLog(root / "serving" / "requests", redaction=redaction)
+    for record in records:
+        basis = {"version": "1", "status": 200, "probe": "", "seconds": 0.004, "time": time.time()}
+        log.add(name, basis | record)
+    for key, label in outcomes:
+        log.add_outcome(name, {"time": time.time(), "id": key, "label": label})
+    log.start()
+    log.close()
+
+
+def seen(codec, row):
+    """What the server keeps of a row."""
+    payload = json.dumps(row).encode()
+    return {"values": observed(codec, payload, codec.decode(payload)), "std": 1.0}
