@@ -290,6 +290,7 @@ MONITORS: Registry[release_protocols.Monitor] = Registry(
     {
         "data_quality": "lepton_tasks.monitoring.data_quality:DataQuality",
         "drift": "lepton_tasks.monitoring.drift:Drift",
+        "performance": "lepton_tasks.monitoring.performance:Performance",
     },
 )
 
