@@ -22,8 +22,8 @@ _BATCH_ROWS = 65_536
 class Parquet(FileSource):
     """Rows of Parquet files, used in place if they are local and share a schema.
 
-    Columns named in folders (``date=2026-01-01/part-0.parquet``) are columns too. Whole numbers in one file and
-    fractions in another are fractions.
+    Columns named in folders (``date=2026-01-01/part-0.parquet``) are columns too, and go before those of that name in
+    the files. Whole numbers in one file and fractions in another are fractions.
 
     Args:
         path: A file, a folder of ``.parquet``, a pattern, an archive or an address: see `find_files`.
