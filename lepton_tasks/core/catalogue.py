@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lepton_tasks.core import protocols, release_protocols, table_protocols
+from lepton_tasks.core import protocols, release_protocols, table_protocols, watch_protocols
 from lepton_tasks.core.registry import Registry
 
 SOURCES: Registry[protocols.Source] = Registry(
@@ -294,6 +294,26 @@ MONITORS: Registry[release_protocols.Monitor] = Registry(
     },
 )
 
+ALERT_CHANNELS: Registry[watch_protocols.AlertChannel] = Registry(
+    "alert channel",
+    watch_protocols.AlertChannel,
+    {
+        "alertmanager": "lepton_tasks.monitoring.channels.alertmanager:Alertmanager",
+        "email": "lepton_tasks.monitoring.channels.email:Email",
+        "log": "lepton_tasks.monitoring.channels.log:Log",
+        "webhook": "lepton_tasks.monitoring.channels.webhook:Webhook",
+    },
+)
+
+REMEDIES: Registry[watch_protocols.Remedy] = Registry(
+    "remedy",
+    watch_protocols.Remedy,
+    {
+        "retrain": "lepton_tasks.monitoring.remedies.retrain:Retrain",
+        "rollback": "lepton_tasks.monitoring.remedies.rollback:Rollback",
+    },
+)
+
 REGISTRIES: dict[str, Registry[Any]] = {
     "sources": SOURCES,
     "cleaning_steps": CLEANING_STEPS,
@@ -314,4 +334,6 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "deploy_targets": DEPLOY_TARGETS,
     "formats": FORMATS,
     "monitors": MONITORS,
+    "alert_channels": ALERT_CHANNELS,
+    "remedies": REMEDIES,
 }

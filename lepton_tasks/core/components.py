@@ -20,6 +20,7 @@ from lepton_tasks.core.catalogue import (
     MODELS,
     MONITORS,
     OPTIMIZERS,
+    REMEDIES,
     SCHEDULES,
     SOURCES,
     TABLE_FEATURES,
@@ -59,6 +60,7 @@ def named_components(use_case: UseCase) -> list[tuple[str, Registry[Any], Compon
     candidates = use_case.compress.candidates if use_case.compress else ()
     found += [(f"compress.candidates.{i}", COMPRESSIONS, spec) for i, spec in enumerate(candidates)]
     found += [(f"monitor.{i}", MONITORS, spec) for i, spec in enumerate(use_case.monitor)]
+    found += [(f"watch.remedies.{i}", REMEDIES, spec) for i, spec in enumerate(use_case.watch.remedies)]
     return found
 
 

@@ -12,6 +12,7 @@ import pydantic
 
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.settings import read_yaml
+from lepton_tasks.core.spec import ComponentSpec
 
 
 class Tls(pydantic.BaseModel):
@@ -152,6 +153,8 @@ class Environment(pydantic.BaseModel):
     """Where the data stages compute."""
     training: Training = Training()
     """Where trainings run."""
+    alerts: tuple[ComponentSpec, ...] = (ComponentSpec(name="log"),)
+    """Channels that alerts about deployed models go to; see `lepton list alert_channels`."""
     data_root: str = "data"
     """Base folder of relative source paths; relative to the project."""
 

@@ -16,6 +16,7 @@ from lepton_tasks.core.rollout import Rollout
 from lepton_tasks.core.settings import apply_overrides, read_yaml
 from lepton_tasks.core.spec import ComponentSpec, Section
 from lepton_tasks.core.train_settings import Choices, Train, Tune
+from lepton_tasks.core.watch_settings import Cron, Watch
 
 _NAME = r"^[a-z][a-z0-9_]{1,62}$"
 
@@ -130,7 +131,7 @@ class Deploy(Section):
 class Schedule(Section):
     """When Airflow starts runs: a cron expression, or assets of other Dags."""
 
-    cron: str | None = None
+    cron: Cron | None = None
     """Cron expression of five fields, UTC."""
     assets: tuple[str, ...] = ()
     """Asset URIs; a run starts once all are updated."""
@@ -139,8 +140,6 @@ class Schedule(Section):
     def _one_of_two(self) -> Schedule:
         if bool(self.cron) == bool(self.assets):
             raise ValueError("give either `cron` or `assets`")
-        if self.cron is not None and len(self.cron.split()) != 5 and not self.cron.startswith("@"):
-            raise ValueError(f"{self.cron!r} is not a cron expression of five fields")
         return self
 
 
@@ -184,6 +183,8 @@ class UseCase(Section):
     """Deployment."""
     monitor: tuple[ComponentSpec, ...] = (ComponentSpec(name="data_quality"),)
     """Monitors of the deployed model."""
+    watch: Watch = Watch()
+    """Checks of the deployed model between runs."""
     schedule: Schedule | None = None
     """Cron expression, assets, or null."""
     seed: int = pydantic.Field(0, ge=0, lt=2**32)
@@ -205,6 +206,11 @@ class UseCase(Section):
     def learns(self) -> bool:
         """Whether a network is trained; otherwise the run ends with the features."""
         return self.task is not None
+
+    @property
+    def watched(self) -> bool:
+        """Whether what it deploys is checked between runs."""
+        return self.learns and self.deploy.enabled and self.watch.schedule is not None
 
     @property
     def learning_task(self) -> ComponentSpec:

@@ -1,0 +1,155 @@
+"""Protocols of what follows a finding: alert channels and remedies."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+from lepton_tasks.core.finding import Finding, Severity
+
+if TYPE_CHECKING:
+    from lepton_tasks.core.context import RunContext
+    from lepton_tasks.core.use_case import UseCase
+
+Event = Literal["began", "rose", "continues", "ended", "repair"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Alert:
+    """What people are told, once for each event of a finding.
+
+    Attributes:
+        use_case: Whose model it is about.
+        environment: Name of the environment it runs in.
+        version: The version that is served; None if nobody knows.
+        event: What happened to the finding, or ``repair`` for what was done about one.
+        finding: As it is now; the last one seen if it has ended.
+        was: Its severity at the last alert; None at the first.
+        since: Unix time at which it was first seen.
+        time: Unix time of the event.
+        remind: Seconds after which it is told again if it lasts.
+        url: A page to look at.
+    """
+
+    use_case: str
+    environment: str
+    version: str | None
+    event: Event
+    finding: Finding
+    was: Severity | None
+    since: float
+    time: float
+    remind: float
+    url: str = ""
+
+    @property
+    def text(self) -> str:
+        """One line for people."""
+        finding = self.finding
+        about = f"{finding.monitor} of {finding.subject}" if finding.subject else finding.monitor
+        begun = dt.datetime.fromtimestamp(self.since, dt.UTC)
+        what = {
+            "began": f"{about}: {finding.message}",
+            "rose": f"{about}, worse than before ({self.was}): {finding.message}",
+            "continues": f"{about}, since {begun:%d %b %H:%M} UTC: {finding.message}",
+            "ended": f"{about}, since {begun:%d %b %H:%M} UTC, is over. It was: {finding.message}",
+            "repair": f"{about}: {finding.message}",
+        }[self.event]
+        head = {"ended": "resolved", "repair": "repair"}.get(self.event, finding.severity)
+        version = f" version {self.version}" if self.version else ""
+        return f"[{head}] {self.use_case}{version} ({self.environment}): {what}"
+
+    def as_json(self) -> dict[str, Any]:
+        """The alert as JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Alert:
+        """What `as_json` gave."""
+        return cls(**{**values, "finding": Finding(**values["finding"])})
+
+
+@runtime_checkable
+class AlertChannel(Protocol):
+    """A place where alerts go. Built with the params in the environment file."""
+
+    def send(self, alerts: Sequence[Alert]) -> None:
+        """Tell all of them, in one message where that is possible.
+
+        Whatever it raises means that none arrived: all are sent again at the next check. Its text must hold no secret.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class Past:
+    """What was done earlier. `time` is Unix time; `state` is ``begun``, ``done`` or ``failed``."""
+
+    id: str
+    time: float
+    remedy: str
+    version: str | None
+    state: str
+    what: str
+    why: str
+    outcome: str = ""
+
+
+@runtime_checkable
+class Trainer(Protocol):
+    """Who can run the pipeline of the use case: Airflow, or the command line."""
+
+    def obstacle(self) -> str:
+        """Why no run can begin now, e.g. that one goes on; empty if it can."""
+
+    def unchanged(self) -> bool:
+        """Whether data, settings and code are those of an earlier training, so that the same model would come out."""
+
+    def start(self, why: str) -> str:
+        """Begin a run, or do one; returns what to tell about it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Situation:
+    """What a remedy is told.
+
+    Attributes:
+        use_case: Whose model it is about.
+        ctx: The run that repairs.
+        findings: Those not ok, with the Unix time since which each has its severity.
+        served: What `DeployTarget.health` says; None if it does not answer.
+        version_since: Unix time since which the champion is seen.
+        past: What was done, oldest first.
+        trainer: Who can train.
+        now: Unix time.
+    """
+
+    use_case: UseCase
+    ctx: RunContext
+    findings: Sequence[tuple[Finding, float]]
+    served: Mapping[str, Any] | None
+    version_since: float
+    past: Sequence[Past]
+    trainer: Trainer
+    now: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a remedy would do, and about what. With an `obstacle` it is only told."""
+
+    what: str
+    findings: tuple[Finding, ...]
+    obstacle: str = ""
+
+
+@runtime_checkable
+class Remedy(Protocol):
+    """One thing that can be done about findings. Built with the YAML's params."""
+
+    def applies(self, situation: Situation) -> Plan | None:
+        """What it would do, or why it cannot; None if none of the findings is its business. Changes nothing."""
+
+    def act(self, plan: Plan, situation: Situation) -> str:
+        """Do it; returns what to tell about it. Raises `LeptonError` if it failed."""
