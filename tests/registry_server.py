@@ -12,6 +12,7 @@ class Registry:
 
     def __init__(self):
         self.aliases, self.packages, self.calls, self.away = {}, {}, [], False
+        self.tags = {}
         registry = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -64,6 +65,9 @@ class Registry:
             if (body["name"], body["version"]) not in self.packages:
                 return 404, {}
             self.aliases[body["name"]][body["alias"]] = body["version"]
+            return 200, {}
+        if path == "model-versions/set-tag":
+            self.tags.setdefault((body["name"], body["version"]), {})[body["key"]] = body["value"]
             return 200, {}
         if path == "model-versions/get":
             key = query["name"], query["version"]

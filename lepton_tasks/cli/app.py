@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from lepton_tasks.cli import releasing
+from lepton_tasks.cli import releasing, watching
 from lepton_tasks.cli.data import data
 from lepton_tasks.cli.keys import key
 from lepton_tasks.cli.packages import package
@@ -158,11 +158,12 @@ def predict(
 
 
 releasing.add_to(app)
+watching.add_to(app)
 
 
 @app.command(epilog="Example: `lepton status --json`")
 def status(as_json: Json = False) -> None:
-    """Show services with their addresses, and the versions each model serves."""
+    """Show services with their addresses, the versions each model serves, and what monitors found."""
     from lepton_tasks.cli.platform import platform_status
     from lepton_tasks.cli.release import in_words
 
@@ -174,6 +175,8 @@ def status(as_json: Json = False) -> None:
         typer.echo(f"{service['name']:<24}{service['state']:<10}{service.get('url', '')}")
     for model in found["models"]:
         typer.echo(f"{model['name']:<24}{in_words(model)}")
+        if model["checked"]:
+            typer.echo(f"{'':<24}{model['checked']}")
 
 
 @app.command(epilog="Example: `lepton requests mnist_digits --output requests.parquet`")

@@ -42,7 +42,8 @@ def stop() -> list[str]:
 
 
 def platform_status() -> dict[str, Any]:
-    """Services, deployed models and addresses, as plain values."""
+    """Services, deployed models with their latest check, and addresses, as plain values."""
+    from lepton_tasks.cli.watch import in_short
     from lepton_tasks.core.access import own_key
     from lepton_tasks.serving.client import Client
 
@@ -50,7 +51,7 @@ def platform_status() -> dict[str, Any]:
     services = [{"name": name, **about} for name, about in sorted(embedded.status(state_root()).items())]
     try:
         with Client(environment.serving_url, api_key=own_key(state_root() / "serving")) as client:
-            models = client.models()
+            models = [{**model, "checked": in_short(state_root(), model["name"])} for model in client.models()]
     except UnavailableError:
         models = []
     addresses = {name: getattr(environment, field) for name, field in embedded.ADDRESSES.items()}

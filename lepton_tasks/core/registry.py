@@ -6,11 +6,12 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Iterable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_args
 
 import pydantic
 
 from lepton_tasks.core.errors import ConfigError
+from lepton_tasks.core.secret import Secret
 
 _OPEN = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -127,6 +128,8 @@ def check_params(
             checked[key] = pydantic.TypeAdapter(annotation, config=config).validate_python(value)
         except pydantic.ValidationError as error:
             reason = error.errors()[0]["msg"]
+            if Secret in (annotation, *get_args(annotation)):  # it may be one, and so may what pydantic quotes
+                raise ConfigError(f"invalid: {reason}.", where=at) from None
             raise ConfigError(f"{value!r} is invalid: {reason}.", where=at) from error
     for key, parameter in allowed.items():
         if parameter.default is inspect.Parameter.empty and key not in checked:

@@ -91,6 +91,11 @@ class AirflowClient:
         """``queued``, ``running``, ``success`` or ``failed``."""
         return str(self._call("GET", _run(dag_id, run_id))["state"])
 
+    def is_active(self, dag_id: str) -> bool:
+        """Whether a run of the Dag waits or goes on."""
+        path = f"/api/v2/dags/{_id(dag_id)}/dagRuns?state=queued&state=running&limit=1"
+        return bool(self._call("GET", path)["dag_runs"])
+
     def tasks(self, dag_id: str, run_id: str) -> list[TaskState]:
         """Every task of the run, those that started first."""
         found = self._call("GET", f"{_run(dag_id, run_id)}/taskInstances?limit=1000")["task_instances"]

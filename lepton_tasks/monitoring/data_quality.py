@@ -90,7 +90,7 @@ class DataQuality:
         new = [record for record in real if record["time"] > since]
         if not new:
             message = "no requests since the last check" if since else "no requests yet"
-            return [_finding("ok", message, 0, None, "requests")]
+            return [_finding("ok", message, None, None, "requests")]
         profile, own = _profile(ctx, endpoint), use_case.quality.served
         asked = [record for record in real if record["time"] > compared and record.get("values")]
         if profile is None and not own:
@@ -99,7 +99,7 @@ class DataQuality:
         findings = self._judge(new, asked if enough else [], profile, home, use_case, ctx)
         if asked and not enough:
             message = f"{len(asked)} samples are too few to compare with the training data"
-            findings.append(_finding("ok", message, len(asked), self.least, "samples"))
+            findings.append(_finding("ok", message, None, self.least, "samples"))
         until = real[-1]["time"]
         write_json(mark, {"until": until, "compared": until if enough or not asked else compared})
         return findings
@@ -207,7 +207,7 @@ def _about_answers(rule: _Rule, table: pa.Table, broken: bool) -> Finding:
     asked = table.filter(pc.is_valid(pc.field(rule.column)))
     share = asked.filter(rule.against).num_rows / max(1, asked.num_rows)
     message = f"{share:.1%} of {asked.num_rows:,} samples {rule.question} (limit {rule.limit:.1%})"
-    return _finding("warning" if broken else "ok", message, share, rule.limit, "share")
+    return _finding("warning" if broken else "ok", message, share, rule.limit, "share", rule.column)
 
 
 def _about_values(report: dict[str, Any]) -> list[Finding]:
@@ -226,7 +226,7 @@ def _about_values(report: dict[str, Any]) -> list[Finding]:
 
 
 def _finding(
-    severity: Severity, message: str, value: float, limit: float | None, unit: str, subject: str = ""
+    severity: Severity, message: str, value: float | None, limit: float | None, unit: str, subject: str = ""
 ) -> Finding:
     return Finding(
         monitor="data_quality",

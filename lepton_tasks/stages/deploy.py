@@ -5,10 +5,11 @@ from __future__ import annotations
 from lepton_tasks.core.artifacts import ArtifactRef, EndpointRef, ModelPackageRef, ModelVersionRef
 from lepton_tasks.core.catalogue import DEPLOY_TARGETS
 from lepton_tasks.core.context import RunContext
-from lepton_tasks.core.errors import LeptonError
+from lepton_tasks.core.errors import GateError, LeptonError
 from lepton_tasks.core.release_protocols import DeployTarget
 from lepton_tasks.core.store import write_json
 from lepton_tasks.core.use_case import UseCase
+from lepton_tasks.tracking.registry import ROLLED_BACK
 
 
 def deploy(
@@ -21,6 +22,7 @@ def deploy(
 
     Raises:
         ArtifactError: the target refuses the package; what was served still is.
+        GateError: a repair took this version back, so that no run deploys it again.
         UnavailableError: the target or MLflow does not answer.
     """
     from lepton_tasks.tracking.mlflow import CHALLENGER, CHAMPION, PREVIOUS, Tracker
@@ -28,6 +30,13 @@ def deploy(
     version = str(model_version.facts["version"])
     target = target_of(use_case)
     tracker = Tracker(ctx.environment.tracking_url)
+    known = tracker.version(use_case.name, version)
+    if known is not None and (why := known.tags.get(ROLLED_BACK)):
+        raise GateError(
+            f"version {version} was rolled back by a repair: {why}",
+            where=f"{use_case.name}.yaml",
+            fix=f"`lepton deploy {use_case.name} {version}` deploys it; other data or settings make another.",
+        )
     old = tracker.champion(use_case.name)  # before the swap: with MLflow away, nothing is touched
     served = target.deploy(use_case, ctx, model_version, package)
     challenges = served["version"] != version

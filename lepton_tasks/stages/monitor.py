@@ -10,19 +10,32 @@ from lepton_tasks.core.catalogue import MONITORS
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.finding import SEVERITIES, write_findings
 from lepton_tasks.core.use_case import UseCase
+from lepton_tasks.monitoring.alert import record
 from lepton_tasks.monitoring.notebook import plot_path
 
 _LEVELS = {"ok": logging.INFO, "warning": logging.WARNING, "critical": logging.ERROR}
 
 
 def monitor(use_case: UseCase, ctx: RunContext, *, endpoint: EndpointRef) -> MonitorReportRef:
-    """Run the monitors and publish ``findings.json``, with their plots. Findings do not fail the run."""
+    """Run the monitors, write down what they found, and publish ``findings.json`` with their plots. They do not fail the run.
+
+    Alerts about them are posted, and sent by whoever watches the model (see `stages.watch`).
+    """
     findings = []
     for i, spec in enumerate(use_case.monitor):
         asked = MONITORS.build(spec.name, spec.params, where=f"{use_case.name}.yaml: monitor.{i}")
         findings += asked.check(use_case, ctx, endpoint)
     for finding in findings:
         ctx.log.log(_LEVELS[finding.severity], "%s: %s", finding.monitor, finding.message)
+    facts = endpoint.facts
+    champion = facts.get("previous_version") if facts.get("role") == "challenger" else facts.get("version")
+    record(
+        use_case,
+        ctx,
+        findings,
+        version=str(champion) if champion else None,
+        deployed_at=float(facts.get("deployed_at") or 0.0),
+    )
     counts: dict[str, Fact] = {severity: sum(f.severity == severity for f in findings) for severity in SEVERITIES}
     draft = ctx.draft()
     write_findings(draft.path, findings)

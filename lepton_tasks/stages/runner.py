@@ -15,6 +15,7 @@ from lepton_tasks.core.store import digest_of
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.stages.code import code_digest
 from lepton_tasks.stages.pipeline import Stage, every_stage, stage_named, stages_of
+from lepton_tasks.stages.running import running
 
 Refs = Mapping[str, ArtifactRef]
 
@@ -122,6 +123,18 @@ def run_pipeline(
     """
     for name in filter(None, (until, force_stage)):
         stage_named(name)
+    with running(ctx.root, use_case.name):
+        return _all_stages(use_case, ctx, until, force_stage, on_start, on_end)
+
+
+def _all_stages(
+    use_case: UseCase,
+    ctx: RunContext,
+    until: str | None,
+    force_stage: str | None,
+    on_start: Callable[[Stage], None],
+    on_end: Callable[[StageResult], None],
+) -> RunResult:
     refs: dict[str, ArtifactRef] = {}
     results: list[StageResult] = []
     for stage in stages_of(use_case):

@@ -19,10 +19,13 @@ from typing import Any
 from lepton_tasks.core.errors import ArtifactError, UnavailableError
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+ROLLED_BACK = "lepton.rolled_back"
+"""Tag of a version that a repair took away: the reason."""
 
 _TIMEOUT_SECONDS = 10.0
 _PACKAGE = "package"  # the folder of a run's artifacts that `register` uploads the package to
 _MODELS_A_PAGE = 100
+_LONGEST_TAG = 5000  # characters, of MLflow
 
 
 def alias(tracking_url: str, name: str, alias: str) -> dict[str, Any] | None:
@@ -65,6 +68,15 @@ def set_alias(tracking_url: str, name: str, alias: str, number: str | None) -> N
     body = {"name": name, "alias": alias, **({"version": number} if number else {})}
     try:
         _ask(tracking_url, "registered-models/alias", body=body, method="POST" if number else "DELETE")
+    except FileNotFoundError as error:
+        raise ArtifactError(f"the registry has no version {number} of {name!r}.", where=tracking_url) from error
+
+
+def set_tag(tracking_url: str, name: str, number: str, key: str, value: str) -> None:
+    """Set a tag of a version; raises as `set_alias` does."""
+    body = {"name": name, "version": number, "key": key, "value": value[:_LONGEST_TAG]}
+    try:
+        _ask(tracking_url, "model-versions/set-tag", body=body, method="POST")
     except FileNotFoundError as error:
         raise ArtifactError(f"the registry has no version {number} of {name!r}.", where=tracking_url) from error
 

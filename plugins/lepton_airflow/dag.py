@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 import functools
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from airflow.sdk import DAG, Asset, Param, TaskGroup
 from croniter import croniter
 
 from lepton_airflow.stage_operator import StageOperator
-from lepton_tasks.core.errors import ConfigError, LeptonError
+from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.train_settings import Train
 from lepton_tasks.core.use_case import UseCase, load_use_case
 from lepton_tasks.stages.pipeline import stages_of
@@ -37,39 +36,9 @@ _GROUPS = {
 _ASSETS = {"transform": "datasets", "register": "models", "deploy": "endpoints"}
 
 
-@dataclasses.dataclass(frozen=True)
-class Dags:
-    """The Dags of a folder of use cases, and what is wrong with the files that gave none."""
-
-    dags: tuple[DAG, ...]
-    errors: tuple[LeptonError, ...]
-
-    def raise_errors(self) -> None:
-        """Raise one `ConfigError` that tells every fault, if there is any."""
-        if self.errors:
-            raise ConfigError("\n".join(str(error) for error in self.errors))
-
-
-def use_case_folder(dag_file: str) -> Path:
-    """``configs/use_cases`` of the project whose ``dags`` folder holds `dag_file`."""
-    return Path(dag_file).absolute().parents[1] / "configs" / "use_cases"
-
-
-def build_dags(folder: Path) -> Dags:
-    """A Dag for every YAML in a folder; one broken file costs no other its Dag."""
-    dags: list[DAG] = []
-    errors: list[LeptonError] = []
-    for path in sorted(folder.glob("*.yaml")):
-        try:
-            dags.append(build_dag(path))
-        except LeptonError as error:
-            errors.append(error)
-    return Dags(tuple(dags), tuple(errors))
-
-
-def build_dag(path: Path) -> DAG:
-    """The Dag of one use case; raises `ConfigError` naming file, key and value."""
-    use_case = load_use_case(path)
+def build_dag(path: Path, use_case: UseCase | None = None) -> DAG:
+    """The Dag of one use case, read from its file if it is not given; raises `ConfigError` naming file, key, value."""
+    use_case = use_case or load_use_case(path)
     schedule = _schedule(use_case, path)
     with DAG(
         dag_id=use_case.name,
@@ -147,14 +116,19 @@ def _param(value: Any, schema: Mapping[str, Any], *, title: str) -> Param:
     return Param(value, **({k: schema[k] for k in kept if k in schema} | {"title": title}))
 
 
+def cron_of(cron: str, path: Path, key: str) -> str:
+    """The cron expression at a key, if it is one; raises `ConfigError` otherwise."""
+    if not croniter.is_valid(cron):
+        raise ConfigError(f"{cron!r} is not a cron expression.", where=f"{path.name}: {key}")
+    return cron
+
+
 def _schedule(use_case: UseCase, path: Path) -> Any:
     """Airflow's form of the schedule. It would find a wrong one only after the whole Dag file was read."""
     if use_case.schedule is None:
         return None
     if (cron := use_case.schedule.cron) is not None:
-        if not croniter.is_valid(cron):
-            raise ConfigError(f"{cron!r} is not a cron expression.", where=f"{path.name}: schedule.cron")
-        return cron
+        return cron_of(cron, path, "schedule.cron")
     try:
         return [Asset(uri) for uri in use_case.schedule.assets]
     except ValueError as error:

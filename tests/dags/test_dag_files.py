@@ -29,7 +29,7 @@ for dag in bag.dags.values():
         "outlets": {t.task_id: [asset.uri for asset in t.outlets] for t in dag.tasks if t.outlets},
         "params": {name: dag.params.get_param(name).serialize() for name in dag.params},
         "schedule": str(dag.schedule), "catchup": dag.catchup, "runs": dag.max_active_runs, "tags": sorted(dag.tags),
-        "title": dag.dag_display_name, "doc": dag.doc_md, "file": dag.fileloc,
+        "title": dag.dag_display_name, "doc": dag.doc_md, "file": dag.fileloc, "paused": dag.is_paused_upon_creation,
     }
 print(json.dumps({"dags": dags, "errors": bag.import_errors, "seconds": seconds,
                   "heavy": [name for name in heavy if name in sys.modules]}))
@@ -71,6 +71,9 @@ def mixed(tmp_path_factory):
         "dogs": digits("dogs", seed="seed: -1", epoch="epoch: 3"),
         "hourly": digits("hourly", schedule="schedule: '99 * * * *'"),
         "chained": digits("chained", schedule="schedule: {assets: ['airflow://x']}"),
+        "looked": digits("looked", watch="watch: {schedule: '99 * * * *'}"),
+        "unwatched": digits("unwatched", watch="watch: {schedule: null}"),
+        "kept": digits("kept", deploy="deploy: {enabled: false}"),
     }
     (project / "configs" / "use_cases").mkdir(parents=True)
     for name, text in files.items():
@@ -80,7 +83,8 @@ def mixed(tmp_path_factory):
 
 def test_every_use_case_is_a_dag(bag):
     assert bag["errors"] == {}
-    assert set(bag["dags"]) == {path.stem for path in (PROJECT / "configs" / "use_cases").glob("*.yaml")}
+    names = {path.stem for path in (PROJECT / "configs" / "use_cases").glob("*.yaml")}
+    assert set(bag["dags"]) == names | {f"{name}.watch" for name in names}
 
 
 def test_the_stages_are_tasks_in_groups_and_in_order(bag):
@@ -113,6 +117,17 @@ def test_the_form_is_typed_and_bounded_with_the_yamls_values(bag):
     assert (path["value"], path["schema"]["type"]) == ("cats-dogs", "string")
 
 
+def test_what_is_deployed_is_watched_once_an_hour_at_different_minutes(bag):
+    dag = bag["dags"]["mnist_digits.watch"]
+    assert dag["tasks"] == {"monitor": ["alert"], "alert": ["repair"], "repair": []}
+    assert (dag["catchup"], dag["runs"], dag["paused"]) == (False, 1, False)
+    assert dag["tags"] == ["lepton", "watch"]
+    assert "(/dags/mnist_digits)" in dag["doc"]
+    schedules = {about["schedule"] for name, about in bag["dags"].items() if name.endswith(".watch")}
+    assert all(schedule.endswith(" * * * *") for schedule in schedules)
+    assert len(schedules) > 12
+
+
 def test_other_dags_can_follow_the_assets(bag):
     assert bag["dags"]["mnist_digits"]["outlets"] == {
         "data.transform": ["lepton://datasets/mnist_digits"],
@@ -134,7 +149,8 @@ def test_parsing_imports_nothing_heavy(bag):
 
 
 def test_a_broken_file_costs_no_other_its_dag(mixed):
-    assert set(mixed["dags"]) == {"mnist_digits", "nightly", "after", "no_data"}
+    watched = {"mnist_digits", "nightly", "after", "no_data"}
+    assert set(mixed["dags"]) == watched | {f"{name}.watch" for name in watched} | {"unwatched", "kept"}
     assert all(dag["file"].endswith("use_cases.py") for dag in mixed["dags"].values())
 
 
@@ -147,6 +163,7 @@ def test_a_broken_file_costs_no_other_its_dag(mixed):
         "epoch: unknown key",
         "hourly.yaml: schedule.cron: '99 * * * *' is not a cron expression",
         "chained.yaml: schedule.assets: ",
+        "looked.yaml: watch.schedule: '99 * * * *' is not a cron expression",
     ],
 )
 def test_an_import_error_tells_file_key_and_value(mixed, told):

@@ -13,6 +13,7 @@ from lepton_tasks.core.compress_settings import Compress
 from lepton_tasks.core.environment import project_root
 from lepton_tasks.core.train_settings import Train, Tune
 from lepton_tasks.core.use_case import Deploy, Evaluate, Export, Gate, Split, UseCase, parse_use_case
+from lepton_tasks.core.watch_settings import Watch
 
 ROOT = project_root()
 README = (ROOT / "README.md").read_text()
@@ -70,7 +71,7 @@ def test_links_lead_somewhere(page):
             assert heading in {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
 
 
-@pytest.mark.parametrize("section", [UseCase, Split, Train, Tune, Gate, Export, Compress, Deploy, Evaluate])
+@pytest.mark.parametrize("section", [UseCase, Split, Train, Tune, Gate, Export, Compress, Deploy, Evaluate, Watch])
 def test_the_reference_names_every_key(section):
     reference = (ROOT / "docs" / "guides" / "use-cases.md").read_text()
     assert [key for key in section.model_fields if not re.search(rf"`[^`\n]*\b{key}\b", reference)] == []

@@ -1,0 +1,126 @@
+"""What is done with a deployed model between runs: check it, send alerts, repair it. Airflow and the CLI call this."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from lepton_tasks.core.artifacts import ArtifactRef, EndpointRef, Fact
+from lepton_tasks.core.context import RunContext
+from lepton_tasks.core.errors import LeptonError, UnavailableError
+from lepton_tasks.core.finding import Finding
+from lepton_tasks.core.store import digest_of
+from lepton_tasks.core.use_case import UseCase
+from lepton_tasks.core.watch_protocols import Situation, Trainer
+from lepton_tasks.monitoring.alert import record
+from lepton_tasks.monitoring.book import ENDPOINT, Book, read_book
+from lepton_tasks.monitoring.remediate import history
+from lepton_tasks.stages.deploy import target_of
+from lepton_tasks.stages.pipeline import stages_of
+from lepton_tasks.stages.runner import plan_stage
+from lepton_tasks.tracking import registry
+
+
+def check(use_case: UseCase, ctx: RunContext, run: Callable[[EndpointRef], Any]) -> Book | None:
+    """Check what is deployed now.
+
+    Args:
+        use_case: Whose model is checked.
+        ctx: The run that checks it.
+        run: Runs the stage `monitor` on an endpoint, in this process or in another one.
+
+    Returns:
+        The book with the findings; None if nothing is deployed.
+    """
+    try:
+        endpoint = deployed(use_case, ctx)
+    except UnavailableError as error:
+        if not _was_deployed(use_case, ctx):
+            return None
+        return _gone(use_case, ctx, f"no answer: {error.what}")
+    if endpoint is None:
+        before = read_book(ctx.root, use_case.name).version
+        return _gone(use_case, ctx, f"the server has no version of it; {before} was served.") if before else None
+    run(endpoint)
+    return read_book(ctx.root, use_case.name)
+
+
+def _gone(use_case: UseCase, ctx: RunContext, why: str) -> Book:
+    finding = Finding(monitor=ENDPOINT, severity="critical", message=why, value=0.0, limit=1.0)
+    ctx.log.error("%s: %s", ENDPOINT, why)
+    return record(use_case, ctx, [finding], version=None)
+
+
+def deployed(use_case: UseCase, ctx: RunContext) -> EndpointRef | None:
+    """The champion as a reference for the monitors, or None if the server has none; raises `UnavailableError`."""
+    served = target_of(use_case).health(use_case, ctx)
+    if not served.get("version"):
+        return None
+    version = str(served["version"])
+    facts: dict[str, Fact] = {
+        "url": served["url"],
+        "version": version,
+        "target": use_case.deploy.target.name,
+        "package_digest": served["digest"],
+        "previous_version": served.get("previous"),
+        "role": "champion",
+        "deployed_at": served.get("deployed_at"),
+        "package_uri": _package_uri(use_case, ctx, version),
+    }
+    digest = digest_of(facts)
+    return EndpointRef(uri=f"store://deploy/{digest[:32]}", digest=digest, stage="deploy", facts=facts)
+
+
+def _package_uri(use_case: UseCase, ctx: RunContext, version: str) -> str | None:
+    try:
+        found = registry.version(ctx.environment.tracking_url, use_case.name, version)
+    except LeptonError as error:
+        ctx.log.warning("Without the registry, monitors do without the model package: %s", error)
+        return None
+    return found["tags"].get("lepton.package_uri") if found else None
+
+
+def _was_deployed(use_case: UseCase, ctx: RunContext) -> bool:
+    if read_book(ctx.root, use_case.name).version is not None:
+        return True
+    return registry.alias(ctx.environment.tracking_url, use_case.name, registry.CHAMPION) is not None
+
+
+def situation(use_case: UseCase, ctx: RunContext, trainer: Trainer) -> Situation:
+    """What remedies are told. Findings about a version that is not served any more are left out."""
+    book = read_book(ctx.root, use_case.name)
+    try:
+        served = target_of(use_case).health(use_case, ctx)
+    except UnavailableError:
+        served = None
+    lasting = list(book.lasting.values())
+    if served is not None and str(served.get("version")) != book.version:
+        ctx.log.info(
+            "The findings are about version %s, and %s is served: check again.", book.version, served.get("version")
+        )
+        lasting = []
+    return Situation(
+        use_case=use_case,
+        ctx=ctx,
+        findings=[(one.finding, one.risen) for one in lasting],
+        served=served,
+        version_since=book.version_since,
+        past=history(ctx.root, use_case.name),
+        trainer=trainer,
+        now=ctx.clock().timestamp(),
+    )
+
+
+def unchanged(use_case: UseCase, ctx: RunContext) -> bool:
+    """Whether a run would reuse every stage up to `train`. Imports nothing heavy."""
+    refs: dict[str, ArtifactRef] = {}
+    ctx = dataclasses.replace(ctx, force=False)
+    for stage in stages_of(use_case):
+        ref = plan_stage(stage.name, use_case, ctx, refs)
+        if ref is None:
+            return False
+        refs[stage.produces] = ref
+        if stage.name == "train":
+            break
+    return True

@@ -1,0 +1,218 @@
+"""The Dag that watches a deployed model: `monitor >> alert >> repair`, thin tasks over `lepton_tasks.stages.watch`."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import re
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
+from airflow.sdk import DAG, BaseOperator
+
+from lepton_airflow.dag import cron_of
+from lepton_airflow.errors import airflow_error, skipped
+from lepton_airflow.links import EndpointLink
+from lepton_airflow.process import StageProcess
+from lepton_tasks.core.artifacts import ArtifactRef, EndpointRef
+from lepton_tasks.core.context import RunContext
+from lepton_tasks.core.errors import LeptonError, UnavailableError
+from lepton_tasks.core.use_case import UseCase, load_use_case
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+_SUFFIX = ".watch"  # no use case has a dot in its name
+_ABOUT = """Checks what is deployed of the Dag [{name}](/dags/{name}), sends alerts, and repairs it.
+
+| task | what it does |
+|---|---|
+| `monitor` | runs the monitors; skipped if nothing is deployed |
+| `alert` | sends what has begun, got worse or ended to the channels of the environment file |
+| `repair` | does what `watch.remedies` allow; a retraining is a run of the Dag `{name}` |
+"""
+
+
+def build_watch(path: Path, use_case: UseCase) -> DAG | None:
+    """The Dag that watches what a use case deploys; None if it deploys nothing or is not to be watched.
+
+    Raises:
+        ConfigError: its schedule is none.
+
+
+    It is not paused when it is new: a deployed model is watched without anything more to do, and a run for a use case
+    that was never deployed takes one task of a second.
+    """
+    schedule = use_case.watch.schedule
+    if not use_case.watched or schedule is None:
+        return None
+    title = use_case.title or use_case.name
+    with DAG(
+        dag_id=f"{use_case.name}{_SUFFIX}",
+        dag_display_name=f"{title}: watch",
+        description="Checks, alerts and repairs between runs",
+        doc_md=_ABOUT.format(name=use_case.name),
+        schedule=_minute_of(use_case.name) if schedule == "@hourly" else cron_of(schedule, path, "watch.schedule"),
+        catchup=False,
+        max_active_runs=1,
+        is_paused_upon_creation=False,
+        auto_register=False,
+        tags=["lepton", "watch"],
+        default_args={"owner": "lepton", "retry_delay": dt.timedelta(seconds=30)},
+    ) as dag:
+        tasks = [kind(task_id=name, use_case=str(path)) for name, kind in _TASKS.items()]
+        tasks[0] >> tasks[1] >> tasks[2]
+    return dag
+
+
+def _minute_of(name: str) -> str:
+    """Once an hour, use cases at different minutes: all at once they would keep a small machine busy."""
+    return f"{zlib.crc32(name.encode()) % 60} * * * *"
+
+
+class _Step(BaseOperator):
+    """A task about one use case.
+
+    Args:
+        use_case: Path of the YAML.
+    """
+
+    ui_color = "#e6f4ea"
+
+    def __init__(self, *, use_case: str, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.use_case = use_case
+
+    def _begin(self, context: Context) -> tuple[UseCase, RunContext]:
+        run_id = re.sub(r"[^A-Za-z0-9_.-]", "-", str(context["run_id"]))
+        ctx = dataclasses.replace(RunContext.from_env(run_id), stage=self.task_id)
+        return load_use_case(Path(self.use_case)), ctx
+
+
+class MonitorOperator(_Step):
+    """Runs the monitors on what is deployed."""
+
+    operator_extra_links = (EndpointLink(),)
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.seen: list[ArtifactRef] = []
+        self._process: StageProcess | None = None
+
+    def execute(self, context: Context) -> dict[str, int]:
+        """Returns the number of findings by severity; they do not fail the task."""
+        from lepton_tasks.core.finding import SEVERITIES
+        from lepton_tasks.stages.watch import check
+
+        try:
+            use_case, ctx = self._begin(context)
+            book = check(use_case, ctx, lambda endpoint: self._run(endpoint, ctx.run_id))
+        except LeptonError as error:
+            raise airflow_error(error) from error
+        if book is None:
+            raise skipped("Nothing is deployed.")
+        return {severity: sum(f.severity == severity for f in book.findings) for severity in SEVERITIES}
+
+    def on_kill(self) -> None:
+        """End the process of the monitors."""
+        if self._process is not None:
+            self._process.end()
+
+    def _run(self, endpoint: EndpointRef, run_id: str) -> None:
+        self.seen.append(endpoint)
+        self._process = StageProcess("monitor", Path(self.use_case), {}, run_id=run_id)
+        self._process.run({"endpoint": endpoint}, on_line=lambda line: self.log.info("%s", line))
+
+
+class AlertOperator(_Step):
+    """Sends the alerts that no channel has taken yet."""
+
+    def execute(self, context: Context) -> dict[str, int]:
+        """Returns how many each channel took; fails if one did not, after all were tried."""
+        from lepton_tasks.monitoring.alert import deliver
+
+        try:
+            delivery = deliver(*self._begin(context))
+        except LeptonError as error:
+            raise airflow_error(error) from error
+        if delivery.failed:
+            told = " ".join(f"{name}: {reason}" for name, reason in delivery.failed.items())
+            raise airflow_error(UnavailableError(f"{told} The alerts are kept for the next check."))
+        return dict(delivery.sent)
+
+
+class RepairOperator(TriggerDagRunOperator):
+    """Does what the remedies say; a retraining is a run of the use case's Dag.
+
+    Args:
+        use_case: Path of the YAML.
+    """
+
+    ui_color = _Step.ui_color
+    _begin = _Step._begin
+
+    def __init__(self, *, use_case: str, **arguments: Any) -> None:
+        super().__init__(trigger_dag_id=Path(use_case).stem, openlineage_inject_parent_info=False, **arguments)
+        self.use_case = use_case
+
+    def execute(self, context: Context) -> list[str] | None:
+        """Returns what was said and done; ends by starting a run if that is asked for."""
+        from lepton_tasks.monitoring.alert import deliver
+        from lepton_tasks.monitoring.remediate import repair
+        from lepton_tasks.stages.watch import situation
+
+        try:
+            use_case, ctx = self._begin(context)
+            trainer = _Dag(use_case, ctx, context["ti"])
+            repairs = repair(situation(use_case, ctx, trainer))
+            deliver(use_case, ctx)  # what was done is told at once; a channel that fails gets it at the next check
+        except LeptonError as error:
+            raise airflow_error(error) from error
+        for one in repairs:
+            self.log.info("%s", one.text)
+        if not repairs:
+            self.log.info("No remedy is asked for.")
+        if trainer.conf is None:
+            return [one.text for one in repairs]
+        self.trigger_run_id, self.conf, self.note = trainer.run_id, trainer.conf, trainer.conf["reason"]
+        super().execute(context)
+        return None
+
+
+class _Dag:
+    """Trains by a run of the use case's Dag, which the task starts at its end."""
+
+    def __init__(self, use_case: UseCase, ctx: RunContext, ti: Any) -> None:
+        self.use_case, self.ctx, self.ti = use_case, ctx, ti
+        self.run_id = f"repair__{ctx.run_id}"
+        self.conf: dict[str, str] | None = None
+
+    def obstacle(self) -> str:
+        """A run that goes on, in Airflow or outside of it, or a paused Dag."""
+        from lepton_tasks.stages.running import is_running
+
+        name = self.use_case.name
+        active = self.ti.get_dr_count(dag_id=name, states=["queued", "running"])
+        if active or is_running(self.ctx.root, name):
+            return f"a run of {name} goes on."
+        return f"the Dag {name} is paused in Airflow." if self.ti.get_dag(name).is_paused else ""
+
+    def unchanged(self) -> bool:
+        """Whether the run would give the same model."""
+        from lepton_tasks.stages.watch import unchanged
+
+        return unchanged(self.use_case, self.ctx)
+
+    def start(self, why: str) -> str:
+        """Have the run started."""
+        self.conf = {"reason": why, "asked_by": self.ctx.run_id}
+        return f"run {self.run_id} of the Dag {self.use_case.name} is started."
+
+
+_TASKS: dict[str, type[_Step] | type[RepairOperator]] = {
+    "monitor": MonitorOperator,
+    "alert": AlertOperator,
+    "repair": RepairOperator,
+}
