@@ -17,9 +17,9 @@ _LEVELS = {"ok": logging.INFO, "warning": logging.WARNING, "critical": logging.E
 
 
 def monitor(use_case: UseCase, ctx: RunContext, *, endpoint: EndpointRef) -> MonitorReportRef:
-    """Run the monitors, write down what they found, and publish ``findings.json`` with their plots. They do not fail the run.
+    """Run the monitors, and publish ``findings.json`` with their plots. Findings do not fail the run.
 
-    Alerts about them are posted, and sent by whoever watches the model (see `stages.watch`).
+    They are also written into the book of the model; whoever watches it sends alerts (see `stages.watch`).
     """
     findings = []
     for i, spec in enumerate(use_case.monitor):
