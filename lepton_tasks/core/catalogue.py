@@ -290,7 +290,9 @@ MONITORS: Registry[release_protocols.Monitor] = Registry(
     {
         "data_quality": "lepton_tasks.monitoring.data_quality:DataQuality",
         "drift": "lepton_tasks.monitoring.drift:Drift",
+        "energy": "lepton_tasks.monitoring.energy:Energy",
         "performance": "lepton_tasks.monitoring.performance:Performance",
+        "resources": "lepton_tasks.monitoring.resources:Resources",
     },
 )
 

@@ -62,6 +62,14 @@ class Notebook:
         write_json(self._folder / f"{self._monitor}_history.json", history)
         return list(history)
 
+    def draw_course(self, figures: Mapping[str, Any], lines: Mapping[str, str]) -> None:
+        """Keep the figures of a check, and draw those of `lines`, titles by key, once there are two checks."""
+        history = self.add(figures)
+        if len(history) > 1:
+            from lepton_tasks.monitoring.plots import plot_course
+
+            plot_course(self.plot, history, lines)
+
     def _read(self, name: str, default: Any) -> Any:
         path = self._folder / name
         return json.loads(path.read_text()) if path.exists() else default

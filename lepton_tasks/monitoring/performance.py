@@ -22,6 +22,7 @@ from lepton_tasks.serving.observing.request_log import REQUESTS_FOLDER, read_out
 
 _HOUR = 3600.0
 _LEAST_FOR_P99 = 100
+_REFUSED = 503
 _Milliseconds = Annotated[float, pydantic.Field(gt=0)] | None
 
 
@@ -34,7 +35,8 @@ class Performance:
     Args:
         max_drop: By how much a metric may be worse than on the test split: a share absolutely (0.05 is five percentage
             points), another metric relatively. What is worse beyond chance is a warning.
-        max_errors: Largest allowed share of requests that fail by the server's fault (status 500 and above).
+        max_errors: Largest allowed share of requests that the server fails at (status 500 and above; 503 is a refusal
+            under load, which `resources` watches).
         max_p50_ms: Largest allowed median time to answer in ms; null for none.
         max_p99_ms: Time in ms within which 99 % of the requests must be answered; null for none.
         least: Answers with a known label, and requests, that are waited for.
@@ -82,7 +84,7 @@ class Performance:
         return findings, requests[-1]["time"], still_open(findings)
 
     def _errors(self, requests: Sequence[Mapping[str, Any]]) -> Finding:
-        failed = sum(record["status"] >= 500 for record in requests)
+        failed = sum(record["status"] >= 500 and record["status"] != _REFUSED for record in requests)
         share, rows = failed / len(requests), len(requests)
         low, high = wilson(share, rows)
         broken = low > self.max_errors

@@ -89,7 +89,7 @@ def test_the_error_of_numbers_is_held_against_the_test_split(ctx, endpoint):
 
 
 def test_failures_of_the_server_and_slow_answers_are_told_with_their_limits(ctx, endpoint):
-    slow = [{"seconds": 0.5 if i % 10 == 0 else 0.01, "status": 503 if i % 20 == 0 else 200} for i in range(400)]
+    slow = [{"seconds": 0.5 if i % 10 == 0 else 0.01, "status": 500 if i % 20 == 0 else 200} for i in range(400)]
     ask(ctx.root, "people", slow)
     found = by_subject(Performance(max_p50_ms=20, max_p99_ms=100).check(LABELS, ctx, endpoint))
     assert (found["errors"].severity, found["errors"].value) == ("critical", 0.05)
@@ -100,7 +100,7 @@ def test_failures_of_the_server_and_slow_answers_are_told_with_their_limits(ctx,
 
 def test_what_a_client_did_wrong_is_no_failure_of_the_server_and_a_request_counts_once(ctx, endpoint):
     samples = [{"id": f"r{i}/{j}", "seconds": 0.001 * i} for i in range(1, 61) for j in range(5)]
-    ask(ctx.root, "people", [*samples, *({"status": 422} for _ in range(40))])
+    ask(ctx.root, "people", [*samples, *({"status": 422} for _ in range(20)), *({"status": 503} for _ in range(20))])
     found = by_subject(Performance().check(LABELS, ctx, endpoint))
     assert (found["errors"].severity, found["errors"].value) == ("ok", 0)
     assert "0 of 100 requests" in found["errors"].message
