@@ -33,7 +33,7 @@ class Answers:
         due: When it was to be sent, in seconds since the begin.
         seconds: From then to its answer, so that what waits for a connection counts.
         status: HTTP status; 0 for none.
-        cpu_share: Share of one core that the client took.
+        cpu_share: Share of one core that the client took until the last phase was over.
     """
 
     due: np.ndarray
@@ -44,6 +44,12 @@ class Answers:
     def between(self, start: float, end: float) -> Answers:
         """The requests that were due in these seconds."""
         chosen = (self.due >= start) & (self.due < end)
+        return Answers(self.due[chosen], self.seconds[chosen], self.status[chosen], self.cpu_share)
+
+    def answered(self, start: float, end: float) -> Answers:
+        """The requests that were answered in these seconds, whenever they were due."""
+        done = self.due + self.seconds
+        chosen = (done >= start) & (done < end) & (self.status != _BROKEN)
         return Answers(self.due[chosen], self.seconds[chosen], self.status[chosen], self.cpu_share)
 
     def times(self, *, good: bool) -> np.ndarray:
@@ -93,10 +99,10 @@ class _Client:
                     next_watch += every
                 await asyncio.sleep(_TICK_SECONDS)
             begun += seconds
-        while self._answered < self._sent and self.loop.time() - self.began < total + _LATEST_SECONDS:
-            await asyncio.sleep(0.01)
         used = resource.getrusage(resource.RUSAGE_SELF)
         spent = used.ru_utime + used.ru_stime - cpu.ru_utime - cpu.ru_stime
+        while self._answered < self._sent and self.loop.time() - self.began < total + _LATEST_SECONDS:
+            await asyncio.sleep(0.01)
         for due in (*self._waiting, *(connection.due for connection in self._connections)):
             if due is not None:
                 self._keep(due, _LATEST_SECONDS, _BROKEN)
@@ -192,7 +198,7 @@ def send(
     request: Request,
     phases: Sequence[tuple[float, float]],
     *,
-    most: int = 1024,
+    most: int = 10_000,
     every: float = 1.0,
     watch: Callable[[float], None] | None = None,
 ) -> Answers:
@@ -203,7 +209,7 @@ def send(
         path: Of the URL.
         request: What is posted.
         phases: Requests a second, and for how many seconds, one after the other.
-        most: Connections at once.
+        most: Connections at once: more than may wait in the server, or requests would wait here, unseen by it.
         every: Seconds between two calls of `watch`.
         watch: Told the seconds since the begin, now and then.
     """
