@@ -14,7 +14,7 @@ from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.finding import Finding, Severity
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.monitoring.distribution import Shift, bins_of, shift_of
-from lepton_tasks.monitoring.notebook import Notebook, package_json, repeated, requests_since, still_open
+from lepton_tasks.monitoring.notebook import Notebook, package_json, requests_since
 from lepton_tasks.serving.observing.request_log import ANSWER, REDACTED
 
 _OF_ANSWERS = "answers."  # before the names of what is kept of an answer
@@ -54,11 +54,10 @@ class Drift:
         records = requests_since(ctx, use_case, notes.version, since)
         answered = [record for record in records if record["status"] == 200][-self.last :]
         if len(answered) < self.least:
-            kept = repeated(notes.mark.get("open", ()))
-            return [_too_few(len(answered), self.least, bool(since)), *kept]
+            return [_too_few(len(answered), self.least, bool(since))]
         shifts, remarks = self._shifts(profile, answered)
         findings = [*self._told(shifts, len(answered)), *remarks]
-        notes.remember({"until": answered[-1]["time"], "open": still_open(findings)})
+        notes.remember({"until": answered[-1]["time"]})
         indices = {shift.column: round(shift.index, 5) for shift in shifts}
         history = notes.add({"time": answered[-1]["time"], "samples": len(answered), "psi": indices})
         if shifts:
@@ -79,7 +78,7 @@ class Drift:
             shifts += [_shift(name, about, [values.get(name) for values in told]) for name, about in columns.items()]
         elif columns:
             text = f"{len(told)} samples with values are too few to compare inputs ({self.least} are waited for)"
-            remarks.append(_ok(text, len(told), "samples"))
+            remarks.append(_ok(text, None, "samples"))
         if "answers" not in profile:
             text = "the model package has no reference of answers, so inputs alone are compared; export it anew for one"
             remarks.append(_ok(text, 0, "answers"))
@@ -153,11 +152,11 @@ def _shift(column: str, about: Mapping[str, Any], values: Sequence[Any]) -> Shif
 
 
 def _too_few(count: int, least: int, before: bool) -> Finding:
-    if not count:
-        return _ok("no requests since the last comparison" if before else "no requests yet", 0, "samples", limit=least)
     text = f"{count} samples are too few to compare with the training data ({least} are waited for)"
-    return _ok(text, count, "samples", limit=least)
+    if not count:
+        text = "no requests since the last comparison" if before else "no requests yet"
+    return _ok(text, None, "PSI")
 
 
-def _ok(message: str, value: float, unit: str, limit: float | None = None) -> Finding:
+def _ok(message: str, value: float | None, unit: str, limit: float | None = None) -> Finding:
     return Finding(monitor="drift", severity="ok", message=message, value=value, limit=limit, unit=unit)

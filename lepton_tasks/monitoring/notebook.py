@@ -1,16 +1,14 @@
-"""What a monitor keeps between two checks: how far it has looked, what it found, and earlier figures."""
+"""What a monitor keeps between two checks: how far it has looked, and earlier figures."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lepton_tasks.core.artifacts import EndpointRef
 from lepton_tasks.core.context import RunContext
-from lepton_tasks.core.finding import Finding
 from lepton_tasks.core.store import write_json
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.serving.observing.request_log import REQUESTS_FOLDER, read_requests
@@ -73,17 +71,6 @@ class Notebook:
     def _read(self, name: str, default: Any) -> Any:
         path = self._folder / name
         return json.loads(path.read_text()) if path.exists() else default
-
-
-def still_open(findings: Sequence[Finding]) -> list[dict[str, Any]]:
-    """Those findings that stay until newer requests tell otherwise, as a mark keeps them."""
-    return [finding.as_json() for finding in findings if finding.severity != "ok"]
-
-
-def repeated(kept: Sequence[Mapping[str, Any]]) -> list[Finding]:
-    """What `still_open` gave: nothing newer was judged, so no alert about it ends or begins anew."""
-    findings = [Finding(**values) for values in kept]
-    return [dataclasses.replace(one, message=f"as of the last judgement: {one.message}") for one in findings]
 
 
 def requests_since(ctx: RunContext, use_case: UseCase, version: str, since: float) -> list[dict[str, Any]]:

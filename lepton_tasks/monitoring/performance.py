@@ -17,7 +17,7 @@ from lepton_tasks.core.metrics import higher_is_better, is_worse, unit_of
 from lepton_tasks.core.proportions import wilson
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.monitoring.live_metrics import OF_LABELS, OF_NUMBERS, Estimate, estimate, weakest_label
-from lepton_tasks.monitoring.notebook import Notebook, package_json, repeated, requests_since, still_open
+from lepton_tasks.monitoring.notebook import Notebook, package_json, requests_since
 from lepton_tasks.serving.observing.request_log import REQUESTS_FOLDER, read_outcomes
 
 _HOUR = 3600.0
@@ -55,14 +55,13 @@ class Performance:
     def check(self, use_case: UseCase, ctx: RunContext, endpoint: EndpointRef) -> list[Finding]:
         """Findings about errors, time to answer, and each metric that feedback tells."""
         notes = Notebook(ctx, use_case, "performance", endpoint)
-        mark = notes.mark
         figures: dict[str, Any] = {}
-        asked, until, open_asked = self._asked(ctx, use_case, notes, figures)
+        asked, until = self._asked(ctx, use_case, notes, figures)
         limits: dict[str, dict[str, float]] = {}
-        judged, heard, open_judged = self._judged(ctx, use_case, endpoint, notes, figures, limits)
-        notes.remember({"until": until, "open": open_asked, "heard": heard, "open_judged": open_judged})
+        judged, heard = self._judged(ctx, use_case, endpoint, notes, figures, limits)
+        notes.remember({"until": until, "heard": heard})
         if figures:
-            figures["time"] = max(until, heard, mark.get("until", 0.0))
+            figures["time"] = max(until, heard)
             from lepton_tasks.monitoring.plots import plot_performance
 
             plot_performance(notes.plot, notes.add(figures), limits)
@@ -70,18 +69,16 @@ class Performance:
 
     def _asked(
         self, ctx: RunContext, use_case: UseCase, notes: Notebook, figures: dict[str, Any]
-    ) -> tuple[list[Finding], float, list[dict[str, Any]]]:
-        """Findings about requests, the time of the last one that was judged, and what stays open."""
-        since, kept = notes.mark.get("until", 0.0), notes.mark.get("open", [])
+    ) -> tuple[list[Finding], float]:
+        """Findings about requests, and the time of the last one that was judged."""
+        since = notes.mark.get("until", 0.0)
         records = requests_since(ctx, use_case, notes.version, since)
         requests = [record for record in records if "/" not in (key := record.get("id") or "") or key.endswith("/0")]
         if len(requests) < self.least:
             few = f"{len(requests)} requests are too few to judge ({self.least} are waited for)"
             message = few if requests else "no requests since the last check" if since else "no requests yet"
-            told = _finding("ok", message, len(requests), self.least, "requests")
-            return [told, *repeated(kept)], since, kept
-        findings = [self._errors(requests), *self._times(requests, figures)]
-        return findings, requests[-1]["time"], still_open(findings)
+            return [_finding("ok", message, None, None, "share", "errors")], since
+        return [self._errors(requests), *self._times(requests, figures)], requests[-1]["time"]
 
     def _errors(self, requests: Sequence[Mapping[str, Any]]) -> Finding:
         failed = sum(record["status"] >= 500 and record["status"] != _REFUSED for record in requests)
@@ -120,9 +117,9 @@ class Performance:
         notes: Notebook,
         figures: dict[str, Any],
         limits: dict[str, dict[str, float]],
-    ) -> tuple[list[Finding], float, list[dict[str, Any]]]:
-        """Findings about quality, the time of the last feedback that was judged, and what stays open."""
-        heard, kept = notes.mark.get("heard", 0.0), notes.mark.get("open_judged", [])
+    ) -> tuple[list[Finding], float]:
+        """Findings about quality, and the time of the last feedback that was judged."""
+        heard = notes.mark.get("heard", 0.0)
         oldest = ctx.clock().timestamp() - self.reach_hours * _HOUR
         folder = ctx.root / "serving" / REQUESTS_FOLDER
         outcomes = list(read_outcomes(folder, use_case.name, since=max(heard, oldest)))
@@ -131,8 +128,7 @@ class Performance:
         if len(pairs) < self.least:
             few = f"{len(pairs)} answers with a known label are too few to judge quality ({self.least} are waited for)"
             message = few if truths else "no feedback since the last check" if heard else "no feedback yet"
-            told = _finding("ok", message, len(pairs), self.least, "answers", "feedback")
-            return [told, *repeated(kept)], heard, kept
+            return [_finding("ok", message, None, None, "", "quality")], heard
         said, true = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
         package, profile = (package_json(ctx, endpoint, name) for name in ("package.json", "profile.json"))
         tested = package.get("metrics", {})
@@ -148,7 +144,7 @@ class Performance:
             label, right, rows = weak
             message = f"{findings[worse].message}; weakest label: {label}, {right} of {rows} right"
             findings[worse] = dataclasses.replace(findings[worse], message=message)
-        return findings, outcomes[-1]["time"], still_open(findings)
+        return findings, outcomes[-1]["time"]
 
     def _pairs(
         self, ctx: RunContext, use_case: UseCase, notes: Notebook, truths: Mapping[str, Any], oldest: float
@@ -205,7 +201,7 @@ def _number(value: object) -> float | None:
 
 
 def _finding(
-    severity: Severity, message: str, value: float, limit: float | None, unit: str, subject: str = ""
+    severity: Severity, message: str, value: float | None, limit: float | None, unit: str, subject: str = ""
 ) -> Finding:
     return Finding(
         monitor="performance",

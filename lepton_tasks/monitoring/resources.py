@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import pydantic
@@ -21,11 +22,11 @@ _MIB, _GIB = 2.0**20, 2.0**30
 _LEAST_SECONDS = 5.0  # between two checks, to tell how busy the processor is
 _LEAST_REQUESTS = 50
 _LINES = {
-    "memory_mib": "memory of the server (MiB)",
-    "cores": "processor cores in use, mean since the check before",
+    "memory": "memory of the server (MiB)",
+    "cpu": "processor cores that the server uses, mean since the check before",
     "queue": "requests that wait",
     "refused": "share of requests that are refused",
-    "disk_gib": "free disk (GiB)",
+    "disk": "free disk (GiB)",
 }
 
 Share = Annotated[float, pydantic.Field(ge=0, le=1)]
@@ -59,132 +60,105 @@ class Resources:
     min_memory: Share = 0.05
 
     def check(self, use_case: UseCase, ctx: RunContext, endpoint: EndpointRef) -> list[Finding]:
-        """A finding for each limit that is passed, and one that tells all figures."""
+        """A finding for each resource; without a value where it could not be measured."""
         notes = Notebook(ctx, use_case, "resources", endpoint)
         url, now = str(endpoint.facts.get("url", "")), ctx.clock().timestamp()
-        told: list[str] = []
-        figures: dict[str, Any] = {"time": now}
-        findings = self._disk(ctx, told, figures)
+        findings = [self._disk(ctx), *([self._machine()] if is_local(url) else [])]
         try:
             server = read_server(url, use_case.name, ctx.root / "serving")
         except UnavailableError as error:
-            findings.append(_finding("critical", str(error), None, None, "", "server"))
+            findings.append(_finding("server", "critical", str(error), None, None, ""))
         except ConfigError as error:
-            told.append(str(error))
+            findings.append(_finding("server", "ok", str(error), None, None, ""))
         else:
-            findings += self._memory(server, notes.mark, told, figures)
-            findings += self._since(server, notes.mark, now, told, figures, local=is_local(url))
-            findings += self._now(server, told, figures)
-            first = figures["first"]
-            notes.remember({"time": now, "counts": server.counts, "first": first, "memory_mib": figures["memory_mib"]})
-        if is_local(url):
-            findings += self._machine(told)
-        notes.draw_course({key: figures.get(key) for key in ("time", *_LINES)}, _LINES)
-        return [*findings, _finding("ok", "; ".join(told), None, None, "", "")]
+            findings.append(_finding("server", "ok", "the server answers", 1, None, ""))
+            memory, first = self._memory(server, notes.mark)
+            findings += [*memory, *self._since(server, notes.mark, now, local=is_local(url)), *self._now(server)]
+            notes.remember({"time": now, "counts": server.counts, "first": first, "memory_mib": memory[0].value})
+        measured = {finding.subject: finding.value for finding in findings if finding.subject in _LINES}
+        notes.draw_course({"time": now, **measured}, _LINES)
+        return findings
 
-    def _disk(self, ctx: RunContext, told: list[str], figures: dict[str, Any]) -> list[Finding]:
+    def _disk(self, ctx: RunContext) -> Finding:
         import psutil
 
-        free = figures["disk_gib"] = round(psutil.disk_usage(str(ctx.root)).free / _GIB, 3)
-        told.append(f"{free:,.1f} GiB of disk are free")
-        if free >= self.min_disk_gib:
-            return []
-        message = f"{free:.2f} GiB of disk are free where the state folder is (at least {self.min_disk_gib:g} GiB)"
-        return [_finding("critical", message, free, self.min_disk_gib, "GiB", "disk")]
+        free = psutil.disk_usage(str(ctx.root)).free / _GIB
+        message = f"{free:,.1f} GiB of disk are free where the state folder is (at least {self.min_disk_gib:g} GiB)"
+        severity: Severity = "critical" if free < self.min_disk_gib else "ok"
+        return _finding("disk", severity, message, round(free, 3), self.min_disk_gib, "GiB")
 
-    def _machine(self, told: list[str]) -> list[Finding]:
+    def _machine(self) -> Finding:
         import psutil
 
         memory = psutil.virtual_memory()
         share = memory.available / memory.total
-        told.append(
-            f"{memory.available / _GIB:,.1f} of {memory.total / _GIB:,.1f} GiB of the machine's memory are free"
+        message = (
+            f"{memory.available / _GIB:,.1f} of {memory.total / _GIB:,.1f} GiB of the machine's memory are available: "
+            f"{share:.1%} (at least {self.min_memory:.1%})"
         )
-        if share >= self.min_memory:
-            return []
-        message = f"{share:.1%} of the machine's memory is available (at least {self.min_memory:.1%})"
-        return [_finding("critical", message, share, self.min_memory, "share", "machine memory")]
+        severity: Severity = "critical" if share < self.min_memory else "ok"
+        return _finding("machine memory", severity, message, round(share, 5), self.min_memory, "share")
 
-    def _memory(
-        self, server: ServerMetrics, mark: dict[str, Any], told: list[str], figures: dict[str, Any]
-    ) -> list[Finding]:
-        used = figures["memory_mib"] = round(sum(one.get("memory", 0.0) for one in server.processes) / _MIB, 1)
+    def _memory(self, server: ServerMetrics, mark: Mapping[str, Any]) -> tuple[list[Finding], dict[str, Any]]:
+        """Findings about memory and its growth, and what growth is counted from."""
+        used = round(sum(one.get("memory", 0.0) for one in server.processes) / _MIB, 1)
         same = {"processes": sorted(server.counts), "served": list(server.served)}
         first = mark.get("first", {})
-        alike = {key: first.get(key) for key in same} == same
-        figures["first"] = first if alike else {**same, "memory_mib": used}
-        grown = used - figures["first"]["memory_mib"]
-        text = f"{used:,.0f} MiB in {len(server.processes)} processes"
-        if alike:
-            text += f" ({used - mark['memory_mib']:+,.0f} MiB since the last check, {grown:+,.0f} since the first one)"
-        told.append(text)
-        findings = []
-        if self.max_memory_mib is not None and used > self.max_memory_mib:
-            message = f"the server uses {used:,.0f} MiB of memory (limit {self.max_memory_mib:,.0f} MiB)"
-            findings.append(_finding("warning", message, used, self.max_memory_mib, "MiB", "memory"))
-        if grown > self.max_growth_mib:
-            message = (
-                f"the server's memory has grown by {grown:,.0f} MiB to {used:,.0f} MiB, with the same processes and "
-                f"versions (limit {self.max_growth_mib:,.0f} MiB)"
-            )
-            findings.append(_finding("warning", message, grown, self.max_growth_mib, "MiB", "memory growth"))
-        return findings
+        if {key: first.get(key) for key in same} != same:
+            first = {**same, "memory_mib": used}
+        grown, last = used - first["memory_mib"], used - mark.get("memory_mib", used)
+        allowed = "" if self.max_memory_mib is None else f" (limit {self.max_memory_mib:,.0f} MiB)"
+        message = f"the server uses {used:,.0f} MiB of memory in {len(server.processes)} processes{allowed}"
+        more = (
+            f"the server's memory has changed by {grown:+,.0f} MiB since the first check with these processes and versions "
+            f"(limit {self.max_growth_mib:,.0f} MiB), by {last:+,.0f} MiB since the last check"
+        )
+        return [
+            _held("memory", used, self.max_memory_mib, "MiB", message),
+            _held("memory growth", grown, self.max_growth_mib, "MiB", more),
+        ], first
 
-    def _since(
-        self,
-        server: ServerMetrics,
-        mark: dict[str, Any],
-        now: float,
-        told: list[str],
-        figures: dict[str, Any],
-        *,
-        local: bool,
-    ) -> list[Finding]:
-        """What is counted since the last check, or since the server was started."""
-        counted, began = server.since(mark.get("counts", {})), mark.get("time", server.started)
+    def _since(self, server: ServerMetrics, mark: Mapping[str, Any], now: float, *, local: bool) -> list[Finding]:
+        """Findings about what was counted since the last check, at first since the server was started."""
+        counted, seconds = server.since(mark.get("counts", {})), now - mark.get("time", server.started)
         findings = []
-        if now - began >= _LEAST_SECONDS:
-            cores = figures["cores"] = round(counted["cpu"] / (now - began), 4)
-            told.append(f"{cores:.2f} cores in use")
-            most = os.cpu_count() or 1
-            if local and cores > self.max_cpu * most:
-                limit = self.max_cpu * most
-                message = f"the server uses {cores:.2f} of {most} cores (limit {limit:.2f})"
-                findings.append(_finding("warning", message, cores, limit, "cores", "cpu"))
+        if seconds >= _LEAST_SECONDS:
+            cores, most = round(counted["cpu"] / seconds, 4), os.cpu_count() or 1
+            limit = self.max_cpu * most if local else None
+            allowed = f" of {most} cores, on average (limit {limit:g})" if local else " cores, on average"
+            findings.append(_held("cpu", cores, limit, "cores", f"the server uses {cores:.2f}{allowed}"))
         requests, refused = round(counted["requests"]), round(counted["refused"])
         if requests < _LEAST_REQUESTS:
-            told.append(f"{requests} requests since the last check are too few to tell how many are refused")
-            return findings
-        share = figures["refused"] = round(refused / requests, 5)
-        told.append(f"{share:.2%} of {requests:,} requests refused")
-        if wilson(share, requests)[0] > self.max_refused:
-            message = f"{share:.1%} of {requests:,} requests were refused under load (limit {self.max_refused:.1%})"
-            findings.append(_finding("warning", message, share, self.max_refused, "share", "refused"))
-        return findings
+            few = f"{requests} requests are too few to tell which share is refused ({_LEAST_REQUESTS} are waited for)"
+            return [*findings, _finding("refused", "ok", few, None, self.max_refused, "share")]
+        share = round(refused / requests, 5)
+        message = f"{share:.1%} of {requests:,} requests were refused under load (limit {self.max_refused:.1%})"
+        severity: Severity = "warning" if wilson(share, requests)[0] > self.max_refused else "ok"
+        return [*findings, _finding("refused", severity, message, share, self.max_refused, "share")]
 
-    def _now(self, server: ServerMetrics, told: list[str], figures: dict[str, Any]) -> list[Finding]:
-        """What is in use at this moment."""
-        findings = []
-        figures["queue"] = server.queue
-        told.append(f"{server.queue:.0f} requests wait")
-        if server.queue > self.max_queue:
-            message = f"{server.queue:.0f} requests wait for a worker (limit {self.max_queue})"
-            findings.append(_finding("warning", message, server.queue, self.max_queue, "requests", "queue"))
+    def _now(self, server: ServerMetrics) -> list[Finding]:
+        """Findings about what is in use at this moment."""
+        waiting = f"{server.queue:.0f} requests wait for a worker (limit {self.max_queue})"
+        findings = [_held("queue", server.queue, self.max_queue, "requests", waiting)]
         files = [(one["files"] / one["most_files"], one) for one in server.processes if one.get("most_files")]
         if files:
             share, worst = max(files, key=lambda pair: pair[0])
-            told.append(f"{worst['files']:.0f} of {worst['most_files']:,.0f} files open")
-            if share > self.max_open_files:
-                message = (
-                    f"a process of the server has {worst['files']:.0f} of {worst['most_files']:,.0f} files open "
-                    f"(limit {self.max_open_files:.0%})"
-                )
-                findings.append(_finding("warning", message, share, self.max_open_files, "share", "open files"))
+            message = (
+                f"a process of the server has {worst['files']:.0f} of {worst['most_files']:,.0f} files open "
+                f"(limit {self.max_open_files:.0%})"
+            )
+            findings.append(_held("open files", share, self.max_open_files, "share", message))
         return findings
 
 
+def _held(subject: str, value: float, limit: float | None, unit: str, message: str) -> Finding:
+    """A warning if the value is above its limit."""
+    passed = limit is not None and value > limit
+    return _finding(subject, "warning" if passed else "ok", message, value, limit, unit)
+
+
 def _finding(
-    severity: Severity, message: str, value: float | None, limit: float | None, unit: str, subject: str
+    subject: str, severity: Severity, message: str, value: float | None, limit: float | None, unit: str
 ) -> Finding:
     return Finding(
         monitor="resources",
