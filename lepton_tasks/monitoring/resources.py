@@ -110,8 +110,8 @@ class Resources:
         allowed = "" if self.max_memory_mib is None else f" (limit {self.max_memory_mib:,.0f} MiB)"
         message = f"the server uses {used:,.0f} MiB of memory in {len(server.processes)} processes{allowed}"
         more = (
-            f"the server's memory has changed by {grown:+,.0f} MiB since the first check with these processes and versions "
-            f"(limit {self.max_growth_mib:,.0f} MiB), by {last:+,.0f} MiB since the last check"
+            f"the server's memory has changed by {grown:+,.0f} MiB since the first check with these processes and "
+            f"versions (limit {self.max_growth_mib:,.0f} MiB), by {last:+,.0f} MiB since the last check"
         )
         return [
             _held("memory", used, self.max_memory_mib, "MiB", message),
