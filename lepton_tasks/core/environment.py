@@ -199,7 +199,9 @@ def load_environment(variables: Mapping[str, str] | None = None) -> Environment:
     if running.exists():
         values |= json.loads(running.read_text())
     for variable, field in _PORTS.items():
-        if port := variables.get(variable):
+        port = variables.get(variable, "")
+        # Kubernetes sets LEPTON_SERVING_PORT=tcp://10.96.7.1:8100 in all pods beside a service `lepton-serving`.
+        if port and not port.startswith("tcp://"):
             if not port.isdigit() or not 0 < int(port) < 65536:
                 raise ConfigError(f"{port!r} is not a port.", where=variable, fix="Give a number from 1 to 65535.")
             values[field] = f"http://127.0.0.1:{port}"

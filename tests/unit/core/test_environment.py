@@ -24,6 +24,11 @@ def test_a_wrong_port_names_its_variable(variables, port):
         load_environment(variables | {"LEPTON_MLFLOW_PORT": port})
 
 
+def test_what_kubernetes_tells_of_a_service_of_that_name_is_no_port_of_ours(variables):
+    variables |= {"LEPTON_SERVING_PORT": "tcp://10.96.7.1:8100", "LEPTON_SERVING_URL": "http://lepton-serving:8100"}
+    assert load_environment(variables).serving_url == "http://lepton-serving:8100"
+
+
 def test_a_wrong_key_names_file_and_key(tmp_path, variables):
     path = tmp_path / "edge.yaml"
     path.write_text("servng_url: x\n")
