@@ -11,6 +11,9 @@ from lepton_tasks.core.errors import ConfigError
 
 _TLS = "/etc/dask-tls"
 _SPILL = "/spill"
+# Without a request it gets 1/512 of a worker thread's share of a busy node, and is the first to go when memory is short.
+_SCHEDULER = {"cpu": "500m", "memory": "512Mi"}
+_PROBE_SECONDS = 10  # Kubernetes' one second restarts a scheduler that is merely busy, and its work is lost
 
 
 def scheduler_address(cluster: Kubernetes) -> str:
@@ -30,7 +33,7 @@ def manifest(cluster: Kubernetes) -> dict[str, Any]:
     scheduler = ["dask", "scheduler", "--protocol", "tls", "--port", "8786", "--dashboard-address", ":8787"]
     compute = {"cpu": str(cluster.threads), "memory": cluster.memory}
     ports = {"tcp-comm": 8786, "http-dashboard": 8787}
-    probe = {"httpGet": {"port": "http-dashboard", "path": "/health"}}
+    probe = {"httpGet": {"port": "http-dashboard", "path": "/health"}, "timeoutSeconds": _PROBE_SECONDS}
     return {
         "apiVersion": "kubernetes.dask.org/v1",
         "kind": "DaskCluster",
@@ -54,6 +57,7 @@ def manifest(cluster: Kubernetes) -> dict[str, Any]:
                         "name": "scheduler",
                         "args": scheduler + _certificates(),
                         "ports": [{"name": name, "containerPort": port} for name, port in ports.items()],
+                        "resources": {"requests": _SCHEDULER},
                         "readinessProbe": probe,
                         "livenessProbe": {**probe, "initialDelaySeconds": 15, "periodSeconds": 20},
                     },

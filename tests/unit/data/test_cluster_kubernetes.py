@@ -60,6 +60,17 @@ def test_a_worker_spills_before_its_pod_is_killed(dask):
     assert spec["worker"]["replicas"] == 2
 
 
+def test_a_busy_scheduler_has_its_share_of_the_node_and_is_not_restarted_for_being_late(dask):
+    _, scheduler, _ = parts(dask)
+    assert scheduler["resources"] == {"requests": {"cpu": "500m", "memory": "512Mi"}}
+    assert [scheduler[kind]["timeoutSeconds"] for kind in ("readinessProbe", "livenessProbe")] == [10, 10]
+
+
+def test_the_image_is_named_by_a_version_since_latest_is_pulled_for_each_pod(dask):
+    images = {container["image"] for container in parts(dask)[1:]}
+    assert images == {"lepton-airflow:0.1.0"}
+
+
 def test_the_operators_own_schema_accepts_it(dask):
     package = importlib.util.find_spec("dask_kubernetes")  # its files are enough, without what it imports
     if package is None or package.origin is None:
