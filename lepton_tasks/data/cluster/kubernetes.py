@@ -11,7 +11,7 @@ from lepton_tasks.core.errors import ConfigError
 
 _TLS = "/etc/dask-tls"
 _SPILL = "/spill"
-# Without a request it gets 1/512 of a worker thread's share of a busy node, and is the first to go when memory is short.
+# Without a request it gets 1/512 of the processor time of a worker's thread, and goes first when memory is short.
 _SCHEDULER = {"cpu": "500m", "memory": "512Mi"}
 _PROBE_SECONDS = 10  # Kubernetes' one second restarts a scheduler that is merely busy, and its work is lost
 
