@@ -13,6 +13,7 @@ Ratios of good answers a second, at 64 connections (larger is better):
     <model>_json_vs_<peer>, <model>_json_vs_best_server          : a peer; the best of the ready-made servers
 Of latency, memory and time (smaller is better):
     <model>_p99_c1_vs_echo      p99 at one connection : p50 of ONNX Runtime + echo
+    <model>_p99_awake_vs_echo   the same while no core of the machine is idle, so that none has to be woken
     <model>_p99_c64_vs_best     p99 at 64 connections, JSON : the best peer's
     memory_vs_<peer>            memory with the CNN, most after a load
     ready_vs_2_seconds          from the start to the first answer, the slowest model
@@ -36,6 +37,7 @@ import onnxruntime
 from benchmarks.harness import parser, report, tell
 from benchmarks.served import graphs, ours
 from benchmarks.served.aims import aims, ratios
+from benchmarks.served.awake import awake
 from benchmarks.served.page import table, write_page
 from benchmarks.served.peers import PEERS, install, start, url_path, version
 from benchmarks.served.processes import Server, check
@@ -89,6 +91,7 @@ class Bench:
         with ExitStack() as stack:
             subjects = self._ours(model, expected, stack) + self._peers(model, expected, stack)
             loads: dict[str, dict[int, list[Load]]] = {s.name: {c: [] for c in CONNECTIONS} for s in subjects}
+            woken: dict[str, list[Load]] = {s.name: [] for s in subjects}
             limits: list[Limit] = []
             for number in range(self.rounds):
                 limits.append(Limit(*(_rate(session, model, size, 0.4 * self.seconds) for size in (1, 8))))
@@ -100,7 +103,11 @@ class Bench:
                         loads[subject.name][c].append(load)
                     rates = [loads[subject.name][c][-1].rate for c in CONNECTIONS]
                     tell(f"{name}, {subject.name}, {number + 1} of {self.rounds}, c = 64", rates[-1])
+                with awake():
+                    for subject in subjects:
+                        woken[subject.name].append(self._press(subject, 1, None))
             for subject in subjects:
+                self.seen.standings[name, subject.name].awake = _median(woken[subject.name])
                 self.seen.standings[name, subject.name].peak_mib = subject.server.most_mib
         self.seen.limits[name] = Limit(*(statistics.median(values) for values in zip(*limits, strict=True)))
         for subject_name, by_connections in loads.items():

@@ -20,6 +20,7 @@ AT_LEAST = {
 }
 AT_MOST = {
     **{f"{model}_p99_c1_vs_echo": 2.0 for model in ("cnn", "lstm", "embedding", "null")},
+    **{f"{model}_p99_awake_vs_echo": 2.0 for model in ("cnn", "lstm", "embedding", "null")},
     **{f"{model}_p99_c64_vs_best": 1.0 for model in ("cnn", "lstm", "embedding", "null")},
     "memory_vs_mlserver": 1.0,
     "memory_vs_bentoml": 1.0,
@@ -63,6 +64,9 @@ def _latencies(seen: Seen, model: str) -> dict[str, float]:
     first = seen.load(model, "ours_binary", 1) or seen.load(model, "ours_json", 1)
     if first and (echo := seen.load(model, "echo", 1)):
         found[f"{model}_p99_c1_vs_echo"] = first.p99 / echo.p50
+    first = seen.awake(model, "ours_binary") or seen.awake(model, "ours_json")
+    if first and (echo := seen.awake(model, "echo")):
+        found[f"{model}_p99_awake_vs_echo"] = first.p99 / echo.p50
     mine = seen.load(model, "ours_json", MOST)
     theirs = [load.p99 for name in PEERS if name != "echo" and (load := seen.load(model, name, MOST)) and load.rate]
     if mine and theirs:

@@ -22,19 +22,24 @@ _OURS = {
 
 def table(seen: Seen) -> tuple[list[str], list[list[object]]]:
     """Header and rows: good answers a second, latencies in ms, memory in MiB, seconds to ready."""
-    header = ["model", "server", *(f"c={c}" for c in seen.connections), "p50 c=1", "p99 c=1", f"p99 c={MOST}"]
-    header += ["refused", "MiB", "ready"]
+    header = ["model", "server", *(f"c={c}" for c in seen.connections), "p50 c=1", "p99 c=1", "p50 awake", "p99 awake"]
+    header += [f"p99 c={MOST}", "refused", "MiB", "ready"]
     rows: list[list[object]] = []
     for model, limit in seen.limits.items():
-        rows.append([model, "ONNX Runtime, batch 1 / 8", round(limit.one), round(limit.eight), *[""] * 7])
+        rows.append([model, "ONNX Runtime, batch 1 / 8", round(limit.one), round(limit.eight), *[""] * 9])
         for (of, subject), standing in seen.standings.items():
             if of == model:
                 loads = standing.loads
                 row: list[object] = [model, title(subject), *(round(loads[c].rate) for c in seen.connections)]
-                row += [f"{loads[1].p50:.2f}", f"{loads[1].p99:.2f}", f"{loads[MOST].p99:.1f}"]
-                row += [f"{100 * loads[MOST].refused:.0f} %", round(standing.peak_mib), f"{standing.ready_seconds:.1f}"]
+                row += [f"{value:.2f}" for load in (loads[1], standing.awake) if load for value in (load.p50, load.p99)]
+                row += [
+                    f"{loads[MOST].p99:.1f}",
+                    f"{100 * loads[MOST].refused:.0f} %",
+                    round(standing.peak_mib),
+                    f"{standing.ready_seconds:.1f}",
+                ]
                 rows.append(row)
-    rows += [["", f"{what}: not measured", *[""] * 9] for what in seen.absent]
+    rows += [["", f"{what}: not measured", *[""] * 11] for what in seen.absent]
     return header, rows
 
 
@@ -53,8 +58,8 @@ def write_page(seen: Seen, found: dict[str, float]) -> Path:
         "",
         f"Made by `python -m benchmarks.serving` on {datetime.datetime.now(datetime.UTC):%Y-%m-%d}: {about['cpu']}, "
         f"{about['cores']} cores shared by client and server. Medians. Rates are good answers a second at 1, 16 and "
-        "64 connections; latencies in ms; memory: the most after a load, what is shared counts once; ready: seconds "
-        "to the first answer.",
+        "64 connections; latencies in ms, those called awake with one connection while no core is idle; memory: the "
+        "most after a load, what is shared counts once; ready: seconds to the first answer.",
         "",
         "Peers: " + ", ".join(f"{PEERS[name].title} {number}".strip() for name, number in seen.versions.items()) + ".",
         "",

@@ -25,11 +25,13 @@ class Standing:
         ready_seconds: From its start to the first answer.
         peak_mib: Most memory after a load.
         loads: By connections.
+        awake: With one connection, while no core was idle.
     """
 
     ready_seconds: float
     peak_mib: float = 0.0
     loads: dict[int, Load] = dataclasses.field(default_factory=dict)
+    awake: Load | None = None
 
 
 @dataclasses.dataclass
@@ -56,6 +58,11 @@ class Seen:
         standing = self.standings.get((model, subject))
         return standing.loads.get(connections) if standing else None
 
+    def awake(self, model: str, subject: str) -> Load | None:
+        """What was measured with one connection while no core was idle, if it was."""
+        standing = self.standings.get((model, subject))
+        return standing.awake if standing else None
+
     def subjects(self) -> list[str]:
         """In the order they came."""
         return list(dict.fromkeys(subject for _, subject in self.standings))
@@ -68,6 +75,9 @@ class Seen:
         for (model, subject), standing in self.standings.items():
             flat[f"{model}_{subject}_ready_s"] = standing.ready_seconds
             flat[f"{model}_{subject}_peak_mib"] = standing.peak_mib
+            if standing.awake:
+                at = f"{model}_{subject}_awake"
+                flat |= {f"{at}_p50_ms": standing.awake.p50, f"{at}_p99_ms": standing.awake.p99}
             for c, load in standing.loads.items():
                 at = f"{model}_{subject}_c{c}"
                 flat |= {f"{at}_per_s": load.rate, f"{at}_p50_ms": load.p50, f"{at}_p99_ms": load.p99}
