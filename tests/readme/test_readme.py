@@ -1,4 +1,4 @@
-"""What README and guides show is true: links, commands, the example, and that no key is missing."""
+"""What README and other documents show is true: links, commands, the example, and that no key or record is missing."""
 
 import re
 import subprocess
@@ -18,6 +18,8 @@ from lepton_tasks.core.watch_settings import Watch
 ROOT = project_root()
 README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs" / "guides").glob("*.md"))]
+DECISIONS = ROOT / "docs" / "decisions"
+LINKED = [*PAGES, *sorted(DECISIONS.glob("*.md")), *sorted((ROOT / "docs" / "reports").rglob("*.md"))]
 BLOCKS = [found for page in PAGES for found in re.findall(r"```(\w+)\n(.*?)```", page.read_text(), re.DOTALL)]
 COMMANDS = [line.split("#")[0].strip() for kind, text in BLOCKS if kind == "bash" for line in text.splitlines() if line]
 
@@ -61,7 +63,7 @@ def test_variables_are_read_somewhere(variable):
     assert found.returncode == 0
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
     for path, _, heading in re.findall(r"\]\((?!http)([^)#]*)(#([^)]*))?\)", page.read_text()):
         target = (page.parent / path).resolve() if path else page
@@ -69,6 +71,11 @@ def test_links_lead_somewhere(page):
         if heading:
             headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
             assert heading in {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+def test_the_index_lists_every_decision_once():
+    listed = re.findall(r"^\| \[(\d{3})\]\((\1-[\w-]+\.md)\) \|", (DECISIONS / "README.md").read_text(), re.MULTILINE)
+    assert sorted(name for _, name in listed) == sorted(path.name for path in DECISIONS.glob("[0-9]*.md"))
 
 
 @pytest.mark.parametrize("section", [UseCase, Split, Train, Tune, Gate, Export, Compress, Deploy, Evaluate, Watch])
