@@ -57,7 +57,7 @@ def expected(value, offset=0.0):
     return {"label": label, "probability": probabilities[label], "probabilities": probabilities}
 
 
-def make_package(folder, *, offset=0.0, onnx_bytes=None, example=True, expects=None):
+def make_package(folder, *, offset=0.0, onnx_bytes=None, example=True, expects=None, profile=None):
     """Writes a package into `folder` and returns its digest."""
     folder.mkdir(parents=True, exist_ok=True)
     spec = PackageSpec(
@@ -77,6 +77,7 @@ def make_package(folder, *, offset=0.0, onnx_bytes=None, example=True, expects=N
         preprocessor={"schema_version": 1},
         card="# Tiny\n",
         example=(picture(200), expects or expected(200, offset)) if example else None,
+        profile=profile,
     )
     return digest_of({p.name: sha256_file(p) for p in folder.iterdir()})
 

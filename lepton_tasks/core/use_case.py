@@ -181,7 +181,9 @@ class UseCase(Section):
     """Search for a smaller graph of equal quality; null for none."""
     deploy: Deploy = Deploy()
     """Deployment."""
-    monitor: tuple[ComponentSpec, ...] = (ComponentSpec(name="data_quality"),)
+    monitor: tuple[ComponentSpec, ...] = tuple(
+        ComponentSpec(name=name) for name in ("data_quality", "drift", "performance", "resources")
+    )
     """Monitors of the deployed model."""
     watch: Watch = Watch()
     """Checks of the deployed model between runs."""

@@ -18,6 +18,7 @@ from lepton_tasks.monitoring.notebook import Notebook, package_json, requests_si
 from lepton_tasks.serving.observing.request_log import ANSWER, REDACTED
 
 _OF_ANSWERS = "answers."  # before the names of what is kept of an answer
+_SURE = f"{_OF_ANSWERS}probability"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Drift:
 
     Args:
         moderate: PSI from which drift is a warning.
-        large: PSI from which drift is critical.
+        large: PSI from which drift is critical; that of probabilities is never.
         false_alarms: Share of checks without any drift that may report some; the test of each column is corrected for
             the number of columns.
         least: Answered samples that are waited for.
@@ -109,7 +110,7 @@ class Drift:
         if rest := drifted[self.named :]:
             names = ", ".join(shift.column for shift in rest)
             text = f"{len(rest)} more columns have drifted: {names}"
-            severity: Severity = "critical" if rest[0].index >= self.large else "warning"
+            severity: Severity = "critical" if "critical" in map(self._severity, rest) else "warning"
             findings.append(dataclasses.replace(_ok(text, len(rest), "columns"), severity=severity))
         return findings
 
@@ -125,8 +126,12 @@ class Drift:
             found.append(shift)
         return sorted(found, key=lambda shift: -shift.index)
 
+    def _severity(self, shift: Shift) -> Severity:
+        """Drift in how sure answers are is only a hint: what was trained on is answered more surely than test rows."""
+        return "critical" if shift.index >= self.large and shift.column != _SURE else "warning"
+
     def _finding(self, shift: Shift, samples: int) -> Finding:
-        severity: Severity = "critical" if shift.index >= self.large else "warning"
+        severity = self._severity(shift)
         limit = self.large if severity == "critical" else self.moderate
         name, before, after = shift.most
         answers = shift.column.startswith(_OF_ANSWERS)

@@ -43,7 +43,8 @@ def plot_drift(
         axes.plot(times, [check["psi"].get(shift.column, np.nan) for check in history], marker="o", label=shift.column)
     axes.axhline(moderate, color=_WARNED, linestyle=":", label="warning")
     axes.axhline(large, color=_BAD, linestyle=":", label="critical")
-    axes.set(ylabel="PSI", title="Drift from the training and test data, by column", ylim=(0, None))
+    axes.set(ylabel="PSI", title="Drift from the training and test data, by column")
+    _from_zero(axes)
     _over_time(axes)
     for one, shift in zip(np.atleast_1d(below.subplots(1, len(shown))), shown, strict=True):
         names, places = [name[:_LONGEST] for name in shift.bins.names], np.arange(len(shift.counts))
@@ -86,7 +87,8 @@ def plot_performance(
         parts[-1].plot(
             _times(timed), [check["latency_ms"].get(name, np.nan) for check in timed], marker="o", label=name
         )
-    parts[-1].set(ylabel="ms", title="Time to answer", ylim=(0, None))
+    parts[-1].set(ylabel="ms", title="Time to answer")
+    _from_zero(parts[-1])
     _over_time(parts[-1])
     figure.savefig(path, dpi=110)
 
@@ -105,16 +107,26 @@ def plot_course(path: Path, history: Sequence[Mapping[str, Any]], lines: Mapping
     if not known:
         return
     figure = Figure(figsize=(11, 1 + 1.8 * len(known)), layout="constrained")
-    for axes, (key, title) in zip(np.atleast_1d(figure.subplots(len(known), 1)), known.items(), strict=True):
+    for axes, (key, title) in zip(
+        np.atleast_1d(figure.subplots(len(known), 1, sharex=True)), known.items(), strict=True
+    ):
         there = [check for check in history if check.get(key) is not None]
         axes.plot(_times(there), [check[key] for check in there], marker="o")
-        axes.set(title=title, ylim=(0, None))
+        axes.set(title=title)
+        _from_zero(axes)
         _over_time(axes)
     figure.savefig(path, dpi=110)
 
 
 def _times(history: Sequence[Mapping[str, Any]]) -> list[dt.datetime]:
     return [dt.datetime.fromtimestamp(check["time"], dt.UTC) for check in history]
+
+
+def _from_zero(axes: Axes) -> None:
+    """Let the axis of values begin at 0, with some room above the highest one."""
+    values = np.concatenate([np.asarray(line.get_ydata(), np.float64) for line in axes.get_lines()] or [np.zeros(1)])
+    highest = float(np.max(values, initial=0.0, where=np.isfinite(values)))
+    axes.set_ylim(0, 1.1 * highest if highest > 0 else 1)
 
 
 def _over_time(axes: Axes) -> None:
@@ -125,5 +137,6 @@ def _over_time(axes: Axes) -> None:
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
     axes.grid(alpha=0.3)
+    axes.set_xlabel("UTC", fontsize=8)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)

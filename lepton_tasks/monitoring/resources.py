@@ -19,7 +19,7 @@ from lepton_tasks.monitoring.notebook import Notebook
 from lepton_tasks.monitoring.server_metrics import ServerMetrics, is_local, read_server
 
 _MIB, _GIB = 2.0**20, 2.0**30
-_LEAST_SECONDS = 5.0  # between two checks, to tell how busy the processor is
+_LEAST_SECONDS = 1.0  # between two checks, to tell how busy the processor is
 _LEAST_REQUESTS = 50
 _LINES = {
     "memory": "memory of the server (MiB)",
@@ -106,7 +106,7 @@ class Resources:
         first = mark.get("first", {})
         if {key: first.get(key) for key in same} != same:
             first = {**same, "memory_mib": used}
-        grown, last = used - first["memory_mib"], used - mark.get("memory_mib", used)
+        grown, last = round(used - first["memory_mib"], 1), used - mark.get("memory_mib", used)
         allowed = "" if self.max_memory_mib is None else f" (limit {self.max_memory_mib:,.0f} MiB)"
         message = f"the server uses {used:,.0f} MiB of memory in {len(server.processes)} processes{allowed}"
         more = (
