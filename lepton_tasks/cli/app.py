@@ -83,6 +83,9 @@ def list_(
     width = max((len(row["name"]) for row in rows), default=0)
     for row in rows:
         typer.echo(f"{row['name']:<{width}}  {row['about']}")
+        params = [name if value is None else f"{name}: {value}" for name, value in row.get("params", {}).items()]
+        if params:
+            typer.echo(f"{'':<{width}}  {', '.join(params)}")
 
 
 @app.command(epilog="Example: `lepton run configs/use_cases/mnist_digits.yaml --set train.epochs=3`")

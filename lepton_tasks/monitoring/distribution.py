@@ -42,7 +42,7 @@ class Bins:
             known = [found[value] for value in self.values]
             missing = found[None]
             return [*known, len(values) - missing - sum(known), missing]
-        numbers = np.array([np.nan if value is None else value for value in values], np.float64)
+        numbers = np.array([v if isinstance(v, int | float) else np.nan for v in values], np.float64)
         finite = numbers[np.isfinite(numbers)]
         inside = np.bincount(np.searchsorted(self.edges, finite), minlength=len(self.edges) + 1)
         return [*inside.tolist(), len(values) - len(finite)]

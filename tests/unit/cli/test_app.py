@@ -1,3 +1,4 @@
+import inspect
 import json
 import subprocess
 import sys
@@ -6,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lepton_tasks.cli import app as cli
+from lepton_tasks.cli.listing import listing
 from lepton_tasks.core.environment import project_root
 
 HEAVY = {"torch", "pytorch_lightning", "mlflow", "great_expectations", "dask", "distributed", "airflow", "pandas"}
@@ -101,3 +103,20 @@ def test_list_marks_a_broken_use_case_and_shows_the_others(monkeypatch, tmp_path
     shown = CliRunner().invoke(cli.app, ["list"]).output
     assert "Handwritten digits (image_classification)" in shown
     assert "BROKEN: odd.yaml: data: missing" in shown
+
+
+def test_monitors_and_remedies_are_listed_with_the_defaults_that_they_have():
+    from lepton_tasks.core.catalogue import ALERT_CHANNELS, MONITORS, REMEDIES
+
+    for kind, registry in (("monitors", MONITORS), ("remedies", REMEDIES), ("alert_channels", ALERT_CHANNELS)):
+        for row in listing(kind):
+            parameters = inspect.signature(registry.load(row["name"])).parameters
+            assert list(row["params"]) == list(parameters)
+            for name, value in row["params"].items():
+                default = parameters[name].default
+                if value is None:
+                    assert default is inspect.Parameter.empty
+                else:
+                    assert json.loads(value) == (list(default) if isinstance(default, tuple) else default)
+    shown = CliRunner().invoke(cli.app, ["list", "monitors"]).output
+    assert "moderate: 0.1, large: 0.25" in shown
