@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime as dt
+import logging
 import time
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from lepton_tasks.core.context import RunContext
@@ -29,6 +31,8 @@ def monitor(name: str) -> dict[str, Any]:
     from lepton_tasks.stages.watch import check
 
     use_case, ctx = _begin(name, "monitor")
+    for narrator in ("lepton.monitor", "lepton.alert"):  # what they tell is in the table
+        logging.getLogger(narrator).setLevel(logging.CRITICAL)
     book = check(use_case, ctx, lambda endpoint: run_stage("monitor", use_case, ctx, {"endpoint": endpoint}))
     if book is None:
         return {"name": name, "ok": True, "deployed": False, "findings": []}
@@ -46,19 +50,19 @@ def monitor(name: str) -> dict[str, Any]:
 
 def show(found: dict[str, Any], console: Console | None = None) -> None:
     """Print what `monitor` gave as a table, the worst first."""
-    console = console or Console()
+    console = console or _wide()
     if not found["deployed"]:
         console.print(f"{found['name']}: nothing is deployed", highlight=False)
         return
     table = Table(box=None, padding=(0, 1), title=f"{found['name']} version {found['version']}", title_justify="left")
-    for column, justify in (("", "left"), ("monitor", "left"), ("value", "right"), ("limit", "right"), ("", "left")):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]  # a literal, lost by the tuple
+    for column in ("", "monitor", "value", "limit", "unit"):
+        table.add_column(column, no_wrap=True, justify="right" if column in ("value", "limit") else "left")
+    table.add_column("")
     findings = [Finding(**values) for values in found["findings"]]
     for finding in sorted(findings, key=lambda one: -SEVERITIES.index(one.severity)):
         severity = f"[{_STYLES[finding.severity]}]{finding.severity}[/]"
-        about = f"{finding.monitor} {finding.subject}".strip()
-        value, limit = _figure(finding.value, finding.unit), _figure(finding.limit, finding.unit)
-        table.add_row(severity, about, value, limit, finding.message)
+        value, limit = ("" if figure is None else f"{figure:.4g}" for figure in (finding.value, finding.limit))
+        table.add_row(severity, finding.monitor, value, limit, finding.unit, escape(finding.message))
     console.print(table)
     for channel, count in found["alerts_sent"].items():
         console.print(f"alerts sent to {channel}: {count}", highlight=False)
@@ -167,16 +171,18 @@ def _count(findings: list[Finding], severity: str) -> int:
     return sum(finding.severity == severity for finding in findings)
 
 
-def _figure(value: float | None, unit: str) -> str:
-    return "" if value is None else f"{value:.4g} {unit}".strip()
-
-
 def _ago(then: float) -> str:
     seconds = max(0.0, time.time() - then)
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds / size:.0f} {unit} ago"
     return "now"
+
+
+def _wide() -> Console:
+    """A console that breaks lines as the terminal is wide, and where there is none not at all."""
+    console = Console()
+    return console if console.is_terminal else Console(width=1000)
 
 
 def _begin(name: str, stage: str) -> tuple[UseCase, RunContext]:

@@ -7,11 +7,13 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-from lepton_tasks.core.finding import Finding, Severity
+from lepton_tasks.core.finding import SEVERITIES, Finding, Severity
 
 if TYPE_CHECKING:
     from lepton_tasks.core.context import RunContext
     from lepton_tasks.core.use_case import UseCase
+
+_MOST_LINES = 10
 
 Event = Literal["began", "rose", "continues", "ended", "repair"]
 
@@ -48,7 +50,8 @@ class Alert:
     def text(self) -> str:
         """One line for people."""
         finding = self.finding
-        about = f"{finding.monitor} of {finding.subject}" if finding.subject else finding.monitor
+        named = finding.subject and finding.subject not in finding.message
+        about = f"{finding.monitor} of {finding.subject}" if named else finding.monitor
         begun = dt.datetime.fromtimestamp(self.since, dt.UTC)
         what = {
             "began": f"{about}: {finding.message}",
@@ -69,6 +72,13 @@ class Alert:
     def from_json(cls, values: Mapping[str, Any]) -> Alert:
         """What `as_json` gave."""
         return cls(**{**values, "finding": Finding(**values["finding"])})
+
+
+def in_lines(alerts: Sequence[Alert]) -> list[str]:
+    """The alerts for people, the worst first; of many only the first."""
+    ordered = sorted(alerts, key=lambda alert: (alert.event == "ended", -SEVERITIES.index(alert.finding.severity)))
+    more = [f"and {len(alerts) - _MOST_LINES} more"] if len(alerts) > _MOST_LINES else []
+    return [alert.text for alert in ordered[:_MOST_LINES]] + more
 
 
 @runtime_checkable

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -142,7 +143,7 @@ def follow(
     """What lasts after a check, and what is to be alerted about it.
 
     A finding is over when its monitor says ok, or does not name it any more. A monitor that was not asked or that could
-    measure nothing (an ok finding without a value) ends nothing.
+    measure nothing (an ok finding without a value) ends nothing, nor does one that names it among others.
 
     Args:
         lasting: What lasted until now.
@@ -168,12 +169,23 @@ def follow(
             continue
         monitor, said = old.finding.monitor, seen.get(key)
         silent = monitor in monitors and monitor not in asked
-        undecided = said.value is None if said is not None else monitor in unsure
+        undecided = said.value is None if said is not None else monitor in unsure or _named(old.finding, findings)
         if silent or undecided:
             after[key] = old
         elif old.told is not None:
             changes.append(Change("ended", old, old.told))
     return after, changes
+
+
+def _named(finding: Finding, findings: Sequence[Finding]) -> bool:
+    """Whether its monitor names its subject among others, in a finding about all of them."""
+    return any(
+        one.monitor == finding.monitor
+        and one.severity != "ok"
+        and not one.subject
+        and finding.subject in re.split(r"[\s,;:]+", one.message)
+        for one in findings
+    )
 
 
 def _goes_on(old: Lasting | None, finding: Finding, now: float, watch: Watch) -> tuple[Lasting, Event | None]:

@@ -16,6 +16,7 @@ from lepton_tasks.monitoring.alert import announce
 from lepton_tasks.monitoring.book import home_of
 
 HISTORY_FILE = "repairs.jsonl"
+_MOST_REASONS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +30,18 @@ class Repair:
     @property
     def text(self) -> str:
         """One line for people."""
-        about = "; ".join(finding.message for finding in self.plan.findings)
+        about = reason(self.plan.findings)
         if self.outcome is not None:
             return f"{self.remedy}: {self.outcome} Reason: {about}"
         if self.plan.obstacle:
             return f"{self.remedy}: not now: {self.plan.obstacle} Reason to {self.plan.what}: {about}"
         return f"{self.remedy}: would {self.plan.what}. Reason: {about}"
+
+
+def reason(findings: Sequence[Finding]) -> str:
+    """The findings in one sentence, of many the first."""
+    more = f"; and {len(findings) - _MOST_REASONS} more" if len(findings) > _MOST_REASONS else ""
+    return "; ".join(finding.message for finding in findings[:_MOST_REASONS]) + more
 
 
 def answered(
@@ -78,7 +85,7 @@ def repair(situation: Situation, *, dry_run: bool = False) -> list[Repair]:
 
 def _done(name: str, remedy: Remedy, plan: Plan, situation: Situation) -> str:
     use_case, ctx = situation.use_case, situation.ctx
-    why = "; ".join(finding.message for finding in plan.findings)
+    why = reason(plan.findings)
     version = str(situation.served["version"]) if situation.served else None
     past = Past(uuid.uuid4().hex[:12], situation.now, name, version, "begun", plan.what, why)
     _note(ctx.root, use_case.name, past)  # first: what is killed half-way must not begin again at once

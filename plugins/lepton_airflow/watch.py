@@ -112,6 +112,7 @@ class MonitorOperator(_Step):
         except LeptonError as error:
             raise airflow_error(error) from error
         if book is None:
+            self.log.info("Nothing is deployed.")
             raise skipped("Nothing is deployed.")
         return {severity: sum(f.severity == severity for f in book.findings) for severity in SEVERITIES}
 
@@ -140,6 +141,8 @@ class AlertOperator(_Step):
         if delivery.failed:
             told = " ".join(f"{name}: {reason}" for name, reason in delivery.failed.items())
             raise airflow_error(UnavailableError(f"{told} The alerts are kept for the next check."))
+        if not delivery.sent:
+            self.log.info("There is nothing new to tell.")
         return dict(delivery.sent)
 
 

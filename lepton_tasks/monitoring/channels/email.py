@@ -10,7 +10,7 @@ from typing import Literal
 
 from lepton_tasks.core.errors import ConfigError, UnavailableError
 from lepton_tasks.core.secret import Secret
-from lepton_tasks.core.watch_protocols import Alert
+from lepton_tasks.core.watch_protocols import Alert, in_lines
 
 _TIMEOUT_SECONDS = 15.0
 
@@ -50,12 +50,12 @@ class Email:
         self.sender, self.to, self.user, self.password, self.ca = sender, to, user, password, ca
 
     def send(self, alerts: Sequence[Alert]) -> None:
-        """One mail for all of them; its subject is the first, its text has all."""
-        mail = EmailMessage()
+        """One mail for all of them; its subject is the worst."""
+        mail, lines = EmailMessage(), in_lines(alerts)
         more = f" (and {len(alerts) - 1} more)" if len(alerts) > 1 else ""
-        mail["Subject"] = " ".join(f"{alerts[0].text[:150]}{more}".split())
+        mail["Subject"] = " ".join(f"{lines[0][:150]}{more}".split())
         mail["From"], mail["To"] = self.sender, ", ".join(self.to)
-        mail.set_content("\n\n".join(f"{alert.text}\n{alert.url}" for alert in alerts) + "\n")
+        mail.set_content("\n\n".join([*lines, alerts[0].url]) + "\n")
         password = self.password.read() if self.password else ""
         try:
             with self._connected() as server:

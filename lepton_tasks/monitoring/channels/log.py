@@ -7,14 +7,19 @@ from collections.abc import Sequence
 
 from lepton_tasks.core.watch_protocols import Alert
 
-_LEVELS = {"ok": logging.INFO, "warning": logging.WARNING, "critical": logging.ERROR}
-
 
 class Log:
-    """Write alerts to the log, as errors if critical and as warnings otherwise."""
+    """Write alerts to the log: critical ones as errors, what is over as information, others as warnings."""
 
     def send(self, alerts: Sequence[Alert]) -> None:
         """One line for each."""
         log = logging.getLogger("lepton.alert")
         for alert in alerts:
-            log.log(logging.INFO if alert.event == "ended" else _LEVELS[alert.finding.severity], "%s", alert.text)
+            log.log(_level(alert), "%s", alert.text)
+
+
+def _level(alert: Alert) -> int:
+    if alert.event == "ended":
+        return logging.INFO
+    critical = alert.finding.severity == "critical" and alert.event != "repair"
+    return logging.ERROR if critical else logging.WARNING

@@ -8,7 +8,7 @@ import pydantic
 
 from lepton_tasks.core.finding import Severity
 from lepton_tasks.core.watch_protocols import Plan, Situation
-from lepton_tasks.monitoring.remediate import answered, of_remedy
+from lepton_tasks.monitoring.remediate import answered, of_remedy, reason
 
 _HOUR, _WEEK = 3600.0, 7 * 24 * 3600.0
 
@@ -42,7 +42,7 @@ class Retrain:
 
     def act(self, plan: Plan, situation: Situation) -> str:
         """Start the run."""
-        return situation.trainer.start("; ".join(finding.message for finding in plan.findings))
+        return situation.trainer.start(reason(plan.findings))
 
     def _limit(self, situation: Situation) -> str:
         now = situation.now

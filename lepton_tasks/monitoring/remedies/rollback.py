@@ -10,7 +10,7 @@ from lepton_tasks.core.catalogue import DEPLOY_TARGETS
 from lepton_tasks.core.errors import LeptonError
 from lepton_tasks.core.finding import Severity
 from lepton_tasks.core.watch_protocols import Plan, Situation
-from lepton_tasks.monitoring.remediate import answered, of_remedy
+from lepton_tasks.monitoring.remediate import answered, of_remedy, reason
 from lepton_tasks.tracking import registry
 
 _HOUR = 3600.0
@@ -57,8 +57,7 @@ class Rollback:
         told = f"version {served['version']} answers again instead of version {bad}."
         try:
             registry.crown(url, use_case.name, served["version"], served["previous"])
-            why = "; ".join(finding.message for finding in plan.findings)
-            registry.set_tag(url, use_case.name, bad, registry.ROLLED_BACK, why)
+            registry.set_tag(url, use_case.name, bad, registry.ROLLED_BACK, reason(plan.findings))
         except LeptonError as error:  # what answers matters most; a server that follows the registry tells it itself
             return f"{told} The registry does not know it yet: {error}"
         return told

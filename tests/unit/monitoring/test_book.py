@@ -94,6 +94,13 @@ def test_of_several_findings_about_the_same_the_worst_counts(told):
     assert told.lasting["drift/age"].finding.severity == "critical"
 
 
+def test_a_finding_that_is_named_among_others_goes_on(told):
+    told(finding("critical"), finding("critical", "income"))
+    rest = Finding(monitor="drift", severity="critical", message="2 more columns: age, ages", value=2.0)
+    assert told(rest) == [("began", ""), ("ended", "income")]
+    assert sorted(told.lasting) == ["drift/", "drift/age"]
+
+
 def test_since_when_it_is_as_severe_as_it_is_is_kept(told):
     told(finding("warning"))
     begun = told.now
