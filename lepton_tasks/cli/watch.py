@@ -7,6 +7,7 @@ import dataclasses
 import datetime as dt
 import logging
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,11 @@ def monitor(name: str) -> dict[str, Any]:
     from lepton_tasks.stages.watch import check
 
     use_case, ctx = _begin(name, "monitor")
-    for narrator in ("lepton.monitor", "lepton.alert"):  # what they tell is in the table
-        logging.getLogger(narrator).setLevel(logging.CRITICAL)
-    book = check(use_case, ctx, lambda endpoint: run_stage("monitor", use_case, ctx, {"endpoint": endpoint}))
-    if book is None:
-        return {"name": name, "ok": True, "deployed": False, "findings": []}
-    delivery = deliver(use_case, ctx)
+    with _silent("lepton.monitor"), _silent("lepton.alert"):  # what they tell is in the table
+        book = check(use_case, ctx, lambda endpoint: run_stage("monitor", use_case, ctx, {"endpoint": endpoint}))
+        if book is None:
+            return {"name": name, "ok": True, "deployed": False, "findings": []}
+        delivery = deliver(use_case, ctx)
     return {
         "name": name,
         "ok": worst(book.findings) != "critical",
@@ -177,6 +177,17 @@ def _ago(then: float) -> str:
         if seconds >= size:
             return f"{seconds / size:.0f} {unit} ago"
     return "now"
+
+
+@contextlib.contextmanager
+def _silent(name: str) -> Iterator[None]:
+    log = logging.getLogger(name)
+    before = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def _wide() -> Console:

@@ -15,6 +15,7 @@ from lepton_tasks.core.store import digest_of
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.core.watch_protocols import Alert, Event
 from lepton_tasks.monitoring.book import (
+    CHECKS,
     ENDPOINT,
     Book,
     Lasting,
@@ -42,7 +43,7 @@ def record(
     Args:
         use_case: Whose model was checked.
         ctx: The run that checked it.
-        findings: What was found; without one of the monitor `ENDPOINT` the server has answered.
+        findings: What was found; without one of `ENDPOINT` or `CHECKS`, the server has answered and the monitors ran.
         version: The champion; None if nobody knows.
         deployed_at: Unix time of its deployment, if it is known.
 
@@ -50,16 +51,18 @@ def record(
         The book as it is now.
     """
     now = ctx.clock().timestamp()
-    if all(finding.monitor != ENDPOINT for finding in findings):
-        findings = [*findings, Finding(monitor=ENDPOINT, severity="ok", message="the server answers", value=1.0)]
-    monitors = {ENDPOINT, *(spec.name for spec in use_case.monitor)}
+    bad = {finding.monitor for finding in findings}
+    well = [
+        Finding(monitor=name, severity="ok", message="", value=1.0) for name in (ENDPOINT, CHECKS) if name not in bad
+    ]
+    monitors = {ENDPOINT, CHECKS, *(spec.name for spec in use_case.monitor)}
     with locked(ctx.root, use_case.name):
         book = read_book(ctx.root, use_case.name)
         if version is not None and version != book.version:
             # The first check of all may come long after the deployment; later ones see a change as it happens.
             since = min(now, deployed_at or now) if book.version is None else now
             book = dataclasses.replace(book, version=version, version_since=since)
-        lasting, changes = follow(book.lasting, findings, now=now, watch=use_case.watch, monitors=monitors)
+        lasting, changes = follow(book.lasting, [*findings, *well], now=now, watch=use_case.watch, monitors=monitors)
         book = dataclasses.replace(book, time=now, findings=tuple(findings), lasting=lasting)
         alerts = {
             key_of(change.one.finding): _alert(use_case, ctx, book, change.event, change.one, change.was)

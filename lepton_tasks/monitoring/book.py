@@ -20,8 +20,8 @@ from lepton_tasks.core.watch_protocols import Alert, Event
 from lepton_tasks.core.watch_settings import Watch
 
 BOOK_FILE = "watch.json"
-ENDPOINT = "endpoint"
-"""Name of the monitor that asks whether the server answers at all; every use case has it."""
+ENDPOINT, CHECKS = "endpoint", "checks"
+"""Names of two monitors that every model has: whether the server answers, and whether the other monitors ran."""
 
 
 @dataclasses.dataclass(frozen=True)

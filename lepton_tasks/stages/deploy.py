@@ -33,7 +33,7 @@ def deploy(
     known = tracker.version(use_case.name, version)
     if known is not None and (why := known.tags.get(ROLLED_BACK)):
         raise GateError(
-            f"version {version} was rolled back by a repair: {why}",
+            f"version {version} was rolled back by a repair: {why.rstrip('.')}.",
             where=f"{use_case.name}.yaml",
             fix=f"`lepton deploy {use_case.name} {version}` deploys it; other data or settings make another.",
         )

@@ -14,7 +14,7 @@ from lepton_tasks.core.store import digest_of
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.core.watch_protocols import Situation, Trainer
 from lepton_tasks.monitoring.alert import record
-from lepton_tasks.monitoring.book import ENDPOINT, Book, read_book
+from lepton_tasks.monitoring.book import CHECKS, ENDPOINT, Book, read_book
 from lepton_tasks.monitoring.remediate import history
 from lepton_tasks.stages.deploy import target_of
 from lepton_tasks.stages.pipeline import stages_of
@@ -32,23 +32,32 @@ def check(use_case: UseCase, ctx: RunContext, run: Callable[[EndpointRef], Any])
 
     Returns:
         The book with the findings; None if nothing is deployed.
+
+    Raises:
+        LeptonError: as `run` raised it; that the monitors failed is then a finding, too.
     """
     try:
         endpoint = deployed(use_case, ctx)
     except UnavailableError as error:
         if not _was_deployed(use_case, ctx):
             return None
-        return _gone(use_case, ctx, f"no answer: {error.what}")
+        return _broken(use_case, ctx, ENDPOINT, f"no answer: {error.what}")
     if endpoint is None:
         before = read_book(ctx.root, use_case.name).version
-        return _gone(use_case, ctx, f"the server has no version of it; {before} was served.") if before else None
-    run(endpoint)
+        if before is None:
+            return None
+        return _broken(use_case, ctx, ENDPOINT, f"the server has no version of it; {before} was served.")
+    try:
+        run(endpoint)
+    except LeptonError as error:
+        _broken(use_case, ctx, CHECKS, f"the monitors failed: {error}")
+        raise
     return read_book(ctx.root, use_case.name)
 
 
-def _gone(use_case: UseCase, ctx: RunContext, why: str) -> Book:
-    finding = Finding(monitor=ENDPOINT, severity="critical", message=why, value=0.0, limit=1.0)
-    ctx.log.error("%s: %s", ENDPOINT, why)
+def _broken(use_case: UseCase, ctx: RunContext, monitor: str, why: str) -> Book:
+    finding = Finding(monitor=monitor, severity="critical", message=why, value=0.0)
+    ctx.log.error("%s: %s", monitor, why)
     return record(use_case, ctx, [finding], version=None)
 
 
@@ -88,7 +97,7 @@ def _was_deployed(use_case: UseCase, ctx: RunContext) -> bool:
 
 
 def situation(use_case: UseCase, ctx: RunContext, trainer: Trainer) -> Situation:
-    """What remedies are told. Findings about a version that is not served any more are left out."""
+    """What remedies are told. Findings of another version, or from before a check that failed, are left out."""
     book = read_book(ctx.root, use_case.name)
     try:
         served = target_of(use_case).health(use_case, ctx)
@@ -99,6 +108,9 @@ def situation(use_case: UseCase, ctx: RunContext, trainer: Trainer) -> Situation
         ctx.log.info(
             "The findings are about version %s, and %s is served: check again.", book.version, served.get("version")
         )
+        lasting = []
+    if any(one.finding.monitor == CHECKS for one in lasting):
+        ctx.log.info("The latest check failed, so nothing is done about what was found before.")
         lasting = []
     return Situation(
         use_case=use_case,

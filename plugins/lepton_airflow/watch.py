@@ -24,6 +24,8 @@ from lepton_tasks.core.use_case import UseCase, load_use_case
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from lepton_tasks.monitoring.alert import Delivery
+
 _SUFFIX = ".watch"  # no use case has a dot in its name
 _ABOUT = """Checks what is deployed of the Dag [{name}](/dags/{name}), sends alerts, and repairs it.
 
@@ -62,8 +64,12 @@ def build_watch(path: Path, use_case: UseCase) -> DAG | None:
         tags=["lepton", "watch"],
         default_args={"owner": "lepton", "retry_delay": dt.timedelta(seconds=30)},
     ) as dag:
-        tasks = [kind(task_id=name, use_case=str(path)) for name, kind in _TASKS.items()]
-        tasks[0] >> tasks[1] >> tasks[2]
+        file = str(path)
+        monitor = MonitorOperator(task_id="monitor", use_case=file)
+        # After a failure, too: that the monitors failed is told, and a channel that failed stops no repair.
+        alert = AlertOperator(task_id="alert", use_case=file, trigger_rule="none_skipped")
+        repair = RepairOperator(task_id="repair", use_case=file, trigger_rule="none_skipped")
+        monitor >> alert >> repair
     return dag
 
 
@@ -138,12 +144,16 @@ class AlertOperator(_Step):
             delivery = deliver(*self._begin(context))
         except LeptonError as error:
             raise airflow_error(error) from error
-        if delivery.failed:
-            told = " ".join(f"{name}: {reason}" for name, reason in delivery.failed.items())
-            raise airflow_error(UnavailableError(f"{told} The alerts are kept for the next check."))
+        _all_sent(delivery)
         if not delivery.sent:
             self.log.info("There is nothing new to tell.")
         return dict(delivery.sent)
+
+
+def _all_sent(delivery: Delivery) -> None:
+    if delivery.failed:
+        told = " ".join(f"{name}: {reason}" for name, reason in delivery.failed.items())
+        raise airflow_error(UnavailableError(f"{told} The alerts are kept for the next check."))
 
 
 class RepairOperator(TriggerDagRunOperator):
@@ -170,7 +180,7 @@ class RepairOperator(TriggerDagRunOperator):
             use_case, ctx = self._begin(context)
             trainer = _Dag(use_case, ctx, context["ti"])
             repairs = repair(situation(use_case, ctx, trainer))
-            deliver(use_case, ctx)  # what was done is told at once; a channel that fails gets it at the next check
+            delivery = deliver(use_case, ctx)  # what was done is told at once
         except LeptonError as error:
             raise airflow_error(error) from error
         for one in repairs:
@@ -178,6 +188,7 @@ class RepairOperator(TriggerDagRunOperator):
         if not repairs:
             self.log.info("No remedy is asked for.")
         if trainer.conf is None:
+            _all_sent(delivery)
             return [one.text for one in repairs]
         self.trigger_run_id, self.conf, self.note = trainer.run_id, trainer.conf, trainer.conf["reason"]
         super().execute(context)
@@ -212,10 +223,3 @@ class _Dag:
         """Have the run started."""
         self.conf = {"reason": why, "asked_by": self.ctx.run_id}
         return f"run {self.run_id} of the Dag {self.use_case.name} is started."
-
-
-_TASKS: dict[str, type[_Step] | type[RepairOperator]] = {
-    "monitor": MonitorOperator,
-    "alert": AlertOperator,
-    "repair": RepairOperator,
-}

@@ -106,6 +106,8 @@ def test_a_server_that_is_away_leaves_the_other_findings_as_they_were(ctx):
     gone = Finding(monitor="endpoint", severity="critical", message="no answer", value=0.0)
     book = record(USE_CASE, ctx, [gone], version=None)
     assert (book.version, sorted(book.lasting)) == ("3", ["drift/alcohol", "endpoint/"])
+    failed = Finding(monitor="checks", severity="critical", message="the monitors failed", value=0.0)
+    assert sorted(record(USE_CASE, ctx, [failed], version=None).lasting) == ["checks/", "drift/alcohol"]
     assert sorted(record(USE_CASE, ctx, [drift("critical")], version="3").lasting) == ["drift/alcohol"]
 
 
