@@ -7,8 +7,11 @@ import json
 import uuid
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Annotated
 
-from lepton_tasks.core.catalogue import REMEDIES
+import pydantic
+
+from lepton_tasks.core.catalogue import MONITORS, REMEDIES
 from lepton_tasks.core.errors import LeptonError
 from lepton_tasks.core.finding import SEVERITIES, Finding, Severity
 from lepton_tasks.core.watch_protocols import Past, Plan, Remedy, Situation
@@ -17,6 +20,16 @@ from lepton_tasks.monitoring.book import home_of
 
 HISTORY_FILE = "repairs.jsonl"
 _MOST_REASONS = 3
+
+
+def _known(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        MONITORS.check(name)
+    return names
+
+
+MonitorNames = Annotated[tuple[str, ...], pydantic.AfterValidator(_known)]
+"""Names of monitors in the catalogue."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pydantic
 
 from lepton_tasks.core.finding import Severity
 from lepton_tasks.core.watch_protocols import Plan, Situation
-from lepton_tasks.monitoring.remediate import answered, of_remedy, reason
+from lepton_tasks.monitoring.remediate import MonitorNames, answered, of_remedy, reason
 
 _HOUR, _WEEK = 3600.0, 7 * 24 * 3600.0
 
@@ -25,7 +25,7 @@ class Retrain:
 
     def __init__(
         self,
-        monitors: tuple[str, ...] = ("data_quality", "drift", "performance"),
+        monitors: MonitorNames = ("data_quality", "drift", "performance"),
         severity: Severity = "critical",
         cool_down_hours: Annotated[float, pydantic.Field(ge=0)] = 24.0,
         max_per_week: Annotated[int, pydantic.Field(ge=1)] = 2,

@@ -10,7 +10,7 @@ from lepton_tasks.core.catalogue import DEPLOY_TARGETS
 from lepton_tasks.core.errors import LeptonError
 from lepton_tasks.core.finding import Severity
 from lepton_tasks.core.watch_protocols import Plan, Situation
-from lepton_tasks.monitoring.remediate import answered, of_remedy, reason
+from lepton_tasks.monitoring.remediate import MonitorNames, answered, of_remedy, reason
 from lepton_tasks.tracking import registry
 
 _HOUR = 3600.0
@@ -29,7 +29,7 @@ class Rollback:
 
     def __init__(
         self,
-        monitors: tuple[str, ...] = ("performance",),
+        monitors: MonitorNames = ("performance",),
         severity: Severity = "critical",
         within_hours: Annotated[float, pydantic.Field(gt=0)] = 24.0,
     ) -> None:

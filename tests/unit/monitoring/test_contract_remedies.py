@@ -8,7 +8,7 @@ from registry_server import model_registry
 
 from lepton_tasks.core.catalogue import DEPLOY_TARGETS, REMEDIES
 from lepton_tasks.core.context import RunContext
-from lepton_tasks.core.errors import UnavailableError
+from lepton_tasks.core.errors import ConfigError, UnavailableError
 from lepton_tasks.core.finding import Finding
 from lepton_tasks.core.use_case import parse_use_case
 from lepton_tasks.core.watch_protocols import Past, Situation
@@ -78,6 +78,12 @@ def test_a_remedy_names_the_findings_it_answers_and_what_it_would_do(name, tmp_p
 def test_whom_a_remedy_answers_is_a_matter_of_its_params(name, tmp_path):
     remedy = REMEDIES.build(name, {"monitors": ["drift"], "severity": "warning"})
     assert remedy.applies(situation(tmp_path, errors(), drift("warning"))).findings == (drift("warning"),)
+
+
+@pytest.mark.parametrize("name", REMEDIES.names())
+def test_a_monitor_that_does_not_exist_is_refused(name):
+    with pytest.raises(ConfigError, match=r"no monitor named 'drfit'\. Did you mean 'drift'"):
+        REMEDIES.build(name, {"monitors": ["drfit"]})
 
 
 # Retrain
