@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -53,7 +54,7 @@ class Drift:
             return [_ok("the model package has no reference: it holds no profile of the training data", 0, "columns")]
         since = notes.mark.get("until", 0.0)
         records = requests_since(ctx, use_case, notes.version, since)
-        answered = [record for record in records if record["status"] == 200][-self.last :]
+        answered = collections.deque((record for record in records if record["status"] == 200), maxlen=self.last)
         if len(answered) < self.least:
             return [_too_few(len(answered), self.least, bool(since))]
         shifts, remarks = self._shifts(profile, answered)

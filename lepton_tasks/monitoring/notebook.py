@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +73,14 @@ class Notebook:
         return json.loads(path.read_text()) if path.exists() else default
 
 
-def requests_since(ctx: RunContext, use_case: UseCase, version: str, since: float) -> list[dict[str, Any]]:
-    """Records of real requests to a version, to any if it is empty, after `since` (Unix time); oldest first."""
-    records = read_requests(ctx.root / "serving" / REQUESTS_FOLDER, use_case.name, since=since)
-    return [record for record in records if not record.get("probe") and version in ("", record.get("version"))]
+def requests_since(ctx: RunContext, use_case: UseCase, version: str, since: float) -> Iterator[dict[str, Any]]:
+    """Records of real requests to a version, to any if it is empty, after `since` (Unix time); oldest first.
+
+    A million of them with their values take 3 GB, so keep only what is looked at.
+    """
+    for record in read_requests(ctx.root / "serving" / REQUESTS_FOLDER, use_case.name, since=since):
+        if not record.get("probe") and version in ("", record.get("version")):
+            yield record
 
 
 def package_folder(ctx: RunContext, endpoint: EndpointRef) -> Path | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import array
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import numpy as np
@@ -72,17 +73,23 @@ class Performance:
     ) -> tuple[list[Finding], float]:
         """Findings about requests, and the time of the last one that was judged."""
         since = notes.mark.get("until", 0.0)
-        records = requests_since(ctx, use_case, notes.version, since)
-        requests = [record for record in records if "/" not in (key := record.get("id") or "") or key.endswith("/0")]
-        if len(requests) < self.least:
-            few = f"{len(requests)} requests are too few to judge ({self.least} are waited for)"
-            message = few if requests else "no requests since the last check" if since else "no requests yet"
+        until, failed, rows, times = since, 0, 0, array.array("d")
+        for record in requests_since(ctx, use_case, notes.version, since):
+            until = max(until, record["time"])
+            if "/" in (key := record.get("id") or "") and not key.endswith("/0"):
+                continue  # a request counts once, however many samples it has
+            rows += 1
+            failed += record["status"] >= 500 and record["status"] != _REFUSED
+            if record["status"] == 200:
+                times.append(record["seconds"])
+        if rows < self.least:
+            few = f"{rows} requests are too few to judge ({self.least} are waited for)"
+            message = few if rows else "no requests since the last check" if since else "no requests yet"
             return [_finding("ok", message, None, None, "share", "errors")], since
-        return [self._errors(requests), *self._times(requests, figures)], requests[-1]["time"]
+        return [self._errors(failed, rows), *self._times(np.array(times) * 1e3, figures)], until
 
-    def _errors(self, requests: Sequence[Mapping[str, Any]]) -> Finding:
-        failed = sum(record["status"] >= 500 and record["status"] != _REFUSED for record in requests)
-        share, rows = failed / len(requests), len(requests)
+    def _errors(self, failed: int, rows: int) -> Finding:
+        share = failed / rows
         low, high = wilson(share, rows)
         broken = low > self.max_errors
         message = (
@@ -91,8 +98,8 @@ class Performance:
         )
         return _finding("critical" if broken else "ok", message, share, self.max_errors, "share", "errors")
 
-    def _times(self, requests: Sequence[Mapping[str, Any]], figures: dict[str, Any]) -> list[Finding]:
-        times = np.array([record["seconds"] for record in requests if record["status"] == 200]) * 1e3
+    def _times(self, times: np.ndarray, figures: dict[str, Any]) -> list[Finding]:
+        """Findings about the times to answer, in ms."""
         if not len(times):
             return []
         p50, p99 = np.percentile(times, [50, 99])

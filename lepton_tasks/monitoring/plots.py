@@ -77,7 +77,8 @@ def plot_performance(
     for axes, metric in zip(parts, metrics, strict=False):
         judged = [check for check in history if metric in check.get("quality", ())]
         value, low, high = np.array([check["quality"][metric] for check in judged]).T
-        axes.errorbar(_times(judged), value, [value - low, high - value], marker="o", capsize=3, label="live, 95 %")
+        ends = np.maximum(0, [value - low, high - value])  # an interval may end a rounding error short of the value
+        axes.errorbar(_times(judged), value, ends, marker="o", capsize=3, label="live, 95 %")
         for (name, limit), colour in zip(limits.get(metric, {}).items(), ("grey", _BAD), strict=False):
             axes.axhline(limit, color=colour, linestyle=":", label=f"{name}: {limit:.4g}")
         axes.set(ylabel=metric, title=f"{metric} by feedback")

@@ -61,6 +61,13 @@ def test_quality_as_on_the_test_split_is_well_and_few_labels_are_waited_for(ctx,
     assert (ctx.root / "monitoring" / "people" / "performance.png").stat().st_size > 10_000
 
 
+def test_answers_that_are_all_right_are_drawn_though_their_interval_ends_there(ctx, endpoint):
+    records, truths = answered(10_000, 1.0)
+    ask(ctx.root, "people", records, outcomes=truths)
+    assert by_subject(Performance().check(LABELS, ctx, endpoint))["accuracy"].value == 1.0
+    assert (ctx.root / "monitoring" / "people" / "performance.png").exists()
+
+
 @pytest.mark.parametrize(("right", "severity", "limit"), [(0.78, "warning", 0.85), (0.6, "critical", 0.8)])
 def test_worse_quality_is_a_warning_and_below_the_gate_critical(ctx, endpoint, right, severity, limit):
     records, truths = answered(300, right)
