@@ -60,7 +60,10 @@ def on_workers(
                         where="dask.address",
                         fix="See the scheduler's log: memory, restarts, the network.",
                     ) from error
-                ctx.log.warning("the scheduler at %s is lost; sending %d chunks again", where.address, len(job.begun))
+                ctx.log.warning(
+                    "the scheduler at %s is lost; sending %d chunks again (%r)",
+                    *(where.address, len(job.begun), error.__cause__),
+                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +133,8 @@ class _Job(Generic[C, R]):
             except Exception as error:
                 if first.status == "error":
                     raise self._explained(error) from error.__cause__
-                if first.status != "pending" or not isinstance(error, TimeoutError):
+                # Whatever became of it while we gave up waiting: finished, or lost with its worker and computed again.
+                if first.status == "cancelled" or not isinstance(error, TimeoutError):
                     raise LostError from error
             if self._threads(client):
                 seen = time.monotonic()

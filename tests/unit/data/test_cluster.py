@@ -1,6 +1,7 @@
 import dataclasses
 import itertools
 import threading
+import types
 from pathlib import Path
 
 import pydantic
@@ -8,8 +9,9 @@ import pytest
 from free_ports import free_port
 
 from lepton_tasks.core.context import RunContext
+from lepton_tasks.core.environment import Dask
 from lepton_tasks.core.errors import ConfigError, DataError, UnavailableError
-from lepton_tasks.data.cluster import map_chunks
+from lepton_tasks.data.cluster import map_chunks, remote
 
 
 def test_results_keep_the_order_and_progress_reaches_the_total(tmp_path):
@@ -98,3 +100,29 @@ def test_an_address_without_scheme_or_port_is_refused():
     for address in ("scheduler:8786", "tls://scheduler", "http://scheduler:8786"):
         with pytest.raises(pydantic.ValidationError, match=r"dask.address"):
             RunContext.local(Path(), dask={"address": address})
+
+
+@pytest.mark.parametrize("status", ["finished", "lost"])
+def test_a_result_that_comes_as_we_give_up_waiting_is_no_lost_scheduler(status):
+    class Future:
+        def __init__(self):
+            self.status, self.looks = "pending", 0
+
+        def exception(self, timeout):
+            self.looks += 1
+            if self.looks == 1:
+                self.status = status
+                raise TimeoutError
+            self.status = "finished"
+
+    class Client:
+        scheduler = types.SimpleNamespace(ncores="ncores")
+
+        def sync(self, asked, callback_timeout):
+            return {"tls://worker:1": 2} if asked == "ncores" else asked()
+
+        def gather(self, futures, asynchronous):
+            return [7 for _ in futures]
+
+    job = remote._Job(None, iter(()), Dask(address="tls://scheduler:8786"))
+    assert job._first_results(Client(), [Future()]) == [7]
