@@ -72,6 +72,7 @@ def create_app(
     origins: Sequence[str] = (),
     certificate: Certificate | None = None,
     following: Following | None = None,
+    keys: Path | None = None,
 ) -> FastAPI:
     """The application of one server. Packages are loaded once it has started, not here.
 
@@ -86,9 +87,11 @@ def create_app(
         origins: Origins whose pages may ask.
         certificate: What gRPC listens with.
         following: The model registry whose aliases are followed.
+        keys: File of API keys, elsewhere than in the state folder.
 
     Returns:
-        The application. For the fast lane: what answers is its ``state.answerer``, what lets in its ``state.door``.
+        The application. For the fast lane: what answers is its ``state.answerer``, what lets in its ``state.door``; and
+        ``state.table`` holds the models.
     """
     limits = limits or Limits()
     redaction = Redaction(home)
@@ -111,7 +114,7 @@ def create_app(
     tracer = tracer_of(os.environ)
     answerer = Answerer(table, telemetry, limits, tracer)
     token = admin_token(home)
-    door = Door(guard_of(home, token, os.environ), Cors(origins))
+    door = Door(guard_of(home, token, os.environ, keys), Cors(origins))
     _add_gauges(telemetry, door, tracer, log)
     beside = None
     if grpc:
@@ -121,7 +124,9 @@ def create_app(
         )
     beyond: list[Callable[[], Coroutine[Any, Any, None]]] = [Controller(table).run]
     if following is not None:
-        beyond.append(Follower(table, home, following).run)
+        follower = Follower(table, home, following)
+        table.behind = follower.behind
+        beyond.append(follower.run)
     app = _App(
         title="Lepton",
         description="Predictions of deployed models.",
@@ -129,7 +134,7 @@ def create_app(
         redoc_url=None,
         lifespan=lambda _: _running(table, telemetry, log, tracer, fleet, beside, beyond),
     )
-    app.state.door, app.state.answerer = door, answerer
+    app.state.door, app.state.answerer, app.state.table = door, answerer, table
     app.include_router(predict_router(table, answerer))
     app.include_router(trying_router(table))
     app.include_router(feedback_router(table, log, limits))

@@ -9,11 +9,14 @@ import functools
 import gc
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import TextIO
 
 import uvicorn
@@ -46,6 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     logs.configure(options.log_format)
     options.home = options.home.resolve()
     options.home.mkdir(parents=True, exist_ok=True)
+    options.start = secrets.token_hex(8)
     try:
         with _only_server_of(options.home) as lock:
             _check(options)
@@ -53,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
                 return _serve(options)
             serve = functools.partial(_serve_beside_others, options, os.getpid(), lock)
             address = options.host, options.port
-            return Supervisor(serve, options.processes, address, grace=DRAIN_SECONDS + 5).run()
+            return Supervisor(serve, options.processes, address, grace=options.linger + DRAIN_SECONDS + 5).run()
     except ConfigError as error:
         _log.error("%s", error)
         return 1
@@ -61,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     """Raise `ConfigError` for what would end every process of the server as soon as it starts."""
-    guard = guard_of(options.home, admin_token(options.home), os.environ)
+    guard = guard_of(options.home, admin_token(options.home), os.environ, options.keys)
     check_address(options.host, guard, insecure=options.insecure)
     certificate_of(options.tls_cert, options.tls_key)
     Redaction(options.home)
@@ -93,7 +97,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--log-sample", type=float, default=1.0, help="share of samples to log, 0 to 1")
     parser.add_argument("--tls-cert", type=Path, metavar="PEM", help="certificate chain; reloaded when it changes")
     parser.add_argument("--tls-key", type=Path, metavar="PEM", help="private key")
+    parser.add_argument("--keys", type=Path, metavar="FILE", help="file of API keys (default: keys.json in --home)")
     parser.add_argument("--insecure", action="store_true", help="allow other machines without API keys")
+    parser.add_argument(
+        "--linger",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="after SIGTERM: how long to go on, no longer ready, while load balancers turn away (default: %(default)s)",
+    )
     parser.add_argument("--cors", action="append", default=[], metavar="ORIGIN", help="allowed origin; repeatable")
     parser.add_argument(
         "--follow",
@@ -138,6 +150,9 @@ def _serve(options: argparse.Namespace, fleet: Fleet | None = None, listening: s
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
     grpc = f"{options.host}:{options.grpc_port}" if options.grpc_port else None
     certificate = certificate_of(options.tls_cert, options.tls_key)
+    following = None
+    if options.follow:
+        following = Following(options.follow, options.challenger, options.follow_every, options.start)
     app = create_app(
         options.home,
         workers=options.workers,
@@ -147,7 +162,8 @@ def _serve(options: argparse.Namespace, fleet: Fleet | None = None, listening: s
         fleet=fleet,
         origins=options.cors,
         certificate=certificate,
-        following=Following(options.follow, options.challenger, options.follow_every) if options.follow else None,
+        following=following,
+        keys=options.keys,
     )
     lane = Lane(app.state.answerer, app.state.door)
     config = uvicorn.Config(
@@ -164,7 +180,11 @@ def _serve(options: argparse.Namespace, fleet: Fleet | None = None, listening: s
         timeout_keep_alive=75,  # above the idle time of common clients and proxies, so they close first
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
-    server = uvicorn.Server(config)
+
+    def leave() -> None:
+        app.state.table.leaving = lane.leaving = True
+
+    server = _Server(config, options.linger, leave)
     _leave_out_of_collections()
     try:
         with contextlib.suppress(KeyboardInterrupt):
@@ -173,6 +193,41 @@ def _serve(options: argparse.Namespace, fleet: Fleet | None = None, listening: s
         if lane.unread:
             _log.warning("%d clients did not read what they were answered; they are cut off", lane.unread)
     return 0 if server.started else 1
+
+
+class _Server(uvicorn.Server):
+    """A server that, told to stop, first goes on for a while, and closes each connection after its next answer.
+
+    Who balances load learns of a stop later than the server does, and sends requests until then.
+
+    Args:
+        config: What is served, and how.
+        linger: Seconds from SIGTERM until no more connections are taken.
+        leave: Called on SIGTERM.
+    """
+
+    def __init__(self, config: uvicorn.Config, linger: float, leave: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._linger, self._leave = linger, leave
+        self._until: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal has come; the second one, and Ctrl+C, stop at once."""
+        if sig != signal.SIGTERM or self._until is not None or self._linger <= 0:
+            super().handle_exit(sig, frame)
+            return
+        self._captured_signals.append(sig)
+        self._until = time.monotonic() + self._linger
+        self._leave()
+        goodbye = (b"connection", b"close")
+        self.config.encoded_headers.append(goodbye)  # of which uvicorn makes those of every reply, each second
+        self.server_state.default_headers = [*self.server_state.default_headers, goodbye]
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether it is time to stop."""
+        if self._until is not None and time.monotonic() >= self._until:
+            self.should_exit = True
+        return await super().on_tick(counter)
 
 
 def _leave_out_of_collections() -> None:

@@ -212,16 +212,22 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def guard_of(home: Path, token: str, environment: Mapping[str, str]) -> Guard:
+def guard_of(home: Path, token: str, environment: Mapping[str, str], keys: Path | None = None) -> Guard:
     """The guard of a server's state folder.
 
     Args:
         home: The folder.
         token: The admin token.
         environment: The server's environment variables.
+        keys: The file of keys, if it is not the folder's.
+
+    Raises:
+        ConfigError: the file cannot be used, or was named and is missing.
     """
+    if keys is not None and not keys.is_file():
+        raise ConfigError("there is no such file.", where=f"--keys {keys}", fix="Create it with `lepton key add NAME`.")
     return Guard(
-        home / KEYS_FILE,
+        keys or home / KEYS_FILE,
         rates=home / RATES_FILE,
         stages=stage_key(token),
         given=environment.get(KEY_VARIABLE, "").strip(),

@@ -53,11 +53,13 @@ class Lane:
 
     Attributes:
         unread: Connections that were given up while the server stopped, because nobody read what was answered.
+        leaving: Whether the server is about to stop: every reply is the last of its connection, and says so.
     """
 
     def __init__(self, answerer: Answerer, door: Door) -> None:
         self.answerer, self.door = answerer, door
         self.unread = 0
+        self.leaving = False
         self.connections: set[LaneProtocol] = set()
         self._routes: dict[bytes, Route | None] = {}
         self._sweeper: asyncio.TimerHandle | None = None
@@ -285,10 +287,11 @@ class LaneProtocol(HttpToolsProtocol):
         if origin is not None:
             parts.append(lines_of(self.lane.door.cors.headers(origin)))
         parts.append(b"content-length: %d\r\n" % len(reply.body))
-        parts.append(b"\r\n" if keep_alive else b"connection: close\r\n\r\n")
+        leaving = self.lane.leaving  # the headers of every reply say it then
+        parts.append(b"\r\n" if keep_alive or leaving else b"connection: close\r\n\r\n")
         parts.append(reply.body)
         self.transport.write(b"".join(parts))
-        if keep_alive:
+        if keep_alive and not leaving:
             self.on_response_complete()
             if self.flow.write_paused:
                 self.flow.pause_reading()

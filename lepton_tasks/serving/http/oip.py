@@ -60,8 +60,9 @@ def oip_router(table: Lookup, answerer: Answerer) -> APIRouter:
 
     @router.get("/health/ready")
     async def is_ready() -> Response:
-        """Whether what was deployed before a restart has been loaded, as far as it can be."""
-        return json_reply({"ready": table.restored}, 200 if table.restored else 503)
+        """Whether requests may come: what was deployed is loaded, the registry's champions are, and no stop is near."""
+        reason = table.not_ready()
+        return json_reply({"ready": False, "reason": reason} if reason else {"ready": True}, 503 if reason else 200)
 
     @router.get("/models/{name}", responses=ERRORS)
     @router.get("/models/{name}/versions/{version}", responses=ERRORS)

@@ -52,7 +52,10 @@ def predict_router(table: Lookup, answerer: Answerer) -> APIRouter:
     @router.get("/models", response_model=ModelList)
     async def models() -> Response:
         """What is served, and what should be but is not ready."""
-        unready = [{"name": name, "ready": False, "reason": why} for name, why in table.unready().items()]
+        unready = [
+            {"name": name, "ready": False, "reason": why, "refused": table.refused.get(name)}
+            for name, why in table.unready().items()
+        ]
         return json_reply({"models": [*map(table.about, table.names()), *unready]})
 
     @router.get("/models/{name}", responses=ERRORS)

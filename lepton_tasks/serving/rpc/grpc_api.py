@@ -166,7 +166,7 @@ class GrpcServer:
         return {"live": True}
 
     async def _ready(self, _: Any, __: Any) -> dict[str, Any]:
-        return {"ready": self._table.restored}
+        return {"ready": not self._table.not_ready()}
 
     async def _metadata(self, _: Any, __: Any) -> dict[str, Any]:
         return {"name": "lepton", "version": own_version(), "extensions": []}

@@ -48,7 +48,7 @@ class Controller:
                 if kind == "shadow":
                     found = await self._table.shadows(name)
                     told = {"verdict": "wait", "reason": found.in_words(), **found.to_dict()}
-                    await self._table.tell(name, told)
+                    await self._table.tell(name, "progress", told)
                 elif kind == "canary":
                     await self._judge(name, served)
             except Exception:  # noqa: BLE001  # e.g. rolled back meanwhile, or the disk is full; the next look comes
@@ -67,7 +67,9 @@ class Controller:
         reference = self._reference(name, served, figures[served.champion.release.version])
         verdict = judge(challenge.plan, now - self._began[name][1], reference, figures[challenge.release.version])
         percent = served.weight * 100
-        await self._table.tell(name, {"verdict": verdict.action, "reason": verdict.reason, **verdict.figures})
+        await self._table.tell(
+            name, "progress", {"verdict": verdict.action, "reason": verdict.reason, **verdict.figures}
+        )
         if verdict.action == "wait":
             return
         told = {"weight": served.weight, "reason": verdict.reason, "figures": verdict.figures}

@@ -8,6 +8,7 @@ import json
 import logging
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -19,8 +20,9 @@ from lepton_tasks.serving.versions.routing import ModelTable
 from lepton_tasks.tracking import registry
 
 _BY = "registry"
-_SEEN_FILE, _FETCHED = "followed.json", ".fetched-"
-_LONGEST_PAUSE_SECONDS = 60.0
+_SEEN_FILE, _CAUGHT_UP_FILE, _FETCHED = "followed.json", "caught-up", ".fetched-"
+_LONGEST_PAUSE_SECONDS, _LONGEST_WAIT_SECONDS = 60.0, 5.0  # the second while nobody is answered
+_LOADING_SECONDS = 0.1
 
 _log = logging.getLogger("lepton.serving.follow")
 
@@ -33,18 +35,21 @@ class Following:
         url: MLflow's address.
         challenger: How a version with the alias ``challenger`` is served.
         every: Seconds between two looks.
+        start: Tells this start of the server from those before; the same in all its processes.
     """
 
     url: str
     challenger: Literal["off", "hold", "shadow", "canary"] = "off"
     every: float = 5.0
+    start: str = ""
 
 
 class Follower:
     """Deploys what the aliases ``champion`` and ``challenger`` point to whenever they are moved.
 
     Only a move counts, seen twice in a row: whoever deploys to the server and then moves the aliases, as a run does, is
-    not interfered with. While the registry is away, what is served still is.
+    not interfered with. A server that has just started acts at once, and is not ready before it serves every champion:
+    see `behind`. While the registry is away, what is served still is.
 
     Args:
         table: The models.
@@ -54,25 +59,43 @@ class Follower:
 
     def __init__(self, table: ModelTable, home: Path, following: Following) -> None:
         self._table, self._home, self._url, self._every = table, home, following.url, following.every
-        self._challenger = following.challenger
+        self._challenger, self._start = following.challenger, following.start
+        self._current, self._behind = False, "the model registry was not asked yet."
+        self._foreign: set[str] = set()  # models whose champion has no package of ours
         self._seen: dict[str, dict[str, str]] = {}
         self._before: dict[str, dict[str, str]] = {}
 
+    def behind(self) -> str:
+        """Why the server does not yet serve what the registry said when it started; empty once it does.
+
+        Once it did, it stays so: a version that is refused later, or a registry that goes away, ends no service.
+        """
+        if not self._current:
+            self._current = self._caught_up() == self._start
+        return "" if self._current else self._behind
+
     async def run(self) -> None:
         """Look again and again until cancelled; ever more seldom while the registry does not answer."""
-        pause = self._every
+        while not self._table.restored:
+            await asyncio.sleep(_LOADING_SECONDS)
+        pause, failing = 0.0, False
         while True:
             await asyncio.sleep(pause)
-            if not (self._table.restored and self._table.leads()):
+            if not self._table.leads():
+                pause = self._every
                 continue
             try:
                 await asyncio.to_thread(self._clear)
                 await self.poll()
-                pause = self._every
+                pause, failing = self._every, False
             except Exception as error:  # noqa: BLE001  # whatever it is, the server goes on, and looks again
-                if pause == self._every:
+                if not failing:
                     _log.warning("the model registry cannot be followed; what is served still is: %s", error)
-                pause = min(_LONGEST_PAUSE_SECONDS, max(2 * pause, self._every))
+                failing, self._behind = True, f"the model registry cannot be followed: {error}"
+                if self.behind() and self._caught_up() is not None:  # an earlier start of this server has left what to serve
+                    await asyncio.to_thread(self._catch_up)
+                longest = _LONGEST_WAIT_SECONDS if self.behind() else _LONGEST_PAUSE_SECONDS
+                pause = min(longest, max(2 * pause, self._every))
 
     async def poll(self) -> None:
         """Look once, and act on what has changed.
@@ -88,12 +111,23 @@ class Follower:
             if self._challenger != "off":
                 await self._follow_challenger(name, aliases.get(registry.CHALLENGER))
         self._before = found
+        if self.behind():
+            missing = [
+                name
+                for name, aliases in found.items()
+                if registry.CHAMPION in aliases and name not in self._foreign and self._table.state(name) is None
+            ]
+            self._behind = f"not served: {'; '.join(self._table.unready().get(name, name) for name in missing)}"
+            if not missing:
+                await asyncio.to_thread(self._catch_up)
 
     async def _follow_champion(self, name: str, wanted: str | None) -> None:
         state = self._table.state(name)
         current = state.current.version if state else None
         if wanted is not None and wanted == current:
             await self._note(name, registry.CHAMPION, wanted)
+            if name in self._table.refused:
+                await self._table.tell(name, "refused", None)
             if state and state.unannounced:
                 await self._table.announced(name)
         elif state and state.unannounced and wanted == self._seen.get(name, {}).get(registry.CHAMPION, wanted):
@@ -101,6 +135,12 @@ class Follower:
             await self._table.announced(name)
         elif wanted is not None and self._moved(name, registry.CHAMPION, wanted):
             await self._deploy(name, wanted, Rollout(), registry.CHAMPION)
+        elif wanted is None and name in self._table.refused:
+            await self._table.tell(name, "refused", None)
+        elif state and wanted is None and self._was_taken_away(name, state):
+            await self._table.remove(name, by=_BY)
+            await self._note(name, registry.CHAMPION, "")
+            _log.warning("%s is served no more: nothing is its champion in the registry", name)
 
     async def _tell(self, name: str, state: State) -> str | None:
         """Move the aliases to what is served; returns the champion, or None if the registry does not know it."""
@@ -144,14 +184,27 @@ class Follower:
         return "hold" if self._challenger == "off" else self._challenger
 
     def _moved(self, name: str, alias: str, wanted: str) -> bool:
-        """Whether the alias points elsewhere than when it was last acted on, and did so a moment ago, too."""
-        return wanted != self._seen.get(name, {}).get(alias) and wanted == self._before.get(name, {}).get(alias)
+        """Whether the alias points elsewhere than when it was last acted on, and did so a moment ago, too.
+
+        When the server has just started, nobody is in the middle of deploying to it; and what it lacks, it tries once.
+        """
+        seen = self._seen.get(name, {}).get(alias)
+        if not self.behind():
+            return wanted != seen and wanted == self._before.get(name, {}).get(alias)
+        lacks = self._table.state(name) is None and self._table.refused.get(name, {}).get("version") != wanted
+        return wanted != seen or lacks
+
+    def _was_taken_away(self, name: str, state: State) -> bool:
+        """Whether the alias ``champion`` pointed to what is served, and is gone, and was so a moment ago, too."""
+        followed = self._seen.get(name, {}).get(registry.CHAMPION) == state.current.version and not state.unannounced
+        return followed and registry.CHAMPION not in self._before.get(name, {registry.CHAMPION: ""})
 
     async def _deploy(self, name: str, version: str, rollout: Rollout, alias: str) -> None:
         """Fetch and deploy a version; one that cannot be used is not tried again until the alias is moved."""
         try:
             found = await asyncio.to_thread(registry.version, self._url, name, version)
             digest = found["tags"].get("lepton.package_digest") if found else None
+            (self._foreign.discard if digest else self._foreign.add)(name)
             if found is None or digest is None:
                 raise ArtifactError("it has no model package.", where=f"version {version} of {name} in {self._url}")
             with tempfile.TemporaryDirectory(dir=self._home, prefix=_FETCHED) as folder:
@@ -159,12 +212,14 @@ class Follower:
                 await self._table.deploy(
                     name, Path(folder), version=version, digest=digest, by=_BY, rollout=rollout, announce=False
                 )
-            self._table.refused.pop(name, None)
+            await self._table.tell(name, "refused", None)
             _log.info("version %s of %s is deployed, as the registry's %s", version, name, alias)
         except UnavailableError:
             raise
         except LeptonError as error:
-            self._table.refused[name] = {"version": version, "reason": str(error)}
+            # The time tells this refusal from an earlier one of the same version.
+            refused = {"version": version, "reason": str(error), "time": time.time()}
+            await self._table.tell(name, "refused", refused)
             _log.error("version %s of %s is refused; what is served still is: %s", version, name, error)
         await self._note(name, alias, version)
 
@@ -178,6 +233,20 @@ class Follower:
         """Remove what a process that was killed had fetched; only one fetches, and not now."""
         for left in self._home.glob(f"{_FETCHED}*"):
             shutil.rmtree(left, ignore_errors=True)
+
+    def _caught_up(self) -> str | None:
+        """The start of the server that last served what the registry said; None if none ever did."""
+        try:
+            return (self._home / _CAUGHT_UP_FILE).read_text()
+        except FileNotFoundError:
+            return None
+
+    def _catch_up(self) -> None:
+        """Let all processes of the server know that it may be asked now."""
+        part = self._home / f"{_CAUGHT_UP_FILE}.part"
+        part.write_text(self._start)
+        part.replace(self._home / _CAUGHT_UP_FILE)
+        self._current = True
 
     def _read(self) -> dict[str, dict[str, str]]:
         try:

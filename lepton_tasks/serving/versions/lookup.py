@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 from lepton_tasks.core.errors import UnavailableError
 from lepton_tasks.core.registry import did_you_mean
@@ -14,6 +14,8 @@ from lepton_tasks.serving.versions.shadow import Shadow, ShadowFigures
 
 KEY_HEADER = "lepton-key"  # requests of one key are answered by one version as long as the split stays
 VERSION_HEADER = "lepton-version"  # in every reply: the version that answered
+
+Topic = Literal["progress", "refused"]
 
 
 class Lookup:
@@ -28,9 +30,12 @@ class Lookup:
         self._served: dict[str, Served] = {}
         self._unready: dict[str, str] = {}
         self.restored = False
+        self.leaving = False
+        self.behind: Callable[[], str] = lambda: ""
+        """Why what is served is not yet what the model registry says; empty once it is, and without a registry."""
         self.progress: dict[str, dict[str, Any]] = {}
         """How the rollout of a model goes, for those who ask; kept by who judges it."""
-        self.refused: dict[str, dict[str, str]] = {}
+        self.refused: dict[str, dict[str, Any]] = {}
         """By model, the version that the registry wants and that cannot be used, and why."""
         self._shadows: dict[str, Shadow] = {}
 
@@ -112,7 +117,26 @@ class Lookup:
 
     def unready(self) -> dict[str, str]:
         """Why a known model does not answer, by name."""
-        return dict(self._unready)
+        refused = {
+            name: f"version {one['version']} is refused: {one['reason']}"
+            for name, one in self.refused.items()
+            if name not in self._served
+        }
+        return refused | self._unready
+
+    def note(self, name: str, what: Topic, value: dict[str, Any] | None) -> None:
+        """Remember something about a model for those who ask; None forgets it."""
+        known: dict[str, dict[str, Any]] = self.progress if what == "progress" else self.refused
+        if value is None:
+            known.pop(name, None)
+        else:
+            known[name] = value
+
+    def not_ready(self) -> str:
+        """Why a load balancer must send no requests; empty if it may."""
+        if not self.restored:
+            return "what was deployed is being loaded."
+        return "the server is stopping." if self.leaving else self.behind()
 
     def swap(self, name: str, served: Served, retired: Iterable[Live]) -> Served:
         """Let these versions answer, and the retired ones end once they have answered what they took."""

@@ -17,7 +17,7 @@ from lepton_tasks.core.rollout import Rollout
 from lepton_tasks.serving.errors import ConflictError
 from lepton_tasks.serving.versions.fleet import Fleet, Line
 from lepton_tasks.serving.versions.live import Loader, Observer, Served
-from lepton_tasks.serving.versions.lookup import Lookup
+from lepton_tasks.serving.versions.lookup import Lookup, Topic
 from lepton_tasks.serving.versions.releases import Challenge, Release, Releases, State
 from lepton_tasks.serving.versions.shadow import ShadowFigures
 from lepton_tasks.serving.versions.tally import Figures
@@ -195,11 +195,11 @@ class ModelTable(Lookup):
             found = found.plus(ShadowFigures.from_dict(reply))
         return found
 
-    async def tell(self, name: str, progress: dict[str, Any]) -> None:
-        """Let all processes of the server know how a rollout goes."""
-        self.progress[name] = progress
+    async def tell(self, name: str, what: Topic, value: dict[str, Any] | None) -> None:
+        """Let all processes of the server know how a rollout goes, or which version is refused; None: none is."""
+        self.note(name, what, value)
         if self._fleet is not None:
-            await self._fleet.ask(op="progress", name=name, progress=progress)
+            await self._fleet.ask(op="note", name=name, what=what, value=value)
 
     def leads(self) -> bool:
         """Whether this process is the one that decides for all processes of the server."""
@@ -308,8 +308,8 @@ class ModelTable(Lookup):
             found = self._served.get(name)
             versions = {live.release.version: live.tally.figures() for live in found.versions()} if found else {}
             await line.send({version: dataclasses.asdict(figures) for version, figures in versions.items()})
-        elif message["op"] == "progress":
-            self.progress[name] = message["progress"]
+        elif message["op"] == "note":
+            self.note(name, message["what"], message["value"])
             await line.send({})
         elif message["op"] == "shadow":
             await line.send(dataclasses.asdict(self.shadow(name)))
