@@ -11,10 +11,12 @@ from typing import Any
 
 import pydantic
 
+from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.environment import load_environment, state_root
 from lepton_tasks.core.errors import ConfigError, LeptonError
 from lepton_tasks.core.rollout import Rollout
 from lepton_tasks.core.settings import parse_override
+from lepton_tasks.deployment.followers import FOLLOWERS, Followers, check_rollout
 from lepton_tasks.deployment.process import administer
 from lepton_tasks.tracking import registry
 
@@ -51,10 +53,14 @@ def deploy_version(name: str, version: str, rollout: Rollout) -> dict[str, Any]:
         ConfigError: the registry has no such version, or not from here.
     """
     environment, root = load_environment(), state_root()
+    if environment.serving.target == FOLLOWERS:
+        check_rollout(rollout, where=f"serving.target: {FOLLOWERS}")
     found = registry.version(environment.tracking_url, name, version)
     digest = found["tags"].get("lepton.package_digest") if found else None
     if found is None or digest is None:
         raise ConfigError(f"no version {version} of {name!r} with a model package.", where=environment.tracking_url)
+    if environment.serving.target == FOLLOWERS:
+        return _followers(name).deploy(version, digest)
     with tempfile.TemporaryDirectory(dir=root, prefix=".deploy-") as folder:
         registry.download(environment.tracking_url, found["run_id"], Path(folder))
         wanted = {"package": folder, "version": version, "digest": digest, "by": _BY}
@@ -89,6 +95,10 @@ def roll_back(name: str) -> dict[str, Any]:
 def _change(name: str, verb: str) -> dict[str, Any]:
     """First the server, then the registry: what answers matters most."""
     environment = load_environment()
+    if environment.serving.target == FOLLOWERS:
+        if verb != "rollback":
+            raise ConfigError(f"servers that follow the registry have no challenger to {verb}.")
+        return _followers(name).rollback()
     served = administer(state_root(), environment.serving_url, "POST", f"{name}/{verb}", params={"by": _BY})
     try:
         registry.crown(environment.tracking_url, name, served["version"], served["previous"])
@@ -102,6 +112,11 @@ def _change(name: str, verb: str) -> dict[str, Any]:
             fix="A server that follows the registry moves them itself.",
         ) from error
     return served
+
+
+def _followers(name: str) -> Followers:
+    context = RunContext.from_env("release")
+    return Followers(context.environment, context.root, name, meter=lambda count: context.meter(count, "replicas"))
 
 
 def in_words(model: dict[str, Any]) -> str:

@@ -271,7 +271,10 @@ COMPRESSIONS: Registry[release_protocols.Compression] = Registry(
 DEPLOY_TARGETS: Registry[release_protocols.DeployTarget] = Registry(
     "deployment target",
     release_protocols.DeployTarget,
-    {"process": "lepton_tasks.deployment.process:ProcessTarget"},
+    {
+        "followers": "lepton_tasks.deployment.followers:FollowersTarget",
+        "process": "lepton_tasks.deployment.process:ProcessTarget",
+    },
 )
 
 FORMATS: Registry[release_protocols.PackageFormat] = Registry(

@@ -46,8 +46,9 @@ def named_components(use_case: UseCase) -> list[tuple[str, Registry[Any], Compon
         ("features", ALL_FEATURES, use_case.features),
         ("train.optimizer", OPTIMIZERS, use_case.train.optimizer),
         ("train.schedule", SCHEDULES, use_case.train.schedule),
-        ("deploy.target", DEPLOY_TARGETS, use_case.deploy.target),
     ]
+    if use_case.deploy.target is not None:
+        found.append(("deploy.target", DEPLOY_TARGETS, use_case.deploy.target))
     if use_case.train.loss is not None:
         found.append(("train.loss", LOSSES, use_case.train.loss))
     if use_case.train.average is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -136,6 +137,78 @@ class Training(pydantic.BaseModel):
         return self.nodes > 1 or self.kubernetes is not None
 
 
+class ServingPods(pydantic.BaseModel):
+    """Inference servers on Kubernetes: see `lepton_tasks.deployment.kubernetes`."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    image: str
+    """The serving image."""
+    name: str = pydantic.Field("lepton-serving", pattern=r"^[a-z]([-a-z0-9]{0,40}[a-z0-9])?$")
+    """Name of the Deployment and its Service; the headless Service of all replicas is ``<name>-replicas``."""
+    namespace: str = "default"
+    """Where it lives."""
+    port: int = pydantic.Field(8100, ge=1024, le=65535)
+    """Port of the servers and of the Service."""
+    replicas: int = pydantic.Field(2, ge=1, le=1000)
+    """Replicas, at least."""
+    most_replicas: int = pydantic.Field(2, ge=1, le=1000)
+    """Replicas, at most: above `replicas`, a HorizontalPodAutoscaler chooses by processor use."""
+    busy: int = pydantic.Field(70, ge=10, le=95)
+    """Percent of `cpus` that the autoscaler aims at."""
+    cpus: int = pydantic.Field(2, ge=1, le=256)
+    """Cores per replica; inference threads follow from it."""
+    memory: str = pydantic.Field("2Gi", pattern=r"^[1-9][0-9]*[MG]i$")
+    """Memory per replica."""
+    disk: str = pydantic.Field("8Gi", pattern=r"^[1-9][0-9]*[MG]i$")
+    """Disk per replica: up to three versions of each model, and 512 MiB of request log per model."""
+    linger: int = pydantic.Field(10, ge=1, le=300)
+    """Seconds that a replica goes on answering after it was told to stop, until load balancers have turned away."""
+    keys_secret: str = "lepton-serving-keys"
+    """Secret with ``keys.json``, as `lepton key add` writes it; the servers take up changes by themselves."""
+    tls_secret: str | None = None
+    """Secret with ``tls.crt`` and ``tls.key``; null for HTTP."""
+    clients: tuple[str, ...] = ()
+    """Namespaces whose pods may ask, beside its own."""
+    metrics: Literal["annotations", "podmonitor"] = "annotations"
+    """How Prometheus finds the replicas; a PodMonitor sends the key ``prometheus`` of `keys_secret`."""
+
+    @pydantic.model_validator(mode="after")
+    def _ordered(self) -> ServingPods:
+        if self.most_replicas < self.replicas:
+            raise ValueError(f"`most_replicas` {self.most_replicas} is below `replicas` {self.replicas}")
+        return self
+
+
+class Serving(pydantic.BaseModel):
+    """Inference servers that models are deployed to."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    target: str = "process"
+    """Deployment target of use cases that name none; see `lepton list deploy_targets`."""
+    replicas: str | tuple[str, ...] = ()
+    """For the target `followers`: the addresses of the servers, or one whose host name resolves to all of them."""
+    patience: float = pydantic.Field(300.0, gt=0)
+    """For the target `followers`: seconds until every replica must serve a new version."""
+    kubernetes: ServingPods | None = None
+    """Servers on Kubernetes."""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """`replicas` as a list."""
+        return (self.replicas,) if isinstance(self.replicas, str) else self.replicas
+
+    @pydantic.model_validator(mode="after")
+    def _reachable(self) -> Serving:
+        for url in self.addresses:
+            if not re.fullmatch(r"https?://[^/\s]+", url):
+                raise ValueError(f"{url!r} is not an address such as http://serving-1:8100")
+        if self.target == "followers" and not self.addresses:
+            raise ValueError("the target `followers` needs `replicas`, the addresses of the servers")
+        return self
+
+
 class Environment(pydantic.BaseModel):
     """The environment: `configs/environments/*.yaml`, overridden by ``LEPTON_*`` variables."""
 
@@ -149,6 +222,8 @@ class Environment(pydantic.BaseModel):
     """MLflow's address."""
     serving_url: str = "http://127.0.0.1:8100"
     """The inference server's address."""
+    serving: Serving = Serving()
+    """The inference servers."""
     dask: Dask = Dask()
     """Where the data stages compute."""
     training: Training = Training()

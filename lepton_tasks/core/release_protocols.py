@@ -40,6 +40,14 @@ class Compression(Protocol):
         """
 
 
+class Address(NamedTuple):
+    """Where a server is asked."""
+
+    url: str
+    host: str = ""
+    """The name, with its port, that it answers to and its certificate is for, where the URL has another."""
+
+
 @runtime_checkable
 class DeployTarget(Protocol):
     """A place that serves model packages."""
@@ -61,6 +69,9 @@ class DeployTarget(Protocol):
 
     def remove(self, use_case: UseCase, ctx: RunContext) -> None:
         """Stop serving the use case."""
+
+    def addresses(self, ctx: RunContext) -> list[Address]:
+        """Every server that serves what is deployed; the smoke test asks each."""
 
 
 @runtime_checkable

@@ -120,8 +120,8 @@ class Deploy(Section):
 
     enabled: bool = True
     """Whether to deploy a model that passes the gate."""
-    target: ComponentSpec = ComponentSpec(name="process")
-    """Deployment target; see `lepton list deploy_targets`."""
+    target: ComponentSpec | None = None
+    """Deployment target; null for the environment's. See `lepton list deploy_targets`."""
     rollout: Rollout = Rollout()
     """Rollout of a new version."""
     redact: Redaction | None = None

@@ -9,6 +9,7 @@ from lepton_tasks.core.access import TOKEN_FILE, bearer, own_key, trusted
 from lepton_tasks.core.artifacts import ModelPackageRef, ModelVersionRef
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ArtifactError, ConfigError, LeptonError, UnavailableError
+from lepton_tasks.core.release_protocols import Address
 from lepton_tasks.core.use_case import UseCase
 
 if TYPE_CHECKING:
@@ -58,6 +59,10 @@ class ProcessTarget:
     def remove(self, use_case: UseCase, ctx: RunContext) -> None:
         """Stop serving the use case."""
         self._admin(use_case, ctx, "DELETE", "", params={"by": ctx.run_id})
+
+    def addresses(self, ctx: RunContext) -> list[Address]:
+        """The server."""
+        return [Address(ctx.environment.serving_url)]
 
     def _admin(self, use_case: UseCase, ctx: RunContext, method: str, path: str, **request: Any) -> dict[str, Any]:
         return administer(ctx.root, ctx.environment.serving_url, method, f"{use_case.name}{path}", **request)

@@ -22,6 +22,7 @@ class Connection:
         ca: PEM file of the authority that signed the server's certificate; without it ``LEPTON_SERVING_CA``, and
             without that the authorities that the system trusts.
         retries: How often a server that is busy (429, 503) is asked again, when it says.
+        host: ``name:port`` that the server answers to and its certificate is for, if it is not that of the address.
         probe: Why the requests are made up, e.g. ``smoke_test``; monitors leave such requests out.
         transport: Of httpx, in place of the network.
     """
@@ -34,12 +35,15 @@ class Connection:
         api_key: str | None = None,
         ca: str | Path | None = None,
         retries: int = 2,
+        host: str = "",
         probe: str = "",
         transport: Any = None,
     ) -> None:
         self.url = url.rstrip("/")
         self.timeout, self._retries = timeout, retries
-        headers = bearer(own_key() if api_key is None else api_key) | ({"lepton-probe": probe} if probe else {})
+        headers = bearer(own_key() if api_key is None else api_key)
+        headers |= {name: value for name, value in (("lepton-probe", probe), ("host", host)) if value}
+        self._extensions = {"sni_hostname": host.rpartition(":")[0]} if host else None
         self.options: dict[str, Any] = {
             "base_url": self.url,
             "timeout": timeout,
@@ -58,6 +62,7 @@ class Connection:
             "headers": call.headers,
             "content": call.body,
             "files": call.files,
+            "extensions": self._extensions,
         }
 
     def pause(self, call: Call, answer: Answer, attempt: int, until: float) -> float | None:

@@ -7,6 +7,7 @@ from lepton_tasks.core.catalogue import DEPLOY_TARGETS
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import GateError, LeptonError
 from lepton_tasks.core.release_protocols import DeployTarget
+from lepton_tasks.core.spec import ComponentSpec
 from lepton_tasks.core.store import write_json
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.tracking.registry import ROLLED_BACK
@@ -18,7 +19,8 @@ def deploy(
     """Deploy the version as its rollout says, then update the aliases ``champion`` and ``previous``.
 
     By ``deploy.rollout`` it may be the champion's challenger instead; the server promotes it, or takes it back, later.
-    The aliases follow the endpoint, never the other way round: if they cannot be set, the endpoint goes back.
+    The aliases follow the endpoint: if they cannot be set, the endpoint goes back. Only servers that themselves follow
+    the aliases are told by them, and the target `followers` moves them back if one refuses.
 
     Raises:
         ArtifactError: the target refuses the package; what was served still is.
@@ -28,7 +30,7 @@ def deploy(
     from lepton_tasks.tracking.mlflow import CHALLENGER, CHAMPION, PREVIOUS, Tracker
 
     version = str(model_version.facts["version"])
-    target = target_of(use_case)
+    target = target_of(use_case, ctx)
     tracker = Tracker(ctx.environment.tracking_url)
     known = tracker.version(use_case.name, version)
     if known is not None and (why := known.tags.get(ROLLED_BACK)):
@@ -59,7 +61,7 @@ def deploy(
     facts = {
         "url": served["url"],
         "version": version,
-        "target": use_case.deploy.target.name,
+        "target": named_target(use_case, ctx).name,
         "package_digest": package.digest,
         "package_uri": package.uri,
         "previous_version": served["version"] if challenges else served["previous"],
@@ -73,17 +75,23 @@ def deploy(
 def still_serving(use_case: UseCase, ctx: RunContext, ref: ArtifactRef) -> bool:
     """Whether this version of this package is the endpoint's champion or challenger."""
     try:
-        served = target_of(use_case).health(use_case, ctx)
+        served = target_of(use_case, ctx).health(use_case, ctx)
     except LeptonError:
         return False
     wanted = (ref.facts["version"], ref.facts["package_digest"])
     return any((one["version"], one["digest"]) == wanted for one in (served, served["challenger"]) if one)
 
 
-def target_of(use_case: UseCase) -> DeployTarget:
-    """The deployment target that the use case names."""
-    spec = use_case.deploy.target
-    return DEPLOY_TARGETS.build(spec.name, spec.params, where=f"{use_case.name}.yaml: deploy.target")
+def named_target(use_case: UseCase, ctx: RunContext) -> ComponentSpec:
+    """The deployment target that the use case names, or else the environment."""
+    return use_case.deploy.target or ComponentSpec(name=ctx.environment.serving.target)
+
+
+def target_of(use_case: UseCase, ctx: RunContext) -> DeployTarget:
+    """The deployment target of a use case."""
+    spec = named_target(use_case, ctx)
+    where = f"{use_case.name}.yaml: deploy.target" if use_case.deploy.target else "environment: serving.target"
+    return DEPLOY_TARGETS.build(spec.name, spec.params, where=where)
 
 
 def withdraw(use_case: UseCase, ctx: RunContext, target: DeployTarget) -> str | None:

@@ -1,7 +1,8 @@
-"""Stage smoke_test: send one request to the deployed version; roll back if the answer is wrong."""
+"""Stage smoke_test: ask the deployed version on every server; roll back if an answer is wrong."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from lepton_tasks.core.artifacts import EndpointRef, ModelPackageRef, MonitorRep
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import GateError, LeptonError
 from lepton_tasks.core.finding import Finding, write_findings
+from lepton_tasks.core.release_protocols import Address
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.serving.answers import difference
 from lepton_tasks.serving.client import Client
@@ -25,7 +27,7 @@ _SHOWN = 200  # characters of an answer
 def smoke_test(
     use_case: UseCase, ctx: RunContext, *, endpoint: EndpointRef, package: ModelPackageRef
 ) -> MonitorReportRef:
-    """Send the package's example to the deployed version and compare its answer; roll back on failure.
+    """Send the package's example to the deployed version on every server and compare the answers; or roll back.
 
     Raises:
         GateError: the answer is wrong; the endpoint and the aliases are back at the previous version.
@@ -34,28 +36,33 @@ def smoke_test(
     try:
         if not still_serving(use_case, ctx, endpoint):
             raise GateError("it is not served any more.")
-        seen = _ask(use_case, ctx, endpoint, folder)
+        servers = target_of(use_case, ctx).addresses(ctx)
+        asked = [_ask(use_case, ctx, server, str(endpoint.facts["version"]), folder) for server in servers]
     except LeptonError as error:
         raise GateError(
             f"version {endpoint.facts['version']} failed its smoke test: {error} {_go_back(use_case, ctx, endpoint)}",
             where=str(endpoint.facts["url"]),
         ) from error
     draft = ctx.draft()
-    write_findings(draft.path, [seen])
-    return ctx.publish(draft, MonitorReportRef, {"version": endpoint.facts["version"], "difference": seen.value})
+    worst = max(asked, key=lambda finding: finding.value or 0.0)
+    if len(asked) > 1:
+        worst = dataclasses.replace(worst, message=f"{worst.message}, by {len(asked)} servers")
+    write_findings(draft.path, [worst])
+    return ctx.publish(draft, MonitorReportRef, {"version": endpoint.facts["version"], "difference": worst.value})
 
 
-def _ask(use_case: UseCase, ctx: RunContext, endpoint: EndpointRef, folder: Path) -> Finding:
+def _ask(use_case: UseCase, ctx: RunContext, server: Address, version: str, folder: Path) -> Finding:
     """The finding, or an error that says what differs."""
     example, expected = read_example(folder)
-    with Client(str(endpoint.facts["url"]), probe="smoke_test", api_key=own_key(ctx.root / "serving")) as client:
-        reply = client.predict(use_case.name, example, version=str(endpoint.facts["version"]))
+    key = own_key(ctx.root / "serving")
+    with Client(server.url, host=server.host, probe="smoke_test", api_key=key) as client:
+        reply = client.predict(use_case.name, example, version=version)
     answer = reply["predictions"][0]
     apart = difference(answer, expected)
-    if reply["version"] != endpoint.facts["version"]:
-        raise GateError(f"version {reply['version']} answered.")
+    if reply["version"] != version:
+        raise GateError(f"version {reply['version']} answered at {server.url}.")
     if not apart <= TOLERANCE:
-        raise GateError(f"the example is answered with {_short(answer)}, not with {_short(expected)}.")
+        raise GateError(f"{server.url} answers the example with {_short(answer)}, not with {_short(expected)}.")
     return Finding(
         monitor="smoke_test",
         severity="ok",
@@ -75,7 +82,7 @@ def _go_back(use_case: UseCase, ctx: RunContext, endpoint: EndpointRef) -> str:
     """Restore endpoint and aliases; a sentence that says what is served now."""
     from lepton_tasks.tracking.mlflow import CHAMPION, PREVIOUS, Tracker
 
-    target = target_of(use_case)
+    target = target_of(use_case, ctx)
     try:
         served = target.health(use_case, ctx)
         challenges = served["challenger"] and served["challenger"]["version"] == endpoint.facts["version"]

@@ -92,7 +92,9 @@ class Follower:
                 if not failing:
                     _log.warning("the model registry cannot be followed; what is served still is: %s", error)
                 failing, self._behind = True, f"the model registry cannot be followed: {error}"
-                if self.behind() and self._caught_up() is not None:  # an earlier start of this server has left what to serve
+                if (
+                    self.behind() and self._caught_up() is not None
+                ):  # an earlier start of this server has left what to serve
                     await asyncio.to_thread(self._catch_up)
                 longest = _LONGEST_WAIT_SECONDS if self.behind() else _LONGEST_PAUSE_SECONDS
                 pause = min(longest, max(2 * pause, self._every))
