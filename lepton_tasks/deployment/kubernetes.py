@@ -1,0 +1,220 @@
+"""Manifest of the inference servers: ``python -m lepton_tasks.deployment.kubernetes | kubectl apply -f -``."""
+
+from __future__ import annotations
+
+import json
+import sys
+import urllib.parse
+from typing import Any
+
+from lepton_tasks.core.environment import Environment, ServingPods, load_environment
+from lepton_tasks.core.errors import ConfigError
+
+_LABEL = "app.kubernetes.io/name"
+_NAMESPACE_LABEL = "kubernetes.io/metadata.name"
+_UID = 10001  # of the image
+_HOME, _KEYS, _TLS = "/var/lib/lepton", "/etc/lepton/keys", "/etc/lepton/tls"
+_READABLE = 0o440  # by `fsGroup`; the server refuses a file of keys that others may write to
+_DRAIN_SECONDS, _SLACK_SECONDS = 20, 10  # the server's `DRAIN_SECONDS`, and what it takes to end
+_START_SECONDS = 600  # until a large package is fetched and warmed up
+_MOST_PROCESSES = 2  # each has its own copy of every model
+
+
+def manifest(environment: Environment) -> dict[str, Any]:
+    """A ``v1`` ``List`` of what serves, as JSON values: Deployment, Services, disruption budget, network policy.
+
+    And, where the environment asks for it, HorizontalPodAutoscaler and PodMonitor.
+
+    Raises:
+        ConfigError: the environment describes no pods.
+
+    Source: https://kubernetes.io/docs/reference/kubernetes-api/
+    """
+    pods = environment.serving.kubernetes
+    if pods is None:
+        raise ConfigError(
+            "the environment describes no pods.",
+            where="serving.kubernetes",
+            fix="Set LEPTON_ENVIRONMENT=configs/environments/kubernetes.yaml.",
+        )
+    made = [_deployment(pods, environment.tracking_url), _service(pods), _replicas(pods)]
+    made += [_budget(pods), _network_policy(pods, environment.tracking_url)]
+    if pods.most_replicas > pods.replicas:
+        made.append(_autoscaler(pods))
+    if pods.metrics == "podmonitor":
+        made.append(_pod_monitor(pods))
+    return {"apiVersion": "v1", "kind": "List", "items": made}
+
+
+def _object(pods: ServingPods, version: str, kind: str, spec: dict[str, Any], name: str = "") -> dict[str, Any]:
+    metadata = {"name": name or pods.name, "namespace": pods.namespace, "labels": {_LABEL: pods.name}}
+    return {"apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec}
+
+
+def _deployment(pods: ServingPods, tracking_url: str) -> dict[str, Any]:
+    scaled = pods.most_replicas > pods.replicas  # then the autoscaler sets their number; `kubectl apply` must not
+    return _object(
+        pods,
+        "apps/v1",
+        "Deployment",
+        {
+            **({} if scaled else {"replicas": pods.replicas}),
+            "selector": {"matchLabels": {_LABEL: pods.name}},
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+            "progressDeadlineSeconds": _START_SECONDS + 60,
+            "template": {"metadata": _pod_metadata(pods), "spec": _pod(pods, tracking_url)},
+        },
+    )
+
+
+def _pod_metadata(pods: ServingPods) -> dict[str, Any]:
+    scraped = {"prometheus.io/scrape": "true", "prometheus.io/port": str(pods.port), "prometheus.io/path": "/metrics"}
+    annotations = {"annotations": scraped} if pods.metrics == "annotations" else {}
+    return {"labels": {_LABEL: pods.name}, **annotations}
+
+
+def _pod(pods: ServingPods, tracking_url: str) -> dict[str, Any]:
+    spread = {
+        "maxSkew": 1,
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": {_LABEL: pods.name}},
+    }
+    tls = [_secret_volume("tls", pods.tls_secret, ["tls.crt", "tls.key"])] if pods.tls_secret else []
+    return {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": pods.linger + _DRAIN_SECONDS + _SLACK_SECONDS,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": _UID,
+            "runAsGroup": _UID,
+            "fsGroup": _UID,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "topologySpreadConstraints": [
+            {**spread, "topologyKey": key} for key in ("topology.kubernetes.io/zone", "kubernetes.io/hostname")
+        ],
+        "containers": [_container(pods, tracking_url)],
+        "volumes": [
+            {"name": "state", "emptyDir": {"sizeLimit": pods.disk}},
+            {"name": "scratch", "emptyDir": {"sizeLimit": "1Gi"}},
+            _secret_volume("keys", pods.keys_secret, ["keys.json"]),
+            *tls,
+        ],
+    }
+
+
+def _secret_volume(name: str, secret: str, files: list[str]) -> dict[str, Any]:
+    items = [{"key": file, "path": file} for file in files]
+    return {"name": name, "secret": {"secretName": secret, "defaultMode": _READABLE, "items": items}}
+
+
+def _container(pods: ServingPods, tracking_url: str) -> dict[str, Any]:
+    processes = min(_MOST_PROCESSES, pods.cpus)
+    command = ["python", "-m", "lepton_tasks.serving", "--host", "0.0.0.0", "--port", str(pods.port)]
+    command += ["--home", f"{_HOME}/serving", "--follow", tracking_url, "--keys", f"{_KEYS}/keys.json"]
+    # As many threads as cores: more of them use up a share of the limit at once, and then all wait for the next.
+    command += ["--processes", str(processes), "--workers", str(max(1, pods.cpus // processes))]
+    command += ["--linger", str(pods.linger), "--log-format", "json"]
+    mounts = {"state": _HOME, "scratch": "/tmp", "keys": _KEYS}
+    if pods.tls_secret:
+        command += ["--tls-cert", f"{_TLS}/tls.crt", "--tls-key", f"{_TLS}/tls.key"]
+        mounts["tls"] = _TLS
+    compute = {"cpu": str(pods.cpus), "memory": pods.memory}
+    return {
+        "name": "serving",
+        "image": pods.image,
+        "args": command,
+        "ports": [{"name": "http", "containerPort": pods.port}],
+        "resources": {"requests": {**compute, "ephemeral-storage": pods.disk}, "limits": compute},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        # It listens once what it served before is loaded.
+        "startupProbe": _probe(pods, "live", every=2, failures=_START_SECONDS // 2),
+        # Only a server that hangs is killed; one that is slow because it is busy is not.
+        "livenessProbe": _probe(pods, "live", every=10, failures=6),
+        # Ready: it serves every champion of the registry, and was not told to stop.
+        "readinessProbe": _probe(pods, "ready", every=2, failures=2),
+        "volumeMounts": [
+            {"name": name, "mountPath": path, **({} if name in ("state", "scratch") else {"readOnly": True})}
+            for name, path in mounts.items()
+        ],
+    }
+
+
+def _probe(pods: ServingPods, what: str, *, every: int, failures: int) -> dict[str, Any]:
+    scheme = {"scheme": "HTTPS"} if pods.tls_secret else {}
+    asked = {"httpGet": {"path": f"/v2/health/{what}", "port": "http", **scheme}}
+    return {**asked, "periodSeconds": every, "timeoutSeconds": 5, "failureThreshold": failures}
+
+
+def _service(pods: ServingPods) -> dict[str, Any]:
+    ports = [{"name": "http", "port": pods.port, "targetPort": "http"}]
+    return _object(pods, "v1", "Service", {"selector": {_LABEL: pods.name}, "ports": ports})
+
+
+def _replicas(pods: ServingPods) -> dict[str, Any]:
+    """A name that resolves to every ready replica: the environment's `serving.replicas`."""
+    ports = [{"name": "http", "port": pods.port, "targetPort": "http"}]
+    spec = {"clusterIP": "None", "selector": {_LABEL: pods.name}, "ports": ports}
+    return _object(pods, "v1", "Service", spec, name=f"{pods.name}-replicas")
+
+
+def _budget(pods: ServingPods) -> dict[str, Any]:
+    spec = {"maxUnavailable": 1, "selector": {"matchLabels": {_LABEL: pods.name}}}
+    return _object(pods, "policy/v1", "PodDisruptionBudget", spec)
+
+
+def _network_policy(pods: ServingPods, tracking_url: str) -> dict[str, Any]:
+    """In: the port, from pods of its own namespace and of `clients`. Out: names and MLflow's port."""
+    url = urllib.parse.urlsplit(tracking_url)
+    mlflow = url.port or (443 if url.scheme == "https" else 80)
+    askers: list[dict[str, Any]] = [{"podSelector": {}}]
+    askers += [{"namespaceSelector": {"matchLabels": {_NAMESPACE_LABEL: name}}} for name in pods.clients]
+    spec = {
+        "podSelector": {"matchLabels": {_LABEL: pods.name}},
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [{"from": askers, "ports": [{"protocol": "TCP", "port": pods.port}]}],
+        "egress": [
+            {"ports": [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]},
+            {"ports": [{"protocol": "TCP", "port": mlflow}]},
+        ],
+    }
+    return _object(pods, "networking.k8s.io/v1", "NetworkPolicy", spec)
+
+
+def _autoscaler(pods: ServingPods) -> dict[str, Any]:
+    target = {"type": "Utilization", "averageUtilization": pods.busy}
+    spec = {
+        "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": pods.name},
+        "minReplicas": pods.replicas,
+        "maxReplicas": pods.most_replicas,
+        "metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": target}}],
+    }
+    return _object(pods, "autoscaling/v2", "HorizontalPodAutoscaler", spec)
+
+
+def _pod_monitor(pods: ServingPods) -> dict[str, Any]:
+    """For the Prometheus Operator.
+
+    Source: https://prometheus-operator.dev/docs/api-reference/api/#monitoring.coreos.com/v1.PodMonitor
+    """
+    key = {"name": pods.keys_secret, "key": "prometheus"}
+    endpoint = {"port": "http", "path": "/metrics", "authorization": {"credentials": key}}
+    if pods.tls_secret:
+        endpoint |= {"scheme": "https", "tlsConfig": {"serverName": f"{pods.name}.{pods.namespace}.svc"}}
+    spec = {"selector": {"matchLabels": {_LABEL: pods.name}}, "podMetricsEndpoints": [endpoint]}
+    return _object(pods, "monitoring.coreos.com/v1", "PodMonitor", spec)
+
+
+def main() -> None:
+    """Write the manifest of the environment in force to standard output; YAML readers take JSON."""
+    json.dump(manifest(load_environment()), sys.stdout, indent=2)
+    sys.stdout.write("\n")
+
+
+if __name__ == "__main__":
+    main()
