@@ -114,7 +114,8 @@ class _Look(NamedTuple):
         return not self.fault and self.version == version and (not version or (self.about or {})["digest"] == digest)
 
     def __str__(self) -> str:
-        return f"{self.at} {self.fault or f'serves version {self.version}' if self.version else 'serves none'}"
+        served = f"serves version {self.version}" if self.version else "serves none"
+        return f"{self.at} {self.fault or served}"
 
 
 def _followers(use_case: UseCase, ctx: RunContext) -> Followers:

@@ -120,7 +120,9 @@ def test_tls_is_for_the_probes_too():
     pod, container = pod_of(tls_secret="serving-tls")
     options = options_of(container)
     assert (str(options.tls_cert), str(options.tls_key)) == ("/etc/lepton/tls/tls.crt", "/etc/lepton/tls/tls.key")
-    assert {container[f"{name}Probe"]["httpGet"]["scheme"] for name in ("startup", "liveness", "readiness")} == {"HTTPS"}
+    assert {container[f"{name}Probe"]["httpGet"]["scheme"] for name in ("startup", "liveness", "readiness")} == {
+        "HTTPS"
+    }
     assert {"serving-tls"} <= {volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume}
 
 

@@ -72,6 +72,20 @@ def test_the_champion_is_deployed_once_its_alias_has_moved(tmp_path, registry):
     assert actions(home) == [("deploy", v, "registry") for v in ("1", "2", "1", "3")]
 
 
+def test_a_server_that_starts_acts_at_once_and_one_without_a_champion_serves_no_more(tmp_path, registry):
+    home = tmp_path / "home"
+
+    async def scenario(table, look):
+        registry.aliases["tiny"]["champion"] = "1"
+        assert await look(1) == "1"
+        del registry.aliases["tiny"]["champion"]
+        assert await look(1) == "1"
+        assert await look(1) is None
+
+    following(home, registry, scenario, start="first")
+    assert actions(home) == [("deploy", "1", "registry"), ("remove", "1", "registry")]
+
+
 def test_a_damaged_package_is_refused_once_with_the_reason_and_the_last_good_one_answers(tmp_path, registry):
     async def scenario(table, look):
         registry.aliases["tiny"]["champion"] = "1"
