@@ -27,8 +27,10 @@ from lepton_tasks.core.catalogue import (
     TABLE_SOURCES,
     TABLE_STEPS,
 )
+from lepton_tasks.core.environment import Environment
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.registry import Registry, check_params
+from lepton_tasks.core.release_protocols import DeployTarget
 from lepton_tasks.core.spec import ComponentSpec
 from lepton_tasks.core.use_case import UseCase
 
@@ -143,6 +145,19 @@ def learning_task_of(use_case: UseCase, fitted: Mapping[str, Any], labels: Seque
     """The learning task of a use case, told what was fitted and the names of the classes."""
     spec, where = use_case.learning_task, f"{use_case.name}.yaml: task"
     return LEARNING_TASKS.build(spec.name, spec.params, where=where, fitted=fitted, labels=labels)
+
+
+def deploy_target_spec(use_case: UseCase, environment: Environment) -> ComponentSpec:
+    """The deployment target that a use case names, or else the environment."""
+    return use_case.deploy.target or ComponentSpec(name=environment.serving.target)
+
+
+def deploy_target_of(use_case: UseCase, environment: Environment) -> DeployTarget:
+    """The deployment target of a use case, built."""
+    spec = deploy_target_spec(use_case, environment)
+    named = use_case.deploy.target is not None
+    where = f"{use_case.name}.yaml: deploy.target" if named else "environment: serving.target"
+    return DEPLOY_TARGETS.build(spec.name, spec.params, where=where)
 
 
 def codec_spec_of(

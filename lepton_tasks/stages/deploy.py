@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from lepton_tasks.core.artifacts import ArtifactRef, EndpointRef, ModelPackageRef, ModelVersionRef
-from lepton_tasks.core.catalogue import DEPLOY_TARGETS
+from lepton_tasks.core.components import deploy_target_of, deploy_target_spec
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import GateError, LeptonError
 from lepton_tasks.core.release_protocols import DeployTarget
-from lepton_tasks.core.spec import ComponentSpec
 from lepton_tasks.core.store import write_json
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.tracking.registry import ROLLED_BACK
@@ -61,7 +60,7 @@ def deploy(
     facts = {
         "url": served["url"],
         "version": version,
-        "target": named_target(use_case, ctx).name,
+        "target": deploy_target_spec(use_case, ctx.environment).name,
         "package_digest": package.digest,
         "package_uri": package.uri,
         "previous_version": served["version"] if challenges else served["previous"],
@@ -82,16 +81,9 @@ def still_serving(use_case: UseCase, ctx: RunContext, ref: ArtifactRef) -> bool:
     return any((one["version"], one["digest"]) == wanted for one in (served, served["challenger"]) if one)
 
 
-def named_target(use_case: UseCase, ctx: RunContext) -> ComponentSpec:
-    """The deployment target that the use case names, or else the environment."""
-    return use_case.deploy.target or ComponentSpec(name=ctx.environment.serving.target)
-
-
 def target_of(use_case: UseCase, ctx: RunContext) -> DeployTarget:
     """The deployment target of a use case."""
-    spec = named_target(use_case, ctx)
-    where = f"{use_case.name}.yaml: deploy.target" if use_case.deploy.target else "environment: serving.target"
-    return DEPLOY_TARGETS.build(spec.name, spec.params, where=where)
+    return deploy_target_of(use_case, ctx.environment)
 
 
 def withdraw(use_case: UseCase, ctx: RunContext, target: DeployTarget) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lepton_tasks.core.artifacts import ArtifactRef, EndpointRef, Fact
+from lepton_tasks.core.components import deploy_target_spec
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import LeptonError, UnavailableError
 from lepton_tasks.core.finding import Finding
@@ -63,14 +64,14 @@ def _broken(use_case: UseCase, ctx: RunContext, monitor: str, why: str) -> Book:
 
 def deployed(use_case: UseCase, ctx: RunContext) -> EndpointRef | None:
     """The champion as a reference for the monitors, or None if the server has none; raises `UnavailableError`."""
-    served = target_of(use_case).health(use_case, ctx)
+    served = target_of(use_case, ctx).health(use_case, ctx)
     if not served.get("version"):
         return None
     version = str(served["version"])
     facts: dict[str, Fact] = {
         "url": served["url"],
         "version": version,
-        "target": use_case.deploy.target.name,
+        "target": deploy_target_spec(use_case, ctx.environment).name,
         "package_digest": served["digest"],
         "previous_version": served.get("previous"),
         "role": "champion",
@@ -100,7 +101,7 @@ def situation(use_case: UseCase, ctx: RunContext, trainer: Trainer) -> Situation
     """What remedies are told. Findings of another version, or from before a check that failed, are left out."""
     book = read_book(ctx.root, use_case.name)
     try:
-        served = target_of(use_case).health(use_case, ctx)
+        served = target_of(use_case, ctx).health(use_case, ctx)
     except UnavailableError:
         served = None
     lasting = list(book.lasting.values())

@@ -61,7 +61,7 @@ def ctx(tmp_path, monkeypatch, receiver):
     monkeypatch.setattr(steps, "unchanged", lambda *_: False)
     served = {"version": "3", "previous": "2", "challenger": None}
     target = type("Target", (), {"health": lambda *_: served})()
-    monkeypatch.setattr(steps, "target_of", lambda _: target)
+    monkeypatch.setattr(steps, "target_of", lambda *_: target)
     return RunContext.from_env("test")
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import pydantic
 
-from lepton_tasks.core.catalogue import DEPLOY_TARGETS
+from lepton_tasks.core.components import deploy_target_of
 from lepton_tasks.core.errors import LeptonError
 from lepton_tasks.core.finding import Severity
 from lepton_tasks.core.watch_protocols import Plan, Situation
@@ -50,9 +50,8 @@ class Rollback:
     def act(self, plan: Plan, situation: Situation) -> str:
         """Let the previous version answer, then move the registry's aliases and note the reason at the version."""
         use_case, ctx = situation.use_case, situation.ctx
-        spec, url = use_case.deploy.target, ctx.environment.tracking_url
-        where = f"{use_case.name}.yaml: deploy.target"
-        served = DEPLOY_TARGETS.build(spec.name, spec.params, where=where).rollback(use_case, ctx)
+        url = ctx.environment.tracking_url
+        served = deploy_target_of(use_case, ctx.environment).rollback(use_case, ctx)
         bad = str((situation.served or {})["version"])
         told = f"version {served['version']} answers again instead of version {bad}."
         try:

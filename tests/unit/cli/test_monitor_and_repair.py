@@ -37,7 +37,7 @@ def lepton(monkeypatch, capsys):
 def ctx(tmp_path, monkeypatch):
     monkeypatch.setenv("LEPTON_HOME", str(tmp_path))
     monkeypatch.setattr(steps, "deployed", lambda *_: ENDPOINT)
-    monkeypatch.setattr(steps, "target_of", lambda _: type("Target", (), {"health": lambda *_: SERVED})())
+    monkeypatch.setattr(steps, "target_of", lambda *_: type("Target", (), {"health": lambda *_: SERVED})())
     monkeypatch.setattr(steps, "unchanged", lambda *_: False)
     return RunContext.from_env("test")
 
