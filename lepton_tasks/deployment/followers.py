@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lepton_tasks.core.access import own_key
+from lepton_tasks.core.access import bearer, own_key, trusted
 from lepton_tasks.core.artifacts import ModelPackageRef, ModelVersionRef
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.environment import Environment, Serving
@@ -239,14 +239,22 @@ class Followers:
             return list(threads.map(self._ask, replicas))
 
     def _ask(self, replica: Address) -> _Look:
-        from lepton_tasks.serving.client import Client
+        import httpx
 
-        options: dict[str, Any] = {"host": replica.host, "timeout": _ANSWER_SECONDS, "retries": 0}
+        headers = bearer(self._key) | ({"host": replica.host} if replica.host else {})
+        sni = {"sni_hostname": replica.host.rpartition(":")[0]} if replica.host else {}
         try:
-            with Client(replica.url, api_key=self._key, **options) as client:
-                return _Look(replica.url, next((one for one in client.models() if one["name"] == self._name), None))
-        except UnavailableError as error:
-            return _Look(replica.url, fault=error.what.removesuffix("."))
+            with httpx.Client(verify=trusted(), timeout=_ANSWER_SECONDS, trust_env=False) as client:
+                reply = client.get(f"{replica.url}/v1/models", headers=headers, extensions=sni)
+        except httpx.TransportError as error:
+            return _Look(replica.url, fault=f"does not answer: {error or type(error).__name__}")
+        if reply.status_code == 401:
+            raise ConfigError(
+                "the API key is missing or not known.", where=replica.url, fix="Set LEPTON_API_KEY to one of its keys."
+            )
+        if not reply.is_success:
+            return _Look(replica.url, fault=f"answers {reply.status_code}")
+        return _Look(replica.url, next((one for one in reply.json()["models"] if one["name"] == self._name), None))
 
     def _aliases(self) -> dict[str, str | None]:
         found = {alias: registry.alias(self._url, self._name, alias) for alias in _ALIASES}
