@@ -42,7 +42,7 @@ def check(use_case: UseCase, ctx: RunContext, run: Callable[[EndpointRef], Any])
     except UnavailableError as error:
         if not _was_deployed(use_case, ctx):
             return None
-        return _broken(use_case, ctx, ENDPOINT, f"no answer: {error.what}")
+        return _broken(use_case, ctx, ENDPOINT, error.what)
     if endpoint is None:
         before = read_book(ctx.root, use_case.name).version
         if before is None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from lepton_tasks.monitoring.alert import Delivery
 
+_LONGEST_NOTE = 1000  # characters, of Airflow
 _SUFFIX = ".watch"  # no use case has a dot in its name
 _ABOUT = """Checks what is deployed of the Dag [{name}](/dags/{name}), sends alerts, and repairs it.
 
@@ -190,7 +191,8 @@ class RepairOperator(TriggerDagRunOperator):
         if trainer.conf is None:
             _all_sent(delivery)
             return [one.text for one in repairs]
-        self.trigger_run_id, self.conf, self.note = trainer.run_id, trainer.conf, trainer.conf["reason"]
+        self.trigger_run_id, self.conf = trainer.run_id, trainer.conf
+        self.note = trainer.conf["reason"][:_LONGEST_NOTE]
         super().execute(context)
         return None
 

@@ -14,11 +14,15 @@ import pytest
 from free_ports import free_ports
 
 from lepton_tasks.core.artifacts import parse_ref
+from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ConfigError
+from lepton_tasks.core.finding import Finding
 from lepton_tasks.core.store import ArtifactStore
+from lepton_tasks.core.use_case import load_use_case
 from lepton_tasks.deployment import embedded, embedded_processes
 from lepton_tasks.deployment.airflow_api import AirflowClient
 from lepton_tasks.deployment.embedded_services import AIRFLOW_USER, airflow_password
+from lepton_tasks.monitoring.alert import record
 from lepton_tasks.serving.client import Client
 from lepton_tasks.stages.pipeline import STAGES
 
@@ -195,6 +199,46 @@ def test_without_deploy_the_run_ends_with_a_registered_version(platform, first_r
     states = {name: task.state for name, task in result["tasks"].items()}
     assert states["register"] == "success"
     assert {states[stage.name] for stage in STAGES if stage.deploys} == {"skipped"}
+
+
+def watched(api, name):
+    """A run of a Dag that watches, at its end: its id, and the states of its tasks."""
+    dag = f"{name}.watch"
+    run_id = api.trigger(dag)
+    wait_for(lambda: api.run_state(dag, run_id) in ("success", "failed"), 120)
+    assert api.run_state(dag, run_id) == "success"
+    return run_id, {task.task_id: task.state for task in api.tasks(dag, run_id)}
+
+
+def test_what_was_never_deployed_is_watched_in_one_skipped_task(platform):
+    with platform.api() as api:
+        run_id, states = watched(api, "wine")
+        assert states == {"monitor": "skipped", "alert": "skipped", "repair": "skipped"}
+        assert "Nothing is deployed." in api.log("wine.watch", run_id, "monitor")
+
+
+def test_the_watch_dag_checks_what_is_deployed_and_starts_a_retraining(platform, first_run):
+    file = platform.project / "configs" / "use_cases" / f"{DAG}.yaml"
+    ctx = RunContext.from_env("test", {**os.environ, "LEPTON_HOME": str(platform.root)})
+    shift = Finding(monitor="drift", severity="critical", message="all digits are 7 now", value=9.0, subject="label")
+    record(load_use_case(file), ctx, [shift], version="1")
+    text = file.read_text()
+    with platform.api() as api:
+        run_id, states = watched(api, DAG)
+        assert states == {"monitor": "success", "alert": "success", "repair": "success"}
+        assert "all digits are 7 now" in api.log(f"{DAG}.watch", run_id, "alert")
+        (told,) = api.xcom(f"{DAG}.watch", run_id, "repair")
+        assert "unchanged since the last training: retraining would give the same model" in told
+        file.write_text(re.sub(r"learning_rate: [\d.]+", "learning_rate: 0.002", text))
+        try:
+            run_id, _ = watched(api, DAG)
+            repair = f"repair__{re.sub(r'[^A-Za-z0-9_.-]', '-', run_id)}"
+            assert api.run_state(DAG, repair) in ("queued", "running")
+        finally:
+            file.write_text(text)
+        api.set_run_state(DAG, repair, "failed")
+        wait_for(lambda: not api.is_active(DAG), 60)
+    wait_for(lambda: not stage_processes(platform.root), 60)
 
 
 def test_a_demo_that_cannot_run_says_at_which_step(platform):

@@ -54,6 +54,8 @@ class Retrain:
         return ""
 
     def _hindrance(self, situation: Situation) -> str:
+        if situation.served is None:
+            return "the server does not answer, so nothing could be deployed."
         if situation.trainer.unchanged():
             return (
                 "data, settings and code are unchanged since the last training: retraining would give the same model."

@@ -117,6 +117,11 @@ def test_nothing_is_started_while_a_run_goes_on(tmp_path):
     assert plan.obstacle == "a run of wine goes on."
 
 
+def test_nothing_is_trained_that_could_not_be_deployed(tmp_path):
+    plan = REMEDIES.build("retrain", {}).applies(situation(tmp_path, drift("critical"), served=None))
+    assert plan.obstacle == "the server does not answer, so nothing could be deployed."
+
+
 # Rollback
 
 

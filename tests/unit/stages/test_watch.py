@@ -71,7 +71,7 @@ def test_what_was_never_deployed_is_not_checked(served, target, ctx, registry):
 def test_a_server_that_is_away_is_a_finding_if_something_was_deployed(target, ctx, registry):
     target.served, registry.aliases = None, {"wine": {"champion": "3"}}
     (found,) = findings(watch.check(USE_CASE, ctx, pytest.fail))
-    assert found == ("endpoint", "critical", "no answer: the serving process does not answer.")
+    assert found == ("endpoint", "critical", "the serving process does not answer.")
 
 
 def test_a_model_that_the_server_lost_is_a_finding(target, ctx):
