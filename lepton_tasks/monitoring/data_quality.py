@@ -117,7 +117,8 @@ class DataQuality:
         from lepton_tasks.quality.rows import FrameRows
         from lepton_tasks.quality.suite import judge
 
-        where, table, rules = f"{use_case.name}.yaml: quality.served", _table(new), self._rules()
+        where, table = f"{use_case.name}.yaml: quality.served", _table(new)
+        rules = [rule for rule in self._rules() if table[rule.column].null_count < table.num_rows]
         suite = [rule.expectation() for rule in rules]
         judged = judge(FrameRows.of(table), suite, ctx, where=where, identity="sample_id")
         broken = {one.result.expectation_config.kwargs["column"] for one in judged if not one.result.success}

@@ -102,9 +102,10 @@ class Drift:
         drifted = [shift for shift in self._beyond_chance(shifts) if shift.index >= self.moderate]
         if not drifted:
             worst = shifts[0]
+            limit = "within chance" if worst.index >= self.moderate else f"limit {self.moderate:g}"
             text = (
                 f"{samples:,} samples are distributed like the training data in {len(shifts)} columns "
-                f"(largest difference: {worst.column}, PSI {worst.index:.2f}; limit {self.moderate:g})"
+                f"(largest difference: {worst.column}, PSI {worst.index:.2f}; {limit})"
             )
             return [_ok(text, worst.index, "PSI", limit=self.moderate)]
         findings = [self._finding(shift, samples) for shift in drifted[: self.named]]

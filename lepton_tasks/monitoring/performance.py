@@ -187,6 +187,8 @@ class Performance:
             parts.append(f"on the test split it was {shown(test)}, and {shown(room)} worse is allowed")
         if threshold is not None:
             parts.append(f"the gate asks for {shown(threshold)}")
+        if severity == "ok" and limit is not None and is_worse(live.metric, live.value, limit):
+            parts.append("what is more may be chance")
         unit = unit_of(live.metric) or live.metric
         return _finding(severity, "; ".join(parts), live.value, limit, unit, live.metric)
 

@@ -158,3 +158,10 @@ def test_many_columns_without_drift_seldom_raise_an_alarm(ctx, endpoint):
         shifts = [shift_of(str(i), bins, values) for i, values in enumerate(columns)]
         alarms += monitor._told(shifts, 150)[0].severity != "ok"
     assert alarms <= 5
+
+
+def test_a_difference_that_chance_explains_is_told_as_one(ctx, endpoint):
+    ask(ctx.root, "people", records(rows(100, 12, age=lambda age, _: age + 4)))
+    (well,) = check(ctx, endpoint, moderate=0.05)
+    assert (well.severity, well.value > 0.05) == ("ok", True)
+    assert well.message.endswith("; within chance)")

@@ -90,6 +90,9 @@ def test_the_error_of_numbers_is_held_against_the_test_split(ctx, endpoint):
         return by_subject(Performance().check(NUMBERS, ctx, endpoint))["rmse"]
 
     assert told(10, "a").severity == "ok"
+    perhaps = told(10.9, "d")
+    assert (perhaps.severity, perhaps.value > perhaps.limit) == ("ok", True)
+    assert perhaps.message.endswith("; what is more may be chance")
     worse = told(16, "b")
     assert (worse.severity, worse.unit, worse.limit) == ("warning", "of the target", 10.5)
     assert told(45, "c").severity == "critical"
