@@ -8,18 +8,18 @@ A closed loop, such as wrk's, sends no faster than the server answers, so it can
 
 from __future__ import annotations
 
-import asyncio
 import collections
+import contextlib
 import dataclasses
 import re
 import resource
+import select
+import socket
 import time
 from array import array
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
-import uvloop
 
 from benchmarks.served.wire import Request
 
@@ -27,6 +27,7 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _TICK_SECONDS = 0.001
 _LATEST_SECONDS = 15.0  # what is not answered so long after the end never was
 _BROKEN = 0
+_MOST_BYTES = 65_536  # read at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,86 +78,103 @@ class _Client:
     """
 
     def __init__(self, port: int, message: bytes, phases: Sequence[tuple[float, float]], most: int) -> None:
-        self.loop = asyncio.get_running_loop()
         self.message = message
-        self._port, self._phases, self._most = port, phases, most
+        self._address, self._phases, self._most = ("127.0.0.1", port), phases, most
+        self._epoll = select.epoll()
         self._free: list[_Connection] = []
-        self._connections: set[_Connection] = set()
-        self._opening = self._sent = self._answered = 0
+        self._connections: dict[int, _Connection] = {}
+        self._sent = self._answered = 0
         self._waiting: collections.deque[float] = collections.deque()
         self._due, self._seconds, self._status = array("d"), array("d"), array("i")
-        self._tasks: set[asyncio.Task[None]] = set()
 
-    async def run(self, every: float, watch: Callable[[float], None] | None) -> Answers:
+    def run(self, every: float, watch: Callable[[float], None] | None) -> Answers:
         """Go through the phases, and wait for the last answers."""
         cpu = resource.getrusage(resource.RUSAGE_SELF)
-        self.began, total = self.loop.time(), sum(seconds for _, seconds in self._phases)
+        self._began, total = time.monotonic(), sum(seconds for _, seconds in self._phases)
         next_watch, begun = every, 0.0
         for rate, seconds in self._phases:
             sent = 0
-            while (now := self.loop.time() - self.began) < begun + seconds:
+            while (now := self._now()) < begun + seconds:
                 for i in range(sent, int((now - begun) * rate)):
                     self._send(begun + i / rate)
                     sent += 1
                 if watch is not None and now >= next_watch:
                     watch(now)
                     next_watch += every
-                await asyncio.sleep(0)  # writes what was sent
-                time.sleep(_TICK_SECONDS)  # with the loop: to be woken by each answer would take a quarter more time
-                await asyncio.sleep(0)  # reads what was answered meanwhile
+                time.sleep(_TICK_SECONDS)
+                self._look()
             begun += seconds
         used = resource.getrusage(resource.RUSAGE_SELF)
         spent = used.ru_utime + used.ru_stime - cpu.ru_utime - cpu.ru_stime
-        while self._answered < self._sent and self.loop.time() - self.began < total + _LATEST_SECONDS:
-            await asyncio.sleep(0.01)
-        for due in (*self._waiting, *(connection.due for connection in self._connections)):
+        while self._answered < self._sent and self._now() < total + _LATEST_SECONDS:
+            time.sleep(_TICK_SECONDS)
+            self._look()
+        for due in (*self._waiting, *(connection.due for connection in self._connections.values())):
             if due is not None:
                 self._keep(due, _LATEST_SECONDS, _BROKEN)
+        for connection in self._connections.values():
+            connection.socket.close()
+        self._epoll.close()
         return Answers(np.array(self._due), np.array(self._seconds), np.array(self._status), spent / total)
+
+    def _now(self) -> float:
+        return time.monotonic() - self._began
 
     def _send(self, due: float) -> None:
         self._sent += 1
         if self._free:
             self._free.pop().send(due)
-            return
-        self._waiting.append(due)
-        if len(self._connections) + self._opening < self._most:
-            self._opening += 1
-            task = self.loop.create_task(self._connect())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        elif len(self._connections) < self._most:
+            self._open(due)
+        else:
+            self._waiting.append(due)
 
-    async def _connect(self) -> None:
-        try:
-            await self.loop.create_connection(lambda: _Connection(self), "127.0.0.1", self._port)
-        except OSError:
-            if self._waiting:
-                self.answered(self._waiting.popleft(), _BROKEN)
-        finally:
-            self._opening -= 1
+    def _open(self, due: float) -> None:
+        """A connection for the request; it is sent once there is one."""
+        connection = _Connection(self, self._address, due)
+        self._connections[connection.socket.fileno()] = connection
+        self._epoll.register(connection.socket, select.EPOLLIN | select.EPOLLOUT)
 
-    def opened(self, connection: _Connection) -> None:
-        """A connection can be used."""
-        self._connections.add(connection)
-        self.free(connection)
+    def _look(self) -> None:
+        """Read what was answered; write what there was no room for before."""
+        for number, events in self._epoll.poll(0, len(self._connections) + 1):
+            connection = self._connections[number]
+            try:
+                if events & select.EPOLLOUT:
+                    connection.write()
+                    if not connection.rest:
+                        self._epoll.modify(number, select.EPOLLIN)
+                if events & ~select.EPOLLOUT:
+                    connection.read()
+            except OSError:
+                self._lose(connection)
 
-    def free(self, connection: _Connection) -> None:
-        """A connection waits for work."""
+    def blocked(self, connection: _Connection) -> None:
+        """A connection takes no more for now."""
+        self._epoll.modify(connection.socket, select.EPOLLIN | select.EPOLLOUT)
+
+    def _lose(self, connection: _Connection) -> None:
+        """A connection was closed, or was never made."""
+        del self._connections[connection.socket.fileno()]
+        connection.socket.close()
+        if connection in self._free:
+            self._free.remove(connection)
+        if connection.due is not None:
+            self._count(connection.due, _BROKEN)
+        if self._waiting:
+            self._open(self._waiting.popleft())
+
+    def answered(self, connection: _Connection, due: float, status: int) -> None:
+        """A request has its answer; its connection takes the next."""
+        self._count(due, status)
         if self._waiting:
             connection.send(self._waiting.popleft())
         else:
             self._free.append(connection)
 
-    def lost(self, connection: _Connection) -> None:
-        """A connection was closed."""
-        self._connections.discard(connection)
-        if connection in self._free:
-            self._free.remove(connection)
-
-    def answered(self, due: float, status: int) -> None:
-        """A request has its answer, or none."""
+    def _count(self, due: float, status: int) -> None:
         self._answered += 1
-        self._keep(due, self.loop.time() - self.began - due, status)
+        self._keep(due, self._now() - due, status)
 
     def _keep(self, due: float, seconds: float, status: int) -> None:
         self._due.append(due)
@@ -164,38 +182,51 @@ class _Client:
         self._status.append(status)
 
 
-class _Connection(asyncio.Protocol):
-    """One request at a time."""
+class _Connection:
+    """One request at a time.
 
-    def __init__(self, client: _Client) -> None:
+    Attributes:
+        due: When the one that is not answered yet was due.
+        rest: What is to be sent of it yet.
+    """
+
+    def __init__(self, client: _Client, address: tuple[str, int], due: float) -> None:
         self._client = client
-        self.due: float | None = None
+        self.due: float | None = due
+        self.rest = memoryview(client.message)
         self._buffer = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport: Any = transport  # uvloop's is no subclass of asyncio's
-        self._client.opened(self)
+        self.socket = socket.socket()
+        self.socket.setblocking(False)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket.connect_ex(address)
 
     def send(self, due: float) -> None:
-        self.due = due
-        self._transport.write(self._client.message)
+        """Send the request that was due then."""
+        self.due, self.rest = due, memoryview(self._client.message)
+        try:
+            self.write()
+        except OSError:  # it was closed; epoll says so, too
+            return
+        if self.rest:
+            self._client.blocked(self)
 
-    def data_received(self, data: bytes) -> None:
+    def write(self) -> None:
+        """Send what there is room for; raises `OSError` if the connection is none."""
+        with contextlib.suppress(BlockingIOError):
+            self.rest = self.rest[self.socket.send(self.rest) :]
+
+    def read(self) -> None:
+        """Take a part of an answer; raises `OSError` if the connection is closed."""
+        data = self.socket.recv(_MOST_BYTES)
+        if not data:
+            raise ConnectionResetError
         buffer = self._buffer = self._buffer + data if self._buffer else data
         end = buffer.find(b"\r\n\r\n")
         found = _LENGTH.search(buffer, 0, end) if end >= 0 else None
         if found is None or len(buffer) < end + 4 + int(found[1]) or self.due is None:
             return
         due, self.due, self._buffer = self.due, None, b""
-        self._client.answered(due, int(buffer[9:12]))
-        if not self._transport.is_closing():
-            self._client.free(self)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._client.lost(self)
-        if self.due is not None:
-            self._client.answered(self.due, _BROKEN)
-            self.due = None
+        self._client.answered(self, due, int(buffer[9:12]))
 
 
 def send(
@@ -222,8 +253,4 @@ def send(
     lines = [f"POST {path} HTTP/1.1", "host: 127.0.0.1", f"content-length: {len(request.body)}"]
     lines += [f"{name}: {value}" for name, value in request.headers.items()]
     message = "\r\n".join(lines).encode() + b"\r\n\r\n" + request.body
-
-    async def run() -> Answers:
-        return await _Client(port, message, phases, most).run(every, watch)
-
-    return uvloop.run(run())
+    return _Client(port, message, phases, most).run(every, watch)
