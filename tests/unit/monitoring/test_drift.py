@@ -9,6 +9,7 @@ from lepton_tasks.codecs.labels import LabelsCodec
 from lepton_tasks.codecs.tabular import TabularCodec, TabularColumn
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.store import write_json
+from lepton_tasks.monitoring.distribution import Bins, bins_of, shift_of
 from lepton_tasks.monitoring.drift import Drift
 from lepton_tasks.quality.served import profile_of_answers, profile_of_requests
 from lepton_tasks.serving.observing.redact import REDACT_FILE, Redaction
@@ -148,8 +149,6 @@ def test_without_a_profile_there_is_nothing_to_compare_with(ctx):
 
 def test_many_columns_without_drift_seldom_raise_an_alarm(ctx, endpoint):
     """The significance of each is corrected for their number; without, one check in four would alarm."""
-    from lepton_tasks.monitoring.distribution import bins_of, shift_of
-
     bins = bins_of(profile(ctx)["columns"]["pay"])
     monitor, alarms = Drift(moderate=1e-9), 0
     for check_number in range(100):
@@ -165,3 +164,20 @@ def test_a_difference_that_chance_explains_is_told_as_one(ctx, endpoint):
     (well,) = check(ctx, endpoint, moderate=0.05)
     assert (well.severity, well.value > 0.05) == ("ok", True)
     assert well.message.endswith("; within chance)")
+
+
+def test_a_difference_beyond_chance_that_is_small_is_no_drift():
+    bins = Bins(("a", "b", "(missing)"), (5_000, 5_000, 0), values=("a", "b"))
+    (small,) = Drift()._told([shift_of("c", bins, ["a"] * 11_000 + ["b"] * 9_000)], 20_000)
+    assert (small.severity, "limit 0.1" in small.message) == ("ok", True)
+    (large,) = Drift()._told([shift_of("c", bins, ["a"] * 14_000 + ["b"] * 6_000)], 20_000)
+    assert large.severity == "warning"
+
+
+def test_how_sure_answers_are_is_never_critical():
+    bins = Bins(("a", "b", "(missing)"), (500, 500, 0), values=("a", "b"))
+    label, sure = (shift_of(f"answers.{name}", bins, ["a"] * 200) for name in ("label", "probability"))
+    assert [(one.subject, one.severity) for one in Drift()._told([label, sure], 200)] == [
+        ("answers.label", "critical"),
+        ("answers.probability", "warning"),
+    ]
