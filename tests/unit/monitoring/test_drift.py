@@ -167,7 +167,7 @@ def test_a_difference_that_chance_explains_is_told_as_one(ctx, endpoint):
 
 
 def test_a_difference_beyond_chance_that_is_small_is_no_drift():
-    bins = Bins(("a", "b", "(missing)"), (5_000, 5_000, 0), values=("a", "b"))
+    bins = Bins(("a", "b", "(others)", "(missing)"), (5_000, 5_000, 0, 0), values=("a", "b"))
     (small,) = Drift()._told([shift_of("c", bins, ["a"] * 11_000 + ["b"] * 9_000)], 20_000)
     assert (small.severity, "limit 0.1" in small.message) == ("ok", True)
     (large,) = Drift()._told([shift_of("c", bins, ["a"] * 14_000 + ["b"] * 6_000)], 20_000)
@@ -175,7 +175,7 @@ def test_a_difference_beyond_chance_that_is_small_is_no_drift():
 
 
 def test_how_sure_answers_are_is_never_critical():
-    bins = Bins(("a", "b", "(missing)"), (500, 500, 0), values=("a", "b"))
+    bins = Bins(("a", "b", "(others)", "(missing)"), (500, 500, 0, 0), values=("a", "b"))
     label, sure = (shift_of(f"answers.{name}", bins, ["a"] * 200) for name in ("label", "probability"))
     assert [(one.subject, one.severity) for one in Drift()._told([label, sure], 200)] == [
         ("answers.label", "critical"),
