@@ -325,6 +325,11 @@ def test_the_package_tells_what_the_rows_it_was_made_with_are_like_as_requests(p
     assert profile["rows"] == rows
     assert list(profile["columns"]) == ["brightness", "contrast"]
     assert 0 < profile["columns"]["brightness"]["mean"] < 1
+    tested = len(np.load(ctx.open(refs["features"]) / "test" / "inputs.npy"))
+    assert profile["test_rows"] == profile["answers"]["rows"] == tested
+    assert sorted(profile["answers"]["columns"]) == ["label", "probability"]
+    assert sum(count for _, count in profile["answers"]["columns"]["label"]["top"]) == tested
+    assert profile["training"] == {}  # nobody counted the energy of these weights
 
 
 def test_without_a_champion_the_thresholds_decide(evaluated):
