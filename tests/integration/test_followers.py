@@ -60,7 +60,7 @@ def servers(tmp_path_factory, registry):
 @pytest.fixture
 def ctx(tmp_path, registry, servers, monkeypatch):
     monkeypatch.setattr("lepton_tasks.deployment.followers._LOOK_SECONDS", 0.1)
-    serving = {"target": "followers", "replicas": [server.url for server in servers], "patience": 10}
+    serving = {"target": "followers", "replicas": [server.url for server in servers], "patience": 60}
     return RunContext.local(
         tmp_path / "state", run_id="r1", tracking_url=registry.url, serving_url=servers[0].url, serving=serving
     )
@@ -115,7 +115,7 @@ def test_a_replica_that_is_away_or_refuses_is_named_and_the_alias_goes_back(ctx,
     deploy(ctx, registry, "1")
     os.kill(servers[1].process.pid, signal.SIGSTOP)  # it hangs: connections are taken, nothing is said
     monkeypatch.setattr("lepton_tasks.deployment.followers._ANSWER_SECONDS", 0.3)
-    with pytest.raises(UnavailableError, match=rf"1 of 2 replicas .* version 2 .*: {servers[1].url} does not answer"):
+    with pytest.raises(UnavailableError, match=rf"of 2 replicas .* version 2 .*{servers[1].url} does not answer"):
         deploy(given(ctx, 2), registry, "2")
     assert registry.aliases["tiny"] == {"champion": "1"}
     assert (TARGET.health(USE_CASE, ctx)["ready"], TARGET.health(USE_CASE, ctx)["version"]) == (False, "1")
@@ -140,14 +140,14 @@ def test_a_new_replica_is_ready_once_it_serves_every_champion(tmp_path, registry
     registry.add("elses", "1", tmp_path / "none", None)  # of somebody else: without a package of ours
     registry.aliases["elses"]["champion"] = "1"
     with follower(tmp_path / "a", registry) as server:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while "refused" not in (reason := reason_of(server)):
             assert time.monotonic() < deadline, reason
             time.sleep(0.05)
         assert "version 4 is refused" in reason
         assert server.http.get("/v2/health/live").status_code == 200
         registry.aliases["tiny"]["champion"] = "2"
-        server.wait_ready(5)
+        server.wait_ready()
         assert server.http.get("/v1/models/tiny").json()["version"] == "2"
         registry.aliases["tiny"]["champion"] = "4"  # later, a damaged one does not end its service
         time.sleep(1)
@@ -155,15 +155,15 @@ def test_a_new_replica_is_ready_once_it_serves_every_champion(tmp_path, registry
         registry.away = True
         server.stop(signal.SIGKILL)
         with follower(tmp_path / "a", registry, port=server.port) as again:  # what it has on its disk is enough
-            again.wait_ready(20)
+            again.wait_ready()
             assert versions([again]) == ["2"]
         with follower(tmp_path / "b", registry) as empty:
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while "cannot be followed" not in (reason := reason_of(empty)):
                 assert time.monotonic() < deadline, reason
                 time.sleep(0.05)
             registry.aliases["tiny"]["champion"], registry.away = "1", False
-            empty.wait_ready(10)
+            empty.wait_ready()
             assert versions([empty]) == ["1"]
 
 
@@ -190,7 +190,7 @@ def test_a_server_that_is_told_to_stop_lingers_until_nobody_sends_to_it(tmp_path
             time.sleep(0.7)  # as long as a load balancer takes; nobody asks any more then
         assert sum(load.answers.values()) > before
         assert load.failures == []
-        assert server.process.wait(10) == 0
+        assert server.process.wait(30) == 0
 
 
 def test_a_name_stands_for_all_that_it_resolves_to(ctx, monkeypatch):
