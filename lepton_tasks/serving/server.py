@@ -212,9 +212,11 @@ class _Server(uvicorn.Server):
         self._until: float | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal has come; the second one, and Ctrl+C, stop at once."""
-        if sig != signal.SIGTERM or self._until is not None or self._linger <= 0:
+        """A signal has come; Ctrl+C stops at once, a further SIGTERM (some supervisors send several) changes nothing."""
+        if sig != signal.SIGTERM or self._linger <= 0:
             super().handle_exit(sig, frame)
+            return
+        if self._until is not None:
             return
         self._captured_signals.append(sig)
         self._until = time.monotonic() + self._linger
