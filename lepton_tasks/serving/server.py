@@ -212,7 +212,7 @@ class _Server(uvicorn.Server):
         self._until: float | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal has come; Ctrl+C stops at once, a further SIGTERM (some supervisors send several) changes nothing."""
+        """Ctrl+C stops at once; a further SIGTERM, of which some supervisors send several, changes nothing."""
         if sig != signal.SIGTERM or self._linger <= 0:
             super().handle_exit(sig, frame)
             return
