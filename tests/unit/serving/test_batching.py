@@ -220,6 +220,8 @@ class Clock:
     def perf_counter(self):
         return self.now
 
+    thread_time = perf_counter
+
 
 @pytest.mark.parametrize(
     ("fixed", "each", "size", "deep"),
