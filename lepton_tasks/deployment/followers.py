@@ -140,14 +140,14 @@ class Followers:
 
     def deploy(self, version: str, digest: str) -> dict[str, Any]:
         """Let all serve this version, or as before; see `FollowersTarget.deploy`."""
-        known = [look.about["refused"] for look in self._look() if look.about and look.about.get("refused")]
         before = self._aliases()
         champion = before[registry.CHAMPION]
         changed = champion != version
+        known = self._refusals(version, seconds=_SETTLE_SECONDS if changed else 0)
         if changed:
             registry.crown(self._url, self._name, version, champion)
         try:
-            self._wait(version, digest, known)
+            self._wait(version, digest, known if changed else [])
         except (LeptonError, KeyboardInterrupt):
             if changed:
                 self._put_back(before)
@@ -200,6 +200,19 @@ class Followers:
     def _served(self, version: str | None, digest: str | None, previous: str | None) -> dict[str, Any]:
         about = {"name": self._name, "url": self._address, "version": version, "digest": digest}
         return {**about, "previous": previous, "challenger": None, "ready": version is not None}
+
+    def _refusals(self, version: str, *, seconds: float) -> list[dict[str, Any]]:
+        """What is left of earlier refusals of the version once the replicas had time to see that it was given up.
+
+        One that has not seen it would not take the same version for a new one.
+        """
+        until = time.monotonic() + seconds
+        while True:
+            refusals = [(look.about or {}).get("refused") for look in self._look()]
+            found = [refused for refused in refusals if refused and refused["version"] == version]
+            if not found or time.monotonic() > until:
+                return found
+            time.sleep(_LOOK_SECONDS)
 
     def _wait(self, version: str | None, digest: str | None, known: list[dict[str, Any]]) -> None:
         """Until every replica serves the version; refusals `known` before are none of this time."""

@@ -139,6 +139,7 @@ class Follower:
             await self._deploy(name, wanted, Rollout(), registry.CHAMPION)
         elif wanted is None and name in self._table.refused:
             await self._table.tell(name, "refused", None)
+            await self._note(name, registry.CHAMPION, "")
         elif state and wanted is None and self._was_taken_away(name, state):
             await self._table.remove(name, by=_BY)
             await self._note(name, registry.CHAMPION, "")

@@ -8,6 +8,7 @@ import pytest
 
 from lepton_tasks.core.access import own_key, stage_key
 from lepton_tasks.core.errors import ConfigError
+from lepton_tasks.serving.access import auth
 from lepton_tasks.serving.access.auth import Guard, check_address
 from lepton_tasks.serving.access.keys import KEYS_FILE, add_key, expiry, read_keys, revoke_keys
 from lepton_tasks.serving.access.rates import Rates
@@ -290,3 +291,12 @@ def test_files_are_made_by_one_at_a_time(file):
         worker.join()
     assert sorted(key.name for key in read_keys(file)) == [f"k{i}" for i in range(8)]
     assert {path.name for path in file.parent.iterdir()} == {KEYS_FILE, f".{KEYS_FILE}.lock"}
+
+
+def test_a_file_of_keys_that_is_named_must_be_there(tmp_path):
+    elsewhere = tmp_path / "secret" / "keys.json"
+    with pytest.raises(ConfigError, match="no such file"):
+        auth.guard_of(tmp_path, "token", {}, elsewhere)
+    token, key = add_key(elsewhere, "shop", now=0)
+    assert auth.guard_of(tmp_path, "token", {}, elsewhere).admit(bearer(token), "wine") == key.id
+    assert auth.guard_of(tmp_path, "token", {}).open

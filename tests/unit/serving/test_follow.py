@@ -105,9 +105,31 @@ def test_a_damaged_package_is_refused_once_with_the_reason_and_the_last_good_one
         registry.packages["tiny", "9"] = (tmp_path / "empty", "0" * 64)
         assert await look() == "2"
         assert "no model package" in table.about("tiny")["refused"]["reason"]
+        registry.aliases["tiny"]["champion"] = "2"  # given up
+        await look(1)
+        assert "refused" not in table.about("tiny")
+        registry.packages["tiny", "9"] = registry.packages["tiny", "3"]
+        registry.aliases["tiny"]["champion"] = "9"  # and tried anew
+        assert await look() == "9"
 
     following(tmp_path / "home", registry, scenario)
     assert not list((tmp_path / "home").glob(".fetched-*"))
+
+
+def test_a_first_version_that_was_refused_and_given_up_is_tried_anew(tmp_path, registry):
+    async def scenario(table, look):
+        await look(1)
+        registry.aliases["tiny"]["champion"] = "4"
+        assert await look() is None
+        assert "card.md" in table.unready()["tiny"]
+        del registry.aliases["tiny"]["champion"]
+        await look(1)
+        assert table.unready() == {}
+        registry.packages["tiny", "4"] = registry.packages["tiny", "3"]
+        registry.aliases["tiny"]["champion"] = "4"
+        assert await look() == "4"
+
+    following(tmp_path / "home", registry, scenario)
 
 
 def test_while_the_registry_is_away_what_is_served_still_is(tmp_path, registry):
