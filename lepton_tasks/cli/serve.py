@@ -55,7 +55,8 @@ def serve_package(model: str, options: Sequence[str], *, host: str, port: int, c
         name = _deployed(Path(home), found.folder, found.version or "1")
         command = [*_command(Path(home), host, port), *options]
         ends_with_us = functools.partial(die_with, os.getpid())
-        process = subprocess.Popen(command, preexec_fn=ends_with_us)  # no threads yet
+        variables = {name: value for name, value in os.environ.items() if name != "LEPTON_FOLLOW"}  # this one only
+        process = subprocess.Popen(command, env=variables, preexec_fn=ends_with_us)  # no threads yet
         signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         try:
             scheme = "https" if any(option.startswith("--tls-cert") for option in options) else "http"
