@@ -1,5 +1,6 @@
 import pytest
 
+from lepton_tasks.cli import release
 from lepton_tasks.cli.release import in_words, read_truths, rollout_of, told_comparison
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.rollout import Rollout
@@ -64,3 +65,25 @@ def test_right_labels_make_an_accuracy(tmp_path):
     path.write_text("name,label\n1,cat\n")
     with pytest.raises(ConfigError, match=r"id \(or trace\) and label"):
         read_truths(path)
+
+
+def test_servers_that_follow_the_registry_are_released_to_through_it(tmp_path, monkeypatch):
+    file = tmp_path / "pods.yaml"
+    file.write_text("serving: {target: followers, replicas: http://replicas.svc:8100}\n")
+    monkeypatch.setenv("LEPTON_ENVIRONMENT", str(file))
+    asked = []
+
+    class Followers:
+        def __init__(self, environment, root, name, *, meter):
+            asked.append((environment.serving.addresses, name))
+
+        def rollback(self):
+            return {"version": "1", "undone": "2"}
+
+    monkeypatch.setattr(release, "Followers", Followers)
+    assert release.roll_back("tiny") == {"version": "1", "undone": "2"}
+    assert asked == [(("http://replicas.svc:8100",), "tiny")]
+    with pytest.raises(ConfigError, match="no challenger to promote"):
+        release.promote_challenger("tiny")
+    with pytest.raises(ConfigError, match="'canary' is not possible"):
+        release.deploy_version("tiny", "2", Rollout(kind="canary"))
