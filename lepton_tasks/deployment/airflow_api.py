@@ -91,10 +91,6 @@ class AirflowClient:
         """``queued``, ``running``, ``success`` or ``failed``."""
         return str(self._call("GET", _run(dag_id, run_id))["state"])
 
-    def set_run_state(self, dag_id: str, run_id: str, state: str) -> None:
-        """Mark a run, as the page's button does; the running tasks of one that is marked ``failed`` are killed."""
-        self._call("PATCH", _run(dag_id, run_id), {"state": state})
-
     def is_active(self, dag_id: str) -> bool:
         """Whether a run of the Dag waits or goes on."""
         path = f"/api/v2/dags/{_id(dag_id)}/dagRuns?state=queued&state=running&limit=1"

@@ -236,9 +236,7 @@ def test_the_watch_dag_checks_what_is_deployed_and_starts_a_retraining(platform,
             assert api.run_state(DAG, repair) in ("queued", "running")
         finally:
             file.write_text(text)
-        api.set_run_state(DAG, repair, "failed")
-        wait_for(lambda: not api.is_active(DAG), 60)
-    wait_for(lambda: not stage_processes(platform.root), 60)
+        wait_for(lambda: not api.is_active(DAG), RUN_SECONDS)  # all its stages are reused, as the file is as it was
 
 
 def test_a_demo_that_cannot_run_says_at_which_step(platform):
