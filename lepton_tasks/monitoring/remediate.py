@@ -132,8 +132,11 @@ def history(root: Path, use_case: str) -> list[Past]:
 def _note(root: Path, use_case: str, past: Past) -> None:
     home = home_of(root, use_case)
     home.mkdir(parents=True, exist_ok=True)
-    with (home / HISTORY_FILE).open("a") as stream:
-        stream.write(json.dumps(dataclasses.asdict(past)) + "\n")
+    line = json.dumps(dataclasses.asdict(past)) + "\n"
+    with (home / HISTORY_FILE).open("ab+") as stream:
+        stream.seek(max(0, stream.tell() - 1))
+        whole = stream.read() in (b"", b"\n")  # else a crash cut off the line before
+        stream.write((line if whole else "\n" + line).encode())
 
 
 def of_remedy(past: Sequence[Past], name: str, *, since: float = 0.0) -> list[Past]:

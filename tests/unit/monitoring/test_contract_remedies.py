@@ -221,3 +221,5 @@ def test_a_line_that_a_crash_cut_off_costs_no_other(tmp_path):
     path = tmp_path / "monitoring" / "wine" / remediate.HISTORY_FILE
     path.write_text(path.read_text() + json.dumps({"id": "x"})[:6])
     assert len(remediate.history(tmp_path, "wine")) == 1
+    remediate.repair(situation(tmp_path, drift("critical")))
+    assert [one.state for one in remediate.history(tmp_path, "wine")] == ["done", "done"]
