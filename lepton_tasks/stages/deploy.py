@@ -32,7 +32,8 @@ def deploy(
     target = target_of(use_case, ctx)
     tracker = Tracker(ctx.environment.tracking_url)
     known = tracker.version(use_case.name, version)
-    if known is not None and (why := known.tags.get(ROLLED_BACK)):
+    why = known.tags.get(ROLLED_BACK, "") if known is not None else ""
+    if why and target.health(use_case, ctx)["version"] != version:  # a person may have deployed it all the same
         raise GateError(
             f"version {version} was rolled back by a repair: {why.rstrip('.')}.",
             where=f"{use_case.name}.yaml",
