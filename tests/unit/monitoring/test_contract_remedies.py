@@ -222,4 +222,4 @@ def test_a_line_that_a_crash_cut_off_costs_no_other(tmp_path):
     path.write_text(path.read_text() + json.dumps({"id": "x"})[:6])
     assert len(remediate.history(tmp_path, "wine")) == 1
     remediate.repair(situation(tmp_path, drift("critical")))
-    assert [one.state for one in remediate.history(tmp_path, "wine")] == ["done", "done"]
+    assert len(path.read_text().splitlines()) == 5  # begun and done, twice, and the broken one by itself
