@@ -213,7 +213,7 @@ class LaneProtocol(HttpToolsProtocol):
         than it can do has its time for the rest."""
         lane, heading, began = self.lane, opening.heading, time.monotonic()
         live = lane.answerer.crowded(heading)
-        if live is None or opening.origin is not None or self.flow.write_paused:
+        if live is None or opening.origin is not None or self.flow.write_paused or lane.leaving:
             return False
         try:
             caller = lane.door.guard.admit(opening.authorization, heading.model)

@@ -315,6 +315,20 @@ def test_a_request_that_there_is_no_room_for_is_refused_as_any_counted_and_logge
         assert 0 <= record["seconds"] < 1
 
 
+def test_a_server_that_leaves_closes_the_connection_of_a_request_that_it_refuses(server, monkeypatch):
+    batcher, body = server.app.state.answerer._table.get("tiny").batcher, json.dumps(tensor(51)).encode()
+    with contextlib.closing(server.connect()) as connection:
+        for _ in range(2):
+            connection.sendall(request(INFER, body))
+            next(replies(connection))
+        monkeypatch.setattr(batcher, "backlog", 0)
+        monkeypatch.setattr(server.server.config.http.__self__, "leaving", True)
+        connection.sendall(request(INFER, body))
+        assert next(replies(connection))[0] == 503
+        connection.settimeout(5)
+        assert connection.recv(1) == b""
+
+
 def refused(server):
     """How many requests for the model the metrics say were refused."""
     with contextlib.closing(server.connect()) as other:
