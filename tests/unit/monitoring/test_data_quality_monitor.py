@@ -15,7 +15,7 @@ ENDPOINT = EndpointRef(uri="store://deploy/x", digest="d", stage="deploy", facts
 
 def test_without_requests_all_is_well_and_great_expectations_stays_away(tmp_path):
     code = (
-        "import sys, test_data_quality as t\n"
+        f"import sys, {__name__} as t\n"
         f"ctx = t.RunContext.local(t.Path({str(tmp_path)!r}))\n"
         "(finding,) = t.DataQuality().check(t.USE_CASE, ctx, t.ENDPOINT)\n"
         "assert (finding.severity, finding.message) == ('ok', 'no requests yet'), finding\n"
