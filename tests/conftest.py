@@ -1,8 +1,17 @@
 import hypothesis
+import pytest
+from receiver import Receiver
 
 # How long an example may take depends on what else the machine does.
 hypothesis.settings.register_profile("lepton", deadline=None)
 hypothesis.settings.load_profile("lepton")
+
+
+@pytest.fixture
+def receiver():
+    """A server that keeps what is posted to it."""
+    with Receiver() as running:
+        yield running
 
 
 def pytest_collection_modifyitems(items):

@@ -17,7 +17,7 @@ FINDINGS_FILE = "findings.json"
 """Of a monitor report: the findings, as a JSON list."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Finding:
     """One answer of a monitor.
 

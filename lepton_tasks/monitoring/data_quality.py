@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import datetime as dt
+import functools
 import json
 from collections.abc import Sequence, Set
 from pathlib import Path
@@ -16,14 +17,17 @@ import pydantic
 
 from lepton_tasks.core.artifacts import EndpointRef
 from lepton_tasks.core.context import RunContext
-from lepton_tasks.core.finding import Finding, Severity
+from lepton_tasks.core.finding import Finding
 from lepton_tasks.core.store import write_json
 from lepton_tasks.core.use_case import Expectation, UseCase
+from lepton_tasks.monitoring.book import home_of
 from lepton_tasks.serving.observing.request_log import ANSWER, REDACTED, REQUESTS_FOLDER, read_requests
 
 if TYPE_CHECKING:
     from lepton_tasks.quality.rows import FrameRows
     from lepton_tasks.quality.suite import Judged
+
+_finding = functools.partial(Finding, "data_quality")
 
 Share = Annotated[float, pydantic.Field(ge=0, le=1)]
 
@@ -81,7 +85,7 @@ class DataQuality:
 
     def check(self, use_case: UseCase, ctx: RunContext, endpoint: EndpointRef) -> list[Finding]:
         """One finding for each rule about answers, and for what was asked one a broken rule, or one if all held."""
-        home = ctx.root / "monitoring" / use_case.name
+        home = home_of(ctx.root, use_case.name)
         mark = home / "data_quality.json"
         marks = json.loads(mark.read_text()) if mark.exists() else {}
         since, compared = marks.get("until", 0.0), marks.get("compared", marks.get("until", 0.0))
@@ -224,17 +228,3 @@ def _about_values(report: dict[str, Any]) -> list[Finding]:
         message = f"{report['rows']:,} samples are like the training data ({report['evaluated']} expectations held)"
         findings.append(_finding("ok", message, report["evaluated"], None, "expectations"))
     return findings
-
-
-def _finding(
-    severity: Severity, message: str, value: float | None, limit: float | None, unit: str, subject: str = ""
-) -> Finding:
-    return Finding(
-        monitor="data_quality",
-        severity=severity,
-        message=message,
-        value=value,
-        limit=limit,
-        unit=unit,
-        subject=subject,
-    )

@@ -11,19 +11,15 @@ from lepton_tasks.core.artifacts import EndpointRef
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.store import write_json
 from lepton_tasks.core.use_case import UseCase
+from lepton_tasks.monitoring.book import home_of
 from lepton_tasks.serving.observing.request_log import REQUESTS_FOLDER, read_requests
 
 _SHOWN = 60  # checks that are kept for the plot
 
 
-def monitoring_folder(ctx: RunContext, use_case: UseCase) -> Path:
-    """Where the monitors of a use case keep what they know."""
-    return ctx.root / "monitoring" / use_case.name
-
-
 def plot_path(ctx: RunContext, use_case: UseCase, monitor: str) -> Path:
     """The picture that a monitor draws of its checks; not every one draws."""
-    return monitoring_folder(ctx, use_case) / f"{monitor}.png"
+    return home_of(ctx.root, use_case.name) / f"{monitor}.png"
 
 
 class Notebook:
@@ -41,7 +37,7 @@ class Notebook:
     """
 
     def __init__(self, ctx: RunContext, use_case: UseCase, monitor: str, endpoint: EndpointRef) -> None:
-        self._folder, self._monitor = monitoring_folder(ctx, use_case), monitor
+        self._folder, self._monitor = home_of(ctx.root, use_case.name), monitor
         self.version = str(endpoint.facts.get("version") or "")
         found = self._read(f"{monitor}.json", {})
         self.mark: dict[str, Any] = found if found.get("version") == self.version else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -24,6 +25,7 @@ from lepton_tasks.serving.observing.request_log import REQUESTS_FOLDER, read_out
 _HOUR = 3600.0
 _LEAST_FOR_P99 = 100
 _REFUSED = 503
+_finding = functools.partial(Finding, "performance")
 _Milliseconds = Annotated[float, pydantic.Field(gt=0)] | None
 
 
@@ -207,17 +209,3 @@ def _number(value: object) -> float | None:
     except ValueError:
         return None
     return number if math.isfinite(number) else None
-
-
-def _finding(
-    severity: Severity, message: str, value: float | None, limit: float | None, unit: str, subject: str = ""
-) -> Finding:
-    return Finding(
-        monitor="performance",
-        severity=severity,
-        message=message,
-        value=value,
-        limit=limit,
-        unit=unit,
-        subject=subject,
-    )

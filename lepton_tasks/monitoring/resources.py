@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -28,6 +29,8 @@ _LINES = {
     "refused": "share of requests that are refused",
     "disk": "free disk (GiB)",
 }
+
+_finding = functools.partial(Finding, "resources")
 
 Share = Annotated[float, pydantic.Field(ge=0, le=1)]
 _Positive = Annotated[float, pydantic.Field(gt=0)]
@@ -67,11 +70,11 @@ class Resources:
         try:
             server = read_server(url, use_case.name, ctx.root / "serving")
         except UnavailableError as error:
-            findings.append(_finding("server", "critical", str(error), None, None, ""))
+            findings.append(_finding("critical", str(error), subject="server"))
         except ConfigError as error:
-            findings.append(_finding("server", "ok", str(error), None, None, ""))
+            findings.append(_finding("ok", str(error), subject="server"))
         else:
-            findings.append(_finding("server", "ok", "the server answers", 1, None, ""))
+            findings.append(_finding("ok", "the server answers", 1, subject="server"))
             memory, first = self._memory(server, notes.mark)
             findings += [*memory, *self._since(server, notes.mark, now, local=is_local(url)), *self._now(server)]
             notes.remember({"time": now, "counts": server.counts, "first": first, "memory_mib": memory[0].value})
@@ -85,7 +88,7 @@ class Resources:
         free = psutil.disk_usage(str(ctx.root)).free / _GIB
         message = f"{free:,.1f} GiB of disk are free where the state folder is (at least {self.min_disk_gib:g} GiB)"
         severity: Severity = "critical" if free < self.min_disk_gib else "ok"
-        return _finding("disk", severity, message, round(free, 3), self.min_disk_gib, "GiB")
+        return _finding(severity, message, round(free, 3), self.min_disk_gib, "GiB", "disk")
 
     def _machine(self) -> Finding:
         import psutil
@@ -97,7 +100,7 @@ class Resources:
             f"{share:.1%} (at least {self.min_memory:.1%})"
         )
         severity: Severity = "critical" if share < self.min_memory else "ok"
-        return _finding("machine memory", severity, message, round(share, 5), self.min_memory, "share")
+        return _finding(severity, message, round(share, 5), self.min_memory, "share", "machine memory")
 
     def _memory(self, server: ServerMetrics, mark: Mapping[str, Any]) -> tuple[list[Finding], dict[str, Any]]:
         """Findings about memory and its growth, and what growth is counted from."""
@@ -130,11 +133,11 @@ class Resources:
         requests, refused = round(counted["requests"]), round(counted["refused"])
         if requests < _LEAST_REQUESTS:
             few = f"{requests} requests are too few to tell which share is refused ({_LEAST_REQUESTS} are waited for)"
-            return [*findings, _finding("refused", "ok", few, None, self.max_refused, "share")]
+            return [*findings, _finding("ok", few, None, self.max_refused, "share", "refused")]
         share = round(refused / requests, 5)
         message = f"{share:.1%} of {requests:,} requests were refused under load (limit {self.max_refused:.1%})"
         severity: Severity = "warning" if wilson(share, requests)[0] > self.max_refused else "ok"
-        return [*findings, _finding("refused", severity, message, share, self.max_refused, "share")]
+        return [*findings, _finding(severity, message, share, self.max_refused, "share", "refused")]
 
     def _now(self, server: ServerMetrics) -> list[Finding]:
         """Findings about what is in use at this moment."""
@@ -154,18 +157,4 @@ class Resources:
 def _held(subject: str, value: float, limit: float | None, unit: str, message: str) -> Finding:
     """A warning if the value is above its limit."""
     passed = limit is not None and value > limit
-    return _finding(subject, "warning" if passed else "ok", message, value, limit, unit)
-
-
-def _finding(
-    subject: str, severity: Severity, message: str, value: float | None, limit: float | None, unit: str
-) -> Finding:
-    return Finding(
-        monitor="resources",
-        severity=severity,
-        message=message,
-        value=value,
-        limit=limit,
-        unit=unit,
-        subject=subject,
-    )
+    return _finding("warning" if passed else "ok", message, value, limit, unit, subject)

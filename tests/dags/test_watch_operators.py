@@ -9,7 +9,6 @@ from airflow.sdk.exceptions import (
 )
 from alerts import drift
 from lepton_airflow import watch
-from receiver import Receiver
 
 from lepton_tasks.core.artifacts import EndpointRef
 from lepton_tasks.core.context import RunContext
@@ -44,12 +43,6 @@ def context(**about):
 
 def task(name):
     return watch.build_watch(FILE, USE_CASE).get_task(name)
-
-
-@pytest.fixture
-def receiver():
-    with Receiver() as running:
-        yield running
 
 
 @pytest.fixture

@@ -6,18 +6,11 @@ import logging
 
 import pytest
 from alerts import USE_CASE, at, drift
-from receiver import Receiver
 
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.finding import Finding
 from lepton_tasks.monitoring.alert import announce, deliver, record
 from lepton_tasks.monitoring.book import BOOK_FILE, home_of, read_book
-
-
-@pytest.fixture
-def receiver():
-    with Receiver() as running:
-        yield running
 
 
 @pytest.fixture

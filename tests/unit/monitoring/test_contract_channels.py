@@ -9,7 +9,6 @@ import pytest
 from alerts import BEGIN, drift
 from certificates import Authority
 from mail_server import MailServer
-from receiver import Receiver
 
 from lepton_tasks.core.catalogue import ALERT_CHANNELS
 from lepton_tasks.core.errors import ConfigError, LeptonError
@@ -28,12 +27,6 @@ ALERT = Alert(
     url="http://127.0.0.1:8080/dags/wine",
 )
 OTHER = dataclasses.replace(ALERT, finding=dataclasses.replace(drift("warning"), subject="ash"))
-
-
-@pytest.fixture
-def receiver():
-    with Receiver() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
