@@ -7,7 +7,9 @@ import os
 # times (015, 082).
 # Each core computes a part of its own, so as many threads again inside of Polars get into its way (062).
 _CORES = os.cpu_count() or 1
-os.environ.setdefault("_RJEM_MALLOC_CONF", f"dirty_decay_ms:10000,muzzy_decay_ms:10000,narenas:{_CORES},thp:always")
+# Arrays above 8 MB are no exception.
+_HEAP = f"dirty_decay_ms:10000,muzzy_decay_ms:10000,narenas:{_CORES},thp:always,oversize_threshold:0"
+os.environ.setdefault("_RJEM_MALLOC_CONF", _HEAP)
 os.environ.setdefault("POLARS_MAX_THREADS", str(max(1, _CORES // 2)))
 # A part is one piece, not five that are joined before they are computed with: a twentieth of the data stages' time.
 os.environ.setdefault("POLARS_IDEAL_MORSEL_SIZE", "500000")

@@ -12,7 +12,7 @@ EXACT_VALUES = 1024
 _SHIFT = 52 - MANTISSA_BITS
 _MAGNITUDE = np.int64(0x7FFF_FFFF_FFFF_FFFF)
 _PROBE = 4 * EXACT_VALUES
-BLOCK = 1 << 16  # values that stay in the processor's cache through all passes over them: half the time at 1M values
+BLOCK = 1 << 17  # values that stay in the processor's cache through all passes over them: half the time at 1M values
 
 
 def few_values(values: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
@@ -51,8 +51,6 @@ def moments_of(points: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
 
 def bin_counts(values: np.ndarray, *, sums: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """The bins of values that are finite, in no order, their counts, and the sums of their values."""
-    if zeros := len(values) - np.count_nonzero(values):  # between 0 and the next bin lie half a million that are empty
-        values = values[values != 0]
     # Bits without the sign, which goes last: the bins of both signs side by side in one short range.
     keys = np.empty(len(values), np.int64)
     for start in range(0, len(values), BLOCK):
@@ -62,7 +60,11 @@ def bin_counts(values: np.ndarray, *, sums: bool) -> tuple[np.ndarray, np.ndarra
         np.right_shift(block, _SHIFT, out=block)
         np.left_shift(block, 1, out=block)
         np.bitwise_or(block, bits < 0, out=block)
-    low = int(keys.min()) if len(keys) else 0
+    low, zeros = int(keys.min()), 0
+    if low <= 1 and (zeros := int(np.count_nonzero(values == 0))):  # half a million empty bins lie next to them
+        there = values != 0
+        values, keys = values[there], keys[there]
+        low = int(keys.min(initial=_MAGNITUDE))
     keys -= low
     counts = np.bincount(keys)
     filled = np.flatnonzero(counts)

@@ -15,6 +15,7 @@ from lepton_tasks.data.tables.rows import ROW, TableRows
 from lepton_tasks.data.tables.statistics import Summaries, number, outside, summarise
 
 _EXAMPLES = 3
+_FIRST_ROWS = 20_000
 _LOOKED_AT = 4  # parts that are read for examples at most: rare values need not be worth a pass of their own
 
 
@@ -74,7 +75,7 @@ def _about_outside(operation: Operation, sketch: NumericSketch) -> int:
 
 def _examples(operation: Operation, rows: TableRows) -> list[dict[str, Any]]:
     """Row, value before and value after; of a mark, the value that is marked."""
-    for part in rows.parts[:_LOOKED_AT]:
+    for part in (rows.parts[0].head(_FIRST_ROWS), *rows.parts[:_LOOKED_AT]):
         before = rows.select([operation.column]).read(part)
         after = before.select(operation.expression(before.schema[operation.column])).to_series()
         old = before[operation.column]

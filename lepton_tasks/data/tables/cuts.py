@@ -20,6 +20,7 @@ from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.use_case import Split
 from lepton_tasks.data.split import SPLITS
 from lepton_tasks.data.tables.arrays import written_aside
+from lepton_tasks.data.tables.labels import place_among
 from lepton_tasks.data.tables.positions import POSITION, STRATUM, check_placed
 from lepton_tasks.data.tables.rows import ROW, Part, TableRows
 
@@ -138,7 +139,7 @@ def _whole_part(part: Part, frame: pl.DataFrame, codes: np.ndarray) -> Assigned:
 
 
 def _indices(strata: pl.Series, known: pl.Series) -> pl.Series:
-    return strata.cast(pl.Enum(known), strict=False).to_physical().cast(pl.UInt32)
+    return strata.to_frame().select(place_among(known.to_list(), pl.col(strata.name))).to_series()
 
 
 def _binned(bins: _Bins, aside: Path, part: Part, frame: pl.DataFrame) -> pl.DataFrame:

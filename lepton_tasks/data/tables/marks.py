@@ -14,6 +14,7 @@ from lepton_tasks.core.catalogue import TABLE_STEPS
 from lepton_tasks.core.table_protocols import FittedStep
 from lepton_tasks.data.split import SPLITS
 from lepton_tasks.data.tables.cuts import NOWHERE
+from lepton_tasks.data.tables.labels import place_among
 from lepton_tasks.data.tables.operations import Operation, apply_operations
 from lepton_tasks.data.tables.refusals import CODE, REASON, refused_by, unrefused
 from lepton_tasks.data.tables.rows import ROW, Change, TableRows
@@ -103,7 +104,7 @@ class Marking:
         label = pl.col(str(self.label))
         if not self.classes:
             return label.cast(pl.Float32)
-        return label.cast(pl.String).cast(pl.Enum(self.classes), strict=False).to_physical().cast(pl.Int64)
+        return place_among(self.classes, label.cast(pl.String)).cast(pl.Int64)
 
 
 def _only_kept(frame: pl.LazyFrame) -> pl.LazyFrame:

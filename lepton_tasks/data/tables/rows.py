@@ -54,6 +54,10 @@ class Part:
     def __len__(self) -> int:
         return self.rows
 
+    def head(self, rows: int) -> Part:
+        """Its first rows."""
+        return dataclasses.replace(self, rows=min(rows, self.rows))
+
 
 @dataclasses.dataclass(frozen=True)
 class TableRows:
@@ -129,7 +133,7 @@ class TableRows:
         """The query for the rows of one part."""
         frame = scan(part)
         if part.changed is not None:
-            frame = frame.with_columns(map(pl.lit, _mapped(part.changed)))
+            frame = frame.with_columns(map(pl.lit, _mapped(part.changed).head(part.rows)))
         if self.codes is not None:
             codes = np.load(self.codes, mmap_mode="r")[part.first : part.first + part.rows]
             seen = codes == self.seen[0] if len(self.seen) == 1 else np.isin(codes, self.seen)
