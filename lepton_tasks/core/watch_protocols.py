@@ -94,7 +94,10 @@ class AlertChannel(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Past:
-    """What was done earlier. `time` is Unix time; `state` is ``begun``, ``done`` or ``failed``."""
+    """What was done earlier.
+
+    `time` is Unix time; `state` is ``begun``, ``done`` or ``failed``, with the class of the `error`.
+    """
 
     id: str
     time: float
@@ -104,6 +107,7 @@ class Past:
     what: str
     why: str
     outcome: str = ""
+    error: str = ""
 
 
 @runtime_checkable
@@ -117,7 +121,12 @@ class Trainer(Protocol):
         """Whether data, settings and code are those of an earlier training, so that the same model would come out."""
 
     def start(self, why: str) -> str:
-        """Begin a run, or do one; returns what to tell about it."""
+        """Begin a run, or do one; returns what to tell about it.
+
+        Raises:
+            StageError: the run began, and failed.
+            LeptonError: any other: no run began, so there was no retraining.
+        """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -105,7 +105,8 @@ def _done(name: str, remedy: Remedy, plan: Plan, situation: Situation) -> str:
     try:
         outcome = remedy.act(plan, situation)
     except LeptonError as error:
-        _note(ctx.root, use_case.name, dataclasses.replace(past, state="failed", outcome=str(error)))
+        failed = dataclasses.replace(past, state="failed", outcome=str(error), error=type(error).__name__)
+        _note(ctx.root, use_case.name, failed)
         announce(use_case, ctx, plan.findings, f"{name} failed: {error}")
         raise
     _note(ctx.root, use_case.name, dataclasses.replace(past, state="done", outcome=outcome))

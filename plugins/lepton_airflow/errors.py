@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from lepton_tasks.core.errors import LeptonError
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowRuntimeError, AirflowSkipException
+
+from lepton_tasks.core.errors import LeptonError, UnavailableError
 
 
 def airflow_error(error: LeptonError) -> AirflowException:
@@ -15,3 +18,12 @@ def airflow_error(error: LeptonError) -> AirflowException:
 def skipped(reason: str) -> AirflowSkipException:
     """An exception that marks the task as skipped."""
     return AirflowSkipException(reason)
+
+
+@contextmanager
+def asking_airflow(what: str, *, fix: str) -> Iterator[None]:
+    """Raise `UnavailableError` that `what` failed, where Airflow's API refuses or does not answer."""
+    try:
+        yield
+    except AirflowRuntimeError as error:
+        raise UnavailableError(f"{what}: {error}.", where="Airflow", fix=fix) from error

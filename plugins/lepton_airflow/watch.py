@@ -9,11 +9,11 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
+from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunLink
 from airflow.sdk import DAG, BaseOperator
 
 from lepton_airflow.dag import cron_of
-from lepton_airflow.errors import airflow_error, skipped
+from lepton_airflow.errors import airflow_error, asking_airflow, skipped
 from lepton_airflow.links import EndpointLink
 from lepton_airflow.process import StageProcess
 from lepton_tasks.core.artifacts import ArtifactRef, EndpointRef
@@ -157,53 +157,46 @@ def _all_sent(delivery: Delivery) -> None:
         raise airflow_error(UnavailableError(f"{told} The alerts are kept for the next check."))
 
 
-class RepairOperator(TriggerDagRunOperator):
-    """Does what the remedies say; a retraining is a run of the use case's Dag.
+class RepairOperator(_Step):
+    """Does what the remedies say; a retraining is a run of the use case's Dag."""
 
-    Args:
-        use_case: Path of the YAML.
-    """
+    operator_extra_links = (TriggerDagRunLink(),)
 
-    ui_color = _Step.ui_color
-    _begin = _Step._begin
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.trigger_dag_id = Path(self.use_case).stem  # of the link
 
-    def __init__(self, *, use_case: str, **arguments: Any) -> None:
-        super().__init__(trigger_dag_id=Path(use_case).stem, openlineage_inject_parent_info=False, **arguments)
-        self.use_case = use_case
-
-    def execute(self, context: Context) -> list[str] | None:
-        """Returns what was said and done; ends by starting a run if that is asked for."""
+    def execute(self, context: Context) -> list[str]:
+        """Returns what was said and done; what was done is told at once, even if it failed."""
         from lepton_tasks.monitoring.alert import deliver
         from lepton_tasks.monitoring.remediate import repair
         from lepton_tasks.stages.watch import situation
 
         try:
             use_case, ctx = self._begin(context)
-            trainer = _Dag(use_case, ctx, context["ti"])
-            repairs = repair(situation(use_case, ctx, trainer))
-            delivery = deliver(use_case, ctx)  # what was done is told at once
+            try:
+                repairs = repair(situation(use_case, ctx, _Dag(use_case, ctx, context["ti"])))
+            finally:
+                delivery = deliver(use_case, ctx)
         except LeptonError as error:
             raise airflow_error(error) from error
         for one in repairs:
             self.log.info("%s", one.text)
         if not repairs:
             self.log.info("No remedy is asked for.")
-        if trainer.conf is None:
-            _all_sent(delivery)
-            return [one.text for one in repairs]
-        self.trigger_run_id, self.conf = trainer.run_id, trainer.conf
-        self.note = trainer.conf["reason"][:_LONGEST_NOTE]
-        super().execute(context)
-        return None
+        _all_sent(delivery)
+        return [one.text for one in repairs]
 
 
 class _Dag:
-    """Trains by a run of the use case's Dag, which the task starts at its end."""
+    """Trains by a run of the use case's Dag.
+
+    It asks for the run itself. `TriggerDagRunOperator` leaves that to what runs the task, after its end, where a
+    retraining that never began had been noted and told as started.
+    """
 
     def __init__(self, use_case: UseCase, ctx: RunContext, ti: Any) -> None:
         self.use_case, self.ctx, self.ti = use_case, ctx, ti
-        self.run_id = f"repair__{ctx.run_id}"
-        self.conf: dict[str, str] | None = None
 
     def obstacle(self) -> str:
         """A run that goes on, in Airflow or outside of it, or a paused Dag."""
@@ -222,6 +215,18 @@ class _Dag:
         return unchanged(self.use_case, self.ctx)
 
     def start(self, why: str) -> str:
-        """Have the run started."""
-        self.conf = {"reason": why, "asked_by": self.ctx.run_id}
-        return f"run {self.run_id} of the Dag {self.use_case.name} is started."
+        """Start the run; if an earlier attempt of this task did, that is it."""
+        from airflow.sdk.execution_time import comms, task_runner
+
+        name, run_id = self.use_case.name, f"repair__{self.ctx.run_id}"
+        wanted = comms.TriggerDagRun(
+            dag_id=name,
+            run_id=run_id,
+            logical_date=self.ctx.clock(),
+            conf={"reason": why, "asked_by": self.ctx.run_id},
+            note=why[:_LONGEST_NOTE],
+        )
+        with asking_airflow(f"no run of the Dag {name} began", fix="It is tried again at the next check."):
+            task_runner.SUPERVISOR_COMMS.send(wanted)
+        self.ti.xcom_push(key="trigger_run_id", value=run_id)  # of the link
+        return f"run {run_id} of the Dag {name} is started."

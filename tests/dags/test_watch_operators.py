@@ -4,9 +4,11 @@ import pytest
 from airflow.sdk.exceptions import (
     AirflowException,
     AirflowFailException,
+    AirflowRuntimeError,
     AirflowSkipException,
-    DagRunTriggerException,
+    ErrorType,
 )
+from airflow.sdk.execution_time import comms, task_runner
 from alerts import drift
 from lepton_airflow import watch
 
@@ -104,16 +106,51 @@ def test_alerts_are_sent_and_a_channel_that_fails_fails_the_task(ctx, receiver):
     assert task("alert").execute(context()) == {"webhook": 1}
 
 
-def test_a_retraining_is_a_run_of_the_use_cases_dag(ctx, receiver):
+class Supervisor:
+    """Airflow's side of a task: starts runs, or does not."""
+
+    def __init__(self):
+        self.away, self.asked = False, []
+
+    def send(self, message):
+        self.asked.append(message)
+        if self.away:
+            raise AirflowRuntimeError(comms.ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail={"status": 500}))
+        return comms.OKResponse(ok=True)
+
+
+@pytest.fixture
+def supervisor(monkeypatch):
+    made = Supervisor()
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", made, raising=False)
+    return made
+
+
+RUN = "repair__scheduled__2026-01-02T03-32-00-00-00"
+
+
+def test_a_retraining_is_a_run_of_the_use_cases_dag(ctx, receiver, supervisor):
     record(USE_CASE, ctx, [drift("critical")], version="3")
-    with pytest.raises(DagRunTriggerException) as caught:
-        task("repair").execute(context())
-    asked = caught.value
-    assert (asked.trigger_dag_id, asked.dag_run_id) == ("wine", "repair__scheduled__2026-01-02T03-32-00-00-00")
-    assert asked.conf == {"reason": drift("critical").message, "asked_by": "scheduled__2026-01-02T03-32-00-00-00"}
+    about, why = context(), drift("critical").message
+    assert f"run {RUN} of the Dag wine is started." in task("repair").execute(about)[-1]
+    (asked,) = supervisor.asked
+    assert (asked.dag_id, asked.run_id, asked.note) == ("wine", RUN, why)
+    assert asked.conf == {"reason": why, "asked_by": "scheduled__2026-01-02T03-32-00-00-00"}
+    assert about["ti"].pushed == {"trigger_run_id": RUN}
     assert receiver.got[-1][1]["alerts"][-1]["event"] == "repair"
     (again,) = task("repair").execute(context())
     assert "the last retraining began 0.0 h ago" in again
+
+
+def test_a_run_that_airflow_does_not_start_is_told_and_asked_for_again_at_the_next_check(ctx, receiver, supervisor):
+    record(USE_CASE, ctx, [drift("critical")], version="3")
+    supervisor.away = True
+    fault = "no run of the Dag wine began: API_SERVER_ERROR"
+    with pytest.raises(AirflowException, match=fault):
+        task("repair").execute(context())
+    assert fault in receiver.got[-1][1]["text"]
+    supervisor.away = False
+    assert f"run {RUN} of the Dag wine is started." in task("repair").execute(context())[-1]
 
 
 @pytest.mark.parametrize(

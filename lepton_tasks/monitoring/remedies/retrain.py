@@ -6,6 +6,7 @@ from typing import Annotated
 
 import pydantic
 
+from lepton_tasks.core.errors import StageError
 from lepton_tasks.core.finding import Severity
 from lepton_tasks.core.watch_protocols import Plan, Situation
 from lepton_tasks.monitoring.remediate import MonitorNames, answered, of_remedy, reason
@@ -46,7 +47,8 @@ class Retrain:
 
     def _limit(self, situation: Situation) -> str:
         now = situation.now
-        week = of_remedy(situation.past, "retrain", since=now - _WEEK)
+        asked = of_remedy(situation.past, "retrain", since=now - _WEEK)
+        week = [one for one in asked if one.error in ("", StageError.__name__)]  # with others, no run began
         if week and (hours := (now - week[-1].time) / _HOUR) < self.cool_down_hours:
             return f"the last retraining began {hours:.1f} h ago, and {self.cool_down_hours:g} h are to pass."
         if len(week) >= self.max_per_week:

@@ -8,7 +8,7 @@ from registry_server import model_registry
 
 from lepton_tasks.core.catalogue import DEPLOY_TARGETS, REMEDIES
 from lepton_tasks.core.context import RunContext
-from lepton_tasks.core.errors import ConfigError, UnavailableError
+from lepton_tasks.core.errors import ConfigError, StageError, UnavailableError
 from lepton_tasks.core.finding import Finding
 from lepton_tasks.core.use_case import parse_use_case
 from lepton_tasks.core.watch_protocols import Past, Situation
@@ -23,8 +23,8 @@ SERVED = {"version": "3", "previous": "2", "challenger": None}
 class Trainer:
     """Starts runs at once, unless told otherwise."""
 
-    def __init__(self, obstacle="", same=False, fails=False):
-        self.hindered, self.same, self.fails, self.started = obstacle, same, fails, []
+    def __init__(self, obstacle="", same=False, error=None):
+        self.hindered, self.same, self.error, self.started = obstacle, same, error, []
 
     def obstacle(self):
         return self.hindered
@@ -34,8 +34,8 @@ class Trainer:
 
     def start(self, why):
         self.started.append(why)
-        if self.fails:
-            raise UnavailableError("MLflow does not answer.")
+        if self.error:
+            raise self.error
         return "run 7 is started."
 
 
@@ -204,16 +204,32 @@ def test_one_thing_is_done_at_a_time_and_it_is_kept_and_told(tmp_path, monkeypat
     assert alert.finding.message == "retrain: run 7 is started. Reason: 7 % of answers failed"
 
 
-def test_what_fails_is_kept_and_told_and_not_tried_again_at_once(tmp_path):
-    trainer = Trainer(fails=True)
+def test_a_retraining_that_fails_is_kept_and_told_and_not_tried_again_at_once(tmp_path):
+    trainer = Trainer(error=StageError("run 7 failed: no label."))
     asked = situation(tmp_path, drift("critical"), trainer=trainer)
-    with pytest.raises(UnavailableError):
+    with pytest.raises(StageError):
         remediate.repair(asked)
     past = remediate.history(tmp_path, "wine")
-    assert [(one.state, one.outcome) for one in past] == [("failed", "MLflow does not answer.")]
+    assert [(one.state, one.outcome) for one in past] == [("failed", "run 7 failed: no label.")]
     (again,) = remediate.repair(situation(tmp_path, drift("critical"), past=past, trainer=trainer))
     assert "the last retraining began 0.0 h ago" in again.text
     assert len(trainer.started) == 1
+
+
+def test_a_retraining_that_did_not_begin_is_told_and_tried_again_at_the_next_check(tmp_path):
+    fault = UnavailableError("no run of the Dag wine began.", fix="It is tried again at the next check.")
+    for _ in range(3):  # one more than there may be retrainings in a week
+        past = remediate.history(tmp_path, "wine")
+        with pytest.raises(UnavailableError):
+            remediate.repair(situation(tmp_path, drift("critical"), past=past, trainer=Trainer(error=fault)))
+    past = remediate.history(tmp_path, "wine")
+    assert [(one.state, one.outcome) for one in past] == 3 * [("failed", str(fault))]
+    (told, *_) = read_book(tmp_path, "wine").outbox["log"].values()
+    assert told.finding.message.startswith("retrain failed: no run of the Dag wine began. It is tried again")
+    (again,) = remediate.repair(situation(tmp_path, drift("critical"), past=past))
+    assert again.outcome == "run 7 is started."
+    (limited,) = remediate.repair(situation(tmp_path, drift("critical"), past=remediate.history(tmp_path, "wine")))
+    assert "the last retraining began 0.0 h ago" in limited.text
 
 
 def test_a_line_that_a_crash_cut_off_costs_no_other(tmp_path):
