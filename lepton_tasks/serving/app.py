@@ -48,7 +48,8 @@ from lepton_tasks.serving.versions.routing import ModelTable
 if TYPE_CHECKING:
     from lepton_tasks.serving.rpc.grpc_api import GrpcServer
 
-DRAIN_SECONDS = 20  # for what is being answered when the server is told to stop
+DRAIN_SECONDS = 20  # for what is being answered, by HTTP and by gRPC, when the server is told to stop
+STOP_SECONDS = DRAIN_SECONDS + 5  # until a process has stopped, its records written; whoever kills it waits longer
 
 _log = logging.getLogger("lepton.serving")
 
@@ -91,7 +92,7 @@ def create_app(
 
     Returns:
         The application. For the fast lane: what answers is its ``state.answerer``, what lets in its ``state.door``; and
-        ``state.table`` holds the models.
+        ``state.table`` holds the models. While it runs, ``state.grpc`` is its `GrpcServer`, if it has one.
     """
     limits = limits or Limits()
     redaction = Redaction(home)
@@ -132,9 +133,9 @@ def create_app(
         description="Predictions of deployed models.",
         docs_url=None,  # FastAPI's own page loads its script from a CDN
         redoc_url=None,
-        lifespan=lambda _: _running(table, telemetry, log, tracer, fleet, beside, beyond),
+        lifespan=lambda app: _running(app, telemetry, log, tracer, fleet, beside, beyond),
     )
-    app.state.door, app.state.answerer, app.state.table = door, answerer, table
+    app.state.door, app.state.answerer, app.state.table, app.state.grpc = door, answerer, table, None
     app.include_router(predict_router(table, answerer))
     app.include_router(trying_router(table))
     app.include_router(feedback_router(table, log, limits))
@@ -149,7 +150,7 @@ def create_app(
 
 @contextlib.asynccontextmanager
 async def _running(
-    table: ModelTable,
+    app: FastAPI,
     telemetry: Telemetry,
     log: RequestLog,
     tracer: Tracer,
@@ -160,7 +161,7 @@ async def _running(
     """What runs beside the requests; all of it is ended, whatever fails: what is answered last is logged.
 
     Args:
-        table: The models.
+        app: The application.
         telemetry: What is told of every request.
         log: The request log.
         tracer: What records traces.
@@ -168,6 +169,7 @@ async def _running(
         grpc: Begins to listen for gRPC, if it is wanted.
         beyond: What goes on until the server stops.
     """
+    table: ModelTable = app.state.table
     async with contextlib.AsyncExitStack() as stack:
         for thread in (log, tracer):
             thread.start()
@@ -177,7 +179,8 @@ async def _running(
             stack.callback(fleet.close)
         stack.push_async_callback(table.close)
         if grpc is not None:
-            stack.push_async_callback((await grpc()).stop, DRAIN_SECONDS)
+            app.state.grpc = await grpc()
+            stack.push_async_callback(app.state.grpc.stop, DRAIN_SECONDS)
         restoring = asyncio.create_task(_restored(table))  # the server answers (503) while it loads
         stack.push_async_callback(asyncio.wait, [restoring])
         if fleet is not None:  # the others answer meanwhile: connections must not come here

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import fcntl
 import functools
@@ -20,11 +21,12 @@ from types import FrameType
 from typing import TextIO
 
 import uvicorn
+from fastapi import FastAPI
 
 from lepton_tasks.core import lifetime
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.serving.access.auth import check_address, guard_of
-from lepton_tasks.serving.app import DRAIN_SECONDS, create_app
+from lepton_tasks.serving.app import DRAIN_SECONDS, STOP_SECONDS, create_app
 from lepton_tasks.serving.http.admin import admin_token
 from lepton_tasks.serving.http.edge import Cors
 from lepton_tasks.serving.http.lane import Lane
@@ -57,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
                 return _serve(options)
             serve = functools.partial(_serve_beside_others, options, os.getpid(), lock)
             address = options.host, options.port
-            return Supervisor(serve, options.processes, address, grace=options.linger + DRAIN_SECONDS + 5).run()
+            return Supervisor(serve, options.processes, address, grace=options.linger + STOP_SECONDS).run()
     except ConfigError as error:
         _log.error("%s", error)
         return 1
@@ -184,7 +186,7 @@ def _serve(options: argparse.Namespace, fleet: Fleet | None = None, listening: s
     def leave() -> None:
         app.state.table.leaving = lane.leaving = True
 
-    server = _Server(config, options.linger, leave)
+    server = _Server(config, app, options.linger, leave)
     _leave_out_of_collections()
     try:
         with contextlib.suppress(KeyboardInterrupt):
@@ -202,14 +204,16 @@ class _Server(uvicorn.Server):
 
     Args:
         config: What is served, and how.
+        app: The application.
         linger: Seconds from SIGTERM until no more connections are taken.
         leave: Called on SIGTERM.
     """
 
-    def __init__(self, config: uvicorn.Config, linger: float, leave: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, app: FastAPI, linger: float, leave: Callable[[], None]) -> None:
         super().__init__(config)
-        self._linger, self._leave = linger, leave
+        self._app, self._linger, self._leave = app, linger, leave
         self._until: float | None = None
+        self._stopping: asyncio.Task[None] | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Ctrl+C stops at once; a further SIGTERM, of which some supervisors send several, changes nothing."""
@@ -230,6 +234,12 @@ class _Server(uvicorn.Server):
         if self._until is not None and time.monotonic() >= self._until:
             self.should_exit = True
         return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """HTTP and gRPC answer what they took at the same time: one after the other took longer than anyone waits."""
+        if (beside := self._app.state.grpc) is not None:
+            self._stopping = asyncio.create_task(beside.stop(DRAIN_SECONDS))  # the application waits for it at its end
+        await super().shutdown(sockets)
 
 
 def _leave_out_of_collections() -> None:

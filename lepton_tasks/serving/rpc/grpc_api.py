@@ -159,7 +159,7 @@ class GrpcServer:
         await self._server.start()
 
     async def stop(self, seconds: float) -> None:
-        """Take no more, and give what is being answered some seconds."""
+        """Take no more, and give what is being answered some seconds; while it stops, only wait until it has."""
         await self._server.stop(seconds)
 
     async def _live(self, _: Any, __: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import yaml
 from lepton_tasks.core.environment import Environment, load_environment
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.deployment.kubernetes import main, manifest
-from lepton_tasks.serving.app import DRAIN_SECONDS
+from lepton_tasks.serving.app import STOP_SECONDS
 from lepton_tasks.serving.server import _parser
 
 FILE = Path("configs/environments/kubernetes.yaml")
@@ -51,7 +51,7 @@ def test_a_run_asks_the_replicas_that_the_manifest_names():
 def test_a_replica_ends_only_after_it_has_answered_what_it_took():
     pod, container = pod_of(linger=30)
     assert options_of(container).linger == 30
-    assert pod["terminationGracePeriodSeconds"] > 30 + DRAIN_SECONDS
+    assert pod["terminationGracePeriodSeconds"] > 30 + STOP_SECONDS
     strategy = objects()["Deployment", "lepton-serving"]["strategy"]["rollingUpdate"]
     assert strategy == {"maxUnavailable": 0, "maxSurge": 1}
     assert container["readinessProbe"]["httpGet"]["path"] == "/v2/health/ready"

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from lepton_tasks.core.environment import load_environment
+from lepton_tasks.serving.app import STOP_SECONDS
 
 PROJECT = Path(__file__).parents[3]
 TEXT = (PROJECT / "docker" / "compose.yaml").read_text()
@@ -75,3 +76,7 @@ def test_the_environment_names_services_and_their_ports(tmp_path):
     scheduler = SERVICES["airflow-scheduler"]
     assert scheduler["environment"]["LEPTON_ENVIRONMENT"].endswith("configs/environments/compose.yaml")
     assert any(volume.endswith(f":{environment.data_root}:ro") for volume in scheduler["volumes"])
+
+
+def test_the_server_is_killed_only_after_it_had_time_to_answer_what_it_took():
+    assert int(SERVICES["serving"]["stop_grace_period"].removesuffix("s")) > STOP_SECONDS

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lepton_tasks.serving.app import DRAIN_SECONDS
+from lepton_tasks.serving.app import STOP_SECONDS
 from lepton_tasks.serving.server import _parser
 
 UNIT = Path(__file__).parents[3] / "docker" / "systemd" / "lepton-serving.service"
@@ -28,7 +28,7 @@ def test_the_server_knows_its_options_and_has_time_to_answer_what_it_took():
     credential, _, file = value("LoadCredential").partition(":")
     assert (str(options.keys), file) == (f"${{CREDENTIALS_DIRECTORY}}/{credential}", "/etc/lepton/keys.json")
     assert options.log_format == "json"
-    assert int(value("TimeoutStopSec")) >= 10 + DRAIN_SECONDS + 10  # with --linger 10
+    assert int(value("TimeoutStopSec")) > 30 + STOP_SECONDS  # with --linger 30, the most that the guide tells
     assert (value("KillMode"), value("Restart")) == ("mixed", "on-failure")
 
 
