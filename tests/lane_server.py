@@ -27,13 +27,13 @@ class Held:
 
 
 @contextlib.contextmanager
-def lane_server(folder, limits, **options):
+def lane_server(folder, limits, *, crowd=None, **options):
     """Serves version 7 of the tiny model with one inference thread; its state lies in `folder`."""
     home, package = folder / "home", folder / "package"
     home.mkdir(exist_ok=True)
     digest = make_package(package)
     app = create_app(home, limits=limits, workers=1, **options)
-    protocol = Lane(app.state.answerer, app.state.door).protocol
+    protocol = Lane(app.state.answerer, app.state.door, crowd).protocol
     made = uvicorn.Server(uvicorn.Config(app, port=0, loop="uvloop", http=protocol, log_config=None))
     thread = threading.Thread(target=made.run)
     thread.start()

@@ -28,6 +28,7 @@ from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.serving.access.auth import check_address, guard_of
 from lepton_tasks.serving.app import DRAIN_SECONDS, STOP_SECONDS, create_app
 from lepton_tasks.serving.http.admin import admin_token
+from lepton_tasks.serving.http.crowd import Crowd, most_connections
 from lepton_tasks.serving.http.edge import Cors
 from lepton_tasks.serving.http.lane import Lane
 from lepton_tasks.serving.http.tls import certificate_of
@@ -167,7 +168,7 @@ def _serve(options: argparse.Namespace, fleet: Fleet | None = None, listening: s
         following=following,
         keys=options.keys,
     )
-    lane = Lane(app.state.answerer, app.state.door)
+    lane = Lane(app.state.answerer, app.state.door, Crowd(most_connections()))
     config = uvicorn.Config(
         app,
         host=options.host,

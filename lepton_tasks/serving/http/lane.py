@@ -19,6 +19,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from lepton_tasks.core.errors import LeptonError
+from lepton_tasks.serving.http.crowd import REFUSAL, Crowd
 from lepton_tasks.serving.http.edge import SAFE_ANSWER, Door, lines_of
 from lepton_tasks.serving.http.lane_call import LaneCall, Opening, Route
 from lepton_tasks.serving.http.payload import Limits
@@ -50,14 +51,15 @@ class Lane:
     Args:
         answerer: What answers.
         door: What it asks of every request.
+        crowd: How many connections there may be.
 
     Attributes:
         unread: Connections that were given up while the server stopped, because nobody read what was answered.
         leaving: Whether the server is about to stop: every reply is the last of its connection, and says so.
     """
 
-    def __init__(self, answerer: Answerer, door: Door) -> None:
-        self.answerer, self.door = answerer, door
+    def __init__(self, answerer: Answerer, door: Door, crowd: Crowd | None = None) -> None:
+        self.answerer, self.door, self._crowd = answerer, door, crowd or Crowd()
         self.unread = 0
         self.leaving = False
         self.connections: set[LaneProtocol] = set()
@@ -105,7 +107,11 @@ class Lane:
         return kept[2]
 
     def watch(self, connection: LaneProtocol) -> None:
-        """Close the connection, later, should its client be too slow."""
+        """Close the connection, later, should its client be too slow; or now, if there is no room."""
+        if not self._crowd.room_for_one(self.connections):
+            connection.transport.write(REFUSAL)
+            connection.transport.close()
+            return
         self.connections.add(connection)
         if self._sweeper is None:
             self._sweeper = connection.loop.call_later(_SWEEP_SECONDS, self._sweep)
@@ -164,6 +170,15 @@ class LaneProtocol(HttpToolsProtocol):
         """The client has gone."""
         self.lane.connections.discard(self)
         super().connection_lost(exc)
+
+    @property
+    def resting_since(self) -> float:
+        """Since when nothing has been asked or answered, by the monotonic clock; infinite if something is."""
+        if self._midway or self.transport.is_closing():
+            return math.inf
+        if self.cycle is None and self._reading_since is not None:
+            return self._reading_since
+        return self._idle_since if self.cycle is not None and self.cycle.response_complete else math.inf
 
     def shutdown(self) -> None:
         """The server stops: close once nothing is being answered."""
