@@ -12,7 +12,7 @@ class Registry:
 
     def __init__(self):
         self.aliases, self.packages, self.calls, self.away = {}, {}, [], False
-        self.tags = {}
+        self.tags, self.metrics, self.uploads = {}, {}, {}  # by (name, version), by run, by path
         registry = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -23,6 +23,11 @@ class Registry:
                 self._answer(json.loads(self.rfile.read(int(self.headers["content-length"]))))
 
             do_DELETE = do_POST
+
+            def do_PUT(self):
+                body = self.rfile.read(int(self.headers["content-length"]))
+                registry.uploads[self.path.partition("/artifacts/")[2]] = body
+                self._answer(None)
 
             def _answer(self, body):
                 url = urllib.parse.urlsplit(self.path)
@@ -45,6 +50,10 @@ class Registry:
         """Register a package as a version."""
         self.aliases.setdefault(name, {})
         self.packages[name, version] = (folder, digest)
+
+    def course(self, run, metric):
+        """Of a metric that was logged: step, time in ms, value."""
+        return [(one["step"], one["timestamp"], one["value"]) for one in self.metrics[run] if one["key"] == metric]
 
     def answer(self, verb, path, query, body):
         if self.away:
@@ -74,7 +83,15 @@ class Registry:
             if key not in self.packages:
                 return 404, {}
             tags = [{"key": "lepton.package_digest", "value": self.packages[key][1]}]
-            return 200, {"model_version": {"version": key[1], "run_id": "/".join(key), "tags": tags}}
+            made = {"version": key[1], "run_id": "/".join(key), "tags": tags}
+            return 200, {"model_version": made}
+        if path == "runs/log-batch":
+            self.metrics.setdefault(body["run_id"], []).extend(body["metrics"])
+            return 200, {}
+        if path == "runs/get":
+            return 200, {"run": {"info": {"artifact_uri": f"mlflow-artifacts:/7/{query['run_id']}/artifacts"}}}
+        if verb == "PUT":
+            return 200, {}
         if path == "artifacts/list":
             folder = self.packages[tuple(query["run_id"].split("/"))][0]
             files = [{"path": f"package/{file.name}", "is_dir": False} for file in folder.iterdir()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -29,6 +29,7 @@ class Finding:
         limit: What `value` is held against; None without one.
         unit: Of both.
         subject: The column, label, metric or resource it is about; empty for the model as a whole.
+        figures: Others in the same unit, by subject, that are recorded over time but not judged here; None for none.
     """
 
     monitor: str
@@ -38,10 +39,14 @@ class Finding:
     limit: float | None = None
     unit: str = ""
     subject: str = ""
+    figures: Mapping[str, float] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The finding as JSON values."""
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
+        if self.figures is None:
+            del values["figures"]
+        return values
 
 
 def worst(findings: Iterable[Finding]) -> Severity:

@@ -58,9 +58,10 @@ class Drift:
         if len(answered) < self.least:
             return [_too_few(len(answered), self.least, bool(since))]
         shifts, remarks = self._shifts(profile, answered)
-        findings = [*self._told(shifts, len(answered)), *remarks]
-        notes.remember({"until": answered[-1]["time"]})
         indices = {shift.column: round(shift.index, 5) for shift in shifts}
+        first, *others = self._told(shifts, len(answered))
+        findings = [dataclasses.replace(first, figures=indices or None), *others, *remarks]
+        notes.remember({"until": answered[-1]["time"]})
         history = notes.add({"time": answered[-1]["time"], "samples": len(answered), "psi": indices})
         if shifts:
             from lepton_tasks.monitoring.plots import plot_drift

@@ -10,8 +10,11 @@ from lepton_tasks.core.catalogue import MONITORS
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.finding import SEVERITIES, write_findings
 from lepton_tasks.core.use_case import UseCase
+from lepton_tasks.monitoring import in_mlflow
 from lepton_tasks.monitoring.alert import record
+from lepton_tasks.monitoring.book import home_of
 from lepton_tasks.monitoring.notebook import plot_path
+from lepton_tasks.quality.kept import DOCS_PAGE
 
 _LEVELS = {"ok": logging.INFO, "warning": logging.WARNING, "critical": logging.ERROR}
 
@@ -19,7 +22,8 @@ _LEVELS = {"ok": logging.INFO, "warning": logging.WARNING, "critical": logging.E
 def monitor(use_case: UseCase, ctx: RunContext, *, endpoint: EndpointRef) -> MonitorReportRef:
     """Run the monitors, and publish ``findings.json`` with their plots. Findings do not fail the run.
 
-    They are also written into the book of the model; whoever watches it sends alerts (see `stages.watch`).
+    They are also written into the book of the model, and shown in MLflow on the version. Whoever watches it sends
+    alerts (see `stages.watch`).
     """
     findings = []
     for i, spec in enumerate(use_case.monitor):
@@ -42,4 +46,9 @@ def monitor(use_case: UseCase, ctx: RunContext, *, endpoint: EndpointRef) -> Mon
     for spec in use_case.monitor:
         if (plot := plot_path(ctx, use_case, spec.name)).exists():
             shutil.copyfile(plot, draft.path / plot.name)
+    if (docs := home_of(ctx.root, use_case.name) / DOCS_PAGE).exists():
+        shutil.copyfile(docs, draft.path / "data_quality.html")
+    version = facts.get("version")
+    files = sorted(draft.path.iterdir())
+    in_mlflow.show(use_case, ctx, findings, version=str(version) if version else None, report=files)
     return ctx.publish(draft, MonitorReportRef, {"findings": len(findings), **counts})

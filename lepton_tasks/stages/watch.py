@@ -14,6 +14,7 @@ from lepton_tasks.core.finding import Finding
 from lepton_tasks.core.store import digest_of
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.core.watch_protocols import Situation, Trainer
+from lepton_tasks.monitoring import in_mlflow
 from lepton_tasks.monitoring.alert import record
 from lepton_tasks.monitoring.book import CHECKS, ENDPOINT, Book, read_book
 from lepton_tasks.monitoring.remediate import history
@@ -59,7 +60,9 @@ def check(use_case: UseCase, ctx: RunContext, run: Callable[[EndpointRef], Any])
 def _broken(use_case: UseCase, ctx: RunContext, monitor: str, why: str) -> Book:
     finding = Finding(monitor=monitor, severity="critical", message=why, value=0.0)
     ctx.log.error("%s: %s", monitor, why)
-    return record(use_case, ctx, [finding], version=None)
+    book = record(use_case, ctx, [finding], version=None)
+    in_mlflow.show(use_case, ctx, [finding], version=book.version)
+    return book
 
 
 def deployed(use_case: UseCase, ctx: RunContext) -> EndpointRef | None:

@@ -50,7 +50,7 @@ def aliases(tracking_url: str) -> dict[str, dict[str, str]]:
     token = ""
     while True:
         query = {"max_results": str(_MODELS_A_PAGE), **({"page_token": token} if token else {})}
-        page = _ask(tracking_url, "registered-models/search", query)
+        page = ask(tracking_url, "registered-models/search", query)
         for model in page.get("registered_models", []):
             found[model["name"]] = {entry["alias"]: entry["version"] for entry in model.get("aliases", [])}
         token = page.get("next_page_token", "")
@@ -67,7 +67,7 @@ def set_alias(tracking_url: str, name: str, alias: str, number: str | None) -> N
     """
     body = {"name": name, "alias": alias, **({"version": number} if number else {})}
     try:
-        _ask(tracking_url, "registered-models/alias", body=body, method="POST" if number else "DELETE")
+        ask(tracking_url, "registered-models/alias", body=body, method="POST" if number else "DELETE")
     except FileNotFoundError as error:
         raise ArtifactError(f"the registry has no version {number} of {name!r}.", where=tracking_url) from error
 
@@ -76,7 +76,7 @@ def set_tag(tracking_url: str, name: str, number: str, key: str, value: str) -> 
     """Set a tag of a version; raises as `set_alias` does."""
     body = {"name": name, "version": number, "key": key, "value": value[:_LONGEST_TAG]}
     try:
-        _ask(tracking_url, "model-versions/set-tag", body=body, method="POST")
+        ask(tracking_url, "model-versions/set-tag", body=body, method="POST")
     except FileNotFoundError as error:
         raise ArtifactError(f"the registry has no version {number} of {name!r}.", where=tracking_url) from error
 
@@ -114,7 +114,7 @@ def _download(tracking_url: str, run_id: str, path: str, folder: Path) -> int:
     """Fetch the files of one folder and of those in it; returns how many."""
     count = 0
     folder.mkdir(parents=True, exist_ok=True)
-    for item in _ask(tracking_url, "artifacts/list", {"run_id": run_id, "path": path}).get("files", []):
+    for item in ask(tracking_url, "artifacts/list", {"run_id": run_id, "path": path}).get("files", []):
         target = folder / Path(item["path"]).name  # a name alone: what MLflow says must not lead elsewhere
         if target.name in ("", ".."):
             raise ArtifactError(f"the artifact {item['path']!r} has no name.", where=f"{tracking_url}: run {run_id}")
@@ -122,7 +122,7 @@ def _download(tracking_url: str, run_id: str, path: str, folder: Path) -> int:
             count += _download(tracking_url, run_id, item["path"], target)
             continue
         query = urllib.parse.urlencode({"run_uuid": run_id, "path": item["path"]})
-        with _open(f"{tracking_url.rstrip('/')}/get-artifact?{query}") as reply, target.open("wb") as stream:
+        with fetch(f"{tracking_url.rstrip('/')}/get-artifact?{query}") as reply, target.open("wb") as stream:
             shutil.copyfileobj(reply, stream)
         count += 1
     return count
@@ -130,33 +130,34 @@ def _download(tracking_url: str, run_id: str, path: str, folder: Path) -> int:
 
 def _version(tracking_url: str, path: str, query: dict[str, str]) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = _ask(tracking_url, path, query)["model_version"]
+        found: dict[str, Any] = ask(tracking_url, path, query)["model_version"]
     except FileNotFoundError:
         return None
     found["tags"] = {tag["key"]: tag["value"] for tag in found.get("tags", [])}
     return found
 
 
-def _ask(
+def ask(
     tracking_url: str,
     path: str,
     query: Mapping[str, str] | None = None,
     *,
-    body: Mapping[str, str] | None = None,
+    body: Mapping[str, Any] | None = None,
     method: str = "GET",
 ) -> dict[str, Any]:
-    """The JSON answer; raises `FileNotFoundError` if there is no such model, version or alias."""
+    """The JSON answer; raises `FileNotFoundError` if there is no such run, model, version or alias."""
     url = f"{tracking_url.rstrip('/')}/api/2.0/mlflow/{path}"
     if query:
         url += f"?{urllib.parse.urlencode(query)}"
     data = json.dumps(body).encode() if body is not None else None
     request = urllib.request.Request(url, data, {"content-type": "application/json"}, method=method)
-    with _open(request) as reply:
+    with fetch(request) as reply:
         found: dict[str, Any] = json.load(reply)
         return found
 
 
-def _open(request: str | urllib.request.Request) -> Any:
+def fetch(request: str | urllib.request.Request) -> Any:
+    """The open reply; raises `FileNotFoundError` as `ask` does, and `UnavailableError` if MLflow does not answer."""
     url = request if isinstance(request, str) else request.full_url
     try:
         return urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)

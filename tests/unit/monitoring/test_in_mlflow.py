@@ -1,0 +1,93 @@
+"""Checks are shown in MLflow: figures over time, the report, the severity; with MLflow away they wait."""
+
+import logging
+
+import pytest
+from alerts import USE_CASE, at, drift, errors
+from registry_server import model_registry
+
+from lepton_tasks.core.context import RunContext
+from lepton_tasks.core.finding import Finding
+from lepton_tasks.monitoring import in_mlflow
+from lepton_tasks.monitoring.in_mlflow import figures_of, show
+
+PSI = "monitoring/drift/alcohol PSI"
+
+
+@pytest.fixture
+def registry():
+    with model_registry() as running:
+        running.add("wine", "3", None, "d" * 64)
+        yield running
+
+
+@pytest.fixture
+def ctx(tmp_path, registry):
+    return RunContext.local(tmp_path, tracking_url=registry.url)
+
+
+def test_figures_are_named_by_monitor_subject_and_unit():
+    summary = {"monitor": "drift", "severity": "ok", "message": "", "unit": "PSI", "value": 0.2}
+    energy = {"monitor": "energy", "severity": "warning", "message": "", "subject": "answers", "value": 2.0}
+    findings = [
+        Finding(**summary, figures={"a/b": 0.2, "größe (cm)": 0.1}),
+        Finding(**energy, unit="Wh per 1,000 answers (energy_wh)"),
+        Finding(monitor="performance", severity="ok", message="", unit="rmse", subject="rmse", value=float("inf")),
+        Finding(monitor="performance", severity="ok", message="", unit="mae", subject="mae", value=3.0),
+        Finding(monitor="data_quality", severity="ok", message="no requests yet", unit="requests"),
+    ]
+    severity = "severity 0 ok 1 warning 2 critical"
+    assert figures_of(findings) == {
+        "monitoring/drift/a_b PSI": 0.2,
+        "monitoring/drift/größe cm PSI": 0.1,
+        "monitoring/energy/answers Wh per 1000 answers energy_wh": 2.0,
+        "monitoring/performance/mae": 3.0,
+        f"monitoring/drift/{severity}": 0,
+        f"monitoring/energy/{severity}": 1,
+        f"monitoring/performance/{severity}": 0,
+        f"monitoring/data_quality/{severity}": 0,
+    }
+
+
+def test_a_version_gets_figures_over_time_its_report_and_its_severity(ctx, registry, tmp_path):
+    (tmp_path / "drift.png").write_bytes(b"picture")
+    show(USE_CASE, at(ctx, 0), [drift("ok")], version="3")
+    show(USE_CASE, at(ctx, 3600), [drift("warning"), errors()], version="3", report=[tmp_path / "drift.png"])
+    assert [(step, time) for step, time, value in registry.course("wine/3", PSI)] == [
+        (1, 1777593600000),
+        (2, 1777597200000),
+    ]
+    assert registry.uploads == {"7/wine/3/artifacts/monitoring/drift.png": b"picture"}
+    assert registry.tags["wine", "3"] == {
+        "lepton.severity": "critical",
+        "lepton.checked": "2026-05-01 01:00 UTC: critical performance; warning drift alcohol",
+    }
+
+
+def test_checks_wait_while_mlflow_is_away_and_keep_their_times(ctx, registry, caplog, monkeypatch):
+    monkeypatch.setattr(in_mlflow, "_KEPT", 2)
+    registry.away = True
+    for hour in range(3):
+        show(USE_CASE, at(ctx, 3600 * hour), [drift("critical")], version="3")
+    assert "MLflow does not show this check (2 wait for the next one): MLflow answered 503." in caplog.text
+    assert "the oldest check that waited for it are dropped" in caplog.text
+    registry.away = False
+    show(USE_CASE, at(ctx, 3600 * 3), [drift("ok")], version="3")
+    show(USE_CASE, at(ctx, 3600 * 4), [drift("ok")], version="3")
+    assert [step for step, _, _ in registry.course("wine/3", PSI)] == [3, 4, 5]
+    assert registry.tags["wine", "3"]["lepton.severity"] == "ok"
+
+
+def test_what_mlflow_has_no_version_for_is_dropped(ctx, registry, caplog):
+    with caplog.at_level(logging.WARNING):
+        show(USE_CASE, ctx, [drift("critical")], version="9")
+        show(USE_CASE, ctx, [drift("critical")], version=None)
+        show(USE_CASE, ctx, [drift("critical")], version="3")
+    assert caplog.text.count("MLflow has no run of version 9 any more; dropped are the figures of checks: 1") == 1
+    assert len(registry.course("wine/3", PSI)) == 1
+
+
+def test_an_answer_that_is_no_mlflow_costs_no_check(ctx, registry, caplog, monkeypatch):
+    monkeypatch.setattr(registry, "answer", lambda *_: (200, b"<html>"))
+    show(USE_CASE, ctx, [drift("critical")], version="3")
+    assert "MLflow does not show this check (1 wait for the next one)" in caplog.text
