@@ -136,23 +136,23 @@ class Course(pl.Callback):
         stepped = self._stepped()
         if stepped and self._average is not None:
             self._average.update(self._optimizer_steps())
+        self._unsaved += 1
+        if self.module.step_done % self.batches.steps == 0:
+            return  # written once the epoch is judged: what went on from here would begin the next one without that
         if stepped and self._layout.stops(self.told_to_stop):
             self._save(trainer)
-            raise StageError(
-                f"training was told to stop after {self.module.step_done:,} steps.",
-                where="train",
-                fix="Run it again to resume.",
-            )
-        self._unsaved += 1
+            raise self._stopped()
         if stepped and self._due():
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Validate, keep the best weights, write history and state."""
+        """Validate, keep the best weights, write history and state; stop there if told to."""
         with self._average.in_place() if self._average is not None else contextlib.nullcontext():
             self._judge(trainer)
         self._loss_sum, self._loss_steps = torch.zeros_like(self._loss_sum), 0
         self._save(trainer)
+        if not self.done and self._layout.stops(self.told_to_stop):
+            raise self._stopped()
         trainer.should_stop = self.done
         self._epoch_began, self._timed_steps = time.monotonic(), 0
 
@@ -274,6 +274,13 @@ class Course(pl.Callback):
 
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._began
+
+    def _stopped(self) -> StageError:
+        return StageError(
+            f"training was told to stop after {self.module.step_done:,} steps.",
+            where="train",
+            fix="Run it again to resume.",
+        )
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.told_to_stop = True

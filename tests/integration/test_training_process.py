@@ -159,13 +159,14 @@ def test_added_up_gradients_drawn_rows_and_a_plateau_survive_a_kill_too(tmp_path
     assert_same(of, *train(of), (torch.load(whole.best, weights_only=True), outcome, rows))
 
 
-def test_a_training_told_to_stop_writes_its_state_first(tmp_path, unbroken):
+@pytest.mark.parametrize("step", [STEPS + 3, 2 * STEPS])  # amid an epoch, and where one ends
+def test_a_training_told_to_stop_writes_its_state_first(tmp_path, unbroken, step):
     of = job(tmp_path)
-    stopped = signalled(of, STEPS + 3, signal.SIGTERM)
+    stopped = signalled(of, step, signal.SIGTERM)
     assert stopped.returncode == 1, stopped.stderr
     failure = json.loads(of.failure.read_text())
-    assert (failure["type"], failure["what"]) == ("StageError", "training was told to stop after 9 steps.")
-    assert torch.load(of.resume, weights_only=True)["step"] == STEPS + 3
+    assert (failure["type"], failure["what"]) == ("StageError", f"training was told to stop after {step} steps.")
+    assert torch.load(of.resume, weights_only=True)["step"] == step
     assert_same(of, *train(of), unbroken)
 
 
