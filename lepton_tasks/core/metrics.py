@@ -47,14 +47,22 @@ def meaning(name: str) -> str:
 
 
 def _about(name: str) -> tuple[str, str]:
+    return _MEANINGS.get(_known(name), ("", ""))
+
+
+def _known(name: str) -> str:
+    """The beginning of the name that has a meaning; empty if none has."""
     while name not in _MEANINGS and "_" in name:
         name = name.removeprefix("last_") if name.startswith("last_") else name.rpartition("_")[0]
-    return _MEANINGS.get(name, ("", ""))
+    return name if name in _MEANINGS else ""
 
 
 def higher_is_better(name: str) -> bool:
-    """Whether a larger value of the metric is better: no if its last word is that of an error, such as ``loss``."""
-    return name.rpartition("_")[2] not in _SMALLER
+    """Whether a larger value of the metric is better: no if its last word is that of an error, such as ``loss``.
+
+    What follows a known name is a label, which may be any word: ``ap50_print_error`` is as good as it is large.
+    """
+    return (_known(name) or name).rpartition("_")[2] not in _SMALLER
 
 
 def direction(name: str) -> int:

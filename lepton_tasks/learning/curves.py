@@ -6,7 +6,7 @@ import numpy as np
 
 
 def auc(scores: np.ndarray, positive: np.ndarray) -> float:
-    """The chance that a positive row has a higher score than another one, ties counting half.
+    """The chance that a positive row has a higher score than another one, ties counting half and NaN against it.
 
     Args:
         scores: float [N].
@@ -21,6 +21,7 @@ def auc(scores: np.ndarray, positive: np.ndarray) -> float:
     count = int(positive.sum())
     if count in (0, len(positive)):
         return float("nan")
+    scores = np.where(np.isnan(scores), np.where(positive, -np.inf, np.inf), scores)
     _, group, sizes = np.unique(scores, return_inverse=True, return_counts=True)
     ranks = np.cumsum(sizes) - (sizes - 1) / 2  # the mean rank of each group of equal scores, from 1
     above = ranks[group][positive].sum() - count * (count + 1) / 2

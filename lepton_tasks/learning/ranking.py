@@ -14,10 +14,8 @@ TOP = 10
 
 
 def ranks(scores: np.ndarray) -> np.ndarray:
-    """How many candidates are before the first one, int [N], from scores [N, C]; ties and no score count against it."""
-    finite = np.isfinite(scores[:, :1])
-    found: np.ndarray = np.where(finite[:, 0], (scores[:, 1:] >= scores[:, :1]).sum(axis=1), scores.shape[1] - 1)
-    return found
+    """How many candidates are before the first one, int [N], from scores [N, C]; ties and NaN count against it."""
+    return np.asarray((~(scores[:, 1:] < scores[:, :1])).sum(axis=1))
 
 
 def parts_of(targets: np.ndarray, popularity: np.ndarray) -> dict[str, np.ndarray]:

@@ -67,8 +67,10 @@ def similarities(embeddings: np.ndarray, identities: np.ndarray) -> tuple[np.nda
 
 
 def roc(same: np.ndarray, strangers: np.ndarray) -> Roc:
-    """The curve of similarities of pairs of the same, float [P], and of strangers, float [Q]."""
+    """The curve of similarities of pairs of the same, float [P], and of strangers, float [Q]; NaN if one of them is."""
     values = np.concatenate([same, strangers])
+    if np.isnan(values).any():
+        return Roc(*np.full((3, 2), np.nan))
     order = np.argsort(-values, kind="stable")
     ranked, own = values[order], order < len(same)
     last = np.flatnonzero(np.append(np.diff(ranked) != 0, True))  # pairs as alike as each other are accepted together

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -79,8 +80,12 @@ def compare(
 
 
 def limit(use_case: UseCase, metric: str, champion: Mapping[str, Any]) -> float:
-    """What a candidate's metric must reach: the champion's, as `compare` found it, but for ``gate.max_drop``."""
-    return float(champion[metric]) - use_case.gate.max_drop * direction(metric)
+    """What a candidate's metric must reach: the champion's, as `compare` found it, but for ``gate.max_drop``.
+
+    Of a champion whose metric is not a number, the worst there is: any number is better.
+    """
+    theirs = float(champion[metric])
+    return (-math.inf if math.isnan(theirs) else theirs * direction(metric) - use_case.gate.max_drop) * direction(metric)
 
 
 def _contest(

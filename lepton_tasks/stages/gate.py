@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ def gate(
     """Check thresholds and compare with the champion; log the verdict to MLflow.
 
     Raises:
-        GateError: a threshold is missed, or the champion is better by more than ``gate.max_drop``.
+        GateError: a metric is not a finite number, a threshold is missed, or the champion is better by more than
+            ``gate.max_drop``.
         ConfigError: a metric is named that the learning task does not compute.
     """
     metrics = ctx.read_json(evaluation, "metrics.json")["test"]
@@ -40,6 +42,11 @@ def gate(
                 f"no metric named {name!r}.", where=f"{use_case.name}.yaml: gate", fix=did_you_mean(name, metrics)
             )
     checks = [
+        {"name": "gate", "metric": name, "value": value, "limit": None, "passed": False}
+        for name, value in metrics.items()
+        if not math.isfinite(value)
+    ]
+    checks += [
         _check(f"gate.thresholds.{name}", name, metrics[name], limit)
         for name, limit in use_case.gate.thresholds.items()
     ]
@@ -77,7 +84,9 @@ def _log(ctx: RunContext, run_id: str, verdict: Path, *, passed: bool) -> None:
 def _refusal(use_case: UseCase, checks: list[dict[str, Any]], champion: dict[str, Any] | None) -> GateError:
     parts = []
     for check in checks:
-        if not check["passed"]:
+        if not check["passed"] and check["limit"] is None:
+            parts.append(f"{check['metric']} on the test split is {check['value']}, which is no figure")
+        elif not check["passed"]:
             side = "below" if higher_is_better(check["metric"]) else "above"
             text = f"{check['metric']} {check['value']:.4f} on the test split is {side} {check['limit']:.4f}"
             if check["name"] == "gate.max_drop" and champion is not None:
@@ -89,9 +98,10 @@ def _refusal(use_case: UseCase, checks: list[dict[str, Any]], champion: dict[str
                 )
             parts.append(text)
     stays = f"Version {champion['version']} stays champion. " if champion is not None else ""
-    failed = next(check["name"] for check in checks if not check["passed"])
+    failed = next(check for check in checks if not check["passed"])
+    relaxed = "" if failed["limit"] is None else f"; or relax `{failed['name']}`"
     return GateError(
         "; ".join(parts) + ".",
-        where=f"{use_case.name}.yaml: {failed}",
-        fix=f"{stays}Train longer, or with more or better data; or relax `{failed}`.",
+        where=f"{use_case.name}.yaml: {failed['name']}",
+        fix=f"{stays}Train longer, or with more or better data{relaxed}.",
     )

@@ -353,6 +353,18 @@ def test_a_missed_threshold_is_named_and_logged_and_publishes_nothing(evaluated)
     assert not list((ctx.root / "artifacts" / ".drafts").glob("gate-*"))
 
 
+def test_a_figure_that_is_not_a_number_is_refused_even_without_thresholds(evaluated):
+    ctx, refs = evaluated
+
+    def spoil(folder):
+        metrics = json.loads((folder / "metrics.json").read_text())
+        write_json(folder / "metrics.json", {**metrics, "test": {**metrics["test"], "loss": float("nan")}})
+
+    refs = {**refs, "evaluation": altered(ctx, refs["evaluation"], spoil, "evaluate")}
+    with pytest.raises(GateError, match=r"quarters.yaml: gate: loss on the test split is nan, which is no figure"):
+        run_stage("gate", use_case(), ctx, refs)
+
+
 def test_a_metric_that_does_not_exist_is_named(evaluated):
     ctx, refs = evaluated
     with pytest.raises(ConfigError, match=r"no metric named 'acuracy'. Did you mean 'accuracy'\?"):

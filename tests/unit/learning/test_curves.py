@@ -22,6 +22,12 @@ def test_one_kind_of_rows_has_no_area():
     assert np.isnan(auc(SCORES, np.ones(5, bool)))
 
 
+def test_a_score_that_is_not_a_number_is_the_worst_there_is():
+    scores = np.array([0.9, np.nan, 0.2, np.nan])
+    assert auc(scores, np.array([True, True, False, False])) == 0.25
+    assert auc(np.full(4, np.nan), np.array([True, True, False, False])) == 0
+
+
 def test_calibration_by_hand():
     said, true = np.array([0.1, 0.15, 0.95, 1.0]), np.array([False, True, True, True])
     np.testing.assert_allclose(calibration(said, true), [[0.125, 0.5, 2], [0.975, 1, 2]])

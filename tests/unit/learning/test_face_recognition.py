@@ -23,6 +23,13 @@ def test_the_area_is_the_share_of_rightly_ordered_pairs():
     assert roc(SAME, SAME).auc == pytest.approx(0.5)  # ties count half
 
 
+def test_directions_that_are_no_numbers_have_no_figures():
+    embeddings, people = np.eye(8, dtype=np.float32), np.arange(8) % 2
+    embeddings[3] = np.nan
+    found = roc(*similarities(embeddings, people))
+    assert np.isnan([found.auc, found.eer, found.tar(0.01), found.threshold(0.01)]).all()
+
+
 def test_accept_rates_and_their_threshold():
     curve = roc(SAME, STRANGERS)
     assert curve.tar(0.0) == 0.25

@@ -79,8 +79,8 @@ def test_the_last_of_each_user_is_ranked_among_items_never_touched(tmp_path):
 
 
 def test_ranks_count_ties_and_missing_scores_against_the_answer():
-    scores = np.array([[3.0, 1, 2], [1, 1, 0], [-np.inf, -np.inf, 5], [0, 4, 5]])
-    assert ranks(scores).tolist() == [0, 1, 2, 2]
+    scores = np.array([[3.0, 1, 2], [1, 1, 0], [-np.inf, -np.inf, 5], [0, 4, 5], [1, np.nan, 0], [np.nan, 1, 2]])
+    assert ranks(scores).tolist() == [0, 1, 2, 2, 1, 2]
 
 
 def test_figures_by_hand():

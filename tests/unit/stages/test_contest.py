@@ -1,7 +1,9 @@
+import math
 import types
 
 import pytest
 
+from lepton_tasks.core.metrics import is_worse
 from lepton_tasks.stages.contest import limit
 
 
@@ -9,3 +11,5 @@ from lepton_tasks.stages.contest import limit
 def test_a_candidate_may_fall_behind_the_champion_by_what_is_allowed_and_no_more(metric, expected):
     use_case = types.SimpleNamespace(gate=types.SimpleNamespace(max_drop=0.02))
     assert limit(use_case, metric, {metric: 0.8}) == pytest.approx(expected)
+    assert not is_worse(metric, 0.3, limit(use_case, metric, {metric: math.nan}))
+    assert is_worse(metric, math.nan, limit(use_case, metric, {metric: math.nan}))
