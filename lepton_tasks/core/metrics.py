@@ -60,7 +60,7 @@ def _known(name: str) -> str:
 def higher_is_better(name: str) -> bool:
     """Whether a larger value of the metric is better: no if its last word is that of an error, such as ``loss``.
 
-    What follows a known name is a label, which may be any word: ``ap50_print_error`` is as good as it is large.
+    What follows a known name is a label, which may be any word: ``ap50_an_error`` is as good as it is large.
     """
     return (_known(name) or name).rpartition("_")[2] not in _SMALLER
 

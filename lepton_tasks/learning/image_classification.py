@@ -34,11 +34,15 @@ class ImageClassification(Classification):
 
     def training_rows(self, features: Path) -> Rows:
         """The training split; raises `DataError` if a row has no label."""
-        rows = super().training_rows(features)
+        return self.evaluation_rows(features, "train")
+
+    def evaluation_rows(self, features: Path, split: str) -> Rows:
+        """The rows of the split; raises `DataError` if one has no label."""
+        rows = super().evaluation_rows(features, split)
         if missing := int((rows.targets < 0).sum()):
             raise DataError(
                 f"{missing:,} of {len(rows.targets):,} pictures have no label.",
-                where=str(features / "train"),
+                where=str(features / split),
                 fix="Add the cleaning step `unlabelled`, or choose a source whose folders name labels.",
             )
         return rows

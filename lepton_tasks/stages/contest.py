@@ -84,8 +84,8 @@ def limit(use_case: UseCase, metric: str, champion: Mapping[str, Any]) -> float:
 
     Of a champion whose metric is not a number, the worst there is: any number is better.
     """
-    theirs = float(champion[metric])
-    return (-math.inf if math.isnan(theirs) else theirs * direction(metric) - use_case.gate.max_drop) * direction(metric)
+    theirs = float(champion[metric]) - use_case.gate.max_drop * direction(metric)
+    return -math.inf * direction(metric) if math.isnan(theirs) else theirs
 
 
 def _contest(

@@ -5,7 +5,10 @@ import pytest
 from lepton_tasks.core.metrics import direction, higher_is_better, is_worse
 
 
-@pytest.mark.parametrize(("name", "better"), [("accuracy", 0.9), ("last_mae", 0.1), ("loss", -1.0), ("ap50_red", 0.9), ("ap50_print_error", 0.9)])
+@pytest.mark.parametrize(
+    ("name", "better"),
+    [("accuracy", 0.9), ("last_mae", 0.1), ("loss", -1.0), ("ap50_red", 0.9), ("ap50_an_error", 0.9)],
+)
 def test_worse_is_less_of_a_gain_and_more_of_an_error(name, better):
     limit = 0.5
     worse = 2 * limit - better

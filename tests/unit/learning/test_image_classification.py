@@ -22,11 +22,12 @@ def test_metrics_are_those_computed_by_hand():
 
 
 def test_pictures_without_a_label_are_told(tmp_path):
-    (tmp_path / "train").mkdir()
-    np.save(tmp_path / "train" / "inputs.npy", np.zeros((4, 8, 8, 1), np.uint8))
-    np.save(tmp_path / "train" / "targets.npy", np.array([0, -1, 1, -1]))
-    with pytest.raises(DataError, match=r"2 of 4 pictures have no label. Add the cleaning step `unlabelled`"):
-        TASK.training_rows(tmp_path)
+    for split, rows in (("train", TASK.training_rows), ("test", lambda folder: TASK.evaluation_rows(folder, "test"))):
+        (tmp_path / split).mkdir()
+        np.save(tmp_path / split / "inputs.npy", np.zeros((4, 8, 8, 1), np.uint8))
+        np.save(tmp_path / split / "targets.npy", np.array([0, -1, 1, -1]))
+        with pytest.raises(DataError, match=rf"{split}: 2 of 4 pictures have no label. Add the cleaning step `unlab"):
+            rows(tmp_path)
 
 
 def test_rows_of_the_confusion_matrix_are_true_labels():
