@@ -15,6 +15,8 @@ SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 """From harmless to worst."""
 FINDINGS_FILE = "findings.json"
 """Of a monitor report: the findings, as a JSON list."""
+MONITORING, BOOK_FILE = "monitoring", "watch.json"
+"""Of the state folder: has a folder for each watched model, with what is known of it (`monitoring.book`)."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -66,7 +66,7 @@ class Alert:
 
     def as_json(self) -> dict[str, Any]:
         """The alert as JSON values."""
-        return dataclasses.asdict(self)
+        return {**dataclasses.asdict(self), "finding": self.finding.as_json()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Alert:

@@ -14,12 +14,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lepton_tasks.core.finding import SEVERITIES, Finding, Severity
+from lepton_tasks.core.finding import BOOK_FILE, MONITORING, SEVERITIES, Finding, Severity
 from lepton_tasks.core.store import write_json
 from lepton_tasks.core.watch_protocols import Alert, Event
 from lepton_tasks.core.watch_settings import Watch
 
-BOOK_FILE = "watch.json"
 ENDPOINT, CHECKS = "endpoint", "checks"
 """Names of two monitors that every model has: whether the server answers, and whether the other monitors ran."""
 
@@ -97,7 +96,7 @@ def key_of(finding: Finding) -> str:
 
 def home_of(root: Path, use_case: str) -> Path:
     """The folder of everything about a watched model."""
-    return root / "monitoring" / use_case
+    return root / MONITORING / use_case
 
 
 def read_book(root: Path, use_case: str) -> Book:

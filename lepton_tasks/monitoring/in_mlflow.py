@@ -17,7 +17,7 @@ from lepton_tasks.core.errors import LeptonError, UnavailableError
 from lepton_tasks.core.finding import SEVERITIES, Finding, worst
 from lepton_tasks.core.store import write_json
 from lepton_tasks.core.use_case import UseCase
-from lepton_tasks.monitoring.book import home_of, locked
+from lepton_tasks.monitoring.book import Book, home_of, key_of, locked
 from lepton_tasks.tracking import registry
 from lepton_tasks.tracking.runs import Point, log_points, upload
 
@@ -32,7 +32,13 @@ _LONGEST = 250  # characters of a metric's name, of MLflow
 
 
 def show(
-    use_case: UseCase, ctx: RunContext, findings: Sequence[Finding], *, version: str | None, report: Iterable[Path] = ()
+    use_case: UseCase,
+    ctx: RunContext,
+    findings: Sequence[Finding],
+    book: Book,
+    *,
+    version: str | None,
+    report: Iterable[Path] = (),
 ) -> None:
     """Log a check on the run of the version, and those that MLflow has not taken yet. Never fails the check.
 
@@ -43,11 +49,15 @@ def show(
         use_case: Whose model was checked.
         ctx: The run that checked it.
         findings: What was found.
+        book: What is known after it: a check that can judge nothing leaves the version as severe as it was.
         version: The version that was watched; None if nobody knows.
         report: Files of the check.
     """
     if version is None:
         return
+    since = book.version_since if version == book.version else 0.0
+    bad = {key_of(one.finding): one.finding for one in book.lasting.values() if one.since >= since}
+    bad |= {key_of(finding): finding for finding in findings if finding.severity != "ok"}
     now, url = ctx.clock().timestamp(), ctx.environment.tracking_url
     with locked(ctx.root, use_case.name):
         path = home_of(ctx.root, use_case.name) / _NOTES
@@ -63,8 +73,8 @@ def show(
             waiting = []
             if run_id is not None:
                 upload(url, run_id, {f"{FOLDER}/{file.name}": file for file in report})
-                registry.set_tag(url, use_case.name, version, SEVERITY, worst(findings))
-                registry.set_tag(url, use_case.name, version, CHECKED, _in_words(findings, now))
+                registry.set_tag(url, use_case.name, version, SEVERITY, worst(bad.values()))
+                registry.set_tag(url, use_case.name, version, CHECKED, _in_words(bad.values(), now))
         except (LeptonError, OSError, ValueError, KeyError, http.client.HTTPException) as error:
             why = error.what if isinstance(error, UnavailableError) else repr(error)
             ctx.log.warning("MLflow does not show this check (%d wait for the next one): %s", len(waiting), why)
@@ -113,7 +123,7 @@ def _name(monitor: str, subject: str, unit: str) -> str:
     return f"{FOLDER}/{monitor}/{told}"[:_LONGEST]
 
 
-def _in_words(findings: Iterable[Finding], now: float) -> str:
-    bad = sorted((one for one in findings if one.severity != "ok"), key=lambda one: -SEVERITIES.index(one.severity))
-    told = "; ".join(f"{one.severity} {' '.join(filter(None, (one.monitor, one.subject)))}" for one in bad)
+def _in_words(bad: Iterable[Finding], now: float) -> str:
+    ordered = sorted(bad, key=lambda one: -SEVERITIES.index(one.severity))
+    told = "; ".join(f"{one.severity} {' '.join(filter(None, (one.monitor, one.subject)))}" for one in ordered)
     return f"{dt.datetime.fromtimestamp(now, dt.UTC):%Y-%m-%d %H:%M} UTC: {told or 'ok'}"

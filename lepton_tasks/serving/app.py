@@ -20,6 +20,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp
 
 from lepton_tasks.core.errors import LeptonError
+from lepton_tasks.core.finding import MONITORING
 from lepton_tasks.serving.access.auth import guard_of
 from lepton_tasks.serving.http.admin import admin_router, admin_token
 from lepton_tasks.serving.http.edge import Cors, Door, Edge, page_policy
@@ -36,6 +37,7 @@ from lepton_tasks.serving.http.video_input import sources_of
 from lepton_tasks.serving.inference.answering import Answerer
 from lepton_tasks.serving.inference.asked import error_reply
 from lepton_tasks.serving.observing.exposition import merged
+from lepton_tasks.serving.observing.findings import exposed_findings
 from lepton_tasks.serving.observing.redact import Redaction
 from lepton_tasks.serving.observing.request_log import REQUESTS_FOLDER, RequestLog
 from lepton_tasks.serving.observing.telemetry import Telemetry
@@ -143,7 +145,7 @@ def create_app(
     app.include_router(oip_router(table, answerer))
     app.include_router(admin_router(table, token))
     app.include_router(gallery_router(table, telemetry, limits, home, token))
-    app.include_router(_own_router(telemetry, fleet))
+    app.include_router(_own_router(telemetry, fleet, home.parent / MONITORING))
     _answer_errors_as_json(app)
     return app
 
@@ -217,7 +219,7 @@ def _add_gauges(telemetry: Telemetry, door: Door, tracer: Tracer, log: RequestLo
     skipped.set_function(lambda: log.skipped)
 
 
-def _own_router(telemetry: Telemetry, fleet: Fleet | None) -> APIRouter:
+def _own_router(telemetry: Telemetry, fleet: Fleet | None, watched: Path) -> APIRouter:
     """Metrics, and the page."""
     router = APIRouter()
     if fleet is not None:
@@ -230,7 +232,7 @@ def _own_router(telemetry: Telemetry, fleet: Fleet | None) -> APIRouter:
         if fleet is not None:
             others = {reply["member"]: reply["text"] for reply in await fleet.ask(op="metrics")}
             own = merged({fleet.member: own.decode(), **others})
-        return Response(own, media_type=CONTENT_TYPE_LATEST)
+        return Response(own + exposed_findings(watched), media_type=CONTENT_TYPE_LATEST)
 
     @router.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:

@@ -33,7 +33,7 @@ def monitor(use_case: UseCase, ctx: RunContext, *, endpoint: EndpointRef) -> Mon
         ctx.log.log(_LEVELS[finding.severity], "%s: %s", finding.monitor, finding.message)
     facts = endpoint.facts
     champion = facts.get("previous_version") if facts.get("role") == "challenger" else facts.get("version")
-    record(
+    book = record(
         use_case,
         ctx,
         findings,
@@ -50,5 +50,5 @@ def monitor(use_case: UseCase, ctx: RunContext, *, endpoint: EndpointRef) -> Mon
         shutil.copyfile(docs, draft.path / "data_quality.html")
     version = facts.get("version")
     files = sorted(draft.path.iterdir())
-    in_mlflow.show(use_case, ctx, findings, version=str(version) if version else None, report=files)
+    in_mlflow.show(use_case, ctx, findings, book, version=str(version) if version else None, report=files)
     return ctx.publish(draft, MonitorReportRef, {"findings": len(findings), **counts})

@@ -61,7 +61,7 @@ def _broken(use_case: UseCase, ctx: RunContext, monitor: str, why: str) -> Book:
     finding = Finding(monitor=monitor, severity="critical", message=why, value=0.0)
     ctx.log.error("%s: %s", monitor, why)
     book = record(use_case, ctx, [finding], version=None)
-    in_mlflow.show(use_case, ctx, [finding], version=book.version)
+    in_mlflow.show(use_case, ctx, [finding], book, version=book.version)
     return book
 
 

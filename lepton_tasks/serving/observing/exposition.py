@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 _PROCESS = "process"
 
 
-class _Merged:
+class Merged:
     """What `generate_latest` asks for metrics."""
 
     def __init__(self, metrics: Iterable[Metric]) -> None:
@@ -30,4 +30,4 @@ def merged(texts: Mapping[int, str]) -> bytes:
             whole = found.setdefault(family.name, Metric(family.name, family.documentation, family.type))
             for sample in family.samples:
                 whole.samples.append(sample._replace(labels={**sample.labels, _PROCESS: str(member)}))
-    return generate_latest(_Merged(found.values()))
+    return generate_latest(Merged(found.values()))

@@ -8,9 +8,9 @@ import pytest
 from alerts import USE_CASE, at, drift
 
 from lepton_tasks.core.context import RunContext
-from lepton_tasks.core.finding import Finding
+from lepton_tasks.core.finding import BOOK_FILE, Finding
 from lepton_tasks.monitoring.alert import announce, deliver, record
-from lepton_tasks.monitoring.book import BOOK_FILE, home_of, read_book
+from lepton_tasks.monitoring.book import home_of, read_book
 
 
 @pytest.fixture

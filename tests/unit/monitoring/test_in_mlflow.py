@@ -9,7 +9,8 @@ from registry_server import model_registry
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.finding import Finding
 from lepton_tasks.monitoring import in_mlflow
-from lepton_tasks.monitoring.in_mlflow import figures_of, show
+from lepton_tasks.monitoring.alert import record
+from lepton_tasks.monitoring.in_mlflow import figures_of
 
 PSI = "monitoring/drift/alcohol PSI"
 
@@ -24,6 +25,11 @@ def registry():
 @pytest.fixture
 def ctx(tmp_path, registry):
     return RunContext.local(tmp_path, tracking_url=registry.url)
+
+
+def show(use_case, ctx, findings, *, version, report=()):
+    book = record(use_case, ctx, findings, version=version)
+    in_mlflow.show(use_case, ctx, findings, book, version=version, report=report)
 
 
 def test_figures_are_named_by_monitor_subject_and_unit():
@@ -62,6 +68,17 @@ def test_a_version_gets_figures_over_time_its_report_and_its_severity(ctx, regis
         "lepton.severity": "critical",
         "lepton.checked": "2026-05-01 01:00 UTC: critical performance; warning drift alcohol",
     }
+
+
+def test_a_check_that_can_judge_nothing_leaves_the_severity_and_another_version_begins_anew(ctx, registry):
+    registry.add("wine", "4", None, "e" * 64)
+    nothing = Finding(monitor="drift", severity="ok", message="no requests since the last comparison", unit="PSI")
+    show(USE_CASE, at(ctx, 0), [drift("critical")], version="3")
+    show(USE_CASE, at(ctx, 60), [nothing], version="3")
+    assert registry.tags["wine", "3"]["lepton.severity"] == "critical"
+    show(USE_CASE, at(ctx, 120), [nothing], version="4")
+    assert registry.tags["wine", "4"]["lepton.checked"] == "2026-05-01 00:02 UTC: ok"
+    assert registry.tags["wine", "3"]["lepton.severity"] == "critical"
 
 
 def test_checks_wait_while_mlflow_is_away_and_keep_their_times(ctx, registry, caplog, monkeypatch):
