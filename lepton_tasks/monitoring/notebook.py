@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +69,16 @@ class Notebook:
         return json.loads(path.read_text()) if path.exists() else default
 
 
-def requests_since(ctx: RunContext, use_case: UseCase, version: str, since: float) -> Iterator[dict[str, Any]]:
+def requests_since(
+    ctx: RunContext, use_case: UseCase, version: str, since: float, columns: Collection[str] | None = None
+) -> Iterator[dict[str, Any]]:
     """Records of real requests to a version, to any if it is empty, after `since` (Unix time); oldest first.
 
-    A million of them with their values take 3 GB, so keep only what is looked at.
+    A million of them with their values take 3 GB, so keep only what is looked at, or read no more than `columns`.
     """
-    for record in read_requests(ctx.root / "serving" / REQUESTS_FOLDER, use_case.name, since=since):
+    folder = ctx.root / "serving" / REQUESTS_FOLDER
+    read = None if columns is None else {"probe", "version", *columns}
+    for record in read_requests(folder, use_case.name, since=since, columns=read):
         if not record.get("probe") and version in ("", record.get("version")):
             yield record
 

@@ -20,11 +20,13 @@ from lepton_tasks.core.proportions import wilson
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.monitoring.live_metrics import OF_LABELS, OF_NUMBERS, Estimate, estimate, weakest_label
 from lepton_tasks.monitoring.notebook import Notebook, package_json, requests_since
-from lepton_tasks.serving.observing.request_log import REQUESTS_FOLDER, read_outcomes
+from lepton_tasks.serving.observing.request_log import REQUESTS_FOLDER, REST, read_outcomes
 
 _HOUR = 3600.0
 _LEAST_FOR_P99 = 100
 _REFUSED = 503
+_OF_REQUESTS = ("id", "status", "seconds")
+_OF_ANSWERS = ("id", "status", "label", REST)  # numbers are in the rest
 _finding = functools.partial(Finding, "performance")
 _Milliseconds = Annotated[float, pydantic.Field(gt=0)] | None
 
@@ -76,7 +78,7 @@ class Performance:
         """Findings about requests, and the time of the last one that was judged."""
         since = notes.mark.get("until", 0.0)
         until, failed, rows, times = since, 0, 0, array.array("d")
-        for record in requests_since(ctx, use_case, notes.version, since):
+        for record in requests_since(ctx, use_case, notes.version, since, _OF_REQUESTS):
             until = max(until, record["time"])
             if "/" in (key := record.get("id") or "") and not key.endswith("/0"):
                 continue  # a request counts once, however many samples it has
@@ -161,7 +163,7 @@ class Performance:
         """What was answered and what was right, and whether these are labels."""
         labels: list[tuple[Any, Any]] = []
         numbers: list[tuple[Any, Any]] = []
-        for record in requests_since(ctx, use_case, notes.version, oldest):
+        for record in requests_since(ctx, use_case, notes.version, oldest, _OF_ANSWERS):
             truth = truths.get(record.get("id") or "")
             if truth is None or record["status"] != 200:
                 continue

@@ -232,7 +232,8 @@ def _own_router(telemetry: Telemetry, fleet: Fleet | None, watched: Path) -> API
         if fleet is not None:
             others = {reply["member"]: reply["text"] for reply in await fleet.ask(op="metrics")}
             own = merged({fleet.member: own.decode(), **others})
-        return Response(own + exposed_findings(watched), media_type=CONTENT_TYPE_LATEST)
+        found = await asyncio.to_thread(exposed_findings, watched)  # 0.3 ms of CPU a model
+        return Response(own + found, media_type=CONTENT_TYPE_LATEST)
 
     @router.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:

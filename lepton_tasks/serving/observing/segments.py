@@ -11,7 +11,7 @@ import operator
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
@@ -126,12 +126,17 @@ def prune(folder: Path, *, most_bytes: int, most_files: int) -> None:
             path.unlink(missing_ok=True)
 
 
-def read_segments(folder: Path, since: float) -> Iterator[dict[str, Any]]:
-    """The records of a folder that were made after `since`, as good as oldest first."""
+def read_segments(folder: Path, since: float, columns: Collection[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The records of a folder that were made after `since`, as good as oldest first.
+
+    Of sealed files only `columns` of `COLUMNS` are read, and the time; without any all of them.
+    """
     members: dict[int, list[Path]] = {}
     for path in sorted(_files(folder), key=_begun):
         members.setdefault(_member(path), []).append(path)
-    yield from heapq.merge(*(_records(files, since) for files in members.values()), key=operator.itemgetter("time"))
+    yield from heapq.merge(
+        *(_records(files, since, columns) for files in members.values()), key=operator.itemgetter("time")
+    )
 
 
 def _files(folder: Path) -> list[Path]:
@@ -151,17 +156,17 @@ def _member(path: Path) -> int:
     return int(path.stem.partition("-")[2])
 
 
-def _records(files: Sequence[Path], since: float) -> Iterator[dict[str, Any]]:
+def _records(files: Sequence[Path], since: float, columns: Collection[str] | None) -> Iterator[dict[str, Any]]:
     """The records of one process's files after `since`."""
     for path, following in itertools.zip_longest(files, files[1:]):
         if following is not None and _begun(following) / 1e9 < since:
             continue  # all of it is older
-        for record in _rows(path):
+        for record in _rows(path, columns):
             if record["time"] > since:
                 yield record
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
+def _rows(path: Path, columns: Collection[str] | None) -> Iterator[dict[str, Any]]:
     """A file's records; of one that is sealed just now, or removed for its age, what is to be had."""
     if path.suffix == LIVE:
         try:
@@ -174,7 +179,8 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(_ROWS):
+        names = [name for name in COLUMNS if columns is None or name == "time" or name in columns]
+        for batch in file.iter_batches(_ROWS, columns=names):
             table = batch.set_column(0, "time", batch.column("time").cast("int64"))
             yield from map(as_record, table.to_pylist())
 

@@ -29,6 +29,16 @@ def test_records_come_back_as_they_were(tmp_path):
     assert table["time"][1] == datetime(2025, 11, 26, 12, 55, 30, 500_000, tzinfo=UTC)
 
 
+def test_columns_are_read_alone_and_the_time_always(tmp_path):
+    live = tmp_path / "5-0.jsonl"
+    live.write_text("".join(f"{json.dumps(record)}\n" for record in RECORDS))
+    seal(live)
+    read = [{"time": 1764161730.123457, "status": 200}, {"time": 1764161730.5, "odd": [1, 2], "label": 7}]
+    read += [{"time": 2.0, "label": ["a", "b"], "status": "none", "probability": True}, {"time": 3.0}]
+    assert list(read_segments(tmp_path, 0.0, ("status", "more"))) == read
+    assert list(read_segments(tmp_path, 0.0, ())) == [{"time": record["time"]} for record in RECORDS]
+
+
 def test_a_crash_between_sealing_and_removing_doubles_nothing(tmp_path):
     live = tmp_path / "5-0.jsonl"
     live.write_text('{"time": 1.0}\n{"time": 2.0}\n{"ti')
