@@ -18,6 +18,7 @@ from lepton_tasks.cli.data import data
 from lepton_tasks.cli.keys import key
 from lepton_tasks.cli.packages import package
 from lepton_tasks.cli.releasing import Json, print_json
+from lepton_tasks.core.environment import usable_state
 from lepton_tasks.core.errors import ConfigError, LeptonError
 
 app = typer.Typer(
@@ -257,7 +258,8 @@ def main() -> None:
     """Entry point of the `lepton` command."""
     as_json = "--json" in sys.argv
     try:
-        app()
+        with usable_state():
+            app()
     except LeptonError as error:
         Console(stderr=True).print(f"[bold red]lepton:[/] {error}", highlight=False, soft_wrap=True)
         if as_json:

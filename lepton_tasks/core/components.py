@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lepton_tasks.core import protocols
+from lepton_tasks.core import metrics, protocols
 from lepton_tasks.core.catalogue import (
     ALL_FEATURES,
     AUGMENTATIONS,
@@ -15,6 +15,7 @@ from lepton_tasks.core.catalogue import (
     CODECS,
     COMPRESSIONS,
     DEPLOY_TARGETS,
+    FEATURES,
     LEARNING_TASKS,
     LOSSES,
     MODELS,
@@ -68,9 +69,46 @@ def named_components(use_case: UseCase) -> list[tuple[str, Registry[Any], Compon
 
 
 def check_names(use_case: UseCase, *, where: str) -> None:
-    """Raise `ConfigError` for the first name that no registry knows. Imports no component."""
+    """Raise `ConfigError` for the first name that no registry knows, or a slip in the gate. Imports no component."""
     for key, registry, spec in named_components(use_case):
+        if registry in (SOURCES, TABLE_SOURCES):
+            _check_source(use_case, where=f"{where}: {key}.name")
         registry.check(spec.name, where=f"{where}: {key}.name")
+    _check_gate(use_case, where=f"{where}: gate")
+
+
+def _check_source(use_case: UseCase, *, where: str) -> None:
+    """Raise `ConfigError` for a source of the other kind than the features, or a path in place of a name."""
+    name, features = use_case.data.source.name, use_case.features.name
+    other, those = (SOURCES, TABLE_FEATURES) if takes_tables(use_case) else (TABLE_SOURCES, FEATURES)
+    if name in other.entries and features in those.entries:
+        fitting = FEATURES if other is SOURCES else TABLE_FEATURES
+        raise ConfigError(
+            f"the features {features!r} cannot be made of the {other.kind} {name!r}.",
+            where=where,
+            fix=f"Choose `features` among {', '.join(fitting.names())}, or another source.",
+        )
+    if "/" in name or "\\" in name:
+        raise ConfigError(
+            f"{name!r} is a path, not a source.", where=where, fix=f"Write {{name: csv, params: {{path: {name}}}}}."
+        )
+
+
+def _check_gate(use_case: UseCase, *, where: str) -> None:
+    """Raise `ConfigError` for what the gate would refuse only after training: a metric misspelt, percent for a share.
+
+    Metrics that nothing here resembles are left to the gate: learning tasks may compute their own.
+    """
+    gate = use_case.gate
+    for key, name in [("metric", gate.metric), *((f"thresholds.{name}", name) for name in gate.thresholds)]:
+        if name is not None and (meant := metrics.misspelt(name)) is not None:
+            raise ConfigError(f"no metric named {name!r}.", where=f"{where}.{key}", fix=f"Did you mean {meant!r}?")
+    for name, limit in gate.thresholds.items():
+        if limit > 1 and metrics.unit_of(name) == "share":
+            fix = f"Write {limit / 100:g}." if limit <= 100 else ""
+            raise ConfigError(
+                f"{name} is a share, at most 1, not {limit:g}.", where=f"{where}.thresholds.{name}", fix=fix
+            )
 
 
 # What the code gives to each kind of component beside the YAML's params.

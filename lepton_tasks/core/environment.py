@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +16,8 @@ import pydantic
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.settings import read_yaml
 from lepton_tasks.core.spec import ComponentSpec
+
+_UNUSABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.ENOENT}
 
 
 class Tls(pydantic.BaseModel):
@@ -258,6 +262,23 @@ def state_root(variables: Mapping[str, str] | None = None) -> Path:
     """The folder that holds all state: ``LEPTON_HOME``, or ``.lepton`` in the project."""
     variables = os.environ if variables is None else variables
     return Path(variables.get("LEPTON_HOME") or project_root() / ".lepton").expanduser().resolve()
+
+
+@contextlib.contextmanager
+def usable_state() -> Iterator[None]:
+    """Turn the failure to make, or to write to, something in the state folder into a `ConfigError` with a way out."""
+    try:
+        yield
+    except OSError as error:
+        root = state_root()
+        path = Path(str(error.filename)) if error.filename else None
+        if path is None or not (path.is_relative_to(root) or root.is_relative_to(path)) or error.errno not in _UNUSABLE:
+            raise
+        raise ConfigError(
+            f"the state folder cannot be used: {error.strerror} ({path}).",
+            where=str(root),
+            fix="Choose a folder that can be written to: LEPTON_HOME=/path/to/folder",
+        ) from error
 
 
 def load_environment(variables: Mapping[str, str] | None = None) -> Environment:

