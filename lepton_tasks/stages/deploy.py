@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lepton_tasks.core.artifacts import ArtifactRef, EndpointRef, ModelPackageRef, ModelVersionRef
+from lepton_tasks.core.artifacts import ArtifactRef, EndpointRef, EvaluationRef, ModelPackageRef, ModelVersionRef
 from lepton_tasks.core.components import deploy_target_of, deploy_target_spec
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import GateError, LeptonError
@@ -13,7 +13,12 @@ from lepton_tasks.tracking.registry import ROLLED_BACK
 
 
 def deploy(
-    use_case: UseCase, ctx: RunContext, *, model_version: ModelVersionRef, package: ModelPackageRef
+    use_case: UseCase,
+    ctx: RunContext,
+    *,
+    model_version: ModelVersionRef,
+    package: ModelPackageRef,
+    verdict: EvaluationRef,
 ) -> EndpointRef:
     """Deploy the version as its rollout says, then update the aliases ``champion`` and ``previous``.
 
@@ -23,7 +28,8 @@ def deploy(
 
     Raises:
         ArtifactError: the target refuses the package; what was served still is.
-        GateError: a repair took this version back, so that no run deploys it again.
+        GateError: a repair took this version back, so that no run deploys it again; or another version became champion
+            since the gate, which has not compared with it.
         UnavailableError: the target or MLflow does not answer.
     """
     from lepton_tasks.tracking.mlflow import CHALLENGER, CHAMPION, PREVIOUS, Tracker
@@ -40,6 +46,14 @@ def deploy(
             fix=f"`lepton deploy {use_case.name} {version}` deploys it; other data or settings make another.",
         )
     old = tracker.champion(use_case.name)  # before the swap: with MLflow away, nothing is touched
+    compared, run_id = verdict.facts["champion"], model_version.facts.get("mlflow_run_id")
+    if old is not None and old.version not in (version, compared) and old.run_id != run_id:
+        raise GateError(
+            f"version {old.version} became champion after the gate had compared version {version} with "
+            f"{f'version {compared}' if compared else 'none'}.",
+            where=f"{use_case.name}.yaml",
+            fix="Run it again: the gate compares with the new champion.",
+        )
     served = target.deploy(use_case, ctx, model_version, package)
     challenges = served["version"] != version
     try:

@@ -244,6 +244,7 @@ STAGES: tuple[Stage, ...] = (
         "lepton_tasks.stages.deploy:deploy",
         "release",
         needs=("model_version", "package"),
+        reads=("verdict",),
         produces="endpoint",
         sections=("name", "deploy"),
         retries=2,

@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from serving_process import serving
 from tiny_packages import make_package, picture
 
-from lepton_tasks.core.artifacts import ModelPackageRef, ModelVersionRef
+from lepton_tasks.core.artifacts import EvaluationRef, ModelPackageRef, ModelVersionRef
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ArtifactError, GateError, UnavailableError
 from lepton_tasks.core.rollout import Rollout
@@ -63,9 +63,18 @@ def released(ctx, version, **options):
     return at(ctx, "register", version).draft().publish(ModelVersionRef, facts), package
 
 
+def passed(ctx):
+    """What a gate found that has just compared with the champion."""
+    champion = Tracker(ctx.environment.tracking_url).champion("tiny")
+    facts = {"passed": True, "champion": champion.version if champion else None}
+    return EvaluationRef(uri="store://gate/1", digest="1", stage="gate", facts=facts)
+
+
 def deployed(ctx, version, **options):
     model_version, package = released(ctx, version, **options)
-    return deploy(USE_CASE, at(ctx, "deploy", version), model_version=model_version, package=package), package
+    return deploy(
+        USE_CASE, at(ctx, "deploy", version), model_version=model_version, package=package, verdict=passed(ctx)
+    ), package
 
 
 def aliases(registry):
@@ -122,7 +131,7 @@ def test_a_canary_leaves_the_champion_its_alias_and_is_asked_by_its_number(ctx, 
     deployed(ctx, "1")
     model_version, package = released(ctx, "2")
     canary = by(kind="canary", steps=(1, 100), step_seconds=3600)
-    endpoint = deploy(canary, at(ctx, "deploy", "2"), model_version=model_version, package=package)
+    endpoint = deploy(canary, at(ctx, "deploy", "2"), model_version=model_version, package=package, verdict=passed(ctx))
     assert (endpoint.facts["version"], endpoint.facts["previous_version"], endpoint.facts["role"]) == (
         *("2", "1"),
         "challenger",
@@ -140,7 +149,7 @@ def test_a_challenger_that_fails_its_smoke_test_is_taken_away_and_the_champion_s
     deployed(ctx, "1")
     model_version, package = released(ctx, "2", expects=wrong_example())
     shadow = by(kind="shadow")
-    endpoint = deploy(shadow, at(ctx, "deploy", "2"), model_version=model_version, package=package)
+    endpoint = deploy(shadow, at(ctx, "deploy", "2"), model_version=model_version, package=package, verdict=passed(ctx))
     with pytest.raises(GateError, match="It challenges version 1 no more"):
         smoke_test(shadow, at(ctx, "smoke_test", "2"), endpoint=endpoint, package=package)
     assert not still_serving(shadow, ctx, endpoint)
