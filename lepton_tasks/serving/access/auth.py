@@ -18,6 +18,12 @@ from lepton_tasks.serving.access.rates import Rates
 from lepton_tasks.serving.errors import ForbiddenError, NotAllowedError, TooManyError, status_of
 
 RATES_FILE = "keys.rates"  # in the server's state folder
+REQUIRED_FILE = "keys.required"  # there, too
+
+_REQUIRED = """\
+This server has had API keys, so it lets nobody in without one, even if keys.json is gone.
+For a server without keys, delete keys.json and this file, and restart it.
+"""
 
 _LOOK_EVERY = 1.0  # seconds
 _MOST_NAMES = 1000  # model names are the caller's own text, so not all of them are remembered
@@ -39,11 +45,13 @@ class _Known:
 class Guard:
     """Lets requests in, or says why not. A changed file counts within a second.
 
-    Without a file, and without a key from elsewhere, everybody may ask: see `check_address`. A file that goes, or
-    breaks, while the server runs opens nothing: the keys known until then stay good.
+    Without a file, and without a key from elsewhere, everybody may ask: see `check_address`. A file that goes takes its
+    keys with it, now and, by `required`, after a restart: nobody is let in, but for the stages and the key that was
+    given. With one that breaks while the server runs, the keys known until then stay good.
 
     Args:
         path: The file of keys.
+        required: File that is made once there are keys; while it is there, nobody is let in without one.
         rates: File in which the server's processes share what each key has used; without it, each counts for itself.
         stages: The key of the stages that share the state folder.
         given: A further key for all models, from the server's environment.
@@ -61,6 +69,7 @@ class Guard:
         self,
         path: Path,
         *,
+        required: Path | None = None,
         rates: Path | None = None,
         stages: str = "",
         given: str = "",
@@ -68,17 +77,20 @@ class Guard:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.refused = dict.fromkeys((401, 403, 429), 0)
-        self._path, self._clock, self._wall = path, clock, wall
+        self._path, self._required, self._clock, self._wall = path, required, clock, wall
         self._rates = Rates(rates, MOST_KEYS)
         self._own = _known(
             Key(name=name, sha256=sha256(key.encode()).hexdigest(), slot=0)
             for name, key in {"stages": stages, "environment": given}.items()
             if key
         )
-        self._keys: dict[bytes, _Known] | None = self._own if given else None
+        closed = given or (required is not None and required.exists())
+        self._keys: dict[bytes, _Known] | None = self._own if closed else None
         self._seen: tuple[int, ...] | None = None
         self._look_again = clock() + _LOOK_EVERY
         self._take(self._signature())
+        if self._keys is self._own and not given:
+            self._warn_of_loss()
 
     @property
     def open(self) -> bool:
@@ -156,11 +168,20 @@ class Guard:
             keys = read_keys(self._path)
         except FileNotFoundError:
             if self._seen is not None:
-                _log.warning("%s is gone. The keys known until now stay good.", self._path)
+                self._keys = self._own
+                self._warn_of_loss()
         else:
             self._keys = _known(keys) | self._own
+            if self._required is not None and not self._required.exists():
+                self._required.write_text(_REQUIRED)
             _log.info("%d API keys", len(keys))
         self._seen = signature
+
+    def _warn_of_loss(self) -> None:
+        fix = "`lepton key add NAME` makes a new one"
+        if self._required is not None:
+            fix += f"; for a server without keys, delete {self._required}, too, and restart"
+        _log.error("%s is gone, and its keys with it: nobody is let in with them. %s.", self._path, fix)
 
 
 def _known(keys: Iterable[Key]) -> dict[bytes, _Known]:
@@ -228,6 +249,7 @@ def guard_of(home: Path, token: str, environment: Mapping[str, str], keys: Path 
         raise ConfigError("there is no such file.", where=f"--keys {keys}", fix="Create it with `lepton key add NAME`.")
     return Guard(
         keys or home / KEYS_FILE,
+        required=None if keys else home / REQUIRED_FILE,  # if a named file is missing, the server does not start
         rates=home / RATES_FILE,
         stages=stage_key(token),
         given=environment.get(KEY_VARIABLE, "").strip(),

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from lepton_tasks.core.access import own_key, stage_key
+from lepton_tasks.core.access import TOKEN_FILE, own_key, stage_key
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.serving.access import auth
 from lepton_tasks.serving.access.auth import Guard, check_address
@@ -162,10 +162,8 @@ def test_changes_count_within_a_second_and_not_sooner(file, clock):
         guard.admit(bearer(new), "digits")
 
 
-@pytest.mark.parametrize(
-    "harm", [lambda file: file.unlink(), lambda file: file.write_text("{"), lambda file: file.chmod(0o666)]
-)
-def test_a_file_that_goes_or_breaks_opens_nothing(file, clock, harm, caplog):
+@pytest.mark.parametrize("harm", [lambda file: file.write_text("{"), lambda file: file.chmod(0o666)])
+def test_a_file_that_breaks_opens_nothing(file, clock, harm, caplog):
     token, key = add_key(file, "shop", now=0)
     guard = guard_of(file, clock)
     harm(file)
@@ -175,6 +173,52 @@ def test_a_file_that_goes_or_breaks_opens_nothing(file, clock, harm, caplog):
         with pytest.raises(ForbiddenError):
             guard.admit(None, "digits")
     assert len([r for r in caplog.records if "stay good" in r.getMessage()]) == 1
+
+
+def test_a_file_that_goes_takes_its_keys_with_it_before_and_after_a_restart(file, clock, caplog):
+    (file.parent / TOKEN_FILE).write_text("secret\n")
+    token, _ = add_key(file, "shop", now=0)
+    stages = bearer(stage_key("secret"))
+
+    def started():
+        return auth.guard_of(file.parent, "secret", {})
+
+    def look(guard):
+        guard._look_again = 0.0  # a second later
+
+    def is_closed(guard):
+        for _ in range(3):
+            look(guard)
+            for header in (bearer(token), None):
+                with pytest.raises(ForbiddenError):
+                    guard.admit(header, "digits")
+            assert guard.admit(stages, "digits").startswith("stages-")
+        errors = [record.getMessage() for record in caplog.records if "is gone" in record.getMessage()]
+        caplog.clear()
+        return errors
+
+    running = started()
+    file.unlink()
+    (once,) = is_closed(running)
+    assert once.startswith(f"{file} is gone")
+    assert f"delete {file.parent / auth.REQUIRED_FILE}, too, and restart" in once
+    restarted = started()
+    assert is_closed(restarted) == [once]
+    check_address("0.0.0.0", restarted)
+
+    new, key = add_key(file, "shop", now=0)
+    for guard in (running, restarted):
+        look(guard)
+        assert guard.admit(bearer(new), "digits") == key.id
+    for path in (file, file.parent / auth.REQUIRED_FILE):
+        path.unlink()
+    assert is_closed(running)  # what runs is never opened
+    assert started().open
+
+
+def test_a_server_with_a_given_key_does_not_miss_a_file(file, clock, caplog):
+    guard_of(file, clock, given="lepton_given")
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize(
