@@ -12,7 +12,7 @@ from rich.console import Console
 from lepton_tasks.cli.display import RunDisplay, headline
 from lepton_tasks.cli.platform import start
 from lepton_tasks.core.artifacts import ArtifactRef, parse_ref
-from lepton_tasks.core.environment import load_environment, project_root, state_root
+from lepton_tasks.core.environment import load_environment, state_root, use_case_file
 from lepton_tasks.core.errors import ConfigError, LeptonError, StageError
 from lepton_tasks.core.store import ArtifactStore
 from lepton_tasks.core.use_case import load_use_case
@@ -50,7 +50,7 @@ def run_demo(name: str, console: Console) -> int:
 
 
 def _demo(name: str, console: Console, at: _At) -> float:
-    load_use_case(project_root() / "configs" / "use_cases" / f"{name}.yaml")
+    load_use_case(use_case_file(name))
     console.print("Starting the services on 127.0.0.1 (the first time takes longest)")
     start(SERVICES, console)
     at.step = "airflow"

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from lepton_tasks.core.catalogue import TABLE_SOURCES
 from lepton_tasks.core.context import RunContext
-from lepton_tasks.core.environment import project_root, state_root
+from lepton_tasks.core.environment import state_root, use_case_file
 from lepton_tasks.core.errors import ConfigError, DataError
 from lepton_tasks.core.table_protocols import TableSource
 from lepton_tasks.quality.history import reports_about
@@ -44,7 +44,7 @@ def load_profile(what: str) -> dict[str, Any]:
     back_by = int(back or 0)
     if back_by >= len(kept):
         there = f"only {len(kept)} of its runs left a profile" if kept else "none of its runs left a profile yet"
-        use_case = project_root() / "configs" / "use_cases" / f"{name}.yaml"
+        use_case = use_case_file(name)
         raise DataError(
             f"{there}.",
             where=what,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import tempfile
 import time
@@ -11,13 +12,14 @@ from typing import Any
 
 import pydantic
 
+from lepton_tasks.core.components import deploy_target_of
 from lepton_tasks.core.context import RunContext
-from lepton_tasks.core.environment import load_environment, state_root
+from lepton_tasks.core.environment import load_environment, state_root, use_case_file
 from lepton_tasks.core.errors import ConfigError, LeptonError
+from lepton_tasks.core.release_protocols import DeployTarget, Registered
 from lepton_tasks.core.rollout import Rollout
 from lepton_tasks.core.settings import parse_override
-from lepton_tasks.deployment.followers import FOLLOWERS, Followers, check_rollout
-from lepton_tasks.deployment.process import administer
+from lepton_tasks.core.use_case import Deploy, UseCase, load_use_case
 from lepton_tasks.tracking import registry
 
 _BY = "lepton"
@@ -47,40 +49,37 @@ def rollout_of(canary: str | None, shadow: float | None, hold: bool, overrides: 
 
 
 def deploy_version(name: str, version: str, rollout: Rollout) -> dict[str, Any]:
-    """Fetch a version's package from the registry and deploy it; then the aliases say so.
+    """Deploy a registered version to the target of its use case; then the aliases say so.
 
     Raises:
-        ConfigError: the registry has no such version, or not from here.
+        ConfigError: the registry has no such version, or not from here; or the target knows no such rollout.
     """
-    environment, root = load_environment(), state_root()
-    if environment.serving.target == FOLLOWERS:
-        check_rollout(rollout, where=f"serving.target: {FOLLOWERS}")
-    found = registry.version(environment.tracking_url, name, version)
+    use_case, ctx, target = _target_of(name)
+    use_case = use_case.model_copy(update={"deploy": use_case.deploy.model_copy(update={"rollout": rollout})})
+    url = ctx.environment.tracking_url
+    found = registry.version(url, name, version)
     digest = found["tags"].get("lepton.package_digest") if found else None
     if found is None or digest is None:
-        raise ConfigError(f"no version {version} of {name!r} with a model package.", where=environment.tracking_url)
-    if environment.serving.target == FOLLOWERS:
-        return _followers(name).deploy(version, digest)
-    with tempfile.TemporaryDirectory(dir=root, prefix=".deploy-") as folder:
-        registry.download(environment.tracking_url, found["run_id"], Path(folder))
-        wanted = {"package": folder, "version": version, "digest": digest, "by": _BY}
-        served = administer(
-            root,
-            environment.serving_url,
-            "POST",
-            name,
-            json={**wanted, "rollout": rollout.model_dump(mode="json")},
-        )
+        raise ConfigError(f"no version {version} of {name!r} with a model package.", where=url)
+    with contextlib.ExitStack() as stack:
+
+        def package() -> Path:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=ctx.root, prefix=".deploy-")))
+            registry.download(url, found["run_id"], folder)
+            return folder
+
+        served = target.deploy(use_case, ctx, Registered(version, digest, package))
     if served["version"] == version:
-        registry.crown(environment.tracking_url, name, version, served["previous"])
+        registry.crown(url, name, version, served["previous"])
     else:
-        registry.set_alias(environment.tracking_url, name, registry.CHALLENGER, version)
+        registry.set_alias(url, name, registry.CHALLENGER, version)
     return served
 
 
 def promote_challenger(name: str) -> dict[str, Any]:
     """Let the challenger be the champion; returns what is served then."""
-    return _change(name, "promote")
+    use_case, ctx, target = _target_of(name)
+    return _told(ctx, target.promote(use_case, ctx), name)
 
 
 def roll_back(name: str) -> dict[str, Any]:
@@ -89,22 +88,27 @@ def roll_back(name: str) -> dict[str, Any]:
     Returns:
         What is served then, as ``undone`` the version that went, and the ``seconds`` that the server took.
     """
-    return _change(name, "rollback")
+    use_case, ctx, target = _target_of(name)
+    return _told(ctx, target.rollback(use_case, ctx), name)
 
 
-def _change(name: str, verb: str) -> dict[str, Any]:
-    """First the server, then the registry: what answers matters most."""
-    environment = load_environment()
-    if environment.serving.target == FOLLOWERS:
-        if verb != "rollback":
-            raise ConfigError(f"servers that follow the registry have no challenger to {verb}.")
-        return _followers(name).rollback()
-    served = administer(state_root(), environment.serving_url, "POST", f"{name}/{verb}", params={"by": _BY})
+def _target_of(name: str) -> tuple[UseCase, RunContext, DeployTarget]:
+    """The target that the model's use case names, or else the environment; others may have registered the model."""
+    ctx = RunContext.from_env(_BY)
+    file = use_case_file(name)
+    bare: dict[str, Any] = {"name": name, "deploy": Deploy()}
+    use_case = load_use_case(file) if file.is_file() else UseCase.model_construct(**bare)
+    return use_case, ctx, deploy_target_of(use_case, ctx.environment)
+
+
+def _told(ctx: RunContext, served: dict[str, Any], name: str) -> dict[str, Any]:
+    """Tell the registry, after the server: what answers matters most."""
+    url = ctx.environment.tracking_url
     try:
-        registry.crown(environment.tracking_url, name, served["version"], served["previous"])
-        challenger = registry.alias(environment.tracking_url, name, registry.CHALLENGER)
+        registry.crown(url, name, served["version"], served["previous"])
+        challenger = registry.alias(url, name, registry.CHALLENGER)
         if challenger is not None and challenger["version"] == served.get("undone"):
-            registry.set_alias(environment.tracking_url, name, registry.CHALLENGER, None)
+            registry.set_alias(url, name, registry.CHALLENGER, None)
     except LeptonError as error:
         raise type(error)(
             f"{name} is served as {in_words(served)}, but the registry's aliases were not moved: {error}",
@@ -112,11 +116,6 @@ def _change(name: str, verb: str) -> dict[str, Any]:
             fix="A server that follows the registry moves them itself.",
         ) from error
     return served
-
-
-def _followers(name: str) -> Followers:
-    context = RunContext.from_env("release")
-    return Followers(context.environment, context.root, name, meter=lambda count: context.meter(count, "replicas"))
 
 
 def in_words(model: dict[str, Any]) -> str:

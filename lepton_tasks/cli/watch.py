@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lepton_tasks.core.context import RunContext
-from lepton_tasks.core.environment import project_root
+from lepton_tasks.core.environment import use_case_file
 from lepton_tasks.core.errors import LeptonError, StageError
 from lepton_tasks.core.finding import SEVERITIES, Finding, worst
 from lepton_tasks.core.use_case import UseCase, load_use_case
@@ -122,7 +122,7 @@ class _Here:
         """Run the pipeline to its end; a candidate that the gate refuses is an outcome, other failures are errors."""
         from lepton_tasks.cli.run import run_use_case
 
-        found = run_use_case(_file(self.use_case.name), [], until=None, force=False, console=self.console)
+        found = run_use_case(use_case_file(self.use_case.name), [], until=None, force=False, console=self.console)
         failed = next((stage for stage in found["stages"].values() if stage["state"] == "failed"), None)
         if failed is None:
             return f"run {found['run_id']} deployed version {found['model_version']}."
@@ -199,8 +199,4 @@ def _wide() -> Console:
 def _begin(name: str, stage: str) -> tuple[UseCase, RunContext]:
     run_id = f"{stage}-{name}-{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S}"
     ctx = dataclasses.replace(RunContext.from_env(run_id), stage=stage)
-    return load_use_case(_file(name)), ctx
-
-
-def _file(name: str) -> Path:
-    return project_root() / "configs" / "use_cases" / f"{name}.yaml"
+    return load_use_case(use_case_file(name)), ctx

@@ -258,6 +258,11 @@ def project_root(start: Path | None = None) -> Path:
     return next((p for p in (here, *here.parents) if (p / "configs" / "use_cases").is_dir()), here)
 
 
+def use_case_file(name: str) -> Path:
+    """The YAML of a use case of this project, whether there is one or not."""
+    return project_root() / "configs" / "use_cases" / f"{name}.yaml"
+
+
 def state_root(variables: Mapping[str, str] | None = None) -> Path:
     """The folder that holds all state: ``LEPTON_HOME``, or ``.lepton`` in the project."""
     variables = os.environ if variables is None else variables

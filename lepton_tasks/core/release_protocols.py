@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 if TYPE_CHECKING:
     import numpy as np
 
-    from lepton_tasks.core.artifacts import EndpointRef, ModelPackageRef, ModelVersionRef
+    from lepton_tasks.core.artifacts import EndpointRef
     from lepton_tasks.core.context import RunContext
     from lepton_tasks.core.finding import Finding
     from lepton_tasks.core.use_case import UseCase
@@ -48,13 +48,24 @@ class Address(NamedTuple):
     """The name, with its port, that it answers to and its certificate is for, where the URL has another."""
 
 
+class Registered(NamedTuple):
+    """A version in the model registry."""
+
+    version: str
+    digest: str
+    """Of its model package."""
+    package: Callable[[], Path]
+    """The folder of the package; only who calls it has it fetched."""
+
+
 @runtime_checkable
 class DeployTarget(Protocol):
-    """A place that serves model packages."""
+    """A place that serves model packages.
 
-    def deploy(
-        self, use_case: UseCase, ctx: RunContext, version: ModelVersionRef, package: ModelPackageRef
-    ) -> dict[str, Any]:
+    Of a use case it reads the `name` and `deploy`: a version that was registered by others has no more.
+    """
+
+    def deploy(self, use_case: UseCase, ctx: RunContext, release: Registered) -> dict[str, Any]:
         """Load and warm up the version, then let it answer as ``deploy.rollout`` says; returns what `health` does.
 
         The old version serves until then, and as the champion while the new one is its challenger.
@@ -63,6 +74,12 @@ class DeployTarget(Protocol):
     def health(self, use_case: UseCase, ctx: RunContext) -> dict[str, Any]:
         """What is served now: ``{"url", "version", "digest", "previous", "ready"}``, and beside the champion
         ``"challenger": {"version", "digest"}`` or None; raises `UnavailableError` if nothing answers."""
+
+    def promote(self, use_case: UseCase, ctx: RunContext) -> dict[str, Any]:
+        """Let the challenger be the champion; returns what is served then.
+
+        Raises `ConfigError`, with the way out, where there can be no challenger.
+        """
 
     def rollback(self, use_case: UseCase, ctx: RunContext) -> dict[str, Any]:
         """Take the challenger away, or without one serve the version before this one; returns what is served then."""

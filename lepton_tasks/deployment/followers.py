@@ -9,22 +9,16 @@ from __future__ import annotations
 import socket
 import time
 import urllib.parse
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from lepton_tasks.core.access import bearer, own_key, trusted
-from lepton_tasks.core.artifacts import ModelPackageRef, ModelVersionRef
 from lepton_tasks.core.context import RunContext
-from lepton_tasks.core.environment import Environment, Serving
+from lepton_tasks.core.environment import Serving
 from lepton_tasks.core.errors import ArtifactError, ConfigError, LeptonError, UnavailableError
-from lepton_tasks.core.release_protocols import Address
-from lepton_tasks.core.rollout import Rollout
+from lepton_tasks.core.release_protocols import Address, Registered
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.tracking import registry
-
-FOLLOWERS = "followers"  # its name in the catalogue
 
 _LOOK_SECONDS = 1.0  # between two looks at the replicas
 _ANSWER_SECONDS = 10.0
@@ -36,9 +30,7 @@ _ALIASES = (registry.CHAMPION, registry.PREVIOUS, registry.CHALLENGER)
 class FollowersTarget:
     """The servers in the environment's ``serving.replicas``, which follow the model registry at ``tracking_url``."""
 
-    def deploy(
-        self, use_case: UseCase, ctx: RunContext, version: ModelVersionRef, package: ModelPackageRef
-    ) -> dict[str, Any]:
+    def deploy(self, use_case: UseCase, ctx: RunContext, release: Registered) -> dict[str, Any]:
         """Make the version the registry's champion and wait until every replica serves it; else undo that.
 
         Raises:
@@ -46,34 +38,37 @@ class FollowersTarget:
             ConfigError: the rollout is not immediate: each replica would judge a canary by its own requests.
             UnavailableError: a replica does not serve it within ``serving.patience``, or MLflow does not answer.
         """
-        check_rollout(use_case.deploy.rollout, where=f"{use_case.name}.yaml: deploy.rollout.kind")
-        return _followers(use_case, ctx).deploy(str(version.facts["version"]), package.digest)
+        if (kind := use_case.deploy.rollout.kind) != "immediate":
+            raise ConfigError(
+                f"{kind!r} is not possible with servers that follow the registry: each would judge by itself.",
+                where=f"{use_case.name}: deploy.rollout.kind",
+                fix="Use immediate, or the target process.",
+            )
+        return _Followers(use_case, ctx).deploy(release.version, release.digest)
 
     def health(self, use_case: UseCase, ctx: RunContext) -> dict[str, Any]:
         """What every replica serves; if they do not agree, the registry's champion, without a digest and not ready."""
-        return _followers(use_case, ctx).health()
+        return _Followers(use_case, ctx).health()
+
+    def promote(self, use_case: UseCase, ctx: RunContext) -> dict[str, Any]:
+        """Raise `ConfigError`: there is no challenger."""
+        raise ConfigError(
+            "servers that follow the registry have no challenger to promote.",
+            where=use_case.name,
+            fix=f"`lepton deploy {use_case.name} VERSION` makes a version the champion on all of them.",
+        )
 
     def rollback(self, use_case: UseCase, ctx: RunContext) -> dict[str, Any]:
         """Make the registry's ``previous`` version its champion, and wait until every replica serves it."""
-        return _followers(use_case, ctx).rollback()
+        return _Followers(use_case, ctx).rollback()
 
     def remove(self, use_case: UseCase, ctx: RunContext) -> None:
         """Take the alias ``champion`` away, and wait until no replica serves the model."""
-        _followers(use_case, ctx).remove()
+        _Followers(use_case, ctx).remove()
 
     def addresses(self, ctx: RunContext) -> list[Address]:
         """Every replica."""
         return replicas_of(ctx.environment.serving)
-
-
-def check_rollout(rollout: Rollout, *, where: str) -> None:
-    """Raise `ConfigError` for a rollout that followers cannot do together."""
-    if rollout.kind != "immediate":
-        raise ConfigError(
-            f"{rollout.kind!r} is not possible with servers that follow the registry: each would judge by itself.",
-            where=where,
-            fix="Use immediate, or the target process.",
-        )
 
 
 def replicas_of(serving: Serving) -> list[Address]:
@@ -118,25 +113,13 @@ class _Look(NamedTuple):
         return f"{self.at} {self.fault or served}"
 
 
-def _followers(use_case: UseCase, ctx: RunContext) -> Followers:
-    return Followers(ctx.environment, ctx.root, use_case.name, meter=lambda count: ctx.meter(count, "replicas"))
+class _Followers:
+    """One model on all servers that follow the registry."""
 
-
-class Followers:
-    """One model on all servers that follow the registry.
-
-    Args:
-        environment: Says where they are.
-        root: State folder.
-        name: The model.
-        meter: Given the number of replicas, returns what is called with the number of those that are done.
-    """
-
-    def __init__(
-        self, environment: Environment, root: Path, name: str, *, meter: Callable[[int], Callable[[int], None]]
-    ) -> None:
-        self._serving, self._url, self._name = environment.serving, environment.tracking_url, name
-        self._address, self._key, self._meter = environment.serving_url, own_key(root / "serving"), meter
+    def __init__(self, use_case: UseCase, ctx: RunContext) -> None:
+        environment = ctx.environment
+        self._serving, self._url, self._name = environment.serving, environment.tracking_url, use_case.name
+        self._address, self._key, self._meter = environment.serving_url, own_key(ctx.root / "serving"), ctx.meter
 
     def deploy(self, version: str, digest: str) -> dict[str, Any]:
         """Let all serve this version, or as before; see `FollowersTarget.deploy`."""
@@ -218,11 +201,11 @@ class Followers:
         """Until every replica serves the version; refusals `known` before are none of this time."""
         until = time.monotonic() + self._serving.patience
         wanted = f"version {version}" if version else "nothing"
-        tick, count = self._meter(0), -1
+        tick, count = self._meter(0, "replicas"), -1
         while True:
             looks = self._look()
             if len(looks) != count:
-                tick, count = self._meter(len(looks)), len(looks)
+                tick, count = self._meter(len(looks), "replicas"), len(looks)
             refusals = {look.at: (look.about or {}).get("refused") for look in looks}
             refused = {
                 at: r["reason"] for at, r in refusals.items() if r and r["version"] == version and r not in known

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_tasks.core.access import TOKEN_FILE, bearer, own_key, trusted
-from lepton_tasks.core.artifacts import ModelPackageRef, ModelVersionRef
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ArtifactError, ConfigError, LeptonError, UnavailableError
-from lepton_tasks.core.release_protocols import Address
+from lepton_tasks.core.release_protocols import Address, Registered
 from lepton_tasks.core.use_case import UseCase
 
 if TYPE_CHECKING:
@@ -21,9 +20,7 @@ _TIMEOUT_SECONDS = 120.0  # a large package is copied, checked and warmed up bef
 class ProcessTarget:
     """The inference server at ``serving_url``; its state is in ``<state root>/serving``."""
 
-    def deploy(
-        self, use_case: UseCase, ctx: RunContext, version: ModelVersionRef, package: ModelPackageRef
-    ) -> dict[str, Any]:
+    def deploy(self, use_case: UseCase, ctx: RunContext, release: Registered) -> dict[str, Any]:
         """Load and warm up the version, then let it answer as ``deploy.rollout`` says; the old one answers until then.
 
         Returns:
@@ -35,9 +32,9 @@ class ProcessTarget:
             UnavailableError: the server does not answer.
         """
         wanted = {
-            "package": str(ctx.open(package)),
-            "version": str(version.facts["version"]),
-            "digest": package.digest,
+            "package": str(release.package()),
+            "version": release.version,
+            "digest": release.digest,
             "by": ctx.run_id,
             "rollout": use_case.deploy.rollout.model_dump(mode="json"),
         }
@@ -52,6 +49,10 @@ class ProcessTarget:
             return {"url": url, "version": None, "digest": None, "previous": None, "challenger": None, "ready": False}
         return _served(reply, url)
 
+    def promote(self, use_case: UseCase, ctx: RunContext) -> dict[str, Any]:
+        """Let the challenger be the champion; returns what is served then."""
+        return self._admin(use_case, ctx, "POST", "/promote", params={"by": ctx.run_id})
+
     def rollback(self, use_case: UseCase, ctx: RunContext) -> dict[str, Any]:
         """Take the challenger away, or without one serve the version before this one; returns what is served then."""
         return self._admin(use_case, ctx, "POST", "/rollback", params={"by": ctx.run_id})
@@ -65,24 +66,10 @@ class ProcessTarget:
         return [Address(ctx.environment.serving_url)]
 
     def _admin(self, use_case: UseCase, ctx: RunContext, method: str, path: str, **request: Any) -> dict[str, Any]:
-        return administer(ctx.root, ctx.environment.serving_url, method, f"{use_case.name}{path}", **request)
-
-
-def administer(root: Path, url: str, method: str, path: str, **request: Any) -> dict[str, Any]:
-    """What the serving process says to a request for administration.
-
-    Args:
-        root: The state folder; the process's token lies in it.
-        url: The process's address.
-        method: HTTP method.
-        path: What comes behind ``/admin/models/``.
-        request: Further arguments of `httpx.request`.
-
-    Raises:
-        ArtifactError, ConfigError, LeptonError, UnavailableError: with the reason that the process gives.
-    """
-    headers = bearer(_token(root / "serving", url))
-    return _served(_request(method, f"{url}/admin/models/{path}", headers=headers, **request), url)
+        url = ctx.environment.serving_url
+        headers = bearer(_token(ctx.root / "serving", url))
+        reply = _request(method, f"{url}/admin/models/{use_case.name}{path}", headers=headers, **request)
+        return _served(reply, url)
 
 
 def _token(home: Path, url: str) -> str:

@@ -6,7 +6,7 @@ from lepton_tasks.core.artifacts import ArtifactRef, EndpointRef, EvaluationRef,
 from lepton_tasks.core.components import deploy_target_of, deploy_target_spec
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import GateError, LeptonError
-from lepton_tasks.core.release_protocols import DeployTarget
+from lepton_tasks.core.release_protocols import DeployTarget, Registered
 from lepton_tasks.core.store import write_json
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.tracking.registry import ROLLED_BACK
@@ -54,7 +54,7 @@ def deploy(
             where=f"{use_case.name}.yaml",
             fix="Run it again: the gate compares with the new champion.",
         )
-    served = target.deploy(use_case, ctx, model_version, package)
+    served = target.deploy(use_case, ctx, Registered(version, package.digest, lambda: ctx.open(package)))
     challenges = served["version"] != version
     try:
         if challenges:

@@ -14,10 +14,10 @@ from serving_process import Load, Server
 from test_serving_process import ask_tiny
 from tiny_packages import make_package
 
-from lepton_tasks.core.artifacts import ModelPackageRef, ModelVersionRef
+from lepton_tasks.core.artifacts import ModelVersionRef
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ArtifactError, ConfigError, UnavailableError
-from lepton_tasks.core.release_protocols import DeployTarget
+from lepton_tasks.core.release_protocols import DeployTarget, Registered
 from lepton_tasks.core.use_case import parse_use_case
 from lepton_tasks.deployment.followers import FollowersTarget, replicas_of
 from lepton_tasks.stages.deploy import still_serving, target_of
@@ -72,10 +72,8 @@ def given(ctx, patience):
 
 
 def deploy(ctx, registry, version):
-    digest = registry.packages["tiny", version][1]
-    refs = {"uri": "x", "digest": digest, "stage": "export"}
-    model_version = ModelVersionRef(**refs, facts={"version": version})
-    return TARGET.deploy(USE_CASE, ctx, model_version, ModelPackageRef(**refs))
+    folder, digest = registry.packages["tiny", version]
+    return TARGET.deploy(USE_CASE, ctx, Registered(version, digest, lambda: folder))
 
 
 def versions(servers):
@@ -216,8 +214,7 @@ def test_a_canary_is_refused_before_anything_is_touched(ctx, registry):
         update={"rollout": USE_CASE.deploy.rollout.model_copy(update={"kind": "canary"})}
     )
     use_case = USE_CASE.model_copy(update={"deploy": deploying})
-    refs = {"uri": "x", "digest": "d", "stage": "export"}
     before = dict(registry.aliases["tiny"])
     with pytest.raises(ConfigError, match="'canary' is not possible"):
-        TARGET.deploy(use_case, ctx, ModelVersionRef(**refs, facts={"version": "1"}), ModelPackageRef(**refs))
+        TARGET.deploy(use_case, ctx, Registered("1", *reversed(registry.packages["tiny", "1"])))
     assert registry.aliases["tiny"] == before

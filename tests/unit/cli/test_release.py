@@ -1,9 +1,14 @@
 import pytest
+import yaml
+from registry_server import model_registry
 
 from lepton_tasks.cli import release
 from lepton_tasks.cli.release import in_words, read_truths, rollout_of, told_comparison
+from lepton_tasks.core.catalogue import DEPLOY_TARGETS
+from lepton_tasks.core.environment import use_case_file
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.rollout import Rollout
+from lepton_tasks.deployment.followers import FollowersTarget
 from lepton_tasks.serving.versions.comparison import compare
 
 
@@ -67,23 +72,103 @@ def test_right_labels_make_an_accuracy(tmp_path):
         read_truths(path)
 
 
-def test_servers_that_follow_the_registry_are_released_to_through_it(tmp_path, monkeypatch):
-    file = tmp_path / "pods.yaml"
-    file.write_text("serving: {target: followers, replicas: http://replicas.svc:8100}\n")
-    monkeypatch.setenv("LEPTON_ENVIRONMENT", str(file))
-    asked = []
+class Target:
+    """Serves one version after another, and holds any that is not to answer at once."""
 
-    class Followers:
-        def __init__(self, environment, root, name, *, meter):
-            asked.append((environment.serving.addresses, name))
+    def __init__(self, champion="1"):
+        self.champion, self.previous, self.challenger, self.asked = champion, None, None, []
 
-        def rollback(self):
-            return {"version": "1", "undone": "2"}
+    def deploy(self, use_case, ctx, release):
+        self.asked.append((use_case.name, release.version, release.digest, release.package().is_dir()))
+        if use_case.deploy.rollout.kind == "immediate":
+            self.previous, self.champion = self.champion, release.version
+        else:
+            self.challenger = release.version
+        return self._served()
 
-    monkeypatch.setattr(release, "Followers", Followers)
-    assert release.roll_back("tiny") == {"version": "1", "undone": "2"}
-    assert asked == [(("http://replicas.svc:8100",), "tiny")]
-    with pytest.raises(ConfigError, match="no challenger to promote"):
-        release.promote_challenger("tiny")
-    with pytest.raises(ConfigError, match="'canary' is not possible"):
-        release.deploy_version("tiny", "2", Rollout(kind="canary"))
+    def promote(self, use_case, ctx):
+        self.previous, self.champion, self.challenger = self.champion, self.challenger, None
+        return self._served()
+
+    def rollback(self, use_case, ctx):
+        undone, self.champion, self.previous = self.champion, self.previous, None
+        return self._served() | {"undone": undone, "seconds": 0.1}
+
+    def _served(self):
+        return {"version": self.champion, "previous": self.previous, "challenger": self.challenger}
+
+
+@pytest.fixture
+def registry(tmp_path, monkeypatch):
+    """Versions 1 and 2 of "wine"; the environment deploys to the target `process`."""
+    with model_registry() as running:
+        (folder := tmp_path / "package").mkdir()
+        (folder / "card.md").write_text("# Wine")
+        for version in ("1", "2"):
+            running.add("wine", version, folder, f"digest {version}")
+        running.aliases["wine"] = {"champion": "1"}
+        (file := tmp_path / "environment.yaml").write_text(
+            f"tracking_url: {running.url}\nserving: {{target: process, replicas: http://replicas.svc:8100}}\n"
+        )
+        (tmp_path / "state").mkdir()
+        monkeypatch.setenv("LEPTON_ENVIRONMENT", str(file))
+        monkeypatch.setenv("LEPTON_HOME", str(tmp_path / "state"))
+        monkeypatch.delenv("LEPTON_TRACKING_URL", raising=False)
+        yield running
+
+
+@pytest.fixture
+def targets(monkeypatch):
+    made = {name: Target() for name in DEPLOY_TARGETS.names()}
+    monkeypatch.setattr(DEPLOY_TARGETS, "build", lambda name, *_, **__: made[name])
+    return made
+
+
+def of_project(tmp_path, monkeypatch, **deploy):
+    """Make a project whose use case says this about deployment the current one."""
+    raw = yaml.safe_load(use_case_file("wine").read_text()) | {"deploy": deploy}
+    folder = tmp_path / "project" / "configs" / "use_cases"
+    folder.mkdir(parents=True)
+    (folder / "wine.yaml").write_text(yaml.safe_dump(raw))
+    monkeypatch.chdir(tmp_path / "project")
+
+
+@pytest.mark.parametrize("named", [None, *DEPLOY_TARGETS.names()])
+def test_a_release_goes_to_the_use_cases_own_target_or_else_to_the_environments(
+    named, registry, targets, tmp_path, monkeypatch
+):
+    of_project(tmp_path, monkeypatch, target=named, rollout={"kind": "shadow"})
+    target = targets[named or "process"]
+    assert release.deploy_version("wine", "2", Rollout())["version"] == "2"
+    assert target.asked == [("wine", "2", "digest 2", True)]
+    assert registry.aliases["wine"] == {"champion": "2", "previous": "1"}
+    assert release.roll_back("wine")["undone"] == "2"
+    assert registry.aliases["wine"] == {"champion": "1"}
+    assert release.deploy_version("wine", "2", Rollout(kind="hold"))["version"] == "1"
+    assert registry.aliases["wine"] == {"champion": "1", "challenger": "2"}
+    assert release.promote_challenger("wine")["version"] == "2"
+    assert registry.aliases["wine"] == {"champion": "2", "previous": "1"}
+    others = [other for other in targets.values() if other is not target]
+    assert others
+    assert all(other.asked == [] for other in others)
+    assert list((tmp_path / "state").iterdir()) == []  # of the package, nothing stays
+
+
+def test_a_model_without_a_use_case_goes_to_the_environments_target(registry, targets, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert release.deploy_version("wine", "2", Rollout())["version"] == "2"
+    assert targets["process"].asked == [("wine", "2", "digest 2", True)]
+    with pytest.raises(ConfigError, match="no version 3 of 'wine'"):
+        release.deploy_version("wine", "3", Rollout())
+
+
+def test_what_a_target_cannot_do_it_says_with_the_way_out(registry, tmp_path, monkeypatch):
+    of_project(tmp_path, monkeypatch, target="followers")
+    with pytest.raises(ConfigError, match=r"no challenger to promote\. `lepton deploy wine VERSION`"):
+        release.promote_challenger("wine")
+    with pytest.raises(ConfigError, match=r"'canary' is not possible.*Use immediate"):
+        release.deploy_version("wine", "2", Rollout(kind="canary"))
+    assert registry.aliases["wine"] == {"champion": "1"}
+    monkeypatch.setattr(FollowersTarget, "rollback", lambda *_: {"version": "2", "previous": None, "undone": "1"})
+    assert release.roll_back("wine")["version"] == "2"
+    assert registry.aliases["wine"] == {"champion": "2"}

@@ -24,6 +24,8 @@ def test_a_target_whose_servers_are_away_can_be_retried(name, tmp_path, monkeypa
     for call in (target.health, target.rollback, target.remove):
         with pytest.raises(UnavailableError):
             call(USE_CASE, ctx)
+    with pytest.raises((UnavailableError, ConfigError), match=r"lepton (up|deploy tiny VERSION)"):
+        target.promote(USE_CASE, ctx)
 
 
 def test_the_environment_names_the_target_unless_the_use_case_does():
