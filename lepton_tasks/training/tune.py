@@ -179,7 +179,11 @@ def run_trial(search: Search, number: Sequence[int]) -> str | None:
 
 
 def _trained(search: Search, trial: optuna.Trial, values: Mapping[str, Any]) -> float:
-    """The best validation figure of a training, times the sign; raises `TrialPruned` if it is not worth going on."""
+    """The validation figure of the epoch that a training keeps, times the sign.
+
+    Raises:
+        TrialPruned: it is not worth going on.
+    """
     import optuna
 
     from lepton_tasks.tracking.mlflow import Tracker
@@ -192,22 +196,21 @@ def _trained(search: Search, trial: optuna.Trial, values: Mapping[str, Any]) -> 
     status = "FAILED"
     try:
         tracker.params(run_id, values)
-        best = -float("inf")
+        course: list[float] = []
 
         def epoch_ended(row: dict[str, Any]) -> None:
-            nonlocal best
             figures = {key: value for key, value in row.items() if key not in ("epoch", "seconds")}
             tracker.metrics(run_id, figures, row["epoch"])
             value = search.sign * row[f"validation_{search.metric}"]
-            best = max(best, value)
+            course.append(value)
             trial.report(value, row["epoch"])
             if trial.should_prune():
                 raise optuna.TrialPruned
 
         with training(job, threads=search.threads) as process:
-            wait(job, process, epoch_ended)
+            outcome = wait(job, process, epoch_ended)
         status = "FINISHED"
-        return best
+        return course[int(outcome["best_epoch"])]
     except optuna.TrialPruned:
         status = "KILLED"
         raise

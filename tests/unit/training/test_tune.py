@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 
 import pytest
@@ -6,7 +7,7 @@ from tiny_training import job, use_case
 
 from lepton_tasks.core.errors import ConfigError, StageError
 from lepton_tasks.core.train_settings import Range
-from lepton_tasks.training.tune import JobTemplate, Search, _suggested, check_metric, plots, prepare, winner
+from lepton_tasks.training.tune import JobTemplate, Search, _suggested, check_metric, plots, prepare, run_trial, winner
 
 
 @pytest.fixture
@@ -72,6 +73,31 @@ def test_every_trial_tries_something_else_in_the_next_attempt_too(search, sample
         tried.append(_suggested(trial, "train.learning_rate", space))
         study.tell(trial, 0.5)
     assert len(set(tried)) == len(tried)
+
+
+def test_a_trial_is_worth_what_the_kept_epoch_is(search, monkeypatch):
+    class Tracker:
+        def __init__(self, url):
+            pass
+
+        def start(self, *about):
+            return "run", "1"
+
+        def params(self, *about):
+            pass
+
+        metrics = end = params
+
+    def wait(job, process, on_epoch):
+        for epoch, loss in enumerate((0.5, 0.1, 0.3)):
+            on_epoch({"epoch": epoch, "seconds": 1.0, "validation_loss": loss})
+        return {"best_epoch": 2}  # the last, or that of the best accuracy
+
+    monkeypatch.setattr("lepton_tasks.tracking.mlflow.Tracker", Tracker)
+    monkeypatch.setattr("lepton_tasks.training.tune.training", lambda job, threads: contextlib.nullcontext())
+    monkeypatch.setattr("lepton_tasks.training.tune.wait", wait)
+    run_trial(search, [0])
+    assert [trial.value for trial in search.study().get_trials()] == [-0.3]
 
 
 def test_a_figure_of_zero_is_a_figure(search):
