@@ -72,7 +72,7 @@ class DataQuality:
         confidence: A probability of the given label below this is an unsure answer.
         max_unsure: Largest allowed share of unsure answers.
         max_blank: Largest allowed share of inputs whose values are all the same.
-        least: Answered samples that are waited for before they are compared with the training data.
+        least: Samples that are waited for, and those with values before they are compared with the training data.
         last: How many samples are looked at, the latest ones.
     """
 
@@ -95,6 +95,9 @@ class DataQuality:
         if not new:
             message = "no requests since the last check" if since else "no requests yet"
             return [_finding("ok", message, None, None, "requests")]
+        if len(new) < self.least:  # one bad request of two is no news
+            message = f"{len(new)} samples are too few to judge ({self.least} are waited for)"
+            return [_finding("ok", message, None, self.least, "samples")]
         profile, own = _profile(ctx, endpoint), use_case.quality.served
         asked = [record for record in real if record["time"] > compared and record.get("values")]
         if profile is None and not own:

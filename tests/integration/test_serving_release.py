@@ -230,7 +230,8 @@ def test_the_monitor_judges_what_was_asked_since_it_last_looked(ctx, registry):
     endpoint, package = deployed(ctx, "1")
     smoke_test(USE_CASE, at(ctx, "smoke_test", "1"), endpoint=endpoint, package=package)
 
-    data_quality = USE_CASE.model_copy(update={"monitor": USE_CASE.monitor[:1]})
+    asked = USE_CASE.monitor[0].model_copy(update={"params": {"least": 20}})
+    data_quality = USE_CASE.model_copy(update={"monitor": (asked,)})
 
     def findings():
         ref = monitor(data_quality, at(ctx, "monitor", "m"), endpoint=endpoint)
