@@ -82,8 +82,9 @@ class Registry:
             key = query["name"], query["version"]
             if key not in self.packages:
                 return 404, {}
-            tags = [{"key": "lepton.package_digest", "value": self.packages[key][1]}]
-            made = {"version": key[1], "run_id": "/".join(key), "tags": tags}
+            about = {"lepton.package_digest": self.packages[key][1], **self.tags.get(key, {})}
+            tags = [{"key": key, "value": value} for key, value in about.items()]
+            made = {"version": query["version"], "run_id": "/".join(key), "tags": tags}
             return 200, {"model_version": made}
         if path == "runs/log-batch":
             self.metrics.setdefault(body["run_id"], []).extend(body["metrics"])

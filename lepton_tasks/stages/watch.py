@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -11,17 +12,19 @@ from lepton_tasks.core.components import deploy_target_spec
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import LeptonError, UnavailableError
 from lepton_tasks.core.finding import Finding
-from lepton_tasks.core.store import digest_of
+from lepton_tasks.core.store import digest_of, write_json
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.core.watch_protocols import Situation, Trainer
 from lepton_tasks.monitoring import in_mlflow
 from lepton_tasks.monitoring.alert import record
-from lepton_tasks.monitoring.book import CHECKS, ENDPOINT, Book, read_book
+from lepton_tasks.monitoring.book import CHECKS, ENDPOINT, Book, home_of, read_book
 from lepton_tasks.monitoring.remediate import history
 from lepton_tasks.stages.deploy import target_of
 from lepton_tasks.stages.pipeline import stages_of
 from lepton_tasks.stages.runner import plan_stage
 from lepton_tasks.tracking import registry
+
+_PACKAGE = "package.json"  # in the folder of a watched model: the version that was seen last, and where its package is
 
 
 def check(use_case: UseCase, ctx: RunContext, run: Callable[[EndpointRef], Any]) -> Book | None:
@@ -86,12 +89,21 @@ def deployed(use_case: UseCase, ctx: RunContext) -> EndpointRef | None:
 
 
 def _package_uri(use_case: UseCase, ctx: RunContext, version: str) -> str | None:
+    """Where the package of a version lies: as the registry says, or said at an earlier check."""
+    note = home_of(ctx.root, use_case.name) / _PACKAGE
     try:
         found = registry.version(ctx.environment.tracking_url, use_case.name, version)
     except LeptonError as error:
+        known = json.loads(note.read_text()) if note.exists() else {}
+        if known.get("version") == version:
+            return str(known["uri"])
         ctx.log.warning("Without the registry, monitors do without the model package: %s", error)
         return None
-    return found["tags"].get("lepton.package_uri") if found else None
+    uri: str | None = found["tags"].get("lepton.package_uri") if found else None
+    if uri is not None:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        write_json(note, {"version": version, "uri": uri})
+    return uri
 
 
 def _was_deployed(use_case: UseCase, ctx: RunContext) -> bool:

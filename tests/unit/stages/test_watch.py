@@ -62,6 +62,15 @@ def test_monitors_do_without_a_registry_that_is_away(target, ctx, registry):
     assert watch.deployed(USE_CASE, ctx).facts["package_uri"] is None
 
 
+def test_a_package_that_was_known_is_found_while_the_registry_is_away(target, ctx, registry):
+    registry.tags["wine", "3"] = {"lepton.package_uri": "store://export/p"}
+    assert watch.deployed(USE_CASE, ctx).facts["package_uri"] == "store://export/p"
+    registry.away = True
+    assert watch.deployed(USE_CASE, ctx).facts["package_uri"] == "store://export/p"
+    target.served = {**SERVED, "version": "4"}
+    assert watch.deployed(USE_CASE, ctx).facts["package_uri"] is None
+
+
 @pytest.mark.parametrize("served", [NOTHING, None])
 def test_what_was_never_deployed_is_not_checked(served, target, ctx, registry):
     target.served, registry.aliases = served, {"wine": {}}
