@@ -212,8 +212,7 @@ def _pod_monitor(pods: ServingPods) -> dict[str, Any]:
 
 def main() -> None:
     """Write the manifest of the environment in force to standard output; YAML readers take JSON."""
-    json.dump(manifest(load_environment()), sys.stdout, indent=2)
-    sys.stdout.write("\n")
+    sys.stdout.write(json.dumps(manifest(load_environment()), indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -130,8 +130,7 @@ def _pod(pods: TrainingPods, container: str) -> dict[str, Any]:
 
 def main() -> None:
     """Write the manifest of the environment in force to standard output; YAML readers take JSON."""
-    json.dump(manifest(load_environment().training), sys.stdout, indent=2)
-    sys.stdout.write("\n")
+    sys.stdout.write(json.dumps(manifest(load_environment().training), indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -101,8 +101,7 @@ def main() -> None:
             where="dask.kubernetes",
             fix="Set LEPTON_ENVIRONMENT=configs/environments/kubernetes.yaml.",
         )
-    json.dump(manifest(cluster), sys.stdout, indent=2)
-    sys.stdout.write("\n")
+    sys.stdout.write(json.dumps(manifest(cluster), indent=2) + "\n")
 
 
 if __name__ == "__main__":
