@@ -148,7 +148,13 @@ class Mixup:
         self.alpha = alpha
 
     def __call__(self, images: torch.Tensor, targets: torch.Tensor) -> Batch:
-        """See the module; targets are probabilities."""
+        """See the module; targets are probabilities.
+
+        Raises:
+            ConfigError: the targets are numbers of classes, of which no mixture means anything.
+        """
+        if not targets.is_floating_point():
+            raise ConfigError("this task's targets cannot be mixed.", where="train.augment: mixup", fix="Leave it out.")
         share = float(torch.distributions.Beta(self.alpha, self.alpha).sample())
         other = torch.randperm(len(images), device=images.device)
         return torch.lerp(images, images[other], share), torch.lerp(targets, targets[other], share)

@@ -102,6 +102,11 @@ def test_flip_mirrors_or_leaves():
     assert torch.equal(Flip(1.0)(IMAGES, TARGETS)[0], IMAGES.flip(3))
 
 
+def test_mixup_refuses_targets_that_cannot_be_mixed():
+    with pytest.raises(ConfigError, match="train.augment: mixup: this task's targets cannot be mixed"):
+        Mixup()(IMAGES, TARGETS.argmax(dim=1))
+
+
 def test_mixup_mixes_targets_as_it_mixes_pictures():
     torch.manual_seed(0)
     plain = torch.arange(4.0)[:, None, None, None].expand(4, 1, 2, 2) / 4

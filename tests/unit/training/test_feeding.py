@@ -1,3 +1,5 @@
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -39,7 +41,9 @@ def test_an_array_larger_than_a_part_is_copied_whole(rows, chosen, monkeypatch):
 def test_what_is_read_ahead_is_given_up_with_the_batches(rows, chosen):
     batches = ahead(rows, CPU, chosen)
     next(batches)
+    assert any(thread.name.startswith("batches") for thread in threading.enumerate())
     batches.close()
+    assert not any(thread.name.startswith("batches") for thread in threading.enumerate())
 
 
 def test_an_error_of_reading_ahead_is_told(rows):
