@@ -103,7 +103,7 @@ def test_flip_mirrors_or_leaves():
 
 
 def test_mixup_refuses_targets_that_cannot_be_mixed():
-    with pytest.raises(ConfigError, match="train.augment: mixup: this task's targets cannot be mixed"):
+    with pytest.raises(ConfigError, match=r"train.augment: mixup: this task's targets cannot be mixed"):
         Mixup()(IMAGES, TARGETS.argmax(dim=1))
 
 
