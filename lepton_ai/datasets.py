@@ -55,7 +55,7 @@ def _parts(
     columns: tuple[str, ...] = (),
 ) -> Parts:
     if not 0 < test <= 0.5:
-        raise ConfigError(f"{test!r} is not a share for the test.", where=f"{name}: test", fix="Give 0.05 to 0.5.")
+        raise ConfigError(f"{test!r} is not a valid test share.", where=f"{name}: test", fix="Give 0.05 to 0.5.")
     validation = (1 - test) * 0.15
     split = Split(train=1 - test - validation, validation=validation, test=test)
     data = Data(source=ComponentSpec(name=source, params=dict(params)), label=label, split=split)

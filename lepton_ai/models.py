@@ -86,7 +86,7 @@ class Model:
         from lepton_ai import running
 
         if not data.test:
-            raise ConfigError("this is the part that is learned from.", where=data.name, fix="Take the test part.")
+            raise ConfigError("this is the training part.", where=data.name, fix="Take the test part.")
         trained = self._ready()
         _check_unseen(data, trained.spec.get("learned_from"))
         figures = running.evaluate(self._use_case(data, {}), trained)
@@ -154,7 +154,7 @@ def _check_unseen(data: Part, learned: Mapping[str, Any] | None) -> None:
     mine: dict[str, Any] = {"data": data.data.model_dump(mode="json"), "seed": data.seed}
     if learned is not None and learned["data"]["source"] == mine["data"]["source"] and learned != mine:
         raise ConfigError(
-            "the model has learned from some of these rows: it was fitted on another cut of the same data.",
+            "the model has learned from some of these rows: it was fitted on another split of the same data.",
             where=data.name,
             fix="Take the test part of the same split "
             f"(seed={learned['seed']}, test={learned['data']['split']['test']:g}).",

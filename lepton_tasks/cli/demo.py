@@ -130,7 +130,7 @@ def _show(name: str, run_id: str, refs: dict[str, ArtifactRef], console: Console
         ("stop", "make down"),
     ]
     console.print(
-        f"\nA picture of the test split, sent to the endpoint:\n{as_text(picture)}", highlight=False, markup=False
+        f"\nAn image of the test split, sent to the endpoint:\n{as_text(picture)}", highlight=False, markup=False
     )
     for key, value in lines:
         console.print(f"  {key:<15}{value}", highlight=False, markup=False, soft_wrap=True)

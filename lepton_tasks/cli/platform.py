@@ -29,7 +29,7 @@ def start(services: Sequence[str], console: Console) -> dict[str, str]:
     if password := addresses.get("airflow_password"):
         console.print(
             f"  Airflow's password for the user [bold]admin[/] (shown once): [bold]{password}[/]\n"
-            f"  It is kept in {state_root() / 'airflow' / 'passwords.json'}, readable by you only.",
+            f"  It is stored in {state_root() / 'airflow' / 'passwords.json'}, readable by you only.",
             highlight=False,
             soft_wrap=True,
         )

@@ -48,7 +48,7 @@ def load_profile(what: str) -> dict[str, Any]:
         raise DataError(
             f"{there}.",
             where=what,
-            fix=f"Run `lepton run {use_case} --until validate_cleaned`; same data and settings leave no new one."
+            fix=f"Run `lepton run {use_case} --until validate_cleaned`; unchanged runs leave no new one."
             if use_case.exists()
             else "See `lepton list` for the names of use cases, or give the path of a table.",
         )
@@ -91,7 +91,7 @@ def diff_tables(diff: dict[str, Any]) -> list[Any]:
             mean = " -> ".join(map(_length, shift["mean_length"]))
         measures = (f"{shift[key]:.3f}" for key in ("psi", "noise", "jensen_shannon"))
         table.add_row(shift["column"], shift["size"], *measures, missing, mean, distinct)
-    return [*lines, table] if diff["shifts"] else [*lines, "no column is in both"]
+    return [*lines, table] if diff["shifts"] else [*lines, "no common columns"]
 
 
 def latest_docs(name: str) -> list[dict[str, Any]]:
@@ -108,7 +108,7 @@ def latest_docs(name: str) -> list[dict[str, Any]]:
             found.append({"stage": stage, "page": str(page), "time": last["time"], "success": last["success"]})
     if not found:
         raise DataError(
-            "there are no Data Docs of it.", where=name, fix="Run the use case first; see `lepton list` for names."
+            "there are no Data Docs yet.", where=name, fix="Run the use case first; see `lepton list` for names."
         )
     return sorted(found, key=lambda page: str(page["time"]))
 
@@ -119,7 +119,7 @@ def _profile_in(path: Path) -> dict[str, Any]:
         profile["rows"], profile["columns"]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            "holds no profile.", where=str(path), fix="Make one with `lepton data profile --json`."
+            "contains no profile.", where=str(path), fix="Make one with `lepton data profile --json`."
         ) from error
     return profile
 

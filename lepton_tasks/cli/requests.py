@@ -34,7 +34,7 @@ def export_requests(name: str, output: Path, *, hours: float) -> int:
     try:
         count = write_parquet(part, records, group=_ROWS)
         if not count:
-            raise ConfigError(f"nothing was asked of {name!r} in the last {hours:g} hours.", where=str(folder))
+            raise ConfigError(f"there were no requests to {name!r} in the last {hours:g} hours.", where=str(folder))
         part.replace(output)
     finally:
         part.unlink(missing_ok=True)

@@ -84,9 +84,9 @@ def repair(name: str, *, dry_run: bool, console: Console) -> dict[str, Any]:
     finally:
         if not dry_run:
             deliver(use_case, ctx)
-    told = [one.text for one in repairs] or [f"{name}: no remedy is asked for"]
+    told = [one.text for one in repairs] or [f"{name}: no remedy applies"]
     if book.time:
-        told.insert(0, f"findings of {_ago(book.time)}; `lepton monitor {name}` takes new ones")
+        told.insert(0, f"findings of {_ago(book.time)}; `lepton monitor {name}` makes a new check")
     return {
         "name": name,
         "ok": trainer.ok,
@@ -109,7 +109,7 @@ class _Here:
 
         name = self.use_case.name
         if is_running(self.ctx.root, name) or self._in_airflow(name):
-            return f"a run of {name} goes on."
+            return f"a run of {name} is in progress."
         return ""
 
     def unchanged(self) -> bool:

@@ -33,7 +33,7 @@ class LatentCodec(JsonRequests):
         """Noise, and 1 at the place of the label, float32 [latent + labels]; without a seed, another one each time.
 
         Raises:
-            DataError: a field is unknown, the label is, or the seed is no whole number from 0 to 2**32 - 1.
+            DataError: a field is unknown, the label is, or the seed is not a whole number from 0 to 2**32 - 1.
         """
         request = json_object(payload)
         for name in request:
@@ -59,7 +59,7 @@ class LatentCodec(JsonRequests):
         if value is None:
             return secrets.randbelow(_SEEDS)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _SEEDS:
-            raise DataError(f"{value!r} is no whole number from 0 to {_SEEDS - 1:,}.", where="seed")
+            raise DataError(f"{value!r} is not a whole number from 0 to {_SEEDS - 1:,}.", where="seed")
         return value
 
     def _label(self, value: Any) -> int | None:

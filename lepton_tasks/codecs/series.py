@@ -90,12 +90,12 @@ class SeriesCodec(JsonRequests):
         rows = _rows_of(payload)
         needed = self.window + self.history
         if len(rows) < needed:
-            raise DataError(f"{len(rows)} rows, where {needed} are needed.", where="rows")
+            raise DataError(f"{len(rows)} rows; {needed} are needed.", where="rows")
         rows, first = rows[-needed:], len(rows) - needed
         times = np.array([_time(row.get(self.time), f"rows[{first + i}].{self.time}") for i, row in enumerate(rows)])
         if uneven := np.flatnonzero(np.diff(times) != self.step).tolist():
             where = f"rows[{first + uneven[0] + 1}].{self.time}"
-            raise DataError(f"not {self.step} seconds after the row before it.", where=where)
+            raise DataError(f"not {self.step} seconds after the previous row.", where=where)
         numbers = [[_number(r.get(c), f"rows[{first + i}].{c}") for c in self.columns] for i, r in enumerate(rows)]
         words = {name: _cut([str(row.get(name)) for row in rows], known) for name, known in self.categories.items()}
         return self.features(times, np.array(numbers, np.float64), words)[-self.window :]
@@ -154,4 +154,4 @@ def _number(value: Any, where: str) -> float:
         with contextlib.suppress(OverflowError):
             if math.isfinite(number := float(value)):
                 return number
-    raise DataError(f"{value!r} is no number.", where=where)
+    raise DataError(f"{value!r} is not a number.", where=where)

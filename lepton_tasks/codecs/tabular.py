@@ -92,7 +92,7 @@ class TabularColumn:
         try:
             time = dt.datetime.fromisoformat(value)
         except (TypeError, ValueError) as error:
-            raise self._error(f"{value!r} is not a time as ISO 8601 writes it") from error
+            raise self._error(f"{value!r} is not an ISO 8601 time") from error
         return (time if time.tzinfo else time.replace(tzinfo=dt.UTC)).timestamp()
 
     def _code(self, text: str) -> int:

@@ -160,7 +160,7 @@ def _fields(text: str, columns: Sequence[str]) -> list[str]:
     for name in columns:
         value = record.get(name)
         if not isinstance(value, str):
-            raise DataError(f"the text {name!r} is missing." if value is None else f"{name!r} is no text.", fix=shape)
+            raise DataError(f"the text {name!r} is missing." if value is None else f"{name!r} is not text.", fix=shape)
         if _SURROGATE.search(value):
             raise DataError(f"{name!r} holds a lone surrogate.", fix="Send valid Unicode.")
         values.append(value)
@@ -184,7 +184,7 @@ class TextRequests:
             return json_bytes(instance)
         text = instance.get(self.columns[0], instance.get("text")) if isinstance(instance, dict) else instance
         if not isinstance(text, str):
-            raise DataError("there is no text.", where=self.columns[0], fix='Send {"text": "..."}.')
+            raise DataError("there is not text.", where=self.columns[0], fix='Send {"text": "..."}.')
         if _SURROGATE.search(text):
             raise DataError("the text holds a lone surrogate.", fix="Send valid Unicode.")
         return text.encode()

@@ -130,7 +130,7 @@ def check_network(name: str, arguments: Sequence[str], *, where: str = "") -> No
 
     if not suits(name):
         raise ConfigError(
-            f"the model {name!r} does not take {', '.join(arguments)}, which the learning task gives.",
+            f"the model {name!r} does not take {', '.join(arguments)}, which the learning task passes.",
             where=where,
             fix=f"Suitable: {', '.join(known for known in MODELS.names() if suits(known)) or 'none'}.",
         )
@@ -144,7 +144,7 @@ def check_prunable(name: str, *, where: str = "") -> None:
 
     if not suits(name):
         raise ConfigError(
-            f"no channels can be taken out of the model {name!r}.",
+            f"no channels can be removed from the model {name!r}.",
             where=where,
             fix=f"Suitable: {', '.join(known for known in MODELS.names() if suits(known))}, and others of timm/ and"
             " torchvision/.",
@@ -172,8 +172,7 @@ def check_augmentation(name: str, boxes: bool, *, where: str = "") -> None:
 
     if not suits(name):
         raise ConfigError(
-            f"the augmentation {name!r} "
-            + ("leaves boxes where they were." if boxes else "is for pictures with boxes."),
+            f"the augmentation {name!r} " + ("does not transform boxes." if boxes else "is for pictures with boxes."),
             where=where,
             fix=f"Suitable: {', '.join(known for known in AUGMENTATIONS.names() if suits(known))}.",
         )

@@ -73,7 +73,7 @@ class Registry(Generic[T]):
             raise ConfigError(
                 f"{self.kind} {name!r} ({cls.__module__}) lacks {', '.join(missing)}.",
                 where=where,
-                fix=f"Add what {getattr(self.protocol, '__name__', 'the protocol')} asks for.",
+                fix=f"Add what {getattr(self.protocol, '__name__', 'the protocol')} requires.",
             )
         return cls  # type: ignore[no-any-return]  # load_object is untyped by nature
 

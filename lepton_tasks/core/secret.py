@@ -24,7 +24,7 @@ class Secret(pydantic.BaseModel):
     @classmethod
     def _not_itself(cls, value: object) -> object:
         if isinstance(value, str):  # pydantic would show what it refuses
-            raise ValueError("a secret is not written here: give {env: VARIABLE} or {file: PATH}")
+            raise ValueError("a secret does not belong here: give {env: VARIABLE} or {file: PATH}")
         return value
 
     @pydantic.model_validator(mode="after")
@@ -41,5 +41,5 @@ class Secret(pydantic.BaseModel):
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError("the secret cannot be read.", where=where) from error
         if not text.strip():
-            raise ConfigError("there is no secret.", where=where, fix="Set it where this process is started.")
+            raise ConfigError("the secret is not set.", where=where, fix="Set it where this process is started.")
         return text.strip()

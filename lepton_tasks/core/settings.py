@@ -19,7 +19,7 @@ def _mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
         if not isinstance(key_node, yaml.ScalarNode):
-            raise yaml.constructor.ConstructorError(None, None, "a key is no plain value", key_node.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, "a key is not a plain value", key_node.start_mark)
         if (key := loader.construct_object(key_node)) in seen:
             raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", key_node.start_mark)
         seen.add(key)

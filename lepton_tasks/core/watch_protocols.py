@@ -57,7 +57,7 @@ class Alert:
             "began": f"{about}: {finding.message}",
             "rose": f"{about}, worse than before ({self.was}): {finding.message}",
             "continues": f"{about}, since {begun:%d %b %H:%M} UTC: {finding.message}",
-            "ended": f"{about}, since {begun:%d %b %H:%M} UTC, is over. It was: {finding.message}",
+            "ended": f"{about}, since {begun:%d %b %H:%M} UTC, has ended. It was: {finding.message}",
             "repair": f"{about}: {finding.message}",
         }[self.event]
         head = {"ended": "resolved", "repair": "repair"}.get(self.event, finding.severity)

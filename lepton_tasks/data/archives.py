@@ -147,8 +147,8 @@ def _listed(stream: IO[bytes], address: str) -> list[str]:
         total += length
         if total > most_unpacked(size):
             raise DataError(
-                f"{name} brings it from {size:,} to {total:,} bytes: more than {_MAX_RATIO} times as many. It may be a "
-                f"bomb, so it is not unpacked.",
+                f"{name} expands it from {size:,} to {total:,} bytes: more than {_MAX_RATIO} times as many. It may be "
+                f"a bomb, so it is not unpacked.",
                 where=address,
                 fix="If you trust it, unpack it by hand and give the folder.",
             )
@@ -196,7 +196,7 @@ def _bounded(file: IO[bytes], declared: int, name: str, address: str) -> bytes:
         )
     data = file.read(declared + 1)
     if len(data) != declared:
-        raise DataError(f"{name} holds not the {declared:,} bytes that it declares.", where=address, fix="Repack it.")
+        raise DataError(f"{name} does not have the {declared:,} bytes it declares.", where=address, fix="Repack it.")
     return data
 
 

@@ -128,7 +128,7 @@ class RemoteFiles:
         try:
             self._system, self._root = fsspec.core.url_to_fs(self.address)
         except (ImportError, ValueError) as error:
-            raise DataError(f"no way to read this kind of address: {error}.", where=address) from error
+            raise DataError(f"unsupported kind of address: {error}.", where=address) from error
         self._found: dict[str, Any] | None = None
 
     def state(self) -> Any:
@@ -205,7 +205,7 @@ def _stamp(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-_CREDENTIALS = "Set credentials that may: for s3://, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile of AWS."
+_CREDENTIALS = "Set credentials: for s3://, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile of AWS."
 
 
 @contextlib.contextmanager

@@ -149,7 +149,7 @@ class _Start:
     def _check_port(self, name: str) -> None:
         if not is_local(self.urls[name]):
             raise ConfigError(
-                f"{name} is to be at {self.urls[name]}, which is not this machine.",
+                f"{name} is configured at {self.urls[name]}, which is not this machine.",
                 fix=f"Leave {name} out, or give it a local address.",
             )
         if not _is_free(port := self.ports[name]):
@@ -176,7 +176,7 @@ class _Start:
                 record = self.records[name]
                 log = processes.log_path(self.root, name)
                 if record.process() is None:
-                    raise _failed(name, "ended while it was starting", log)
+                    raise _failed(name, "exited during start-up", log)
                 if definitions.probe(name, self.urls[name], record.created):
                     waiting.remove(name)
                     self._tell(name, "ready")
@@ -196,7 +196,7 @@ def _answers(root: Path, record: processes.Record, url: str) -> bool:
 
 
 def _failed(name: str, how: str, log: Path) -> UnavailableError:
-    return UnavailableError(f"{name} {how}. Its log ends with:\n{processes.tail(log)}\n", fix=f"The whole log: {log}")
+    return UnavailableError(f"{name} {how}. Its log ends with:\n{processes.tail(log)}\n", fix=f"Full log: {log}")
 
 
 @contextlib.contextmanager

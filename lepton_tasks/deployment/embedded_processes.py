@@ -117,8 +117,8 @@ def end(root: Path, names: Iterable[str], *, grace: float = 10.0) -> list[str]:
         remaining = set(left)
     if remaining:
         raise ArtifactError(
-            f"{len(remaining)} process(es) do not end: {', '.join(f'{p.pid} ({p.name()})' for p in remaining)}.",
-            fix="See what holds them with `ps`.",
+            f"{len(remaining)} process(es) did not exit: {', '.join(f'{p.pid} ({p.name()})' for p in remaining)}.",
+            fix="Inspect them with `ps`.",
         )
     for name in records:
         _record_path(root, name).unlink(missing_ok=True)

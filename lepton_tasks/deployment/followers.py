@@ -246,7 +246,7 @@ class _Followers:
             return _Look(replica.url, fault=f"does not answer: {error or type(error).__name__}")
         if reply.status_code == 401:
             raise ConfigError(
-                "the API key is missing or not known.", where=replica.url, fix="Set LEPTON_API_KEY to one of its keys."
+                "the API key is missing or unknown.", where=replica.url, fix="Set LEPTON_API_KEY to one of its keys."
             )
         if not reply.is_success:
             return _Look(replica.url, fault=f"answers {reply.status_code}")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SCORE, THRESHOLD, ANOMALY, ERRORS = "score", "threshold", "is_anomaly", "errors"
 
 _CALIBRATED = 20_000  # training rows that the threshold is taken from
-_DISTURBED = 512  # rows of a split that are judged with something put in, too
+_DISTURBED = 512  # rows of a split that are judged disturbed, too
 
 
 class AnomalyDetection(Task):
@@ -30,7 +30,7 @@ class AnomalyDetection(Task):
     The score of a row is the mean squared error of its worst cell (8 x 8 pixels, or 8 steps), in units of the training
     rows' spread; the threshold is a quantile of the training rows' scores, part of the graph.
 
-    There are no labels to judge by. So beside the rows of a split some of them are judged with something put in: a
+    There are no labels to judge by. So beside the rows of a split some of them are judged disturbed: a
     patch of one colour into a picture, a spike into a series. That says whether such things are found, not others.
 
     Args:
@@ -76,7 +76,7 @@ class AnomalyDetection(Task):
         return Rows(inputs, np.zeros(len(inputs), np.int64))
 
     def evaluation_rows(self, features: Path, split: str) -> Rows:
-        """The rows of the split, target 0, and after them some of these with something put in, target 1."""
+        """The rows of the split, target 0, and after them some of these disturbed, target 1."""
         inputs, _ = open_inputs(features, split)
         chosen = np.linspace(0, len(inputs) - 1, min(len(inputs), _DISTURBED)).astype(np.int64)
         disturbed = self._disturbed(np.array(inputs[chosen]))
@@ -111,7 +111,7 @@ class AnomalyDetection(Task):
     def metrics(self, outputs: Outputs, targets: np.ndarray) -> dict[str, float]:
         """``loss``: mean error of the rows as they are; ``flagged``: their share above the threshold.
 
-        ``disturbed_auc``: how often a row with something put in has a higher score than another (0.5 if none is there),
+        ``disturbed_auc``: how often a row disturbed has a higher score than another (0.5 if none is there),
         and ``disturbed_recall``: the share of them that is found.
         """
         put_in = targets == 1
@@ -145,8 +145,8 @@ class AnomalyDetection(Task):
         return self.metrics(predict(self.deployable(network), rows.inputs, self.outputs), rows.targets)
 
     def details(self, outputs: Outputs, rows: Rows) -> dict[str, dict[str, float]]:
-        """Scores of the rows as they are and of those with something put in, beside the threshold."""
-        parts = {"as they are": rows.targets == 0, "with something put in": rows.targets == 1}
+        """Scores of the rows as they are and of those disturbed, beside the threshold."""
+        parts = {"as they are": rows.targets == 0, "disturbed": rows.targets == 1}
         return {
             name: {
                 "rows": int(mine.sum()),
@@ -183,7 +183,7 @@ class AnomalyDetection(Task):
         return "anomaly", {"sides": sides, "cell": CELL}
 
     def _disturbed(self, rows: np.ndarray) -> np.ndarray:
-        """The rows with something put into each, the same whenever it is asked."""
+        """The rows disturbedto each, the same whenever it is asked."""
         chance = np.random.default_rng(0)
         for row in rows:
             if self.pictures:

@@ -15,7 +15,7 @@ def scores_plot(path: Path, scores: np.ndarray, disturbed: np.ndarray, threshold
     Args:
         path: The file.
         scores: Of the rows as they are, float [N].
-        disturbed: Of rows with something put in, float [M].
+        disturbed: Of rows disturbed, float [M].
         threshold: What is above it is an anomaly.
     """
     from matplotlib.figure import Figure
@@ -26,7 +26,7 @@ def scores_plot(path: Path, scores: np.ndarray, disturbed: np.ndarray, threshold
     left.set(xlabel="test row", ylabel="score", title="Rows as they are", yscale="log")
     everything = np.concatenate([scores, disturbed])
     bins = np.geomspace(max(everything.min(), 1e-9), max(everything.max(), 1e-8), 41).tolist()
-    for name, values in (("as they are", scores), ("with something put in", disturbed)):
+    for name, values in (("as they are", scores), ("disturbed", disturbed)):
         right.hist(values, bins=bins, alpha=0.6, label=f"{name} ({len(values):,})")
     right.set(xlabel="score", ylabel="rows", xscale="log")
     if np.isfinite(threshold):

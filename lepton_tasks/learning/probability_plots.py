@@ -46,7 +46,7 @@ def calibration_plot(path: Path, probabilities: Mapping[str, np.ndarray], positi
 
     figure = Figure(figsize=(5, 6), layout="constrained")
     axes, below = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
-    axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="as it should be")
+    axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="perfect calibration")
     for name in list(probabilities)[:_MOST]:
         said, seen, _ = calibration(probabilities[name], positive[name]).T
         axes.plot(said, seen, marker=".", label=name)

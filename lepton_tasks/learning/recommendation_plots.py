@@ -105,7 +105,7 @@ def long_tail_plot(path: Path, candidates: np.ndarray, scores: np.ndarray, *, it
     axes.set(
         xlabel="share of all items, the most popular first",
         ylabel="share of what is ...",
-        title=f"{len(np.unique(front[front > 0])):,} of {items:,} items are put in front of someone",
+        title=f"{len(np.unique(front[front > 0])):,} of {items:,} items are recommended to someone",
     )
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")

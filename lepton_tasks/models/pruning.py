@@ -38,11 +38,11 @@ def prune(network: nn.Module, whole: nn.Module, inputs: torch.Tensor, *, share: 
         after = _shapes(network(*given))
         copy.deepcopy(network).train()(*given)  # some have parts that answering does not use
     except Exception as error:
-        raise ConfigError(f"channels cannot be taken out of this network: {error}.", where="pruned") from error
+        raise ConfigError(f"channels cannot be removed from this network: {error}.", where="pruned") from error
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name in learned)
     if after != answers or _parameters(network) >= before:
-        raise ConfigError("this network has no channels that can be taken out.", where="pruned")
+        raise ConfigError("this network has no channels that can be removed.", where="pruned")
 
 
 def _take_out(network: nn.Module, given: tuple[Any, ...], share: float) -> None:

@@ -224,10 +224,10 @@ def _about_values(report: dict[str, Any]) -> list[Finding]:
     findings = []
     for fault in report["failed"]:
         limit = 1 - float(fault["params"].get("mostly", 1.0))
-        message = f"requests are unlike what is expected: {describe(fault)}"
+        message = f"requests violate an expectation: {describe(fault)}"
         subject = fault["column"] or ""
         findings.append(_finding(fault["severity"], message, fault["share"] or 0.0, limit, "share", subject))
     if not findings:
-        message = f"{report['rows']:,} samples are like the training data ({report['evaluated']} expectations held)"
+        message = f"{report['rows']:,} samples match the training data ({report['evaluated']} expectations met)"
         findings.append(_finding("ok", message, report["evaluated"], None, "expectations"))
     return findings

@@ -51,7 +51,7 @@ class Drift:
         notes = Notebook(ctx, use_case, "drift", endpoint)
         profile = package_json(ctx, endpoint, "profile.json")
         if not profile.get("columns") and "answers" not in profile:
-            return [_ok("the model package has no reference: it holds no profile of the training data", 0, "columns")]
+            return [_ok("the model package has no profile of the training data to compare with", 0, "columns")]
         since = notes.mark.get("until", 0.0)
         records = requests_since(ctx, use_case, notes.version, since)
         answered = collections.deque((record for record in records if record["status"] == 200), maxlen=self.last)
@@ -80,10 +80,10 @@ class Drift:
         if len(told) >= self.least:
             shifts += [_shift(name, about, [values.get(name) for values in told]) for name, about in columns.items()]
         elif columns:
-            text = f"{len(told)} samples with values are too few to compare inputs ({self.least} are waited for)"
+            text = f"{len(told)} samples with values are too few to compare inputs (minimum: {self.least})"
             remarks.append(_ok(text, None, "samples"))
         if "answers" not in profile:
-            text = "the model package has no reference of answers, so inputs alone are compared; export it anew for one"
+            text = "the model package has no reference for answers, so only inputs are compared; export it again"
             remarks.append(_ok(text, 0, "answers"))
         elif ANSWER not in hidden:
             known = profile["answers"]["columns"]
@@ -99,7 +99,7 @@ class Drift:
 
     def _told(self, shifts: Sequence[Shift], samples: int) -> list[Finding]:
         if not shifts:
-            return [_ok("nothing that is asked or answered can be compared with the training data", 0, "columns")]
+            return [_ok("neither requests nor answers can be compared with the training data", 0, "columns")]
         drifted = [shift for shift in self._beyond_chance(shifts) if shift.index >= self.moderate]
         if not drifted:
             worst = shifts[0]
@@ -141,7 +141,7 @@ class Drift:
         what, than = ("answers", "test") if answers else ("requests", "training")
         text = (
             f"{shift.column.removeprefix(_OF_ANSWERS)} of {what} has drifted (PSI {shift.index:.2f}, limit {limit:g}, "
-            f"{samples:,} samples): {name} is {after:.1%} of them, and was {before:.1%} in the {than} data"
+            f"{samples:,} samples): {name} is {after:.1%} of them, against {before:.1%} in the {than} data"
         )
         return Finding(
             monitor="drift",
@@ -160,7 +160,7 @@ def _shift(column: str, about: Mapping[str, Any], values: Sequence[Any]) -> Shif
 
 
 def _too_few(count: int, least: int, before: bool) -> Finding:
-    text = f"{count} samples are too few to compare with the training data ({least} are waited for)"
+    text = f"{count} samples are too few to compare with the training data (minimum: {least})"
     if not count:
         text = "no requests since the last comparison" if before else "no requests yet"
     return _ok(text, None, "PSI")

@@ -63,7 +63,7 @@ class Energy:
         try:
             server = read_server(url, use_case.name, ctx.root / "serving")
         except (ConfigError, UnavailableError) as error:
-            return [*findings, _ok(f"the energy of serving is unknown: {error}", "serving")]
+            return [*findings, _ok(f"the energy used by serving is unknown: {error}", "serving")]
         counters = rapl(ZONES) if is_local(url) else {}
         readings = {zone: counter.read() for zone, counter in counters.items()}
         name, wh, how = _spent(server, notes.mark, now, counters, readings)
@@ -80,10 +80,13 @@ class Energy:
     ) -> list[Finding]:
         if seconds < _LEAST_SECONDS:
             return [
-                _ok(f"{seconds:.0f} s of serving are too few to tell its energy ({_LEAST_SECONDS:.0f} s)", "serving")
+                _ok(
+                    f"{seconds:.0f} s of serving are too few for an estimate (minimum: {_LEAST_SECONDS:.0f} s)",
+                    "serving",
+                )
             ]
         if answers < _LEAST_ANSWERS:
-            few = f"{answers:.0f} answers are too few to tell the energy per 1,000 ({_LEAST_ANSWERS} are waited for)"
+            few = f"{answers:.0f} answers are too few to estimate the energy per 1,000 (minimum: {_LEAST_ANSWERS})"
             findings = [_ok(few, "answers")]
         else:
             each = figures["wh_per_1000"] = wh / answers * 1000
@@ -104,7 +107,7 @@ class Energy:
             )
             for name, wh in energies.items()
         ]
-        return findings or [_ok("the model package does not tell what its training took", "training")]
+        return findings or [_ok("the model package does not record its training energy", "training")]
 
     def _told(self, wh: float) -> str:
         grams = "" if self.grams_per_kwh is None else f", {wh / 1000 * self.grams_per_kwh:.3g} g of CO2"

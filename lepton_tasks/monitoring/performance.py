@@ -87,7 +87,7 @@ class Performance:
             if record["status"] == 200:
                 times.append(record["seconds"])
         if rows < self.least:
-            few = f"{rows} requests are too few to judge ({self.least} are waited for)"
+            few = f"{rows} requests are too few to judge (minimum: {self.least})"
             message = few if rows else "no requests since the last check" if since else "no requests yet"
             return [_finding("ok", message, None, None, "share", "errors")], since
         return [self._errors(failed, rows), *self._times(np.array(times) * 1e3, figures)], until
@@ -97,7 +97,7 @@ class Performance:
         low, high = wilson(share, rows)
         broken = low > self.max_errors
         message = (
-            f"the server failed at {failed:,} of {rows:,} requests: {share:.2%} (95 %: {low:.2%} to {high:.2%}; "
+            f"the server failed on {failed:,} of {rows:,} requests: {share:.2%} (95 %: {low:.2%} to {high:.2%}; "
             f"limit {self.max_errors:.2%})"
         )
         return _finding("critical" if broken else "ok", message, share, self.max_errors, "share", "errors")
@@ -137,7 +137,7 @@ class Performance:
         truths = {outcome["id"]: outcome.get("label") for outcome in outcomes}
         pairs, of_labels = self._pairs(ctx, use_case, notes, truths, oldest) if truths else ([], False)
         if len(pairs) < self.least:
-            few = f"{len(pairs)} answers with a known label are too few to judge quality ({self.least} are waited for)"
+            few = f"{len(pairs)} answers with a known label are too few to judge quality (minimum: {self.least})"
             message = few if truths else "no feedback since the last check" if heard else "no feedback yet"
             return [_finding("ok", message, None, None, "", "quality")], heard
         said, true = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
@@ -188,11 +188,11 @@ class Performance:
             f"(95 %: {shown(live.low)} to {shown(live.high)})"
         ]
         if test is not None:
-            parts.append(f"on the test split it was {shown(test)}, and {shown(room)} worse is allowed")
+            parts.append(f"on the test split it was {shown(test)}, tolerance {shown(room)}")
         if threshold is not None:
-            parts.append(f"the gate asks for {shown(threshold)}")
+            parts.append(f"the gate requires {shown(threshold)}")
         if severity == "ok" and limit is not None and is_worse(live.metric, live.value, limit):
-            parts.append("what is more may be chance")
+            parts.append("the rest may be chance")
         unit = unit_of(live.metric) or live.metric
         return _finding(severity, "; ".join(parts), live.value, limit, unit, live.metric)
 

@@ -87,7 +87,7 @@ def repair(situation: Situation, *, dry_run: bool = False) -> list[Repair]:
         if plan is None:
             continue
         if acted and not plan.obstacle:
-            plan = dataclasses.replace(plan, obstacle=f"first it is to be seen whether {acted} helps.")
+            plan = dataclasses.replace(plan, obstacle=f"the next check must first show whether {acted} helped.")
         outcome = None
         if not plan.obstacle:
             acted = spec.name

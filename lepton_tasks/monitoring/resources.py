@@ -24,9 +24,9 @@ _LEAST_SECONDS = 1.0  # between two checks, to tell how busy the processor is
 _LEAST_REQUESTS = 50
 _LINES = {
     "memory": "memory of the server (MiB)",
-    "cpu": "processor cores that the server uses, mean since the check before",
-    "queue": "requests that wait",
-    "refused": "share of requests that are refused",
+    "cpu": "CPU cores used by the server, mean since the last check",
+    "queue": "queued requests",
+    "refused": "share of requests refused",
     "disk": "free disk (GiB)",
 }
 
@@ -86,7 +86,7 @@ class Resources:
         import psutil
 
         free = psutil.disk_usage(str(ctx.root)).free / _GIB
-        message = f"{free:,.1f} GiB of disk are free where the state folder is (at least {self.min_disk_gib:g} GiB)"
+        message = f"{free:,.1f} GiB of disk space are free for the state folder (at least {self.min_disk_gib:g} GiB)"
         severity: Severity = "critical" if free < self.min_disk_gib else "ok"
         return _finding(severity, message, round(free, 3), self.min_disk_gib, "GiB", "disk")
 
@@ -132,7 +132,7 @@ class Resources:
             findings.append(_held("cpu", cores, limit, "cores", f"the server uses {cores:.2f}{allowed}"))
         requests, refused = round(counted["requests"]), round(counted["refused"])
         if requests < _LEAST_REQUESTS:
-            few = f"{requests} requests are too few to tell which share is refused ({_LEAST_REQUESTS} are waited for)"
+            few = f"{requests} requests are too few to determine the share refused (minimum: {_LEAST_REQUESTS})"
             return [*findings, _finding("ok", few, None, self.max_refused, "share", "refused")]
         share = round(refused / requests, 5)
         message = f"{share:.1%} of {requests:,} requests were refused under load (limit {self.max_refused:.1%})"
@@ -141,7 +141,7 @@ class Resources:
 
     def _now(self, server: ServerMetrics) -> list[Finding]:
         """Findings about what is in use at this moment."""
-        waiting = f"{server.queue:.0f} requests wait for a worker (limit {self.max_queue})"
+        waiting = f"{server.queue:.0f} requests are waiting for a worker (limit {self.max_queue})"
         findings = [_held("queue", server.queue, self.max_queue, "requests", waiting)]
         files = [(one["files"] / one["most_files"], one) for one in server.processes if one.get("most_files")]
         if files:

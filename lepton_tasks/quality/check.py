@@ -189,7 +189,7 @@ def _of_sets(outcome: dict[str, Any]) -> str:
 def _observed(outcome: dict[str, Any], exceptions: dict[str, Any]) -> str:
     if "element_count" in outcome:
         share = outcome.get("unexpected_percent") or 0.0
-        return f"{outcome['unexpected_count']:,} of {outcome['element_count']:,} rows ({share:.1f} %) against it"
+        return f"{outcome['unexpected_count']:,} of {outcome['element_count']:,} rows ({share:.1f} %) violate it"
     if outcome.get("observed_value") is not None:
         return str(outcome["observed_value"])
     if "unexpected_count" in outcome:  # of sets of values

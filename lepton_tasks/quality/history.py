@@ -55,7 +55,7 @@ def plot_history(reports: Sequence[dict[str, Any]], path: Path) -> Path:
     axes.set_xticks(range(len(reports)), times, rotation=60, ha="right", fontsize=7)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    figure.suptitle("green held, amber warned, red failed; share of rows against it", fontsize=8, x=0.01, ha="left")
+    figure.suptitle("green: met, amber: warning, red: failed; share of violating rows", fontsize=8, x=0.01, ha="left")
     figure.savefig(path, dpi=110)
     return path
 

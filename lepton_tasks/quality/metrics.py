@@ -33,7 +33,7 @@ _SUFFIXES = ("unexpected_count", "unexpected_values", "unexpected_index_list", "
 _FILTERED = "filtered_row_count"
 _UNIQUE = ("column_values.unique", "compound_columns.unique")
 _ORDERED = ("column_values.increasing", "column_values.decreasing")
-_OTHER_TYPE = "Let the source read it as another type, or `clean` change it and the rule be one of `quality.cleaned`."
+_OTHER_TYPE = "Let the source read it as another type, or convert it in `clean` and move the rule to `quality.cleaned`."
 
 
 @dataclasses.dataclass(frozen=True)

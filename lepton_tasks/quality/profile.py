@@ -75,7 +75,7 @@ def oddities_in(profile: Mapping[str, Any]) -> list[str]:
             told.append(f"Column {name!r} has no value in any of the {rows:,} rows.")
         for kind, what in (("nan", "not a number"), ("infinite", "infinite")):
             if count := about.get(kind, 0):
-                told.append(f"Column {name!r} is {what} in {count:,} of {rows:,} rows; features take it as missing.")
+                told.append(f"Column {name!r} is {what} in {count:,} of {rows:,} rows; features treat it as missing.")
     return told
 
 

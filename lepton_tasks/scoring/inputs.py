@@ -24,7 +24,7 @@ _TABLES = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 _PACKED = (".gz", ".bz2", ".xz")
 
 _OF_USE_CASES = "data.source.params"
-_READABLE = "Write it anew: CSV in UTF-8, a header, fields parted by commas and quoted where they hold one; or Parquet."
+_READABLE = "Write it as UTF-8 CSV with a header, comma-separated, fields with commas quoted; or as Parquet."
 
 _PICTURES_A_CHUNK, _ROWS_A_CHUNK = 32, 512
 
@@ -205,10 +205,10 @@ def _compared(fields: Sequence[Field], columns: Sequence[str], path: str) -> lis
             raise DataError(f"no column {field.name!r}.", where=path, fix=did_you_mean(field.name, columns))
     if fields and len(lacking) == len(fields):
         wanted = ", ".join(field.name for field in fields)
-        raise DataError(f"none of the model's columns: {wanted}.", where=path, fix=f"There is {', '.join(columns)}.")
+        raise DataError(f"none of the model's columns: {wanted}.", where=path, fix=f"Known: {', '.join(columns)}.")
     left = [name for name in columns if name not in {field.name for field in fields}] if fields else []
     notes = [f"taken as missing: {', '.join(field.name for field in lacking)}"] if lacking else []
-    return [*notes, f"not looked at: {', '.join(left)}"] if left else notes
+    return [*notes, f"ignored: {', '.join(left)}"] if left else notes
 
 
 def _types(fields: Sequence[Field], schema: Mapping[str, Any]) -> dict[str, str]:
@@ -279,7 +279,7 @@ def _chunked(samples: Iterator[Sample], size: int) -> Iterator[list[Sample]]:
 
 
 def _plain(value: Any) -> Any:
-    """A value of a table as JSON has it: times as ISO 8601, bytes in base64, null for what is no number."""
+    """A value of a table as JSON has it: times as ISO 8601, bytes in base64, null for what is not a number."""
     if value is None or isinstance(value, str | int):  # most are
         return value
     if isinstance(value, dt.date | dt.datetime | dt.time):

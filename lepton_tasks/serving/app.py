@@ -210,12 +210,12 @@ async def _grpc(table: ModelTable, answerer: Answerer, door: Door, address: str,
 
 
 def _add_gauges(telemetry: Telemetry, door: Door, tracer: Tracer, log: RequestLog) -> None:
-    refused = Gauge("lepton_refused", "Requests without a good API key.", ("status",), registry=telemetry.registry)
+    refused = Gauge("lepton_refused", "Requests without a valid API key.", ("status",), registry=telemetry.registry)
     for status in door.guard.refused:
         refused.labels(status).set_function(functools.partial(door.guard.refused.__getitem__, status))
     lost = Gauge("lepton_traces_dropped", "Requests missing in the traces.", registry=telemetry.registry)
     lost.set_function(lambda: tracer.dropped)
-    skipped = Gauge("lepton_request_log_skipped", "Records left out by sampling.", registry=telemetry.registry)
+    skipped = Gauge("lepton_request_log_skipped", "Records omitted by sampling.", registry=telemetry.registry)
     skipped.set_function(lambda: log.skipped)
 
 

@@ -38,8 +38,8 @@ _BUSY = (429, 503)
 _LONGEST_WAIT, _FIRST_WAIT = 30.0, 0.25  # seconds
 
 _ERRORS: dict[int, tuple[type[LeptonError], str]] = {
-    401: (ForbiddenError, "Give the client an api_key that may ask this model."),
-    403: (NotAllowedError, "Give the client an api_key that may ask this model."),
+    401: (ForbiddenError, "Give the client an api_key that is valid for this model."),
+    403: (NotAllowedError, "Give the client an api_key that is valid for this model."),
     404: (UnknownModelError, "`client.models()` lists what is served."),
     409: (ConflictError, ""),
     413: (TooLargeError, "Send less at a time."),

@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=0.0,
         metavar="SECONDS",
-        help="after SIGTERM: how long to go on, no longer ready, while load balancers turn away (default: %(default)s)",
+        help="after SIGTERM: how long to answer, not ready, while load balancers drain (default: %(default)s)",
     )
     parser.add_argument("--cors", action="append", default=[], metavar="ORIGIN", help="allowed origin; repeatable")
     parser.add_argument(

@@ -113,6 +113,6 @@ def bound(address: tuple[str, int], *, shared: bool = False) -> socket.socket:
         made.bind(address)
     except OSError as error:
         made.close()
-        what = f"{address[0]}:{address[1]} cannot be listened on: {error.strerror}."
+        what = f"cannot listen on {address[0]}:{address[1]}: {error.strerror}."
         raise ConfigError(what, where="--port", fix="Choose another, or stop the process that uses it.") from error
     return made

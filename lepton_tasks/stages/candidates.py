@@ -184,7 +184,7 @@ def _refusal(figures: Mapping[str, Any], exported: Mapping[str, Any], settings: 
     if not drop <= settings.max_metric_drop:  # so that a NaN is refused
         return f"{metric} is {drop:.4f} worse; {settings.max_metric_drop:g} is allowed"
     if mismatch is not None and mismatch > settings.max_mismatch:
-        return f"{mismatch:.1%} of the labels are other ones; {settings.max_mismatch:.1%} is allowed"
+        return f"{mismatch:.1%} of the labels differ; {settings.max_mismatch:.1%} is allowed"
     if slower > settings.max_slowdown:
         return f"it takes {slower:.2f} times as long; {settings.max_slowdown:g} is allowed"
     if smaller > _SMALLER and slower > _FASTER:

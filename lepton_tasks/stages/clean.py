@@ -72,7 +72,7 @@ def _clean(use_case: UseCase, ctx: RunContext, raw: Path, folder: Path) -> dict[
     write_json(folder / "report.json", report)
     for label, counts in report["classes"].items():
         if label and not counts["rows_kept"]:
-            ctx.log.warning("All %d rows of the class %r were refused: it is left out.", counts["rows_in"], label)
+            ctx.log.warning("All %d rows of the class %r were refused: it is omitted.", counts["rows_in"], label)
     for done, word in (("refused", "Refused"), ("repaired", "Repaired")):
         if report[f"rows_{done}"]:
             ctx.log.warning("%s %d of %d rows: %s.", word, report[f"rows_{done}"], total, _counts(report, done))

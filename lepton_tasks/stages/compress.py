@@ -78,7 +78,7 @@ def compress(
             best = choose(candidates, _settings(use_case), metric)
         else:
             candidates, best = [own], own
-            own.reason = "nothing was tried: the answers to requests cannot be judged"
+            own.reason = "nothing was tried: the answers to requests cannot be evaluated"
         for candidate in candidates:
             ctx.log.info("%s: %s", candidate.name, "served" if candidate is best else candidate.reason or "not taken")
         return _published(ctx, candidates, best, metric, str(evaluation.facts["mlflow_run_id"]))

@@ -54,11 +54,11 @@ def compare(
     """
     found = registry.alias(ctx.environment.tracking_url, use_case.name, _CHAMPION)
     if found is None:
-        ctx.log.info("no champion yet: only the thresholds count")
+        ctx.log.info("no champion yet: only the thresholds apply")
         return None
     result: dict[str, Any] = {"version": found["version"], "compared": False}
     if found["run_id"] == evaluation.facts["mlflow_run_id"]:
-        return {**result, "reason": "it is this very model"}
+        return {**result, "reason": "it is the same model"}
     tags = found["tags"]
     if task.replayable:
         package = ModelPackageRef(
@@ -70,7 +70,7 @@ def compare(
         except ArtifactError as error:
             result["reason"] = str(error)
     elif tags.get("lepton.features_digest") != features.digest or f"lepton.test_{metric}" not in tags:
-        result["reason"] = "it was tested on other data, and its answers to requests cannot be judged"
+        result["reason"] = "it was tested on other data, and its answers to requests cannot be evaluated"
     else:
         known = {metric: float(tags[f"lepton.test_{metric}"]), "candidate": evaluation.facts[f"test_{metric}"]}
         result |= {"compared": True, "p_value": None, **known}
@@ -118,7 +118,7 @@ def _contest(
     try:
         outputs = replay.outputs_of(package, payloads)
     except DataError as error:  # what is asked now has another form than what it was made for
-        return {"compared": False, "reason": f"it cannot read a request of today: {error}"}
+        return {"compared": False, "reason": f"it cannot read current requests: {error}"}
     result: dict[str, Any] = {
         "compared": True,
         **task.metrics(outputs, targets),

@@ -49,13 +49,13 @@ def ingest(use_case: UseCase, ctx: RunContext) -> DatasetRef:
         labels |= set(table["label"].to_pylist()) - {None, ""}
     if not rows:
         raise DataError(
-            "the source lists nothing.",
+            "the source is empty.",
             where=f"{use_case.name}.yaml: data.source",
             fix="See `path` and the other params of the source.",
         )
     described = source.describe()
     if empty := [name for name, count in described.get("classes", {}).items() if not count]:
-        ctx.log.warning("No file in the class folder %s: the class is left out.", ", ".join(empty))
+        ctx.log.warning("No file in the class folder %s: the class is omitted.", ", ".join(empty))
     write_json(draft.path / "source.json", {**use_case.data.source.model_dump(), **described, "empty_classes": empty})
     facts = {"rows": rows, "classes": len(labels), "bytes": size, "empty_classes": len(empty)}
     return ctx.publish(draft, DatasetRef, facts)

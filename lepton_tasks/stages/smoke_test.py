@@ -35,7 +35,7 @@ def smoke_test(
     folder = ctx.open(package)
     try:
         if not still_serving(use_case, ctx, endpoint):
-            raise GateError("it is not served any more.")
+            raise GateError("it is no longer served.")
         servers = target_of(use_case, ctx).addresses(ctx)
         asked = [_ask(use_case, ctx, server, str(endpoint.facts["version"]), folder) for server in servers]
     except LeptonError as error:
@@ -87,13 +87,13 @@ def _go_back(use_case: UseCase, ctx: RunContext, endpoint: EndpointRef) -> str:
         served = target.health(use_case, ctx)
         challenges = served["challenger"] and served["challenger"]["version"] == endpoint.facts["version"]
         if served["version"] != endpoint.facts["version"] and not challenges:
-            return f"Version {served['version']} is served, which this run did not deploy; it was left alone."
+            return f"Version {served['version']} is served, which this run did not deploy; it was left in place."
         restored = withdraw(use_case, ctx, target)
         if challenges:
-            return f"It challenges version {restored} no more."
+            return f"It is no longer the challenger of version {restored}."
         tracker = Tracker(ctx.environment.tracking_url)
         tracker.set_alias(use_case.name, CHAMPION, restored)
         tracker.set_alias(use_case.name, PREVIOUS, None)
     except LeptonError as error:
-        return f"Going back to the previous version failed too: {error}"
-    return f"Version {restored} is served again." if restored else "There was none before it, so none is served now."
+        return f"Rolling back to the previous version failed, too: {error}"
+    return f"Version {restored} is served again." if restored else "No earlier version exists, so none is served."

@@ -186,7 +186,7 @@ def _refuse(use_case: UseCase, parity: dict[str, Any], checks: list[_Check]) -> 
             if parity["compression"] is not None:
                 fix = f"Take {parity['compression']!r} out of compress.candidates, or lower compress.max_metric_drop."
             raise GateError(
-                f"the package answers otherwise than the trained network: {json.dumps(parity)};"
+                f"the package's answers differ from the trained network's: {json.dumps(parity)};"
                 f" {check.value:g} is above the limit of {check.limit:g}.",
                 where=f"{use_case.name}.yaml: {check.key}",
                 fix=fix,

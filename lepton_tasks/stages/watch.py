@@ -51,7 +51,7 @@ def check(use_case: UseCase, ctx: RunContext, run: Callable[[EndpointRef], Any])
         before = read_book(ctx.root, use_case.name).version
         if before is None:
             return None
-        return _broken(use_case, ctx, ENDPOINT, f"the server has no version of it; {before} was served.")
+        return _broken(use_case, ctx, ENDPOINT, f"the server serves no version of it; {before} was served.")
     try:
         run(endpoint)
     except LeptonError as error:
@@ -122,11 +122,11 @@ def situation(use_case: UseCase, ctx: RunContext, trainer: Trainer) -> Situation
     lasting = list(book.lasting.values())
     if served is not None and str(served.get("version")) != book.version:
         ctx.log.info(
-            "The findings are about version %s, and %s is served: check again.", book.version, served.get("version")
+            "The findings are about version %s, but %s is served: check again.", book.version, served.get("version")
         )
         lasting = []
     if any(one.finding.monitor == CHECKS for one in lasting):
-        ctx.log.info("The latest check failed, so nothing is done about what was found before.")
+        ctx.log.info("The latest check failed, so earlier findings are not acted on.")
         lasting = []
     return Situation(
         use_case=use_case,

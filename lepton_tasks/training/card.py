@@ -58,7 +58,7 @@ def model_card(
         f"`{model['name']}` {_inline(model['params'])} with {checkpoint['parameters']:,} parameters; "
         f"the {train['keep']} of {checkpoint['epochs']} epochs (epoch {checkpoint['best_epoch']}, counted from 0); "
         f"{checkpoint['seconds']:.0f} s; seed {checkpoint['seed']}. {_energy(checkpoint)}"
-        "Its MLflow run holds the table of layers and a plot of the learning rate.",
+        "Its MLflow run has a table of the layers and a plot of the learning rate.",
         _table(("setting", "value"), [(f"`{key}`", f"`{_plain(value)}`") for key, value in train.items()]),
         "## Limits",
         "\n".join(f"- {line}" for line in _limits(rows, metrics["details"], checkpoint["labels"], interval)),
@@ -70,7 +70,7 @@ def _energy(checkpoint: Mapping[str, Any]) -> str:
     """What training took, and how that is known; empty for a training that did not count it."""
     told = {
         MEASURED: "the hardware's counters",
-        ESTIMATED: f"an estimate, for which a busy core takes {WATTS_PER_CORE} W",
+        ESTIMATED: f"an estimate at {WATTS_PER_CORE} W per busy core",
     }
     return "".join(
         f"Training took {value:.3g} Wh ({told.get(name, f'{name}, without the GPU')}). "
@@ -86,7 +86,7 @@ def _limits(
 ) -> list[str]:
     lines = []
     if labels:
-        lines.append(f"It knows the {len(labels)} labels it was trained on and no other, whatever it is shown.")
+        lines.append(f"It knows the {len(labels)} labels it was trained on and assigns one of them to any input.")
     if interval is not None:
         lines.append(
             f"With {rows['test']:,} test rows, accuracy on data of the same kind is between {interval[0]:.1%} and"
@@ -97,7 +97,7 @@ def _limits(
         weakest = min(scored, key=lambda name: scored[name]["f1"])
         figures = scored[weakest]
         lines.append(f"It is weakest on {weakest!r}: F1 {figures['f1']:.3f} on {figures['rows']} rows.")
-    lines.append("Data of another origin than the training data was not tested.")
+    lines.append("It was not tested on data from other sources.")
     return lines
 
 

@@ -77,7 +77,7 @@ def fit(job: Job) -> None:
             raise ConfigError(
                 f"the GPU's memory does not hold a step with batches of {job.train.batch_size:,}.",
                 where="train.batch_size",
-                fix="Lower it, and raise train.accumulate as much; train.precision: bf16 takes less, too.",
+                fix="Lower it and raise train.accumulate accordingly; train.precision: bf16 needs less, too.",
             ) from error
         except RuntimeError as error:
             if rank > 0 and course.told_to_stop:  # rank 0 was too, and has closed the connection
@@ -159,7 +159,7 @@ def _device(job: Job) -> torch.device:
         return torch.device("cpu")
     if local > torch.cuda.device_count():
         raise ConfigError(
-            f"{local} asked for, but this machine has {torch.cuda.device_count()} GPUs.",
+            f"{local} requested, but this machine has {torch.cuda.device_count()} GPUs.",
             where="train.devices",
             fix="Lower it.",
         )

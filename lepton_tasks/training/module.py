@@ -163,7 +163,7 @@ def _check_phases(job: Job) -> None:
     ):
         if chosen:
             raise ConfigError(
-                f"the task {job.task.name!r} trains its parts in turn, which this setting does not go with.",
+                f"the task {job.task.name!r} trains its parts in turn, which this setting does not support.",
                 where=f"train.{key}",
                 fix="Leave it out.",
             )

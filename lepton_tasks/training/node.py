@@ -63,7 +63,7 @@ def serve(root: Path, address: str, *, once: bool = False) -> bool:
     Returns:
         Whether that one came to its end, or nobody waits for it any more.
     """
-    _log.info("waiting for trainings in %s", root / CALLS)
+    _log.info("waiting for training jobs in %s", root / CALLS)
     done: set[tuple[int, Path]] = set()
     while True:
         for key in _calls(root):

@@ -108,7 +108,7 @@ class TrainingRecord:
         except LeptonError as error:
             self._away = True
             what = "does not answer" if isinstance(error, UnavailableError) else "refuses"
-            self._log.warning("MLflow %s; training goes on, and the rest is sent at its end: %s", what, error)
+            self._log.warning("MLflow %s; training continues, and the rest is sent at its end: %s", what, error)
 
     def _drain(self) -> None:
         while self._pending:

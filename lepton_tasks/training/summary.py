@@ -39,7 +39,7 @@ def summary(network: nn.Module, validation: Validation) -> str:
     whole = list(network.parameters())
     sums = {
         "parameters": f"{sum(p.numel() for p in whole):,}",
-        "of them learned": f"{sum(p.numel() for p in whole if p.requires_grad):,}",
+        "of these, trainable": f"{sum(p.numel() for p in whole if p.requires_grad):,}",
         "size of parameters and buffers": f"{sum(_bytes(t) for t in (*whole, *network.buffers())) / 2**20:,.2f} MiB",
     }
     widths = [max(len(line[column]) for line in lines) for column in range(3)]

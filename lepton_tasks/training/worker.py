@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lepton_tasks.training.worker", description=__doc__)
     parser.add_argument("job", type=Path)
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--threads", type=int, help="of the one process; otherwise OMP_NUM_THREADS says so")
+    parser.add_argument("--threads", type=int, help="of a single process (default: OMP_NUM_THREADS)")
     options = parser.parse_args(arguments)
     # Torchrun puts each rank into a session of its own, so that no signal to a process group reaches it.
     die_with(int(os.environ.get(PARENT) or os.getppid()), signal.SIGKILL)

@@ -28,8 +28,8 @@ OVERRIDES = {
 
 _GROUPS = {
     "data": "Ingest, check, clean, split and normalise the data",
-    "training": "Train, evaluate and judge the model",
-    "release": "Convert, register, deploy and watch the model",
+    "training": "Train and evaluate the model; apply the gate",
+    "release": "Convert, register, deploy and monitor the model",
 }
 
 # Stage -> what other Dags can follow: ``lepton://<this>/<use case>``.
@@ -94,13 +94,13 @@ def form(use_case: UseCase) -> dict[str, Param]:
             use_case.deploy.enabled,
             type="boolean",
             title="Deploy",
-            description="Serve the model if it passes the gate. Without it, the run ends with a registered version.",
+            description="Serve the model if it passes the gate. Otherwise, the run ends with a registered version.",
         )
     params["force"] = Param(
         False,
         type="boolean",
         title="Run every stage",
-        description="Run also the stages whose code, settings and inputs have not changed since their last run.",
+        description="Also run stages whose code, settings and inputs have not changed since their last run.",
     )
     return params
 

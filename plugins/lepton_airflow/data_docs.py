@@ -64,13 +64,13 @@ def _application() -> Any:
     @app.get("/{dag_id}/{stage}/{fingerprint}/{outcome}", dependencies=[may_read])
     def page(dag_id: str, stage: str, fingerprint: str, outcome: str) -> HTMLResponse:
         if not _PLACE.fullmatch(f"{stage}/{fingerprint}/{outcome}"):
-            raise HTTPException(404, "This is no address of a report.")
+            raise HTTPException(404, "This is not the address of a report.")
         folder = report_folder(state_root(), stage, fingerprint, failed=outcome == _FAILED)
         try:
             about = json.loads((folder / REPORT_FILE).read_text())
             text = (folder / DOCS_PAGE).read_text(encoding="utf-8")
         except FileNotFoundError as error:
-            raise HTTPException(404, "This report is not kept any more; run the stage again.") from error
+            raise HTTPException(404, "This report is no longer kept; run the stage again.") from error
         if about.get("use_case") != dag_id:
             raise HTTPException(404, f"This report is not about {dag_id}.")
         return HTMLResponse(text, headers=_HEADERS)

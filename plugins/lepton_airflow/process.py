@@ -101,7 +101,7 @@ def _start(command: list[str], output: int) -> subprocess.Popen[bytes] | hosted.
 
 def _outcome(stage: str, result: Path, status: int) -> ArtifactRef:
     if not result.exists():
-        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
         hint = " The kernel does that when memory runs out." if status == -signal.SIGKILL else ""
         raise StageError(
             f"the stage's process {how} and left no result.{hint}", where=stage, fix="See the lines above."

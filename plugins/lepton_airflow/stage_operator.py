@@ -89,7 +89,7 @@ class StageOperator(BaseOperator):
         use_case = load_use_case(file, overrides)
         stage = stage_named(self.stage, use_case)
         if stage.deploys and not use_case.deploy.enabled:
-            raise skipped("This run is not to be deployed.")
+            raise skipped("Deployment is disabled for this run.")
         refs = self._inputs(stage, context)
         run_id = re.sub(r"[^A-Za-z0-9_.-]", "-", str(context["run_id"]))
         ctx = dataclasses.replace(RunContext.from_env(run_id), force=bool(params["force"]), stage=stage.name)

@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 _LONGEST_NOTE = 1000  # characters, of Airflow
 _SUFFIX = ".watch"  # no use case has a dot in its name
-_ABOUT = """Checks what is deployed of the Dag [{name}](/dags/{name}), sends alerts, and repairs it.
+_ABOUT = """Monitors the model deployed by the Dag [{name}](/dags/{name}), sends alerts, and repairs it.
 
 | task | what it does |
 |---|---|
 | `monitor` | runs the monitors; skipped if nothing is deployed |
-| `alert` | sends what has begun, got worse or ended to the channels of the environment file |
-| `repair` | does what `watch.remedies` allow; a retraining is a run of the Dag `{name}` |
+| `alert` | sends findings that began, worsened or ended to the channels of the environment file |
+| `repair` | applies `watch.remedies`; a retraining is a run of the Dag `{name}` |
 """
 
 
@@ -147,7 +147,7 @@ class AlertOperator(_Step):
             raise airflow_error(error) from error
         _all_sent(delivery)
         if not delivery.sent:
-            self.log.info("There is nothing new to tell.")
+            self.log.info("There are no new alerts.")
         return dict(delivery.sent)
 
 
@@ -183,7 +183,7 @@ class RepairOperator(_Step):
         for one in repairs:
             self.log.info("%s", one.text)
         if not repairs:
-            self.log.info("No remedy is asked for.")
+            self.log.info("No remedy applies.")
         _all_sent(delivery)
         return [one.text for one in repairs]
 
@@ -205,7 +205,7 @@ class _Dag:
         name = self.use_case.name
         active = self.ti.get_dr_count(dag_id=name, states=["queued", "running"])
         if active or is_running(self.ctx.root, name):
-            return f"a run of {name} goes on."
+            return f"a run of {name} is in progress."
         return f"the Dag {name} is paused in Airflow." if self.ti.get_dag(name).is_paused else ""
 
     def unchanged(self) -> bool:

@@ -155,7 +155,7 @@ def test_a_run_that_airflow_does_not_start_is_told_and_asked_for_again_at_the_ne
 
 @pytest.mark.parametrize(
     ("about", "told"),
-    [({"active": 1}, "a run of wine goes on."), ({"paused": True}, "the Dag wine is paused in Airflow.")],
+    [({"active": 1}, "a run of wine is in progress."), ({"paused": True}, "the Dag wine is paused in Airflow.")],
 )
 def test_no_run_is_started_beside_another_one_or_in_a_paused_dag(about, told, ctx):
     record(USE_CASE, ctx, [drift("critical")], version="3")

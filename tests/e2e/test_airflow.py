@@ -228,7 +228,7 @@ def test_the_watch_dag_checks_what_is_deployed_and_starts_a_retraining(platform,
         assert states == {"monitor": "success", "alert": "success", "repair": "success"}
         assert "all digits are 7 now" in api.log(f"{DAG}.watch", run_id, "alert")
         (told,) = api.xcom(f"{DAG}.watch", run_id, "repair")
-        assert "unchanged since the last training: retraining would give the same model" in told
+        assert "unchanged since the last training: retraining would produce the same model" in told
         file.write_text(re.sub(r"learning_rate: [\d.]+", "learning_rate: 0.002", text))
         try:
             run_id, _ = watched(api, DAG)

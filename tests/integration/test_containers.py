@@ -58,7 +58,7 @@ def test_serving_container_predicts_and_keeps_its_model_over_a_restart(engine, s
     port = free_port()
     key = "lepton_of-a-test"
     contained = (*CONTAINED, "--volume", "/var/lib/lepton")
-    with pytest.raises(AssertionError, match="other machines could ask without a key"):
+    with pytest.raises(AssertionError, match="other machines could send requests without a key"):
         engine.podman("run", "--rm", *contained, serving_image)
     flags = (*contained, "--publish", f"127.0.0.1:{port}:8100", "--env", f"LEPTON_API_KEY={key}")
     mount = f"{tmp_path / 'tiny'}:/packages/tiny:ro"

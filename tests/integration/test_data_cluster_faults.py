@@ -191,7 +191,7 @@ def test_a_host_without_our_package_is_named_as_the_cause(hosts, tmp_path, bare_
     options = {bare_host: ["--preload", str(preload)]}
     hosts.scheduler(*options.get("scheduler", []))
     hosts.worker(*options.get("worker", []))
-    with pytest.raises(ConfigError, match=r"lacks our package at tcp://.*lepton_tasks.*Run scheduler and workers from"):
+    with pytest.raises(ConfigError, match=r"lacks Lepton's package at tcp.*lepton_tasks.*Run scheduler and workers"):
         list(computed(context(tmp_path, hosts.address)))
 
 

@@ -258,8 +258,8 @@ def test_an_empty_column_and_numbers_that_are_none_are_told_in_the_log_and_on_th
     result, ctx = run_csv(tmp_path, "x,y,label\n" + "\n".join(lines))
     assert result.ok
     told = [
-        "Column 'x' is not a number in 8 of 60 rows; features take it as missing.",
-        "Column 'x' is infinite in 6 of 60 rows; features take it as missing.",
+        "Column 'x' is not a number in 8 of 60 rows; features treat it as missing.",
+        "Column 'x' is infinite in 6 of 60 rows; features treat it as missing.",
         "Column 'y' has no value in any of the 60 rows.",
     ]
     assert all(sentence in caplog.text for sentence in told)

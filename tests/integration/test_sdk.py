@@ -94,7 +94,7 @@ def test_mistakes_are_answered_with_the_way_out(trained, tmp_path, monkeypatch):
     (tmp_path / "junk.pth").write_bytes(b"junk")
     with pytest.raises(ArtifactError, match="not a saved model"):
         la.load(tmp_path / "junk.pth")
-    with pytest.raises(ConfigError, match="is not a share for the test"):
+    with pytest.raises(ConfigError, match="is not a valid test share"):
         ImageFolder.split(tmp_path, test=0.7)
     monkeypatch.setenv("LEPTON_DOGS_AND_CATS", str(tmp_path / "nowhere"))
     with pytest.raises(ConfigError, match="LEPTON_DOGS_AND_CATS: no such folder"):

@@ -28,7 +28,7 @@ def test_one_command_serves_a_package_and_leaves_nothing_behind(tmp_path):
         with Client(f"http://127.0.0.1:{port}") as client:
             assert client.predict("tiny", picture(0))["predictions"][0]["label"] == "dark"
         second = started(tmp_path, str(tmp_path / "package"), "--port", str(port))
-        assert "cannot be listened on" in " ".join(second.communicate(timeout=60)[0].split())
+        assert "cannot listen on" in " ".join(second.communicate(timeout=60)[0].split())
         assert second.returncode == 2
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0

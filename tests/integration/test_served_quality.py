@@ -92,7 +92,7 @@ def test_requests_like_the_training_data_are_well_and_few_ones_are_waited_for(ct
     *_, told = DataQuality().check(USE_CASE, ctx, endpoint)
     assert (told.severity, told.message) == (
         "ok",
-        "60 samples are like the training data (8 expectations held)",
+        "60 samples match the training data (8 expectations met)",
     )
     (none,) = DataQuality().check(USE_CASE, ctx, endpoint)
     assert none.message == "no requests since the last check"
@@ -122,7 +122,7 @@ def test_redacted_columns_are_not_compared_and_the_others_are(ctx, endpoint):
     findings = DataQuality().check(USE_CASE, ctx, endpoint)
     assert {finding.severity for finding in findings} == {"ok"}
     assert findings[-1].message == "redacted in the request log, so not compared: age, work"
-    assert findings[-2].message == "60 samples are like the training data (2 expectations held)"
+    assert findings[-2].message == "60 samples match the training data (2 expectations met)"
 
 
 def test_without_a_profile_the_rules_of_the_use_case_count(ctx):

@@ -51,4 +51,4 @@ def test_a_server_without_keys_does_not_listen_for_other_machines(tmp_path):
     server = Server(tmp_path, free_port(), "--host", "0.0.0.0")
     server.http.close()
     assert server.process.wait(30) == 1
-    assert "other machines could ask without a key" in server.log.read_text()
+    assert "other machines could send requests without a key" in server.log.read_text()

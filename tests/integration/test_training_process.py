@@ -245,7 +245,7 @@ def test_shared_out_weights_learn_what_replicas_do_even_after_a_stop(tmp_path, t
     with training(of) as process:
         until(lambda: of.resume.exists())
         process.terminate()
-        with pytest.raises(StageError, match="told to stop after"):
+        with pytest.raises(StageError, match="training was stopped after"):
             wait(of, process, lambda row: None)
     assert 0 < torch.load(of.resume, weights_only=True)["step"] < 3 * STEPS
     outcome, rows = train(of)

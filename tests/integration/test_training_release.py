@@ -157,7 +157,7 @@ def noise(folder):
 def test_a_package_that_answers_otherwise_is_refused(packaged):
     ctx, refs = packaged
     refs = {**refs, "evaluation": altered(ctx, refs["evaluation"], noise, "evaluate")}
-    with pytest.raises(GateError, match=r'export.max_difference: the package answers otherwise.*"max_difference": 0.0'):
+    with pytest.raises(GateError, match=r'export.max_difference: the package.s answers differ.*"max_difference": 0.0'):
         run_stage("verify_package", use_case(), ctx, refs)
 
 
@@ -407,7 +407,7 @@ def test_the_champion_is_not_compared_with_itself(packaged, registry):
     assert contest.champion_state(use_case(), ctx, evaluation=refs["evaluation"]) is None
     verdict = run_stage("gate", use_case(), ctx, refs).ref
     champion = json.loads((ctx.open(verdict) / "verdict.json").read_text())["champion"]
-    assert champion == {"version": "4", "compared": False, "reason": "it is this very model"}
+    assert champion == {"version": "4", "compared": False, "reason": "it is the same model"}
 
 
 def test_a_champion_for_other_inputs_is_not_compared_and_the_reason_is_kept(evaluated, registry, tmp_path):

@@ -91,7 +91,7 @@ def test_a_training_outlives_mlflow_and_is_not_repeated_when_it_is_back(ctx, ref
     case = use_case(train={"epochs": 2})
     with pytest.raises(UnavailableError):
         run_stage("train", case, ctx, refs)
-    assert sum("training goes on" in record.getMessage() for record in caplog.records) == 1
+    assert sum("training continues" in record.getMessage() for record in caplog.records) == 1
     workdir = next((ctx.root / "work" / "train").iterdir())
     trained = (workdir / "best.pt").read_bytes()
     assert not Tracker.ended

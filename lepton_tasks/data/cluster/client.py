@@ -104,7 +104,7 @@ def _check_package(client: Any, where: Dask) -> None:
     for host, answer in answers.items():
         if isinstance(answer, ImportError):
             raise ConfigError(
-                f"the Dask cluster lacks our package at {host} ({answer}).",
+                f"the Dask cluster lacks Lepton's package at {host} ({answer}).",
                 where="dask.address",
                 fix="Run scheduler and workers from the environment or the image that the stages run in.",
             ) from answer

@@ -153,7 +153,7 @@ class _Job(Generic[C, R]):
 
         if isinstance(error, distributed.KilledWorker):
             return UnavailableError(
-                f"{error.allowed_failures + 1} workers died over one chunk, the last at {error.last_worker.address}.",
+                f"{error.allowed_failures + 1} workers died on one chunk, the last at {error.last_worker.address}.",
                 where="dask.address",
                 fix="Usually it is out of memory: give workers more memory or fewer threads.",
             )

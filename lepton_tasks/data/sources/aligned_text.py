@@ -127,7 +127,7 @@ class AlignedPiece:
             f"{total:,} in {file.address}" for total, file in zip(totals, self.files.values(), strict=True)
         )
         raise DataError(
-            f"the files have not as many lines: {lines}.",
+            f"the files differ in the number of lines: {lines}.",
             where=self.origin,
             fix="Lines of the same number belong together: take the files from one release.",
         )

@@ -83,7 +83,7 @@ class Database:
             url = sa.make_url(text)
         except sa.exc.ArgumentError as error:  # its message would repeat the address, password included
             where = "data.source.params.url" if self.url else self.variable
-            raise ConfigError("this is no address of a database.", where=where) from error
+            raise ConfigError("this is not the address of a database.", where=where) from error
         if self.url and (url.password is not None or "password" in url.query):
             raise ConfigError(
                 "the address holds a password, which would be kept with the data.",

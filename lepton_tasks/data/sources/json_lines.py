@@ -93,7 +93,7 @@ class JsonLines(FileSource):
             return common_schema(named, {}, optional=True)
         except RecursionError as error:
             raise DataError(
-                "holds lists or objects in hundreds of others.", where=file.address, fix="Flatten them first."
+                "contains lists or objects nested hundreds deep.", where=file.address, fix="Flatten them first."
             ) from error
 
 

@@ -89,9 +89,9 @@ def _blocks(stream: Stream, left: int | None, line: int, quote: str | None, addr
 
 def _endless(address: str, line: int) -> DataError:
     return DataError(
-        f"a record from line {line:,} on does not end: a quote is not closed, or this is no text.",
+        f"a record from line {line:,} on does not end: a quote is not closed, or this is not text.",
         where=address,
-        fix="Correct the file, or say that it has no quotes: `quote: null` in `data.source.params`.",
+        fix="Correct the file, or declare that it has no quotes: `quote: null` in `data.source.params`.",
     )
 
 
@@ -188,7 +188,7 @@ def head(file: TableFile, size: int, *, quote: str | None = None) -> Block:
             )
     if b"\r" in data and b"\n" not in data:
         raise DataError(
-            "its lines end as those of old Macintoshes did (a carriage return alone).",
+            "its lines end with a carriage return alone, as on classic Mac OS.",
             where=file.address,
             fix="Convert it first: tr '\\r' '\\n'.",
         )

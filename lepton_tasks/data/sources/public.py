@@ -65,7 +65,7 @@ class AgNews(Csv):
 
     def describe(self) -> dict[str, Any]:
         """Addresses and licence."""
-        licence = "AG's corpus of news articles: for research, not for business"
+        licence = "AG's corpus of news articles: for research, not for commercial use"
         return super().describe() | {"addresses": [file.address for file in self.public], "licence": licence}
 
 
@@ -148,7 +148,7 @@ class MovieLens(Csv):
 
     def describe(self) -> dict[str, Any]:
         """Address and licence."""
-        licence = "GroupLens: for research, not for business"
+        licence = "GroupLens: for research, not for commercial use"
         return super().describe() | {"address": self.public.address, "licence": licence}
 
     @property

@@ -190,7 +190,7 @@ def _check_accounts(step: NamedStep, came: pl.Series, kept: pl.DataFrame, refuse
     if not went.sort().equals(came.sort(), check_names=False):
         lost, twice = len(came) - went.n_unique(), len(went) - went.n_unique()
         raise DataError(
-            f"the step {step.spec.name!r} lost {lost:,} rows and gave {twice:,} twice: this is a fault of the step.",
+            f"the step {step.spec.name!r} lost {lost:,} rows and gave {twice:,} twice: this is a bug in the step.",
             where="clean",
             fix="Leave the step out, and report it.",
         )

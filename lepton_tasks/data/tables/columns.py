@@ -111,7 +111,7 @@ class TableColumns:
         if label is not None:
             check_columns([label], schema, where="data.label")
             if label in self.columns:
-                raise ConfigError(f"{label!r} is what is to be learned.", where="features.params.columns")
+                raise ConfigError(f"{label!r} is the column to be learned.", where="features.params.columns")
         plan = self._plan(schema, label)
         if not plan:
             raise ConfigError("no column is left to learn from.", where="features.params.ignore")
@@ -126,7 +126,7 @@ class TableColumns:
             )
             if not suits:
                 raise ConfigError(
-                    f"{name!r} holds {dtype}, which {column.transform!r} cannot take.",
+                    f"{name!r} holds {dtype}, which {column.transform!r} does not accept.",
                     where=f"features.params.columns.{name}",
                     fix="Choose another transform, convert the column with the step `types`, or `ignore` it.",
                 )

@@ -26,7 +26,7 @@ def with_conflicts(same: pl.DataFrame, labels: TableRows, ctx: RunContext) -> pl
     pairs = same.join(found, on=ROW).join(found.rename({ROW: "same_as"}), on="same_as", suffix="_of_first")
     other = pairs.filter(pl.col("label").ne_missing(pl.col("label_of_first")))
     conflicting = pl.col("same_as").is_in(other["same_as"].unique().implode())
-    reason = pl.lit("other labels among rows of the same key, as row")
+    reason = pl.lit("conflicting labels for the same key, as in row")
     firsts = (
         other.group_by("same_as")
         .agg(pl.col(ROW).min())

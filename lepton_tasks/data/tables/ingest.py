@@ -60,7 +60,7 @@ def ingest_table(use_case: UseCase, ctx: RunContext, *, source: TableSource) -> 
         where, line, reason = first.select("origin", "line", "reason").row(0)
         place = where if line is None else f"{where}, line {line:,}"
         ctx.log.warning(
-            "Refused %s of %s rows as they came; first %s: %s.", f"{refused:,}", f"{rows + refused:,}", place, reason
+            "Refused %s of %s rows while reading; first %s: %s.", f"{refused:,}", f"{rows + refused:,}", place, reason
         )
     columns = {name: str(dtype) for name, dtype in schema.items()}
     write_table(draft.path, columns=columns, parts=parts_entry(parts, draft.path))
@@ -125,7 +125,7 @@ def _ingest(folder: Path, numbered: _Numbered) -> tuple[str, pl.DataFrame]:
             writer.write_table(table)
             rejects.append(refused)
         if writer is None:
-            raise DataError("gave not even an empty batch of rows.", where=piece.origin)
+            raise DataError("did not yield even an empty batch of rows.", where=piece.origin)
         writer.close()
     return str(path), _rejected(piece, rejects)
 

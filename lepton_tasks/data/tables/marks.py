@@ -24,7 +24,7 @@ SPLIT, TARGET = "__split", "__target"
 MARKS = (SPLIT, TARGET, CODE, REASON)
 
 UNKNOWN_LABEL = 255
-"""The code of rows of a class that training does not know; steps count from 1."""
+"""The code of rows of a class unknown in training; steps count from 1."""
 
 
 def change_by(step: FittedStep, fitted: Mapping[str, Any]) -> Change:
@@ -90,7 +90,7 @@ class Marking:
         frame = unrefused(frame.with_columns(split.alias(SPLIT), target.alias(TARGET)))
         if self.classes:
             placed = pl.col(SPLIT) != NOWHERE
-            unknown = pl.when(placed & pl.col(TARGET).is_null()).then(pl.lit("a class that training does not know"))
+            unknown = pl.when(placed & pl.col(TARGET).is_null()).then(pl.lit("a class unknown in training"))
             frame = refused_by(frame, UNKNOWN_LABEL, unknown)
         for code, step, fitted in self.steps:
             if (reason := step.refuse(fitted)) is not None:

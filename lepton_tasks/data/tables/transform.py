@@ -41,7 +41,7 @@ def transform_table(
 ) -> DatasetRef:
     """Write per split the features, ``targets.npy`` if the table has a label, and ``ids.parquet``.
 
-    Training rows that a fitted step refuses, and rows of a class that training does not know, are left out and go to
+    Training rows that a fitted step refuses, and rows of a class unknown in training, are left out and go to
     ``rejected.parquet``.
     """
     fitted = ctx.read_json(preprocessor, "preprocessor.json")
@@ -59,7 +59,7 @@ def transform_table(
     if len(refusals):
         counts = refusals["code"].value_counts(sort=True).iter_rows()
         told = ", ".join(f"{marking.names[code]} {count:,}" for code, count in counts)
-        ctx.log.warning("Refused %s rows that the steps before had kept: %s.", f"{len(refusals):,}", told)
+        ctx.log.warning("Refused %s rows that earlier steps had kept: %s.", f"{len(refusals):,}", told)
     write_json(draft.path / "dataset.json", {"labels": fitted["labels"], "rows": sizes})
     facts: dict[str, Fact] = {"classes": len(fitted["labels"]), "bytes": size, "refused": len(refusals)}
     return ctx.publish(draft, DatasetRef, facts | {f"{name}_rows": rows for name, rows in sizes.items()})

@@ -43,9 +43,9 @@ class Email:
         if (user is None) != (password is None):
             raise ConfigError("`user` and `password` go together.")
         if user is not None and security == "none":
-            raise ConfigError("without TLS anybody on the way could read the password.", fix="Use `starttls` or `tls`.")
+            raise ConfigError("without TLS the password would travel in clear text.", fix="Use `starttls` or `tls`.")
         if not to:
-            raise ConfigError("`to` names nobody.")
+            raise ConfigError("`to` has no recipients.")
         self.host, self.port, self.security = host, port, security
         self.sender, self.to, self.user, self.password, self.ca = sender, to, user, password, ca
 
@@ -65,7 +65,7 @@ class Email:
         except smtplib.SMTPAuthenticationError as error:
             raise ConfigError(f"{self.host} does not accept the password ({error.smtp_code}).") from None
         except (OSError, smtplib.SMTPException) as error:
-            raise UnavailableError(f"{self.host} did not take the mail ({_reason(error)}).") from None
+            raise UnavailableError(f"{self.host} did not accept the email ({_reason(error)}).") from None
 
     def _connected(self) -> smtplib.SMTP:
         if self.security == "tls":

@@ -42,8 +42,8 @@ def post(url: str | Secret, path: str, body: Any, *, token: Secret | None = None
     except ValueError:
         host = None
     if host is None or parts.scheme not in ("http", "https"):
-        shown = "what the secret holds" if isinstance(url, Secret) else repr(url)
-        raise ConfigError(f"{shown} is no http(s) address.")
+        shown = "the secret's value" if isinstance(url, Secret) else repr(url)
+        raise ConfigError(f"{shown} is not an http(s) address.")
     headers = {"Content-Type": "application/json", **bearer(token.read() if token else "")}
     try:
         request = urllib.request.Request(f"{address.rstrip('/')}{path}", json.dumps(body).encode(), headers)

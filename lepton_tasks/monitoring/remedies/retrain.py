@@ -50,9 +50,9 @@ class Retrain:
         asked = of_remedy(situation.past, "retrain", since=now - _WEEK)
         week = [one for one in asked if one.error in ("", StageError.__name__)]  # with others, no run began
         if week and (hours := (now - week[-1].time) / _HOUR) < self.cool_down_hours:
-            return f"the last retraining began {hours:.1f} h ago, and {self.cool_down_hours:g} h are to pass."
+            return f"the last retraining began {hours:.1f} h ago; {self.cool_down_hours:g} h must pass."
         if len(week) >= self.max_per_week:
-            return f"there were {len(week)} retrainings in the last seven days, and no more than that are allowed."
+            return f"there were {len(week)} retrainings in the last seven days, which is the limit."
         return ""
 
     def _hindrance(self, situation: Situation) -> str:
@@ -60,6 +60,7 @@ class Retrain:
             return "the server does not answer, so nothing could be deployed."
         if situation.trainer.unchanged():
             return (
-                "data, settings and code are unchanged since the last training: retraining would give the same model."
+                "data, settings and code are unchanged since the last training: "
+                "retraining would produce the same model."
             )
         return situation.trainer.obstacle()

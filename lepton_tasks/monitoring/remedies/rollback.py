@@ -42,7 +42,7 @@ class Rollback:
             return None
         served = situation.served
         if served is None or not served.get("version"):
-            return Plan("go back to the previous version", findings, "the server does not say what it serves.")
+            return Plan("go back to the previous version", findings, "the server does not report what it serves.")
         previous = served.get("previous")
         what = f"go back from version {served['version']} to {previous}" if previous else "go back"
         return Plan(what, findings, self._obstacle(situation, began, str(served["version"]), previous))
@@ -53,24 +53,24 @@ class Rollback:
         url = ctx.environment.tracking_url
         served = deploy_target_of(use_case, ctx.environment).rollback(use_case, ctx)
         bad = str((situation.served or {})["version"])
-        told = f"version {served['version']} answers again instead of version {bad}."
+        told = f"version {served['version']} is served again instead of version {bad}."
         try:
             registry.crown(url, use_case.name, served["version"], served["previous"])
             registry.set_tag(url, use_case.name, bad, registry.ROLLED_BACK, reason(plan.findings))
         except LeptonError as error:  # what answers matters most; a server that follows the registry tells it itself
-            return f"{told} The registry does not know it yet: {error}"
+            return f"{told} The registry has not been updated yet: {error}"
         return told
 
     def _obstacle(self, situation: Situation, began: float, version: str, previous: str | None) -> str:
         if situation.served and situation.served.get("challenger"):
-            return "a rollout goes on, which judges the new version by itself."
+            return "a rollout is in progress and judges the new version itself."
         if not previous:
             return "there is no previous version."
         gone = {one.version for one in of_remedy(situation.past, "rollback") if one.state == "done"}
         if str(previous) in gone:
-            return f"version {previous} was itself taken away before."
+            return f"version {previous} was itself rolled back before."
         if began < situation.version_since:
             return f"it began before version {version} was deployed."
         if (hours := (began - situation.version_since) / _HOUR) > self.within_hours:
-            return f"it began {hours:.0f} h after version {version} was deployed, so that is not the reason."
+            return f"it began {hours:.0f} h after version {version} was deployed, so the version is not the cause."
         return ""

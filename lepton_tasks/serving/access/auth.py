@@ -129,7 +129,7 @@ class Guard:
         # Looked up by its hash: how long that takes tells of the hash only, from which nobody comes back to a key.
         known = self._keys.get(sha256(raw[7:].strip()).digest())
         if known is None:
-            raise ForbiddenError("the API key is not known.", fix="Create one with `lepton key add NAME`.")
+            raise ForbiddenError("the API key is unknown.", fix="Create one with `lepton key add NAME`.")
         if self._wall() >= known.expires:
             raise ForbiddenError(
                 f"the API key {known.id} has expired.", fix="Create another with `lepton key add NAME`."
@@ -220,7 +220,7 @@ def check_address(host: str, guard: Guard, *, insecure: bool = False) -> None:
     """
     if guard.open and not insecure and not _is_loopback(host):
         raise ConfigError(
-            "other machines could ask without a key.",
+            "other machines could send requests without a key.",
             where=f"--host {host}",
             fix="Create one with `lepton key add NAME`, set LEPTON_API_KEY, or pass --insecure.",
         )

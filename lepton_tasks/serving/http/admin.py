@@ -52,7 +52,7 @@ def admin_router(table: ModelTable, token: str) -> APIRouter:
     refusals: dict[int | str, dict[str, Any]] = {
         401: {"model": ErrorReply, "description": "The token is missing or wrong."},
         409: {"model": ErrorReply, "description": "There is no previous version."},
-        422: {"model": ErrorReply, "description": "The package cannot be used; what was served still is."},
+        422: {"model": ErrorReply, "description": "The package cannot be used; serving is unchanged."},
     }
     router = APIRouter(
         prefix="/admin/models",

@@ -40,7 +40,7 @@ CREATE TABLE IF NOT EXISTS enrolled (
 _WHO = "(:who IS NULL OR id = :who)"
 _THRESHOLD = "threshold"
 
-Id = Annotated[str, Query(min_length=1, max_length=200, description="Who it is: a name or number of your own.")]
+Id = Annotated[str, Query(min_length=1, max_length=200, description="The person: a name or number that you choose.")]
 
 
 class Gallery:
@@ -197,7 +197,7 @@ def knows_people(package: Package) -> bool:
 def _with_embeddings(table: ModelTable, name: str) -> Live:
     live = table.get(name)
     if not knows_people(live.package):
-        raise ConflictError(f"{name!r} answers with no embedding, so it can compare nobody.")
+        raise ConflictError(f"{name!r} does not return embeddings, so it cannot compare people.")
     return live
 
 

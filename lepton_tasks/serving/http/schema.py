@@ -134,10 +134,10 @@ class DeployRequest(pydantic.BaseModel):
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorReply, "description": text}
     for status, text in {
-        400: "The request cannot be read; the reason says what is wrong with it.",
+        400: "The request is invalid; the reason says why.",
         404: "No such model or version.",
         413: "Too large.",
-        415: "A content type that is not read.",
+        415: "Unsupported content type.",
         503: "Not ready, or too many requests are waiting.",
     }.items()
 }

@@ -41,13 +41,13 @@ def video_router(
     async def video(
         name: str,
         request: Request,
-        fps: Annotated[float, Query(gt=0, le=1000, description="Frames to take from a second.")] = 1.0,
-        differences: Annotated[bool, Query(description="Answer what moved since the frame before.")] = False,
-        source: Annotated[str, Query(max_length=2000, description="What the server opens instead of a body.")] = "",
+        fps: Annotated[float, Query(gt=0, le=1000, description="Frames per second to sample.")] = 1.0,
+        differences: Annotated[bool, Query(description="Process the change since the previous frame.")] = False,
+        source: Annotated[str, Query(max_length=2000, description="Address to open instead of a body.")] = "",
     ) -> Response:
         """Answer the frames of a video, as server-sent events: one ``frame`` each, and a ``summary`` at the end."""
         if not table.get(name).package.codec.media_type.startswith("image/"):
-            raise MediaTypeError(f"{name!r} takes no pictures, so no frames of a video.")
+            raise MediaTypeError(f"{name!r} does not accept images, so it cannot process video.")
         place = sources.checked(source) if source else ""
         if places.locked():
             raise UnavailableError(f"{limits.at_once} videos are already being processed.", fix="Try again later.")
@@ -71,7 +71,7 @@ def video_router(
 _MORE: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {}}, "description": "Events: frame, summary, error."},
     403: ERRORS[400] | {"description": "A source that the server may not open."},
-    501: ERRORS[400] | {"description": "The server has no decoder of videos."},
+    501: ERRORS[400] | {"description": "The server has no video decoder."},
 }
 
 
@@ -128,10 +128,10 @@ class Frames:
                     "this server cannot decode video: OpenCV is not installed.",
                     fix="Install it there: pip install opencv-python-headless.",
                 )
-            raise DataError("the video could not be decoded.", fix="Is the file whole? Write it as MP4 or WebM.")
+            raise DataError("the video could not be decoded.", fix="Send a complete MP4 or WebM file.")
         told: dict[str, Any] = orjson.loads(line)
         if "error" in told:
-            raise DataError(told["error"], fix="Send a whole video: MP4, WebM, Matroska, AVI, MPEG.")
+            raise DataError(told["error"], fix="Send a complete video: MP4, WebM, Matroska, AVI, MPEG.")
         return told, await self._child.stdout.readexactly(told.get("bytes", 0))
 
     async def events(self) -> AsyncGenerator[bytes, None]:

@@ -60,7 +60,7 @@ class Sources:
             raise NotAllowedError(
                 "this server does not open that source.",
                 where="source",
-                fix=f"Send the video as the body, or ask who runs the server to add its place to {SOURCES_VARIABLE}.",
+                fix=f"Send the video as the body, or ask the server's operator to add it to {SOURCES_VARIABLE}.",
             )
         return place
 
@@ -75,7 +75,7 @@ async def received(request: Request, limits: VideoLimits, home: Path) -> IO[byte
     kind = media_type(request.headers.get("content-type"))
     if not (kind.startswith("video/") or kind in ("application/octet-stream", "image/gif", "")):
         raise MediaTypeError(
-            f"the content type {kind!r} is no video.",
+            f"the content type {kind!r} is not video.",
             fix="Send the file itself: curl -H 'content-type: video/mp4' --data-binary @film.mp4 URL",
         )
     upload = tempfile.TemporaryFile(dir=home)  # noqa: SIM115  # the reply closes it

@@ -211,7 +211,7 @@ def _job(asked: Asked, live: Live, most: int) -> Answering:
     if heading.api == "v2":
         header = heading.header_length
         if header is not None and not (header.isdecimal() and len(header) <= _MOST_DIGITS):
-            raise DataError(f"{header!r} is no number of bytes.", where=HEADER_LENGTH)
+            raise DataError(f"{header!r} is not a number of bytes.", where=HEADER_LENGTH)
         length = None if header is None else int(header)
         return InferJob(asked.body, model=heading.model, version=version, most=most, header=length)
     kind, takes, json = heading.kind, live.package.codec.media_type, heading.kind == JSON
@@ -236,5 +236,5 @@ def _seconds(text: str | None, most: float) -> float:
         if not milliseconds > 0:
             raise ValueError(text)
     except ValueError as error:
-        raise DataError(f"{text!r} is no time in milliseconds.", where=TIMEOUT_HEADER) from error
+        raise DataError(f"{text!r} is not a time in milliseconds.", where=TIMEOUT_HEADER) from error
     return min(milliseconds / 1000, most)

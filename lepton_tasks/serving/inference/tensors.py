@@ -168,7 +168,7 @@ def _wanted_outputs(request: Mapping[str, Any], package: Package) -> list[tuple[
     for item in asked:
         name = item.get("name") if isinstance(item, dict) else item
         if name not in names:
-            raise DataError(f"no output {name!r}.", where="outputs", fix=f"There is {', '.join(names)}.")
+            raise DataError(f"no output {name!r}.", where="outputs", fix=f"Known: {', '.join(names)}.")
         wanted.append((name, _flag(item, "binary_data", default) if isinstance(item, dict) else default))
     return wanted
 

@@ -153,7 +153,7 @@ class RequestLog:
                 self._write()
                 self._turn_over()
             except Exception:  # noqa: BLE001  # whatever it is, what comes later is to be written
-                _log.exception("the request log goes on after an error")
+                _log.exception("the request log continues after an error")
         if lost := self._count + len(self._hidden):
             _log.error("%d records could not be written and are lost", lost)
         self._seal_all()

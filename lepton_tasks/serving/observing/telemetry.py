@@ -67,7 +67,7 @@ class Telemetry:
         self._seconds = Histogram("lepton_request_seconds", "Time to answer.", by, buckets=_BUCKETS)
         self._stages = Histogram(
             "lepton_stage_seconds",
-            "Time of a request in the queue, and of a batch in each later stage.",
+            "Time of a request in the queue, and of its batch in each later stage.",
             ("model", "version", "stage"),
             buckets=(0.00001, 0.00005, 0.0001, *_BUCKETS),
         )
@@ -79,11 +79,9 @@ class Telemetry:
         self._served = Gauge(
             "lepton_model_info", "1 for each version that answers.", ("model", "version", "digest"), registry=registry
         )
-        self._share = Gauge(
-            "lepton_model_share", "Share of the requests that a version answers.", by[:2], registry=registry
-        )
-        self._depth = Gauge("lepton_queue_depth", "Requests that wait for a worker.", by[:2], registry=registry)
-        dropped = Gauge("lepton_request_log_dropped", "Records the log had no room for.", registry=registry)
+        self._share = Gauge("lepton_model_share", "Share of requests answered by a version.", by[:2], registry=registry)
+        self._depth = Gauge("lepton_queue_depth", "Requests waiting for a worker.", by[:2], registry=registry)
+        dropped = Gauge("lepton_request_log_dropped", "Records dropped because the log was full.", registry=registry)
         dropped.set_function(lambda: log.dropped)
         self._log = log
         self._refused: list[tuple[Call, str, Reply, float, float]] = []

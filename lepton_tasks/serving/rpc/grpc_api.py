@@ -73,7 +73,7 @@ class MessageJob:
         self._wanted = [output.name for output in self._request.outputs] or names
         for name in self._wanted:
             if name not in names:
-                raise DataError(f"no output {name!r}.", where="outputs", fix=f"There is {', '.join(names)}.")
+                raise DataError(f"no output {name!r}.", where="outputs", fix=f"Known: {', '.join(names)}.")
         spec = package.spec.inputs[0]
         inputs, raw = self._request.inputs, self._request.raw_input_contents
         if len(inputs) != 1 or inputs[0].name != spec.name or len(raw) > 1:

@@ -76,10 +76,10 @@ class Controller:
         version = challenge.release.version
         if verdict.action == "back":
             await self._table.rollback(name, by=_BY, only=version, **told)
-            _log.warning("version %s of %s is taken back at %g %%: %s", version, name, percent, verdict.reason)
+            _log.warning("version %s of %s is rolled back at %g %%: %s", version, name, percent, verdict.reason)
         elif challenge.step + 1 < len(challenge.plan.steps):
             await self._table.step(name, challenge.step + 1, by=_BY, only=version, **told)
-            _log.info("version %s of %s goes on from %g %%: %s", version, name, percent, verdict.reason)
+            _log.info("version %s of %s continues from %g %%: %s", version, name, percent, verdict.reason)
         else:
             await self._table.promote(name, by=_BY, only=version, **told)
             _log.info("version %s of %s is the champion: %s", version, name, verdict.reason)

@@ -60,7 +60,7 @@ class Follower:
     def __init__(self, table: ModelTable, home: Path, following: Following) -> None:
         self._table, self._home, self._url, self._every = table, home, following.url, following.every
         self._challenger, self._start = following.challenger, following.start
-        self._current, self._behind = False, "the model registry was not asked yet."
+        self._current, self._behind = False, "the model registry has not been polled yet."
         self._foreign: set[str] = set()  # models whose champion has no package of ours
         self._seen: dict[str, dict[str, str]] = {}
         self._before: dict[str, dict[str, str]] = {}
@@ -90,7 +90,7 @@ class Follower:
                 pause, failing = self._every, False
             except Exception as error:  # noqa: BLE001  # whatever it is, the server goes on, and looks again
                 if not failing:
-                    _log.warning("the model registry cannot be followed; what is served still is: %s", error)
+                    _log.warning("the model registry cannot be followed; serving is unchanged: %s", error)
                 failing, self._behind = True, f"the model registry cannot be followed: {error}"
                 if (
                     self.behind() and self._caught_up() is not None
@@ -151,7 +151,7 @@ class Follower:
         try:
             await asyncio.to_thread(registry.crown, self._url, name, champion, previous)
         except ArtifactError as error:  # it was never registered
-            _log.warning("the registry is not told of version %s of %s: %s", champion, name, error)
+            _log.warning("the registry was not updated to version %s of %s: %s", champion, name, error)
             return None
         _log.info("the registry's champion of %s is version %s now", name, champion)
         return champion
@@ -223,7 +223,7 @@ class Follower:
             # The time tells this refusal from an earlier one of the same version.
             refused = {"version": version, "reason": str(error), "time": time.time()}
             await self._table.tell(name, "refused", refused)
-            _log.error("version %s of %s is refused; what is served still is: %s", version, name, error)
+            _log.error("version %s of %s is refused; serving is unchanged: %s", version, name, error)
         await self._note(name, alias, version)
 
     async def _note(self, name: str, alias: str, version: str) -> None:

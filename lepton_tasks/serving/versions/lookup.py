@@ -135,7 +135,7 @@ class Lookup:
     def not_ready(self) -> str:
         """Why a load balancer must send no requests; empty if it may."""
         if not self.restored:
-            return "what was deployed is being loaded."
+            return "the deployed models are being loaded."
         return "the server is stopping." if self.leaving else self.behind()
 
     def swap(self, name: str, served: Served, retired: Iterable[Live]) -> Served:

@@ -67,7 +67,7 @@ def judge(plan: Rollout, elapsed: float, champion: Figures, challenger: Figures)
     if worse := [reason for reason in reasons if reason]:
         return Verdict("back", "; ".join(worse), figures)
     if complete:
-        return Verdict("on", f"nothing speaks against it after {challenger.requests} requests", figures)
+        return Verdict("on", f"no problem found after {challenger.requests} requests", figures)
     waits = f"{challenger.requests} of {plan.min_requests} requests, {elapsed:.0f} of {plan.step_seconds:g} s"
     return Verdict("wait", waits, figures)
 

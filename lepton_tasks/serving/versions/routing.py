@@ -254,7 +254,7 @@ class ModelTable(Lookup):
         try:
             await self._serve(served.champion.model, served.state, tell=False)
         except (LeptonError, OSError) as error:
-            _log.error("the version before that of %s is not loaded: %s", served.champion.model, error)
+            _log.error("the previous version of %s is not loaded: %s", served.champion.model, error)
 
     async def _on_disk(self, name: str) -> State:
         """The state of a model whose champion could not be loaded."""

@@ -15,8 +15,9 @@ def comparison_table(rows: Sequence[Mapping[str, Any]], chosen: str, metric: str
         chosen: Name of the one that is served.
         metric: What they are judged by.
     """
-    head = ["graph", "KB", "ms a row", "rows/s", f"validation {metric}", "lost", "other labels", "most lost by a part"]
-    head += [f"test {metric}", "lost", ""]
+    head = ["graph", "KB", "ms per row", "rows/s", f"validation {metric}", "loss", "labels changed"]
+    head += ["largest loss by part"]
+    head += [f"test {metric}", "loss", ""]
     lines = [head, ["---"] * len(head)]
     for row in rows:
         part, drop = max(row.get("parts", {}).items(), key=lambda item: item[1], default=("", None))
@@ -40,8 +41,8 @@ def comparison_table(rows: Sequence[Mapping[str, Any]], chosen: str, metric: str
         )
     table = "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
     return (
-        f"{table}\n\nOne row and batches of 32, one thread, medians taken in turn. Graphs are chosen on the validation "
-        "split; what is lost is against the exported graph on the same requests.\n"
+        f"{table}\n\nOne row and batches of 32, one thread, medians of alternating runs. Graphs are chosen on the "
+        "validation split; losses compare with the exported graph on the same requests.\n"
     )
 
 
@@ -56,9 +57,9 @@ def comparison_plot(path: Path, rows: Sequence[Mapping[str, Any]], chosen: str, 
     measured = [row for row in rows if "latency_ms" in row]
     first, names = measured[0], [row["name"] for row in measured]
     panels = {
-        "size, of the exported graph's": [row["bytes"] / first["bytes"] for row in measured],
-        "time of one row, of the exported graph's": [row["latency_ms"] / first["latency_ms"] for row in measured],
-        f"validation {metric} lost": [row["validation_drop"] for row in measured],
+        "size relative to the exported graph": [row["bytes"] / first["bytes"] for row in measured],
+        "time per row relative to the exported graph": [row["latency_ms"] / first["latency_ms"] for row in measured],
+        f"loss of validation {metric}": [row["validation_drop"] for row in measured],
     }
     figure = Figure(figsize=(11, 1.2 + 0.45 * len(measured)), layout="constrained")
     colours = ["tab:green" if name == chosen else "tab:grey" for name in names]

@@ -73,7 +73,7 @@ def test_tables_without_a_common_column_have_no_table_of_shifts(lepton, tmp_path
         "rows: 1 -> 1",
         "added columns: b",
         "removed columns: a",
-        "no column is in both",
+        "no common columns",
     ]
 
 
@@ -101,7 +101,7 @@ def test_docs_are_the_latest_of_each_check_those_that_failed_too(lepton, tmp_pat
         f"validate_cleaned: {folder / 'docs' / 'index.html'}",
         f"validate_raw: {failed / 'docs' / 'index.html'}",
     ]
-    with pytest.raises(DataError, match="there are no Data Docs of it"):
+    with pytest.raises(DataError, match="there are no Data Docs yet"):
         lepton("docs", "others")
 
 
@@ -112,5 +112,5 @@ def test_what_is_neither_a_file_nor_a_use_case_is_said(lepton, tmp_path):
     with pytest.raises(ConfigError, match="not a table, or files of several types"):
         lepton("profile", "notes.txt")
     (tmp_path / "odd.json").write_text("[]")
-    with pytest.raises(DataError, match="holds no profile"):
+    with pytest.raises(DataError, match="contains no profile"):
         lepton("diff", "odd.json", "odd.json")

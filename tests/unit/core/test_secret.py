@@ -14,7 +14,7 @@ def test_a_secret_is_read_where_it_is_kept(tmp_path, monkeypatch):
 
 def test_a_missing_secret_names_its_place(tmp_path, monkeypatch):
     monkeypatch.delenv("TOKEN", raising=False)
-    with pytest.raises(ConfigError, match=r"^TOKEN: there is no secret"):
+    with pytest.raises(ConfigError, match=r"^TOKEN: the secret is not set"):
         Secret(env="TOKEN").read()
     with pytest.raises(ConfigError, match="token: the secret cannot be read"):
         Secret(file=tmp_path / "token").read()

@@ -155,7 +155,7 @@ def test_a_service_that_dies_shows_its_log_and_takes_the_others_down(root, ports
     monkeypatch.setattr(services, "commands", lambda root, ports, tracking_url: broken)
     with pytest.raises(UnavailableError) as caught:
         up(root)
-    assert "serving ended while it was starting" in str(caught.value)
+    assert "serving exited during start-up" in str(caught.value)
     assert "no memory for pictures" in str(caught.value)
     assert str(root / "logs" / "serving.log") in str(caught.value)
     assert processes.recorded(root) == {}

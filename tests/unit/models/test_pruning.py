@@ -116,7 +116,7 @@ def test_the_heads_of_attention_stay_as_wide_as_they_are(inputs):
 
 
 def test_recurrent_networks_are_refused_with_the_suitable_ones():
-    with pytest.raises(ConfigError, match=r"of the model 'rnn'. Suitable: autoencoder, .* residual_cnn, .* timm/"):
+    with pytest.raises(ConfigError, match=r"from the model 'rnn'. Suitable: autoencoder, .* residual_cnn, .* timm/"):
         check_prunable("rnn")
 
 
@@ -155,10 +155,10 @@ class Helped(nn.Module):
 @pytest.mark.parametrize(
     ("network", "around", "message"),
     [
-        (nn.Sequential(nn.Linear(4, 4)), nn.Sequential, "has no channels that can be taken out"),
+        (nn.Sequential(nn.Linear(4, 4)), nn.Sequential, "has no channels that can be removed"),
         (nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 4)), Twice, "it is called 2 times for an answer"),
-        (Unknown(), nn.Sequential, "cannot be taken out of this network: .* invalid for input of size"),
-        (Helped(), nn.Sequential, "cannot be taken out of this network: .* shapes cannot be multiplied"),
+        (Unknown(), nn.Sequential, "cannot be removed from this network: .* invalid for input of size"),
+        (Helped(), nn.Sequential, "cannot be removed from this network: .* shapes cannot be multiplied"),
     ],
 )
 def test_what_cannot_be_pruned_says_why(network, around, message):

@@ -140,7 +140,7 @@ def test_a_mail_server_that_is_not_trusted_or_refuses_the_password_gets_no_mail(
     mail, receiver, certificates, monkeypatch
 ):
     params = params_of("email", receiver, mail, certificates, monkeypatch)
-    with pytest.raises(LeptonError, match="did not take the mail"):
+    with pytest.raises(LeptonError, match="did not accept the email"):
         ALERT_CHANNELS.build("email", {k: v for k, v in params.items() if k != "ca"}).send([ALERT])
     mail.password = "another"
     with pytest.raises(ConfigError, match="does not accept the password") as caught:
@@ -152,9 +152,9 @@ def test_a_mail_server_that_is_not_trusted_or_refuses_the_password_gets_no_mail(
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"security": "none"}, "anybody on the way could read the password"),
+        ({"security": "none"}, "the password would travel in clear text"),
         ({"password": None}, "`user` and `password` go together"),
-        ({"to": []}, "`to` names nobody"),
+        ({"to": []}, "`to` has no recipients"),
     ],
 )
 def test_a_mail_channel_that_makes_no_sense_is_refused(change, told, mail, receiver, certificates, monkeypatch):

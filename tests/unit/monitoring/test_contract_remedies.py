@@ -92,7 +92,7 @@ def test_a_monitor_that_does_not_exist_is_refused(name):
 @pytest.mark.parametrize(
     ("past", "told"),
     [
-        ([done("retrain", 3)], "the last retraining began 3.0 h ago, and 24 h are to pass."),
+        ([done("retrain", 3)], "the last retraining began 3.0 h ago; 24 h must pass."),
         ([done("retrain", 3, state="failed")], "the last retraining began 3.0 h ago"),
         ([done("retrain", 3, state="begun")], "the last retraining began 3.0 h ago"),
         ([done("retrain", 100), done("retrain", 50)], "there were 2 retrainings in the last seven days"),
@@ -108,13 +108,13 @@ def test_retrainings_are_rare(past, told, tmp_path):
 
 def test_the_same_data_are_not_learned_again(tmp_path):
     plan = REMEDIES.build("retrain", {}).applies(situation(tmp_path, drift("critical"), trainer=Trainer(same=True)))
-    assert plan.obstacle.endswith("unchanged since the last training: retraining would give the same model.")
+    assert plan.obstacle.endswith("unchanged since the last training: retraining would produce the same model.")
 
 
 def test_nothing_is_started_while_a_run_goes_on(tmp_path):
-    trainer = Trainer("a run of wine goes on.")
+    trainer = Trainer("a run of wine is in progress.")
     plan = REMEDIES.build("retrain", {}).applies(situation(tmp_path, drift("critical"), trainer=trainer))
-    assert plan.obstacle == "a run of wine goes on."
+    assert plan.obstacle == "a run of wine is in progress."
 
 
 def test_nothing_is_trained_that_could_not_be_deployed(tmp_path):
@@ -131,9 +131,9 @@ def test_nothing_is_trained_that_could_not_be_deployed(tmp_path):
         ({"risen": NOW - 2 * HOUR}, "it began before version 3 was deployed."),
         ({"since": NOW - 30 * DAY}, "it began 720 h after version 3 was deployed"),
         ({"served": {**SERVED, "previous": None}}, "there is no previous version."),
-        ({"served": {**SERVED, "challenger": {"version": "4"}}}, "a rollout goes on"),
-        ({"served": None}, "the server does not say what it serves."),
-        ({"past": [done("rollback", 100, version="2")]}, "version 2 was itself taken away before."),
+        ({"served": {**SERVED, "challenger": {"version": "4"}}}, "a rollout is in progress"),
+        ({"served": None}, "the server does not report what it serves."),
+        ({"past": [done("rollback", 100, version="2")]}, "version 2 was itself rolled back before."),
         ({"past": [done("rollback", 100, version="2", state="failed")]}, ""),
     ],
 )
@@ -169,12 +169,12 @@ def test_a_rollback_moves_the_server_and_the_registry_and_notes_why(tmp_path, re
     ctx = at(RunContext.local(tmp_path, tracking_url=registry.url), 0)
     asked = Situation(**{**vars(situation(tmp_path, errors())), "ctx": ctx})
     plan = REMEDIES.build("rollback", {}).applies(asked)
-    assert REMEDIES.build("rollback", {}).act(plan, asked) == "version 2 answers again instead of version 3."
+    assert REMEDIES.build("rollback", {}).act(plan, asked) == "version 2 is served again instead of version 3."
     assert target.calls == 1
     assert registry.aliases["wine"] == {"champion": "2"}
     assert registry.tags["wine", "3"] == {"lepton.rolled_back": errors().message}
     registry.away = True
-    assert "The registry does not know it yet" in REMEDIES.build("rollback", {}).act(plan, asked)
+    assert "The registry has not been updated yet" in REMEDIES.build("rollback", {}).act(plan, asked)
 
 
 # All of them
@@ -196,7 +196,7 @@ def test_one_thing_is_done_at_a_time_and_it_is_kept_and_told(tmp_path, monkeypat
     asked = situation(tmp_path, errors(), trainer=trainer, use_case=twice)
     first, second = remediate.repair(asked)
     assert first.outcome == "run 7 is started."
-    assert second.plan.obstacle == "first it is to be seen whether retrain helps."
+    assert second.plan.obstacle == "the next check must first show whether retrain helped."
     assert trainer.started == ["7 % of answers failed"]
     (past,) = remediate.history(tmp_path, "wine")
     assert (past.remedy, past.state, past.version, past.outcome) == ("retrain", "done", "3", "run 7 is started.")

@@ -65,7 +65,7 @@ def test_requests_of_the_same_distribution_are_quiet_and_few_are_waited_for(ctx,
     (few,) = check(ctx, endpoint)
     assert (few.severity, few.message) == (
         "ok",
-        "60 samples are too few to compare with the training data (100 are waited for)",
+        "60 samples are too few to compare with the training data (minimum: 100)",
     )
     ask(ctx.root, "people", records(rows(200, 3)))
     (well,) = check(ctx, endpoint)
@@ -88,7 +88,7 @@ def test_each_column_that_has_drifted_is_named_the_worst_first(ctx, endpoint):
     assert age.value > label.value > 0.25 > work.value > 0.1
     assert "age of requests has drifted (PSI " in age.message
     assert "400 samples): above 74 is " in age.message
-    assert " of them, and was 10.0% in the training data" in age.message
+    assert " of them, against 10.0% in the training data" in age.message
     assert "label of answers has drifted" in label.message
     assert "in the test data" in label.message
     assert (ctx.root / "monitoring" / "people" / "drift.png").stat().st_size > 10_000
@@ -99,7 +99,7 @@ def test_missing_values_are_drift_too(ctx, endpoint):
     (pay,) = check(ctx, endpoint)
     assert pay.subject == "pay"
     assert "(missing) is 32.7% of them" in pay.message
-    assert "was 0.0% in the training data" in pay.message
+    assert "against 0.0% in the training data" in pay.message
 
 
 def test_requests_that_were_compared_do_not_count_again(ctx, endpoint):
@@ -138,13 +138,13 @@ def test_a_package_of_before_says_what_reference_it_lacks(ctx):
     ask(ctx.root, "people", records(rows(200, 2), yes=0.9))
     well, remark = check(ctx, package(ctx.root, {"profile.json": made}))
     assert (well.severity, "in 3 columns" in well.message) == ("ok", True)
-    assert "no reference of answers" in remark.message
+    assert "no reference for answers" in remark.message
 
 
 def test_without_a_profile_there_is_nothing_to_compare_with(ctx):
     ask(ctx.root, "people", records(rows(200, 2)))
     (none,) = check(ctx, package(ctx.root, {"package.json": {}}))
-    assert (none.severity, "has no reference" in none.message) == ("ok", True)
+    assert (none.severity, "has no profile" in none.message) == ("ok", True)
 
 
 def test_many_columns_without_drift_seldom_raise_an_alarm(ctx, endpoint):

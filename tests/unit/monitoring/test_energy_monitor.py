@@ -86,9 +86,9 @@ def test_counters_of_the_hardware_are_taken_where_they_cannot_have_gone_round_tw
 
 def test_few_answers_and_short_times_tell_nothing(watch):
     short = watch(metrics(), at=1_030)
-    assert short["serving"].message == "30 s of serving are too few to tell its energy (60 s)"
+    assert short["serving"].message == "30 s of serving are too few for an estimate (minimum: 60 s)"
     few = watch(metrics(ok=20), at=4_600)
-    assert few["answers"].message == "20 answers are too few to tell the energy per 1,000 (100 are waited for)"
+    assert few["answers"].message == "20 answers are too few to estimate the energy per 1,000 (minimum: 100)"
     assert few["day"].value > 0
 
 
@@ -96,5 +96,5 @@ def test_without_the_servers_metrics_the_training_is_told_all_the_same(tmp_path)
     endpoint = package(tmp_path, {"profile.json": {}})
     found = {one.subject: one for one in Energy().check(USE_CASE, RunContext.local(tmp_path), endpoint)}
     assert "is unknown: " in found["serving"].message
-    assert found["training"].message == "the model package does not tell what its training took"
+    assert found["training"].message == "the model package does not record its training energy"
     assert {finding.severity for finding in found.values()} == {"ok"}

@@ -49,14 +49,14 @@ def test_quality_as_on_the_test_split_is_well_and_few_labels_are_waited_for(ctx,
     records, truths = answered(200, 0.88)
     ask(ctx.root, "people", records, outcomes=truths[:40])
     few = by_subject(Performance().check(LABELS, ctx, endpoint))["quality"]
-    assert few.message == "40 answers with a known label are too few to judge quality (50 are waited for)"
+    assert few.message == "40 answers with a known label are too few to judge quality (minimum: 50)"
     ask(ctx.root, "people", [], outcomes=truths[40:])
     findings = by_subject(Performance().check(LABELS, ctx, endpoint))
     assert set(findings) == {"errors", "accuracy"}  # a label does not tell the area under the curve
     assert findings["accuracy"].severity == "ok"
     assert findings["accuracy"].message == (
         "accuracy of 200 answers with a known label is 88.0% (95 %: 82.8% to 91.8%); on the test split it was 90.0%, "
-        "and 5.0% worse is allowed; the gate asks for 80.0%"
+        "tolerance 5.0%; the gate requires 80.0%"
     )
     assert (ctx.root / "monitoring" / "people" / "performance.png").stat().st_size > 10_000
 
@@ -92,7 +92,7 @@ def test_the_error_of_numbers_is_held_against_the_test_split(ctx, endpoint):
     assert told(10, "a").severity == "ok"
     perhaps = told(10.9, "d")
     assert (perhaps.severity, perhaps.value > perhaps.limit) == ("ok", True)
-    assert perhaps.message.endswith("; what is more may be chance")
+    assert perhaps.message.endswith("; the rest may be chance")
     worse = told(16, "b")
     assert (worse.severity, worse.unit, worse.limit) == ("warning", "of the target", 10.5)
     assert told(45, "c").severity == "critical"
@@ -103,7 +103,7 @@ def test_failures_of_the_server_and_slow_answers_are_told_with_their_limits(ctx,
     ask(ctx.root, "people", slow)
     found = by_subject(Performance(max_p50_ms=20, max_p99_ms=100).check(LABELS, ctx, endpoint))
     assert (found["errors"].severity, found["errors"].value) == ("critical", 0.05)
-    assert "the server failed at 20 of 400 requests: 5.00%" in found["errors"].message
+    assert "the server failed on 20 of 400 requests: 5.00%" in found["errors"].message
     assert (found["p50"].severity, found["p50"].value) == ("ok", 10.0)
     assert (found["p99"].severity, found["p99"].value, found["p99"].limit) == ("warning", 500.0, 100)
 

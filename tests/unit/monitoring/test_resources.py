@@ -91,7 +91,7 @@ def test_all_figures_are_told_with_their_units(watch):
     findings = watch(metrics(cpu=30, memory=310, ok=250))
     assert {finding.severity for finding in findings} == {"ok"}
     assert [finding.message for finding in findings] == [
-        "20.0 GiB of disk are free where the state folder is (at least 1 GiB)",
+        "20.0 GiB of disk space are free for the state folder (at least 1 GiB)",
         "50.0 of 100.0 GiB of the machine's memory are available: 50.0% (at least 5.0%)",
         "the server answers",
         "the server uses 310 MiB of memory in 2 processes",
@@ -99,7 +99,7 @@ def test_all_figures_are_told_with_their_units(watch):
         "(limit 512 MiB), by +10 MiB since the last check",
         "the server uses 0.20 of 2 cores, on average (limit 1.8)",
         "0.0% of 150 requests were refused under load (limit 1.0%)",
-        "0 requests wait for a worker (limit 100)",
+        "0 requests are waiting for a worker (limit 100)",
         "a process of the server has 40 of 100 files open (limit 80%)",
     ]
     assert (watch.ctx.root / "monitoring" / "people" / "resources.png").stat().st_size > 10_000

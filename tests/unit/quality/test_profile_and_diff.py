@@ -58,12 +58,12 @@ def test_columns_without_a_value_and_numbers_that_are_none_are_told(profile):
         pl.DataFrame({"x": x, "gone": [None] * 10, "fine": range(10)}, schema_overrides={"gone": pl.String})
     )
     assert oddities_in(about) == [
-        "Column 'x' is not a number in 1 of 10 rows; features take it as missing.",
-        "Column 'x' is infinite in 1 of 10 rows; features take it as missing.",
+        "Column 'x' is not a number in 1 of 10 rows; features treat it as missing.",
+        "Column 'x' is infinite in 1 of 10 rows; features treat it as missing.",
         "Column 'gone' has no value in any of the 10 rows.",
     ]
     all_nan = profile(pl.DataFrame({"x": [float("nan")] * 3}))
-    assert oddities_in(all_nan) == ["Column 'x' is not a number in 3 of 3 rows; features take it as missing."]
+    assert oddities_in(all_nan) == ["Column 'x' is not a number in 3 of 3 rows; features treat it as missing."]
 
 
 def test_rules_from_a_profile_warn_about_nulls_ranges_and_unknown_values(profile):

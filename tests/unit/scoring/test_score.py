@@ -77,7 +77,7 @@ def test_csv_keeps_what_types_would_lose_and_counts_what_is_refused(tmp_path, ru
     assert rows[3]["error"] == "line 5: 2 fields, not 3"
     assert "'x' is not float" in rows[4]["error"]
     assert (summary["answered"], summary["refused"]) == (3, 2)
-    assert summary["notes"] == ["not looked at: id"]
+    assert summary["notes"] == ["ignored: id"]
 
 
 def test_parquet_and_json_lines_are_rows_too(tmp_path, run, table):
@@ -149,7 +149,7 @@ def test_files_that_are_not_there_or_not_for_this_model_are_named(tmp_path, run,
     for path, told in (
         (tmp_path / "nowhere", "no such file.*Give a file"),
         (tmp_path / "notes.txt", r"unsupported file type: \.txt"),
-        (tmp_path / "broken.csv", r"line 2: 3 fields, not 2.*Write it anew"),
+        (tmp_path / "broken.csv", r"line 2: 3 fields, not 2.*Write it as UTF-8 CSV"),
     ):
         with pytest.raises(DataError) as error:
             run(table, path)

@@ -112,7 +112,7 @@ def test_the_most_alike_is_identified_unless_it_is_too_far(client):
         ("DELETE", "/v1/models/faces/gallery", {"id": "dark"}, 401, "token"),
         ("POST", "/v1/models/faces/verify", {"id": "nobody"}, 404, "nobody is enrolled"),
         ("POST", "/v1/models/faces/verify", {}, 400, "id"),
-        ("POST", "/v1/models/tiny/identify", {}, 409, "no embedding"),
+        ("POST", "/v1/models/tiny/identify", {}, 409, "does not return embeddings"),
         ("POST", "/v1/models/none/identify", {}, 404, "no model"),
     ],
 )

@@ -66,12 +66,12 @@ def test_a_header_that_came_before_is_not_believed_of_another_size(server, size)
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"inference_header_content_length": "9" * 5000}, "no number of bytes"),
+        ({"inference_header_content_length": "9" * 5000}, "not a number of bytes"),
         ({"inference_header_content_length": 10_000}, "the body has"),
-        ({"inference_header_content_length": "many"}, "no number of bytes"),
+        ({"inference_header_content_length": "many"}, "not a number of bytes"),
         ({"cut": 1}, "63 bytes of 1 a value came"),
         ({"without": True}, "not JSON"),
-        ({"lepton_timeout_ms": "soon"}, "no time in milliseconds"),
+        ({"lepton_timeout_ms": "soon"}, "not a time in milliseconds"),
         ({"content_encoding": "gzip"}, "content encoding"),
     ],
 )

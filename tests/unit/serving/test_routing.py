@@ -401,7 +401,7 @@ def test_a_good_canary_becomes_the_champion_step_by_step(tmp_path, packages):
     told = [json.loads(line) for line in (home / "deployments.jsonl").read_text().splitlines()]
     assert [t.get("weight") for t in told] == [None, None, 0.5, 1.0]
     assert told[-1]["figures"]["challenger"]["requests"] == told[-1]["figures"]["champion"]["requests"] == 100
-    assert told[-1]["reason"] == "nothing speaks against it after 100 requests"
+    assert told[-1]["reason"] == "no problem found after 100 requests"
 
 
 def test_a_bad_canary_is_taken_back_at_its_first_step_and_at_its_last(tmp_path, packages):

@@ -16,7 +16,7 @@ def test_a_port_where_somebody_listens_is_refused_though_it_could_be_shared():
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         other.bind(("127.0.0.1", 0))
         other.listen()
-        with pytest.raises(ConfigError, match=r"127\.0\.0\.1:\d+ cannot be listened on: Address already in use"):
+        with pytest.raises(ConfigError, match=r"cannot listen on 127\.0\.0\.1:\d+: Address already in use"):
             Supervisor(lambda *_: 0, 2, other.getsockname(), grace=1.0)
 
 

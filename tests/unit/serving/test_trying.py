@@ -67,7 +67,7 @@ def test_a_picture_comes_with_its_example_and_what_the_figures_mean(client):
     assert about["expected"] == expected(200)
     assert about["input"] == {"height": SIDE, "width": SIDE, "channels": 1}
     (metric,) = about["metrics"]
-    assert metric == {"name": "accuracy", "value": 0.5, "unit": "share", "meaning": "of rows answered rightly"}
+    assert metric == {"name": "accuracy", "value": 0.5, "unit": "share", "meaning": "of rows answered correctly"}
     assert fields(client, "tiny") == {"image": ("picture", True, [])}
 
 

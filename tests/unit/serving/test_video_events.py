@@ -121,7 +121,7 @@ def test_sources(tmp_path):
         ({"content": b"x" * 200_001, "headers": AVI}, 413, "larger than 200,000 bytes"),
         ({"files": {"file": ("a.avi", b"x")}}, 415, "--data-binary"),
         ({"content": b"x", "headers": AVI, "params": {"fps": 0}}, 400, "fps"),
-        ({"content": b"x", "headers": {"content-type": "text/plain"}}, 415, "no video"),
+        ({"content": b"x", "headers": {"content-type": "text/plain"}}, 415, "is not video"),
     ],
 )
 def test_what_is_no_video_gets_a_reason(client, request_, status, reason):
@@ -144,7 +144,7 @@ def test_a_playlist_opens_nothing(tmp_path):
 
 def test_models_of_other_things_take_no_video(client):
     reply = client.post("/v1/models/sums/video", content=b"x", headers=AVI)
-    assert (reply.status_code, "takes no pictures" in reply.json()["error"]) == (415, True)
+    assert (reply.status_code, "does not accept images" in reply.json()["error"]) == (415, True)
     assert client.post("/v1/models/tony/video", content=b"x", headers=AVI).status_code == 404
 
 

@@ -40,7 +40,7 @@ def test_or_the_fastest_if_that_is_preferred():
     [
         (measured("x", 30, 0.5, 0.0101), "accuracy is 0.0101 worse; 0.01 is allowed"),
         (measured("x", 30, 0.5, float("nan")), "accuracy is nan worse; 0.01 is allowed"),
-        (measured("x", 30, 0.5, 0.0, mismatch=0.06), "6.0% of the labels are other ones; 5.0% is allowed"),
+        (measured("x", 30, 0.5, 0.0, mismatch=0.06), "6.0% of the labels differ; 5.0% is allowed"),
         (measured("x", 30, 5.0, 0.0), "it takes 5.00 times as long; 1.1 is allowed"),
         (measured("x", 99, 0.95, 0.0), "it is neither smaller nor faster"),
         (measured("x", 0, 0, 0, reason="failed: no"), "failed: no"),
@@ -150,7 +150,7 @@ def test_a_student_that_does_not_suit_is_found_when_the_use_case_is_checked(stud
 
 def test_a_network_that_cannot_be_pruned_is_found_when_the_use_case_is_checked():
     case = use_case(task="image_generation", model="dcgan", compress={"candidates": ["pruned"]})
-    with pytest.raises(ConfigError, match=r"0.name: no channels can be taken out of the model 'dcgan'. Suitable: auto"):
+    with pytest.raises(ConfigError, match=r"0.name: no channels can be removed from the model 'dcgan'. Suitable: auto"):
         check_params_of(case, where="quarters.yaml")
 
 

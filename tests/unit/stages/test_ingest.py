@@ -17,5 +17,5 @@ def test_a_source_that_lists_nothing_is_told(tmp_path):
         "features": {"name": "image", "params": {"height": 8, "width": 8}},
     }
     ctx = RunContext.local(tmp_path / "state", data_root=str(tmp_path))
-    with pytest.raises(DataError, match=r"tiny.yaml: data.source: the source lists nothing. See `path`"):
+    with pytest.raises(DataError, match=r"tiny.yaml: data.source: the source is empty. See `path`"):
         ingest(parse_use_case(raw, where="tiny.yaml"), ctx)

@@ -51,7 +51,7 @@ def test_counters_that_may_not_be_read_are_not_there(tmp_path):
 @pytest.mark.parametrize(
     ("checkpoint", "told"),
     [
-        ({"energy_estimate_wh": 0.1234}, "Training took 0.123 Wh (an estimate, for which a busy core takes 3.5 W). "),
+        ({"energy_estimate_wh": 0.1234}, "Training took 0.123 Wh (an estimate at 3.5 W per busy core). "),
         ({"energy_wh": 12.0}, "Training took 12 Wh (the hardware's counters). "),
         ({"processor_energy_wh": 1.0}, "Training took 1 Wh (processor_energy_wh, without the GPU). "),
         ({"seconds": 3.0}, ""),

@@ -187,7 +187,7 @@ def test_an_empty_file_is_named(tmp_path, content):
 
 def test_lines_that_end_in_a_carriage_return_alone_are_told(tmp_path):
     (tmp_path / "t.csv").write_bytes(b"a,b\r1,2\r3,4\r")
-    with pytest.raises(DataError, match=r"t.csv: its lines end as .*a carriage return alone.* tr '"):
+    with pytest.raises(DataError, match=r"t.csv: its lines end with a carriage return alone.* tr '"):
         Csv("t.csv", tmp_path).schema()
 
 

@@ -97,7 +97,7 @@ def test_no_secret_is_kept_or_said(shop, monkeypatch):
     source = Sql("id", shop, table="orders", url_variable="SHOP")
     said += [json.dumps(source.describe()), repr(pickle.dumps(source))]
     monkeypatch.setenv("SHOP", "postgresql:/me:hunter2@db")
-    with pytest.raises(ConfigError, match="SHOP: this is no address of a database") as error:
+    with pytest.raises(ConfigError, match="SHOP: this is not the address of a database") as error:
         source.schema()
     assert "postgresql+psycopg2://db.example/shop" in said[1]
     assert not any("hunter2" in text for text in [*said, str(error.value)])

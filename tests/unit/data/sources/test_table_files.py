@@ -91,7 +91,7 @@ def test_a_path_that_leads_out_of_its_archive_is_refused(tmp_path, kind):
 def test_bombs_are_refused_before_they_are_unpacked(tmp_path):
     zeros = b"n\n" + (b"0" * 1_023 + b"\n") * (80 << 10)
     packed(tmp_path / "b.zip", {"a.csv": zeros})
-    with pytest.raises(DataError, match=r"/b.zip: a.csv brings it from .* may be a bomb"):
+    with pytest.raises(DataError, match=r"/b.zip: a.csv expands it from .* may be a bomb"):
         Csv("b.zip", tmp_path).schema()
     (tmp_path / "b.csv.gz").write_bytes(gzip.compress(zeros, 1))
     (piece,) = Csv("b.csv.gz", tmp_path).pieces()

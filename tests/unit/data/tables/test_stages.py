@@ -243,7 +243,7 @@ def test_of_equal_rows_with_other_labels_none_is_kept(tmp_path):
     clean = [{"name": "duplicates", "params": {"columns": ["text"], "label": "label"}}]
     folder = run(tmp_path, {"one": frame[:2], "two": frame[2:]}, clean, until="clean")["cleaned"]
     rejected = pl.read_parquet(folder / "rejected.parquet").sort("row")
-    conflict = "other labels among rows of the same key, as row: "
+    conflict = "conflicting labels for the same key, as in row: "
     assert dict(rejected.select("row", "reason").iter_rows()) == {
         0: conflict + "1",
         1: conflict + "0",
@@ -274,7 +274,7 @@ def test_fitted_steps_tell_what_they_change(tmp_path, caplog):
     assert clipped["examples"][0]["after"] < 500
     assert drop["columns"] == []
     assert 2 not in train
-    assert "Refused 1 rows that the steps before had kept: outliers 1." in caplog.text
+    assert "Refused 1 rows that earlier steps had kept: outliers 1." in caplog.text
 
 
 def test_texts_become_codes_once_for_equal_ones(tmp_path, monkeypatch):
@@ -330,7 +330,7 @@ def test_a_class_that_training_does_not_know_is_refused(tmp_path):
     found = run(tmp_path, {"one": frame}, split={"method": "time", "column": "at"})["features"]
     rejected = pl.read_parquet(found / "rejected.parquet")
     assert rejected["row"].to_list() == list(range(90, 100))
-    assert set(rejected["reason"]) == {"a class that training does not know"}
+    assert set(rejected["reason"]) == {"a class unknown in training"}
     assert len(np.load(found / "test" / "targets.npy")) == 5
 
 
