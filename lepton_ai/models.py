@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Score(NamedTuple):
-    """How good a model is on data it has not seen."""
+    """A model's score on unseen data."""
 
     loss: float
     """What is better when smaller, e.g. the mean negative log-likelihood in nats."""
@@ -26,7 +26,7 @@ class Score(NamedTuple):
 
 
 class Model:
-    """What all models share.
+    """Base class of all models.
 
     Args:
         features: The feature extractor and its params.
@@ -93,7 +93,7 @@ class Model:
         return Score(*(figures[name] for name in self.figures))
 
     def predict(self, inputs: Sequence[Any]) -> list[dict[str, Any]]:
-        """The answer to each input, in the form in which the endpoint would give it.
+        """Predict each input; answers have the endpoint's form.
 
         Args:
             inputs: Encoded samples (bytes), paths of files that hold them, texts, or JSON values as the endpoint takes.
@@ -103,7 +103,7 @@ class Model:
         return running.predict(self._ready(), inputs)
 
     def save(self, path: str | Path) -> Path:
-        """Write the trained model as one file, whole or not at all; `load` reads it without running code."""
+        """Write the trained model atomically to one file; `load` reads it without running code."""
         from lepton_ai import running
 
         return running.save(self._ready(), type(self).__name__, Path(path))
@@ -131,11 +131,11 @@ class Model:
         return parse_use_case(raw, where=type(self).__name__)
 
     def _of_data(self, data: Part) -> dict[str, Any]:
-        """Params of the features that the data decide."""
+        """Params of the features that depend on the data."""
         return {}
 
     def _check(self, labels: Sequence[str]) -> None:
-        """Raise `ConfigError` if the data have another number of classes than the model was made for."""
+        """Raise `ConfigError` if the number of classes differs from the model's."""
         if len(labels) != self._classes:
             raise ConfigError(
                 f"the data have {len(labels)} classes: {', '.join(labels)}.",
@@ -145,11 +145,11 @@ class Model:
 
 
 def _check_unseen(data: Part, learned: Mapping[str, Any] | None) -> None:
-    """Raise `ConfigError` if the data are cut otherwise than where the model learned, so that it has seen some of them.
+    """Raise `ConfigError` if the data are split differently from the training data, so that the model has seen some.
 
     Args:
-        data: To be tested on.
-        learned: Data and seed of the part that was learned from; None if nobody knows.
+        data: The test part.
+        learned: Data and seed of the training part; None if unknown.
     """
     mine: dict[str, Any] = {"data": data.data.model_dump(mode="json"), "seed": data.seed}
     if learned is not None and learned["data"]["source"] == mine["data"]["source"] and learned != mine:
@@ -162,12 +162,12 @@ def _check_unseen(data: Part, learned: Mapping[str, Any] | None) -> None:
 
 
 class CNN(Model):
-    """A convolutional network that sorts pictures.
+    """A convolutional image classifier.
 
     Args:
-        input_shape: ``(height, width, channels)`` that pictures are brought to, pixels; 1, 3 or 4 channels.
+        input_shape: ``(height, width, channels)`` that images are resized to, in pixels; 1, 3 or 4 channels.
         num_classes: Of the data.
-        residual: Whether its blocks have a way round: deeper, for photos.
+        residual: Whether to use a deeper network of residual blocks, for photos.
         network: Further params of the network, e.g. ``width=64``.
     """
 
@@ -182,12 +182,12 @@ class CNN(Model):
 
 
 class RNN(Model):
-    """A recurrent network that sorts texts.
+    """A recurrent text classifier.
 
     Args:
         num_classes: Of the data.
-        vocab_size: Most words that are told apart.
-        max_length: Words of a text that are read.
+        vocab_size: Maximum size of the vocabulary.
+        max_length: Maximum number of words that are read per text.
         tokenizer: ``word``, ``bpe`` or ``wordpiece``.
         network: Further params of the network, e.g. ``cell="lstm"``, ``width=256``, ``bidirectional=False``.
     """
@@ -213,10 +213,11 @@ class RNN(Model):
 
 
 class GAN(Model):
-    """Two networks that quarrel: one draws pictures, the other tells them from real ones.
+    """A generative adversarial network: a generator of images and a critic.
 
-    ``evaluate`` gives a Fréchet distance (0 is best) and the share of drawn pictures in which a classifier of the real
-    ones sees what was asked for. ``predict`` takes ``{"label": "3", "seed": 1}``; see also `draw`.
+    ``evaluate`` gives a Fréchet distance (0 is best) and the share of generated images in which a
+    classifier of the real ones recognises the requested class. ``predict`` takes
+    ``{"label": "3", "seed": 1}``; see also `draw`.
 
     Args:
         input_shape: ``(height, width, channels)`` of the pictures, pixels; 1 or 3 channels.
@@ -239,15 +240,15 @@ class GAN(Model):
         self._task_params = {"objective": objective}
 
     def draw(self, label: str, *, seed: int = 0) -> bytes:
-        """A picture of the kind asked for, as a PNG file; the same seed gives the same picture."""
+        """An image of the requested class as a PNG file; equal seeds give equal images."""
         return base64.b64decode(self.predict([{"label": label, "seed": seed}])[0]["image"])
 
 
 def load(path: str | Path) -> Model:
-    """The model that `Model.save` wrote, ready to predict; no code of the file is run.
+    """Load a model that `Model.save` wrote; no code in the file is run.
 
     Raises:
-        ArtifactError: the file is no model, or its weights do not fit.
+        ArtifactError: the file is not a model, or its weights do not fit.
     """
     from lepton_ai import running
 

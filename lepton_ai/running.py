@@ -28,7 +28,7 @@ FORMAT = "lepton-model-1"
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """Data that went through the stages up to `validate_features`."""
+    """Data processed by the stages up to `validate_features`."""
 
     ctx: RunContext
     refs: dict[str, ArtifactRef]
@@ -53,10 +53,10 @@ class Prepared:
 
 
 def prepared(use_case: UseCase) -> Prepared:
-    """The data of a use case, prepared by its stages; what did not change since the last time is reused.
+    """The data of a use case, prepared by its stages; unchanged stages are reused.
 
     Raises:
-        LeptonError: as the stage raised it that failed.
+        LeptonError: from the stage that failed.
     """
     from lepton_tasks.stages.runner import run_pipeline
 
@@ -106,7 +106,7 @@ def fit(
 
 
 def _line(row: dict[str, Any], epochs: int) -> str:
-    """One epoch as a person reads it."""
+    """One epoch as a line of text."""
     from lepton_tasks.training.curves import told
 
     done = row["epoch"] + 1
@@ -115,7 +115,7 @@ def _line(row: dict[str, Any], epochs: int) -> str:
 
 
 def evaluate(use_case: UseCase, trained: Checkpoint) -> dict[str, float]:
-    """The learning task's metrics on the test part, of what would be answered to its rows as requests.
+    """The learning task's metrics on the test part, for its rows sent as requests.
 
     Raises:
         DataError: the data have a label that the model does not know.
@@ -154,7 +154,7 @@ def _targets(targets: np.ndarray, labels: Sequence[str], known: Sequence[str]) -
 
 
 def predict(trained: Checkpoint, inputs: Sequence[Any]) -> list[dict[str, Any]]:
-    """The answer to each input, by the codecs that serving uses."""
+    """Predict each input with the codecs that serving uses."""
     from lepton_tasks.models.inference import predict as outputs_of
     from lepton_tasks.stages.replay import decoded
 
@@ -176,7 +176,7 @@ def _payload(codec: Any, value: Any) -> bytes:
 
 
 def save(trained: Checkpoint, name: str, path: Path) -> Path:
-    """Write weights and everything that belongs to them as one file, whole or not at all."""
+    """Write weights and metadata atomically to one file."""
     import torch
 
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")

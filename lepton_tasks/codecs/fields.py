@@ -44,12 +44,12 @@ class Field:
 
 @runtime_checkable
 class Fielded(Protocol):
-    """A codec that tells the fields of its requests."""
+    """A codec that describes the fields of its requests."""
 
     def fields(self) -> list[Field]:
-        """In the order in which a person fills them in."""
+        """In the order of the input form."""
 
 
 def fields_of(codec: Codec) -> list[Field]:
-    """The fields of a codec's requests as JSON objects; none if it does not tell them."""
+    """The fields of a codec's requests as JSON objects; empty if it does not describe them."""
     return codec.fields() if isinstance(codec, Fielded) else []

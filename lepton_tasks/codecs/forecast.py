@@ -14,7 +14,7 @@ class ForecastCodec:
     """Predicted values by time step.
 
     Args:
-        target: Name of what is foretold.
+        target: Name of the target.
         step: Seconds between two rows.
     """
 

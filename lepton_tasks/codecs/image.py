@@ -73,7 +73,7 @@ class ImageCodec:
         """One encoded picture as uint8 [height, width, channels].
 
         Raises:
-            DataError: the bytes are no whole picture, or one that is too large.
+            DataError: the bytes are not a complete image, or it is too large.
         """
         return self.resized(self.open(payload))
 
@@ -99,7 +99,7 @@ class ImageCodec:
         """The picture in the codec's channels, a JPEG at the smallest scale that is not much below the codec's size.
 
         Raises:
-            DataError: the bytes are no whole picture, or one that is too large.
+            DataError: the bytes are not a complete image, or it is too large.
         """
         least = max(1, int(_ENOUGH * max(self.height, self.width)))
         return open_picture(payload, _MODES[self.channels], least=least, max_pixels=self.max_pixels)
@@ -171,7 +171,7 @@ def open_picture(payload: bytes, mode: Mode, *, least: int | None = None, max_pi
         max_pixels: A larger picture is refused before it is decoded.
 
     Raises:
-        DataError: the bytes are no whole picture, or one that is too large.
+        DataError: the bytes are not a complete image, or it is too large.
     """
     if not payload:
         raise DataError("the file is empty.")

@@ -63,13 +63,13 @@ class InteractionCodec(JsonRequests):
 class VisitorCodec(JsonRequests):
     """A user and recent items: ``{"<user>": 7, "recent": ["b-12", "a-3"]}``.
 
-    Both may be left out: a visitor without a name is known by what he touched, and without that by nothing.
+    Both may be omitted: a visitor without a name is represented by recent items, if there are any.
 
     Args:
         user: Name of the user's field.
         users: Known users, in the order of their numbers.
         items: Known items, the most popular first.
-        recent: How many of the latest items are looked at.
+        recent: Maximum number of recent items used.
     """
 
     user: str

@@ -18,7 +18,7 @@ ANSWERED = ("label", "probability", "value", "score", "is_anomaly", "boxes")
 
 
 def observed(codec: Codec, payload: bytes, sample: np.ndarray) -> dict[str, Any]:
-    """A few values of one sample by name, as JSON values; none if the codec does not tell what they would be.
+    """A few values of one sample by name, as JSON values; empty if the codec defines none.
 
     Args:
         codec: What decoded it.

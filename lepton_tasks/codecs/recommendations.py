@@ -15,7 +15,7 @@ class ItemsCodec:
 
     Args:
         items: Names of the items, in the order of their numbers, which count from 1.
-        titles: What people call them, in the same order; empty if that is the same.
+        titles: Display names in the same order; empty if identical.
     """
 
     items: list[str]

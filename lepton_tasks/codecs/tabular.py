@@ -122,7 +122,7 @@ class TabularCodec(JsonRequests):
         """The row as float64 [columns]: numbers, seconds since 1970, and codes of categories; NaN where one is missing.
 
         Raises:
-            DataError: it is no JSON object, a column is unknown or must be there, or a value is of another type.
+            DataError: not a JSON object, an unknown or missing column, or a value of the wrong type.
         """
         row = json_object(payload)
         known = {column.name for column in self.columns}.union(self.ignored)

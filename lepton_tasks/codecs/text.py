@@ -63,7 +63,7 @@ _white_space, _invisible, _html = (re.compile(pattern) for pattern in (WHITE_SPA
 def canonical(text: str) -> str:
     """The text as it is tokenised: NFC, without HTML and control characters, single spaces, none at the ends.
 
-    What it gives, it leaves as it is: text that was cleaned before training and raw text in a request end up equal.
+    Idempotent, so that text that was cleaned before training and raw text in a request end up equal.
     """
     text = _tidy(text)
     for _ in range(_PASSES):
@@ -214,7 +214,7 @@ class TextCodec(TextRequests):
         return row
 
     def observe(self, payload: bytes, sample: np.ndarray) -> dict[str, Any]:
-        """How many tokens there are, and which share of them training did not know."""
+        """The number of tokens, and the share of them unknown in training."""
         tokens = int(np.count_nonzero(sample != PAD))
         return {"tokens": tokens, "unknown": int(np.count_nonzero(sample == UNKNOWN)) / max(1, tokens)}
 

@@ -265,7 +265,7 @@ class LearningTask(Protocol):
         """Figures of each label, or of other parts of the split, for the model card; may be empty."""
 
     def right(self, outputs: Outputs, targets: np.ndarray) -> np.ndarray | None:
-        """Which rows are answered rightly, bool [N], to compare two models row by row; None if that is no question."""
+        """Which rows are answered correctly, bool [N], to compare two models row by row; None if undefined."""
 
     def confidence(self, outputs: Outputs) -> np.ndarray:
         """How sure each answer is, float [N] in [0, 1]; ones if that is no question."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SCORE, THRESHOLD, ANOMALY, ERRORS = "score", "threshold", "is_anomaly", "errors"
 
 _CALIBRATED = 20_000  # training rows that the threshold is taken from
-_DISTURBED = 512  # rows of a split that are judged disturbed, too
+_DISTURBED = 512  # rows of a split that are also evaluated with a disturbance
 
 
 class AnomalyDetection(Task):
@@ -30,14 +30,14 @@ class AnomalyDetection(Task):
     The score of a row is the mean squared error of its worst cell (8 x 8 pixels, or 8 steps), in units of the training
     rows' spread; the threshold is a quantile of the training rows' scores, part of the graph.
 
-    There are no labels to judge by. So beside the rows of a split some of them are judged disturbed: a
-    patch of one colour into a picture, a spike into a series. That says whether such things are found, not others.
+    There are no labels, so some rows of each split are also evaluated with a disturbance: a
+    single-colour patch in an image, a spike in a series. This shows whether such anomalies are found, not others.
 
     Args:
         fitted: Of the extractor ``image`` or ``windows``.
         labels: Not used.
-        quantile: Share of the training rows that is taken for usual.
-        spike: Height of what is put into a series, in spreads of its column.
+        quantile: Share of the training rows that counts as normal.
+        spike: Height of the spike, in standard deviations of its column.
     """
 
     metric: ClassVar[str] = "loss"
@@ -76,7 +76,7 @@ class AnomalyDetection(Task):
         return Rows(inputs, np.zeros(len(inputs), np.int64))
 
     def evaluation_rows(self, features: Path, split: str) -> Rows:
-        """The rows of the split, target 0, and after them some of these disturbed, target 1."""
+        """The rows of the split, target 0, and then disturbed copies of some of them, target 1."""
         inputs, _ = open_inputs(features, split)
         chosen = np.linspace(0, len(inputs) - 1, min(len(inputs), _DISTURBED)).astype(np.int64)
         disturbed = self._disturbed(np.array(inputs[chosen]))
@@ -99,7 +99,7 @@ class AnomalyDetection(Task):
         return CellErrors(network, [0.0] * width, [1.0] * width, sides=1)
 
     def deployable(self, network: nn.Module) -> nn.Module:
-        """What is served: stored samples -> score, threshold, whether the score is above it, errors of the cells."""
+        """Serving graph: stored samples -> score, threshold, whether the score is above it, errors of the cells."""
         from lepton_tasks.models.autoencoder import Watch
 
         return Watch(self.trainable(network))  # type: ignore[arg-type]  # it is `CellErrors`
@@ -111,7 +111,7 @@ class AnomalyDetection(Task):
     def metrics(self, outputs: Outputs, targets: np.ndarray) -> dict[str, float]:
         """``loss``: mean error of the rows as they are; ``flagged``: their share above the threshold.
 
-        ``disturbed_auc``: how often a row disturbed has a higher score than another (0.5 if none is there),
+        ``disturbed_auc``: how often a disturbed row has a higher score than another (0.5 if none is there),
         and ``disturbed_recall``: the share of them that is found.
         """
         put_in = targets == 1
@@ -145,7 +145,7 @@ class AnomalyDetection(Task):
         return self.metrics(predict(self.deployable(network), rows.inputs, self.outputs), rows.targets)
 
     def details(self, outputs: Outputs, rows: Rows) -> dict[str, dict[str, float]]:
-        """Scores of the rows as they are and of those disturbed, beside the threshold."""
+        """Scores of the rows as they are and of disturbed ones, beside the threshold."""
         parts = {"as they are": rows.targets == 0, "disturbed": rows.targets == 1}
         return {
             name: {
@@ -183,7 +183,7 @@ class AnomalyDetection(Task):
         return "anomaly", {"sides": sides, "cell": CELL}
 
     def _disturbed(self, rows: np.ndarray) -> np.ndarray:
-        """The rows disturbedto each, the same whenever it is asked."""
+        """The rows, each with a disturbance; deterministic."""
         chance = np.random.default_rng(0)
         for row in rows:
             if self.pictures:

@@ -15,7 +15,7 @@ def scores_plot(path: Path, scores: np.ndarray, disturbed: np.ndarray, threshold
     Args:
         path: The file.
         scores: Of the rows as they are, float [N].
-        disturbed: Of rows disturbed, float [M].
+        disturbed: Of disturbed rows, float [M].
         threshold: What is above it is an anomaly.
     """
     from matplotlib.figure import Figure

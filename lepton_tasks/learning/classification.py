@@ -73,7 +73,7 @@ class Classification(Task):
         return per_label(outputs[PROBABILITIES], rows.targets, self.labels)
 
     def right(self, outputs: Outputs, targets: np.ndarray) -> np.ndarray | None:
-        """Which rows are answered rightly, bool [N]."""
+        """Which rows are answered correctly, bool [N]."""
         return np.asarray(outputs[PROBABILITIES].argmax(1) == targets)
 
     def confidence(self, outputs: Outputs) -> np.ndarray:

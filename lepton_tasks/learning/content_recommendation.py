@@ -18,7 +18,7 @@ class ContentRecommendation(ItemRecommendation):
     Args:
         fitted: Of the extractor ``content``.
         labels: None.
-        history: How many of the items touched before the network is told, the latest ones.
+        history: How many of the user's latest items the network receives.
         negatives: Items drawn for each interaction.
         answers: How many items are recommended.
     """

@@ -29,7 +29,7 @@ _MOST = 4_000
 class FaceRecognition(Task):
     """Embeddings of uint8 [N, H, W, C]; the identity is a row's group, or its label without groups.
 
-    Nobody of the validation and test split need be known from training: a network that tells strangers apart is wanted.
+    Identities of the validation and test splits need not occur in training: the task is to tell unseen people apart.
 
     Args:
         fitted: Of the extractor ``image``.
@@ -102,7 +102,7 @@ class FaceRecognition(Task):
         return Normalised(network, self.fitted["mean"], self.fitted["std"])
 
     def deployable(self, network: nn.Module) -> nn.Module:
-        """What is served: uint8 [N, H, W, C] -> directions float32 [N, D] of unit length."""
+        """Serving graph: uint8 [N, H, W, C] -> directions float32 [N, D] of unit length."""
         from lepton_tasks.models.embedding import Directions
         from lepton_tasks.models.pictures import Normalised
 
@@ -115,7 +115,7 @@ class FaceRecognition(Task):
         return ArcFace(margin=self.margin, scale=self.scale).forward(outputs, targets)
 
     def metrics(self, outputs: Outputs, targets: np.ndarray) -> dict[str, float]:
-        """How well all pairs of rows are told apart, by the cosine of their directions.
+        """Verification metrics over all pairs of rows, by cosine similarity.
 
         Args:
             outputs: ``embedding`` float [N, D], of unit length.

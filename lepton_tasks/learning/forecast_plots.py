@@ -34,7 +34,7 @@ def steps_plot(path: Path, said: Mapping[str, np.ndarray], true: np.ndarray) -> 
 
 
 def forecasts_plot(path: Path, past: np.ndarray | None, said: np.ndarray, true: np.ndarray) -> Path:
-    """Draw some windows, spread evenly over the split, with what was foretold and what came.
+    """Draw some windows, spread evenly over the split, with the forecasts and the actual values.
 
     Args:
         path: The PNG file to write.
@@ -63,7 +63,7 @@ def forecasts_plot(path: Path, past: np.ndarray | None, said: np.ndarray, true: 
 
 
 def last_step_plot(path: Path, said: np.ndarray, true: np.ndarray) -> Path:
-    """Draw the last step of consecutive forecasts beside what came: the split's beginning, and the whole as points.
+    """Plot the last step of consecutive forecasts and the actual values: the split's start, and all of it as points.
 
     Args:
         path: The PNG file to write.

@@ -73,7 +73,7 @@ class Forecasting(Task):
         return (stored - self.mean) / self.std
 
     def deployable(self, network: nn.Module) -> nn.Module:
-        """What is served: scaled windows -> float32 [N, horizon] in the target's unit."""
+        """Serving graph: scaled windows -> float32 [N, horizon] in the target's unit."""
         from lepton_tasks.models.forecasters import Forecast
 
         return Forecast(network, self.mean, self.std)
@@ -149,7 +149,7 @@ class Forecasting(Task):
         return np.repeat(last, rows.targets.shape[1], axis=1)
 
     def _rivals(self, rows: Rows) -> dict[str, np.ndarray]:
-        """What simple predictors say, float [N, horizon] each."""
+        """Predictions of simple baselines, float [N, horizon] each."""
         past, found = self._past(rows), {"persistence": self._persistence(rows)}
         if self.season is not None and past is not None:
             steps = np.arange(rows.targets.shape[1]) % self.season

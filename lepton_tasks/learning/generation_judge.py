@@ -39,7 +39,7 @@ class Judge:
 
 @functools.lru_cache(maxsize=1)  # both splits of an evaluation are judged by it
 def trained_judge(features: Path, num_classes: int) -> Judge:
-    """A judge that has learned the classes of the training split; with none, its convolutions stay as chance made them.
+    """A judge that has learned the classes of the training split; without classes, its convolutions stay random.
 
     Args:
         features: Folder of the features artifact, of pictures.

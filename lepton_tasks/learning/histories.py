@@ -44,7 +44,7 @@ def interactions(features: Path, *splits: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def before(pairs: np.ndarray, rows: np.ndarray, *, length: int) -> np.ndarray:
-    """What a user touched before each of some rows, int32 [M, length]; the latest first, 0 after it.
+    """A user's earlier items before each of some rows, int32 [M, length]; the latest first, 0 after it.
 
     Args:
         pairs: int [N, 2], user and item, by user and in the order of time.

@@ -67,7 +67,7 @@ class ImageClassification(Classification):
         return Normalised(network, self.fitted["mean"], self.fitted["std"])
 
     def deployable(self, network: nn.Module) -> nn.Module:
-        """What is served: uint8 [N, H, W, C] -> probabilities float32 [N, K]."""
+        """Serving graph: uint8 [N, H, W, C] -> probabilities float32 [N, K]."""
         from lepton_tasks.models.pictures import PictureClassifier
 
         return PictureClassifier(self.trainable(network), mirror=self.mirror)

@@ -34,7 +34,7 @@ class ImageGeneration(Task):
         labels: What can be asked for.
         latent: Length of the noise that a picture is drawn from.
         conditional: Whether a label is asked for; otherwise pictures of any kind are drawn.
-        objective: How the two networks quarrel: ``non_saturating`` (a classifier), ``hinge``, or ``wasserstein`` (a
+        objective: The adversarial objective: ``non_saturating`` (a classifier), ``hinge``, or ``wasserstein`` (a
             distance; give it a penalty and several critic steps).
         penalty: Weight of the gradient penalty on the critic; 10 is usual for ``wasserstein``.
         critic_steps: Steps of the critic for each of the generator.
@@ -117,7 +117,7 @@ class ImageGeneration(Task):
         return Adversary(network)  # type: ignore[arg-type]  # a DCGAN
 
     def deployable(self, network: nn.Module) -> nn.Module:
-        """What is served: codes float32 [N, latent + labels] -> pictures float32 [N, H, W, C] in [0, 1]."""
+        """Serving graph: codes float32 [N, latent + labels] -> pictures float32 [N, H, W, C] in [0, 1]."""
         from lepton_tasks.models.gan import Pictures
 
         return Pictures(network)
@@ -146,7 +146,7 @@ class ImageGeneration(Task):
         return -outputs.float().mean()
 
     def metrics(self, outputs: Outputs, targets: np.ndarray) -> dict[str, float]:
-        """How like the real pictures the drawn ones are, in the eyes of a classifier of the real ones.
+        """Similarity of generated to real images, as judged by a classifier of the real ones.
 
         Args:
             outputs: ``picture`` float [N, H, W, C] in [0, 1].

@@ -36,13 +36,13 @@ Count = Annotated[int, pydantic.Field(ge=1, le=1_000)]
 class ItemRecommendation(Task):
     """Predict each interaction from the user's history, against freshly sampled negatives.
 
-    It is judged by the last interaction of each user: the right item among 100 that the user has never touched.
-    What is served is another question: the best of all items that the user has not touched.
+    Evaluation ranks each user's last interaction among 100 items that the user has never interacted with.
+    Serving returns the best of all items that the user has not interacted with.
 
     Args:
         fitted: Of the extractor ``visits``.
         labels: None.
-        history: How many of the items touched before the network is told, the latest ones.
+        history: How many of the user's latest items the network receives.
         negatives: Items drawn for each interaction.
         answers: How many items are recommended.
     """
@@ -78,7 +78,7 @@ class ItemRecommendation(Task):
         cast("Recommender", network).begin(level=0.0, users=users, items=items)
 
     def training_rows(self, features: Path) -> Rows:
-        """User, what was touched before, and what came next: int32 [N, 1 + history + 1]; targets are not looked at."""
+        """User, what was touched before, and what came next: int32 [N, 1 + history + 1]; targets are ignored."""
         pairs, _ = interactions(features, "train")
         known = np.arange(len(pairs))
         inputs = np.concatenate((pairs[:, :1], before(pairs, known, length=self.history), pairs[:, 1:]), axis=1)
@@ -123,7 +123,7 @@ class ItemRecommendation(Task):
         return Candidates(cast("Recommender", network), self._popularity, self.history)
 
     def deployable(self, network: nn.Module) -> nn.Module:
-        """A user and what he touched lately -> the best items and their scores."""
+        """A user and recent items -> the best items and their scores."""
         from lepton_tasks.models.recommending import BestItems
 
         table = touched(self.fitted, most=_MOST_TOUCHED)
@@ -170,7 +170,7 @@ class ItemRecommendation(Task):
         return self.metrics({"scores": self._by_popularity(rows)}, rows.targets)
 
     def plots(self, folder: Path, rows: Rows, outputs: Outputs, *, worst: int) -> list[Path]:
-        """``hit_rate.png`` (by activity and popularity) and ``long_tail.png`` (what is put in front, by popularity)."""
+        """``hit_rate.png`` (by activity and popularity) and ``long_tail.png`` (recommendations by popularity)."""
         from lepton_tasks.learning.recommendation_plots import hit_rate_plot, long_tail_plot
 
         by_popularity = self._by_popularity(rows)

@@ -72,7 +72,7 @@ class LanguageModelling(Task):
         return followers(stored)[:, : self.inputs(stored).shape[1] + 1]
 
     def deployable(self, network: nn.Module) -> nn.Module:
-        """What is served: tokens -> how surprising they are, and what comes next."""
+        """Serving graph: tokens -> how surprising they are, and what comes next."""
         from lepton_tasks.models.language import LanguageModel
 
         return LanguageModel(network, choices=self.choices, steps=self.steps)

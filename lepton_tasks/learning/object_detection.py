@@ -35,7 +35,7 @@ class ObjectDetection(Task):
     Args:
         fitted: Of the extractor ``image``, of a source with boxes.
         labels: Kinds of things.
-        most: Boxes of a picture at most.
+        most: Maximum number of boxes per image.
         least: Smallest score of a box that is answered to a request; figures count lower ones, too.
         overlap: Boxes of one kind that overlap more (intersection over union) are one.
         sides: Weight of the boxes' sides in the loss, beside their kinds.
@@ -98,7 +98,7 @@ class ObjectDetection(Task):
         return Normalised(network, self.fitted["mean"], self.fitted["std"])
 
     def deployable(self, network: nn.Module) -> nn.Module:
-        """What is served: uint8 [N, H, W, C] -> boxes, scores and kinds; the graph leaves out doubled boxes."""
+        """Serving graph: uint8 [N, H, W, C] -> boxes, scores and kinds; the graph leaves out doubled boxes."""
         from lepton_tasks.models.detector import Detections
 
         return Detections(self.trainable(network), most=self.most, overlap=self.overlap)

@@ -35,7 +35,7 @@ def roc_plot(path: Path, scores: Mapping[str, np.ndarray], positive: Mapping[str
 
 
 def calibration_plot(path: Path, probabilities: Mapping[str, np.ndarray], positive: Mapping[str, np.ndarray]) -> Path:
-    """Draw how often what is said comes true, and how often it is said, into the PNG file `path`.
+    """Plot calibration and the distribution of probabilities into the PNG file `path`.
 
     Args:
         path: The file.

@@ -85,7 +85,7 @@ def hit_rate_plot(path: Path, hits: Mapping[str, np.ndarray], counts: Mapping[st
 
 
 def long_tail_plot(path: Path, candidates: np.ndarray, scores: np.ndarray, *, items: int, top: int = 10) -> Path:
-    """Draw which items are put in front, from the most popular to the least.
+    """Plot which items are recommended, from the most popular to the least.
 
     Args:
         path: The PNG file to write.

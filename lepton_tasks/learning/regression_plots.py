@@ -10,7 +10,7 @@ _MOST = 5_000  # points in one picture
 
 
 def residual_plot(path: Path, said: np.ndarray, true: np.ndarray) -> Path:
-    """Draw what was answered beside what was right, and the differences, into the PNG file `path`.
+    """Plot predictions against true values, and the residuals, into the PNG file `path`.
 
     Args:
         path: The file.

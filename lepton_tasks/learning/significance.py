@@ -13,11 +13,11 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
     """McNemar's two-sided test on paired answers.
 
     Args:
-        first: Which rows the first model answered rightly, bool [N].
+        first: Which rows the first model answered correctly, bool [N].
         second: Likewise of the second model.
 
     Returns:
-        ``only_first`` and ``only_second``: rows that one alone answered rightly; ``p_value``: how likely a difference
+        ``only_first`` and ``only_second``: rows that one alone answered correctly; ``p_value``: how likely a difference
         at least as large is if both are equally good. Exact up to 1,000 such rows, by the normal approximation with
         continuity correction above.
 

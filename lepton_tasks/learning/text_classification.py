@@ -52,7 +52,7 @@ class TextClassification(Classification):
         return Logits(network)
 
     def deployable(self, network: nn.Module) -> nn.Module:
-        """What is served: tokens -> probabilities float32 [N, K] and attention float32 [N, T]."""
+        """Serving graph: tokens -> probabilities float32 [N, K] and attention float32 [N, T]."""
         from lepton_tasks.models.texts import TextClassifier
 
         return TextClassifier(network)

@@ -36,9 +36,9 @@ class Translation(Task):
     Args:
         fitted: Of the extractor ``text_pair``.
         labels: Not used.
-        beams: Drafts that are kept side by side while a text is made; 1 takes the likeliest token each time.
-        penalty: Drafts are compared by their log-probability over their length to this power; 0 favours short texts.
-        length: Most tokens of a text that is made; null for as many as stored targets may have.
+        beams: Number of beams in the search; 1 is greedy decoding.
+        penalty: Beams are compared by their log-probability over their length to this power; 0 favours short texts.
+        length: Maximum number of generated tokens; null for the width of stored targets.
     """
 
     metric: ClassVar[str] = "bleu"
@@ -89,7 +89,7 @@ class Translation(Task):
         return TeacherForced(network)
 
     def deployable(self, network: nn.Module) -> nn.Module:
-        """What is served: the source's tokens -> the tokens of a text, and their mean log-probability."""
+        """Serving graph: the source's tokens -> the tokens of a text, and their mean log-probability."""
         from lepton_tasks.models.seq2seq import BeamSearch
 
         return BeamSearch(network, beams=self.beams, length=self.length, penalty=self.penalty)
@@ -134,7 +134,7 @@ class Translation(Task):
         return _compared(source, self._made(rows.targets))
 
     def plots(self, folder: Path, rows: Rows, outputs: Outputs, *, worst: int) -> list[Path]:
-        """The `worst` texts by chrF, beside what was wanted; and how long texts are."""
+        """The `worst` texts by chrF beside their references, and text lengths."""
         from lepton_tasks.learning.translation_plots import length_plot, worst_plot
 
         source = [text_made(self.fitted["tokenizer"], tokens) for tokens in rows.inputs]
@@ -145,7 +145,7 @@ class Translation(Task):
         ]
 
     def network_plots(self, folder: Path, network: nn.Module, rows: Rows) -> list[Path]:
-        """``attention.png``: where in the source the network looks while it makes some texts."""
+        """``attention.png``: attention to the source for some generated texts."""
         import torch
 
         from lepton_tasks.learning.text_plots import pieces

@@ -12,13 +12,13 @@ from lepton_tasks.learning.text_plots import text_table
 
 
 def worst_plot(path: Path, source: Sequence[str], made: Sequence[str], wanted: Sequence[str], *, count: int) -> Path:
-    """Write out the texts that are least like what was wanted, by chrF, worst first.
+    """Render the translations with the lowest chrF, worst first.
 
     Args:
         path: The PNG file to write.
-        source: What was given.
-        made: What was made of it.
-        wanted: What should have been.
+        source: The sources.
+        made: The translations.
+        wanted: The references.
         count: How many at most.
     """
     from sacrebleu.metrics.chrf import CHRF
@@ -35,12 +35,12 @@ def worst_plot(path: Path, source: Sequence[str], made: Sequence[str], wanted: S
 
 
 def length_plot(path: Path, made: Sequence[str], wanted: Sequence[str]) -> Path:
-    """Draw how many words the texts have, and should have.
+    """Plot the number of words of translations and references.
 
     Args:
         path: The PNG file to write.
-        made: What was made.
-        wanted: What should have been.
+        made: The translations.
+        wanted: The references.
     """
     from matplotlib.figure import Figure
 
@@ -56,7 +56,7 @@ def length_plot(path: Path, made: Sequence[str], wanted: Sequence[str]) -> Path:
 
 
 def attention_plot(path: Path, tables: Sequence[tuple[Sequence[str], Sequence[str], np.ndarray]]) -> Path:
-    """Draw where the network looked in the source while it made each token.
+    """Plot the attention to the source for each generated token.
 
     Args:
         path: The PNG file to write.

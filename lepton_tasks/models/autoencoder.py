@@ -24,7 +24,7 @@ class Autoencoder(nn.Module):
             is usual must be told in few words, and what is unusual cannot be.
 
     Attributes:
-        threshold: The largest error of a cell that is usual: a buffer, infinite until it is set, kept with the weights.
+        threshold: The largest normal error of a cell: a buffer, infinite until it is set, kept with the weights.
 
     Source: Hinton and Salakhutdinov, "Reducing the dimensionality of data with neural networks", 2006.
     """
@@ -59,7 +59,7 @@ class Autoencoder(nn.Module):
 
 
 class CellErrors(nn.Module):
-    """How far what an autoencoder gives back is off, cell by cell.
+    """Reconstruction errors of an autoencoder, per cell.
 
     Args:
         network: Gives back normalised samples float32 [N, channels, *sides].
@@ -90,10 +90,10 @@ class CellErrors(nn.Module):
 
 
 class Watch(nn.Module):
-    """What is served: a stored sample in, whether it is unusual out.
+    """Serving graph: a stored sample in, whether it is an anomaly out.
 
     Args:
-        errors: The autoencoder, whose buffer ``threshold`` says what is usual.
+        errors: The autoencoder, whose buffer ``threshold`` is the largest normal error.
     """
 
     def __init__(self, errors: CellErrors) -> None:

@@ -16,9 +16,9 @@ class CNN(nn.Module):
 
     Args:
         input_shape: ``(height, width, channels)`` of a picture; at least 8x8.
-        num_classes: Length of the answer.
+        num_classes: Number of classes.
         width: Channels of the first convolution; the later ones have twice, twice and four times as many.
-        dropout: Share of the averaged features that is dropped in training, in [0, 1).
+        dropout: Dropout rate of the averaged features, in [0, 1).
 
     Source: LeCun et al., "Gradient-based learning applied to document recognition", 1998; batch normalisation by
     Ioffe and Szegedy, 2015; the average in place of dense layers by Lin et al., "Network in Network", 2014.

@@ -13,16 +13,16 @@ from lepton_tasks.models.recommenders import Recommender, Share, Size, table
 class ContentTower(Recommender):
     """Items as weighted means of word vectors; users by their items, the most recent weighted highest.
 
-    An item that nobody has touched yet is scored as well as others; `popular` says whether how often items are touched
-    may be learned beside their words.
+    An item without interactions is scored as well as others; `popular` says whether the frequency of interactions
+    may be learned in addition to the words.
 
     Args:
         num_items: Items are numbered from 1 to this.
         num_words: Words are numbered from 1 to this.
         item_words: Most words of an item.
-        size: Numbers in a vector.
-        fade: Share of weight that each earlier item of the history has less than the next.
-        dropout: Share of a user's numbers that a training step leaves out.
+        size: Length of a vector.
+        fade: Relative loss of weight from each item of the history to the one before it.
+        dropout: Dropout rate of the user vector.
         popular: Whether each item has a bias.
 
     Source: Lops, de Gemmis and Semeraro, "Content-based recommender systems: state of the art and trends", 2011.

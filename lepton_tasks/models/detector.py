@@ -110,15 +110,15 @@ def centres(height: int, width: int, device: torch.device) -> torch.Tensor:
 
 
 class Detections(nn.Module):
-    """What is served: stored pictures in, boxes out.
+    """Serving graph: stored pictures in, boxes out.
 
-    Peaks of the maps are candidates; of two that overlap, the surer one stays. That is done for all pairs at once, so
-    that also a box which is itself left out leaves out others: no loop, hence plain ONNX.
+    Peaks of the maps are candidates; of two that overlap, the one with the higher score stays. All pairs are compared
+    at once, so a suppressed box still suppresses others: no loop, hence plain ONNX.
 
     Args:
         maps: Takes pictures float32 [N, C, H, W] in [0, 1], gives the maps of `CentreDetector`.
-        most: Boxes of a picture at most.
-        least: Scores below this are not answered.
+        most: Maximum number of boxes per image.
+        least: Minimum score of the boxes that are returned.
         overlap: Boxes of one kind that overlap more (intersection over union) are one.
 
     Source: peaks by Zhou et al., "Objects as points", 2019; suppression by Bolya et al., "YOLACT", 2019 ("Fast NMS").

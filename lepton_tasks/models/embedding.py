@@ -23,8 +23,8 @@ class EmbeddingCNN(nn.Module):
         num_identities: How many different ones the training rows show.
         width: Channels of the first stage.
         blocks: Residual blocks of each stage.
-        embedding_size: Length of the answer.
-        dropout: Share of the pooled features that is dropped in training, in [0, 1).
+        embedding_size: Length of the embedding.
+        dropout: Dropout rate of the pooled features, in [0, 1).
 
     Source: the pooling by Chen et al., "MobileFaceNets", 2018; a direction for each identity that is only needed in
     training by Deng et al., "ArcFace", 2019.
@@ -72,7 +72,7 @@ class EmbeddingCNN(nn.Module):
 
 
 class ToIdentities(nn.Module):
-    """What is trained: normalised images -> cosines to the identities.
+    """Training graph: normalised images -> cosines to the identities.
 
     Args:
         network: An `EmbeddingCNN`, or what has the same two methods.
@@ -89,7 +89,7 @@ class ToIdentities(nn.Module):
 
 
 class Directions(nn.Module):
-    """What is served: stored pictures in, embeddings of unit length out.
+    """Serving graph: stored pictures in, embeddings of unit length out.
 
     Args:
         embeddings: Takes pictures float32 [N, C, H, W] in [0, 1], gives embeddings [N, D].

@@ -22,12 +22,12 @@ class TemporalCNN(nn.Module):
     """Dilated causal convolutions over the window.
 
     Args:
-        window: Rows that are seen.
-        inputs: Numbers of a row.
-        horizon: Rows that are foretold.
+        window: Input rows.
+        inputs: Values per row.
+        horizon: Rows to forecast.
         width: Channels.
         kernel: Rows one convolution sees.
-        dropout: Share of channels' values dropped in training.
+        dropout: Dropout rate.
 
     There are as many layers as it takes for the last row to have seen the whole window.
 
@@ -60,13 +60,13 @@ class RNNForecaster(nn.Module):
     """Recurrent network over the window that predicts the whole horizon from its last state.
 
     Args:
-        window: Rows that are seen.
-        inputs: Numbers of a row.
-        horizon: Rows that are foretold.
+        window: Input rows.
+        inputs: Values per row.
+        horizon: Rows to forecast.
         cell: ``elman``, ``gru`` or ``lstm``.
-        width: Length of a state.
-        layers: How many readers stand on each other.
-        dropout: Share of numbers dropped in training, between layers and before the answer.
+        width: Size of the hidden state.
+        layers: Number of stacked recurrent layers.
+        dropout: Dropout rate between layers and before the output.
 
     Source: LSTM by Hochreiter and Schmidhuber, 1997; GRU by Cho et al., 2014.
     """
@@ -100,7 +100,7 @@ class RNNForecaster(nn.Module):
 
 
 class Forecast(nn.Module):
-    """What is served: windows in, what follows in the unit of the target out.
+    """Serving graph: windows in, what follows in the unit of the target out.
 
     Args:
         network: Takes windows float32 [N, window, inputs], gives scaled numbers [N, horizon].
@@ -119,7 +119,7 @@ class Forecast(nn.Module):
 
 
 class _Causal(nn.Module):
-    """Two convolutions over the past, and what came in added to what comes out."""
+    """Two causal convolutions with a residual connection."""
 
     def __init__(self, inputs: int, width: int, kernel: int, reach: int, dropout: float) -> None:
         super().__init__()

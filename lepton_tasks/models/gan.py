@@ -98,7 +98,7 @@ class Critic(nn.Module):
         self.classes = nn.Embedding(num_classes, 4 * width) if num_classes else None
 
     def forward(self, pictures: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """See the class; `labels` int64 [N] are not looked at without classes."""
+        """See the class; `labels` int64 [N] are ignored without classes."""
         seen = self.look(pictures)
         score: torch.Tensor = self.real(seen)[:, 0]
         return score if self.classes is None else score + (self.classes(labels) * seen).sum(dim=1)
@@ -124,7 +124,7 @@ class Adversary(nn.Module):
 
 
 class Pictures(nn.Module):
-    """What is served: codes in, pictures out.
+    """Serving graph: codes in, pictures out.
 
     Args:
         network: A `DCGAN`, or what else maps codes to pictures [N, C, H, W] in [-1, 1].

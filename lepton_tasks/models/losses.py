@@ -143,7 +143,7 @@ class BayesianPersonalisedRanking(nn.Module):
     of: ClassVar[str] = "rankings"
 
     def forward(self, scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """See the module; `targets` are not looked at."""
+        """See the module; `targets` are ignored."""
         return functional.softplus(scores[:, 1:] - scores[:, :1]).mean()
 
 
@@ -163,7 +163,7 @@ class RankingHinge(nn.Module):
         self.margin = margin
 
     def forward(self, scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """See the module; `targets` are not looked at."""
+        """See the module; `targets` are ignored."""
         return functional.relu(self.margin + scores[:, 1:] - scores[:, :1]).mean()
 
 
@@ -173,13 +173,12 @@ class SampledSoftmax(nn.Module):
     of: ClassVar[str] = "rankings"
 
     def forward(self, scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """See the module; `targets` are not looked at."""
+        """See the module; `targets` are ignored."""
         return functional.cross_entropy(scores, torch.zeros(len(scores), dtype=torch.int64, device=scores.device))
 
 
 class Triplet(nn.Module):
-    """Of embeddings float32 [N, D] and their classes int64 [N]: in each row of the batch, the farthest of its class
-    should be nearer than the nearest of another, by the margin.
+    """Embeddings: the farthest sample of the same class should be nearer than the nearest of another, by a margin.
 
     Args:
         margin: In units of distance; embeddings have length 1.

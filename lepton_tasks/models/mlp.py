@@ -20,12 +20,12 @@ class MLP(nn.Module):
     Args:
         numbers: Columns of numbers.
         codes: How many codes each column of codes has.
-        outputs: Length of the answer.
+        outputs: Number of outputs.
         width: Of the residual layers.
         depth: Residual layers.
         embedding: Length of a code's vector.
         bends: Bent lines of each number.
-        dropout: Share of what is dropped in training, in [0, 1).
+        dropout: Dropout rate, in [0, 1).
 
     Source: Cheng et al., "Wide & deep learning for recommender systems", 2016; Gorishniy et al., "Revisiting deep
     learning models for tabular data", 2021 (residual layers), and "On embeddings for numerical features in tabular deep

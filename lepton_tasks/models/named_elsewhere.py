@@ -16,11 +16,11 @@ from lepton_tasks.core.errors import ConfigError
 
 
 class NamedElsewhere(nn.Module):
-    """A network of another package that sorts pictures.
+    """An image classifier from another package.
 
     Args:
         input_shape: ``(height, width, channels)`` of a picture.
-        num_classes: Length of the answer.
+        num_classes: Number of classes.
         weights: File to begin training with, as the package's own are published (``.pth``, ``.safetensors``);
             relative to the data folder. Its last layer is left out where it knows other classes. Null: by chance.
     """

@@ -26,12 +26,12 @@ _TIES = 1e-4  # of the bias: so that no two items are equal
 class Neighbours(Recommender):
     """Sum of learned weights between a user's items and their neighbours, by recency.
 
-    The weights are those of the ridge regression of every item on all others, and stay: moved by gradients, they, and
-    vectors beside them, learned the training split by heart. What is learned is what the age of a touch means. Whoever
-    has no number is served as well as others, by what was touched lately.
+    The weights come from a ridge regression of each item on all others and stay fixed: trained by gradients, they (and
+    additional vectors) memorised the training split. What is trained is how the age of an interaction counts. Unknown
+    users are served equally well, by their recent items.
 
     Args:
-        num_users: Not used: a user is what he has touched.
+        num_users: Not used: users are represented by their items.
         num_items: Items are numbered from 1 to this.
         count: Neighbours of an item that are kept, those with the largest weights.
         ridge: Penalty of the regression; larger where there is little data for each item.

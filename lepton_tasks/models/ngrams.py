@@ -19,14 +19,14 @@ class NGrams(nn.Module):
 
     Args:
         vocabulary: Number of tokens.
-        num_classes: Length of the answer.
+        num_classes: Number of classes.
         embedding: Length of a vector.
-        longest: Tokens of the longest group.
-        buckets: How many vectors all groups of one length share; which one is theirs, a hash says.
-        pooling: What is made of all vectors: see `Pooling`.
+        longest: Tokens of the longest n-gram.
+        buckets: Vectors shared by all n-grams of one length, assigned by a hash.
+        pooling: How all vectors are combined; see `Pooling`.
         hidden: Width of a layer between the pooled vector and the decision; 0 for none.
-        dropout: Share of numbers dropped in training: of the vectors, and before the decision.
-        word_dropout: Share of words and of groups taken for unknown in training.
+        dropout: Dropout rate of the vectors and before the output layer.
+        word_dropout: Share of words and n-grams replaced by the unknown token in training.
 
     Source: Joulin et al., "Bag of tricks for efficient text classification", 2017 (fastText).
     """
@@ -55,9 +55,9 @@ class NGrams(nn.Module):
         self.decide = nn.Sequential(nn.Dropout(dropout), *between, nn.Linear(hidden or self.pooling.width, num_classes))
 
     def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits float [N, num_classes] of tokens int [N, T], and how much each place weighed, float [N, T].
+        """Logits float [N, num_classes] of tokens int [N, T], and the weight of each position, float [N, T].
 
-        What a group weighs is counted to its first token.
+        The weight of an n-gram is added to its first token's.
         """
         tokens = tokens.long()
         length = tokens.shape[1]

@@ -38,7 +38,7 @@ class Normalised(nn.Module):
 
 
 class PictureClassifier(nn.Module):
-    """What is served: stored pictures in, probabilities out.
+    """Serving graph: stored pictures in, probabilities out.
 
     Args:
         logits: Takes pictures float32 [N, C, H, W] in [0, 1], gives logits [N, K].

@@ -35,7 +35,7 @@ class Recommender(nn.Module):
         self.item_bias = table(num_items, 1, spread=0.0)  # a table, so that weight decay draws it to 0
 
     def begin(self, *, level: float, users: np.ndarray, items: np.ndarray) -> None:
-        """Begin with what is known before any learning.
+        """Initialise from what is known before training.
 
         Args:
             level: The score that all items have; the mean rating.
@@ -87,9 +87,9 @@ class MatrixFactorisation(Factors):
     Args:
         num_users: Users are numbered from 1 to this.
         num_items: Items are numbered from 1 to this.
-        size: Numbers in a vector.
-        history: Add the items a user has touched to the user's vector, whatever was thought of them (SVD++).
-        dropout: Share of a vector's numbers that a training step leaves out.
+        size: Length of a vector.
+        history: Add the vectors of a user's items to the user's vector, regardless of their ratings (SVD++).
+        dropout: Dropout rate of the vectors.
 
     Source: Koren, Bell and Volinsky, "Matrix factorization techniques for recommender systems", 2009; with `history`
     Koren, "Factorization meets the neighborhood", 2008.
@@ -127,10 +127,10 @@ class TwoTower(Factors):
     Args:
         num_users: Users are numbered from 1 to this.
         num_items: Items are numbered from 1 to this.
-        size: Numbers in the vectors that are compared.
+        size: Length of the vectors that are compared.
         hidden: Widths of the layers of each tower; none for plain vectors.
-        fade: Share of weight that each earlier item of the history has less than the next.
-        dropout: Share of the user's numbers that a training step leaves out.
+        fade: Relative loss of weight from each item of the history to the one before it.
+        dropout: Dropout rate of the user vector.
 
     Source: Covington, Adams and Sargin, "Deep neural networks for YouTube recommendations", 2016; Yi et al.,
     "Sampling-bias-corrected neural modeling for large corpus item recommendations", 2019.
@@ -170,9 +170,9 @@ class NeuMF(Recommender):
     Args:
         num_users: Users are numbered from 1 to this.
         num_items: Items are numbered from 1 to this.
-        size: Numbers in each of the vectors.
+        size: Length of each vector.
         hidden: Widths of the network's layers.
-        dropout: Share of the numbers before the last layer that a training step leaves out.
+        dropout: Dropout rate before the last layer.
 
     Source: He et al., "Neural collaborative filtering", 2017.
     """

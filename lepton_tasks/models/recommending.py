@@ -17,7 +17,7 @@ class Ratings(nn.Module):
 
     Args:
         network: The recommender.
-        touched: int [users + 1, L], what each user has touched, the latest first; 0 where there is nothing.
+        touched: int [users + 1, L], each user's items, the latest first; padded with 0.
         scale: The lowest and the highest rating that is answered; None for whatever the network gives.
     """
 
@@ -36,11 +36,11 @@ class Ratings(nn.Module):
 
 
 class Sampled(nn.Module):
-    """Scores of the item that came next, and of others drawn evenly from those the user has not touched.
+    """Scores of the item that came next, and of others drawn evenly from items new to the user.
 
     Args:
         network: The recommender.
-        pairs: int64 [P], sorted codes ``user * (items + 1) + item`` of what the users have touched.
+        pairs: int64 [P], sorted codes ``user * (items + 1) + item`` of all interactions.
         negatives: How many others.
     """
 
@@ -55,7 +55,7 @@ class Sampled(nn.Module):
         """Scores float32 [N, 1 + negatives], the right item's first.
 
         Args:
-            rows: int [N, 1 + L + 1], user, what was touched before, the latest first, and the item that came next.
+            rows: int [N, 1 + L + 1], user, earlier items, the latest first, and the item that came next.
         """
         rows = rows.long()
         users, recent, wanted = rows[:, 0], rows[:, 1:-1], rows[:, -1:]
@@ -112,7 +112,7 @@ class Candidates(Ranking):
         """The candidates int32 [N, C] and their scores float32 [N, C], minus infinity for 0.
 
         Args:
-            rows: int [N, 1 + history + C], user, what was touched before, the latest first, and the candidates.
+            rows: int [N, 1 + history + C], user, earlier items, the latest first, and the candidates.
         """
         rows = rows.long()
         users, recent, items = rows[:, 0], rows[:, 1 : 1 + self.history], rows[:, 1 + self.history :]
@@ -121,13 +121,13 @@ class Candidates(Ranking):
 
 
 class BestItems(Ranking):
-    """What is served: the best items that the user has not touched.
+    """Serving graph: the best items new to the user.
 
     Args:
         network: The recommender.
         popularity: As in `Ranking`.
-        touched: int [users + 1, S], what each user has touched in training, the latest first; 0 after it.
-        history: How much of it the network is told.
+        touched: int [users + 1, S], each user's items in training, the latest first; padded with 0.
+        history: How many of them the network receives.
         count: How many items are answered.
     """
 
@@ -144,7 +144,7 @@ class BestItems(Ranking):
         """Items int32 [N, count] and their scores float32 [N, count], the best first; 0 and -inf where none is left.
 
         Args:
-            visitor: int [N, 1 + R], user, and what he touched since training, the latest first; 0 after it.
+            visitor: int [N, 1 + R], user, and recent items since training, the latest first; padded with 0.
         """
         visitor = visitor.long()
         users, lately = visitor[:, 0], visitor[:, 1:]

@@ -18,10 +18,10 @@ class ResidualCNN(nn.Module):
 
     Args:
         input_shape: ``(height, width, channels)`` of a picture; at least 16x16, or less with a smaller `stem`.
-        num_classes: Length of the answer.
+        num_classes: Number of classes.
         width: Channels of the first stage.
         blocks: Residual blocks of each stage.
-        dropout: Share of the averaged features that is dropped in training, in [0, 1).
+        dropout: Dropout rate of the averaged features, in [0, 1).
         stem: How many times smaller than the picture the first stage is; 1 suits pictures of about 32 pixels.
 
     Source: He et al., "Deep residual learning for image recognition", 2016; the averaging shortcut by He et al., "Bag

@@ -20,15 +20,15 @@ class RNN(nn.Module):
 
     Args:
         vocabulary: Number of tokens.
-        num_classes: Length of the answer.
+        num_classes: Number of classes.
         cell: ``elman``, ``gru`` or ``lstm``.
         embedding: Length of a token's vector.
-        width: Length of a state of one direction.
-        layers: How many readers stand on each other.
-        bidirectional: Whether the text is read from its end, too.
-        pooling: What is made of the states at all places: see `Pooling`.
-        dropout: Share of numbers dropped in training: of the tokens' vectors, between layers, and before the decision.
-        word_dropout: Share of words taken for unknown in training.
+        width: Size of the hidden state per direction.
+        layers: Number of stacked recurrent layers.
+        bidirectional: Whether the text is also read backwards.
+        pooling: How the states of all positions are combined; see `Pooling`.
+        dropout: Dropout rate of token embeddings, between layers, and before the output layer.
+        word_dropout: Share of words replaced by the unknown token in training.
 
     Source: Elman, "Finding structure in time", 1990; LSTM by Hochreiter and Schmidhuber, 1997; GRU by Cho et al., 2014;
     both directions by Schuster and Paliwal, 1997.
@@ -57,7 +57,7 @@ class RNN(nn.Module):
         self.decide = nn.Sequential(nn.Dropout(dropout), nn.Linear(self.pooling.width, num_classes))
 
     def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits float [N, num_classes] of tokens int [N, T], and how much each place weighed, float [N, T]."""
+        """Logits float [N, num_classes] of tokens int [N, T], and the weight of each position, float [N, T]."""
         mask = real(tokens)
         pooled, weights = self.pooling(self.reader(self.embedding(tokens), mask), mask)
         logits: torch.Tensor = self.decide(pooled)
@@ -65,7 +65,7 @@ class RNN(nn.Module):
 
 
 class Reader(nn.Module):
-    """Recurrent layers over padded rows; what they say of a place does not hang on the padding behind the text.
+    """Recurrent layers over padded rows; outputs do not depend on the padding after the text.
 
     Each direction is a network of its own, and the one from the end gets each row turned round within its length:
     packed sequences, which would do the same, have no form in ONNX.
@@ -73,10 +73,10 @@ class Reader(nn.Module):
     Args:
         inputs: Length of a place's vector.
         cell: ``elman``, ``gru`` or ``lstm``.
-        width: Length of a state of one direction.
-        layers: How many.
-        bidirectional: Whether both directions are read.
-        dropout: Share of numbers dropped between layers in training.
+        width: Size of the hidden state per direction.
+        layers: Number of layers.
+        bidirectional: Whether the text is also read backwards.
+        dropout: Dropout rate between layers.
     """
 
     def __init__(

@@ -23,8 +23,8 @@ class RNNLanguageModel(nn.Module):
         begin: The token before every text.
         cell: ``elman``, ``gru`` or ``lstm``.
         width: Length of a token's vector and of a state; the same vectors are read and predicted.
-        layers: How many.
-        dropout: Share of numbers dropped in training: of the tokens' vectors, between layers, before the prediction.
+        layers: Number of layers.
+        dropout: Dropout rate of token embeddings, between layers, and before the prediction.
 
     Source: Mikolov et al., "Recurrent neural network based language model", 2010; Zaremba et al., "Recurrent neural
     network regularization", 2014; one table of vectors by Press and Wolf, "Using the output embedding to improve
@@ -53,7 +53,7 @@ class RNNLanguageModel(nn.Module):
         return self.scores(self.read(nn.functional.pad(tokens, (1, 0), value=self.begin))[0])
 
     def read(self, tokens: torch.Tensor, state: State | None = None) -> tuple[torch.Tensor, State]:
-        """What is known after each of the tokens int [N, T], float [N, T, width], and the state to go on from.
+        """The state after each of the tokens int [N, T], float [N, T, width], and the state to go on from.
 
         Args:
             tokens: The first one of a text is `begin`.

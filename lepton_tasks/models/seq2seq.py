@@ -23,14 +23,14 @@ _TOKENS_AT_ONCE = 4_096  # whose logits lie in memory together outside training:
 
 
 class Seq2Seq(nn.Module):
-    """What a network that makes one text from another offers."""
+    """Protocol of a network that generates a text from another."""
 
     target_vocabulary: int
 
     def forward(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """What is known after each token of the target: float [N, T, width] of tokens int [N, S] and int [N, T].
+        """The state after each token of the target: float [N, T, width] of tokens int [N, S] and int [N, T].
 
-        What is known at a place does not hang on the tokens after it.
+        The state at a position does not depend on later tokens.
         """
         raise NotImplementedError
 
@@ -143,15 +143,15 @@ class Scored(nn.Module):
 
 
 class BeamSearch(nn.Module):
-    """The likeliest text that a network makes, found with several drafts side by side; with one it is greedy.
+    """Beam search for the most likely text; greedy with one beam.
 
-    As a graph it is a loop that ends when all drafts of all rows have ended, so short texts take little time.
+    The graph is a loop that ends when all beams of all rows have ended, so short texts take little time.
 
     Args:
         network: A `Seq2Seq` that is asked.
-        beams: Drafts of each text that are kept.
-        length: Most tokens of a text, ``</s>`` included.
-        penalty: Drafts are compared by their log-probability over their length to this power: 0 favours short ones.
+        beams: Number of beams per text.
+        length: Maximum number of tokens, ``</s>`` included.
+        penalty: Beams are compared by their log-probability over their length to this power: 0 favours short ones.
 
     Source: Sutskever et al., "Sequence to sequence learning with neural networks", 2014; the power of the length by Wu
     et al., "Google's neural machine translation system", 2016, simplified.

@@ -23,7 +23,7 @@ class Seq2SeqGRU(Seq2Seq):
         target_vocabulary: Number of the target's tokens.
         joint_vocabulary: Whether both are the same tokens, which then share their vectors.
         width: Length of a token's vector, and of what is known at each place; even.
-        dropout: Share of numbers dropped in training.
+        dropout: Dropout rate.
 
     Source: Bahdanau et al., "Neural machine translation by jointly learning to align and translate", 2015; the order of
     recurrence and look by Luong et al., "Effective approaches to attention-based neural machine translation", 2015.
@@ -93,7 +93,7 @@ class Seq2SeqGRU(Seq2Seq):
     def _known(
         self, written: torch.Tensor, memory: torch.Tensor, keys: torch.Tensor, seen: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What is known after each token, float [N, T, width], and where in the source it looked, float [N, T, S]."""
+        """The state after each token, float [N, T, width], and where in the source it looked, float [N, T, S]."""
         scores = self.question(written) @ keys.transpose(1, 2) / keys.shape[2] ** 0.5
         weights = torch.softmax(scores.masked_fill(~seen.unsqueeze(1), _HIDDEN), dim=2)
         known = torch.tanh(self.mix(torch.cat([written, weights @ memory], dim=2)))

@@ -25,10 +25,10 @@ class Seq2SeqTransformer(Seq2Seq):
         target_vocabulary: Number of the target's tokens.
         joint_vocabulary: Whether both are the same tokens, which then share their vectors.
         width: Length of a token's vector, throughout; even, and a multiple of `heads`.
-        heads: Of each attention.
+        heads: Number of attention heads.
         layers: Of the encoder, and of the decoder.
-        expansion: How many times wider the layer inside each block is.
-        dropout: Share of numbers dropped in training.
+        expansion: Width factor of the feed-forward layers.
+        dropout: Dropout rate.
 
     Source: Vaswani et al., "Attention is all you need", 2017; normalisation before each part by Xiong et al., "On layer
     normalization in the transformer architecture", 2020; shared vectors by Press and Wolf, 2017.
@@ -108,7 +108,7 @@ class Seq2SeqTransformer(Seq2Seq):
         return self.read_norm(places), seen
 
     def _placed(self, vectors: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-        """Vectors float [N, T, width] plus waves that tell the places `at`, int [T], apart."""
+        """Vectors float [N, T, width] plus encodings of the positions `at`, int [T]."""
         rates = torch.exp(torch.arange(0, self.width, 2, device=at.device) * (-math.log(10_000.0) / self.width))
         angles = at.unsqueeze(1).float() * rates
         placed: torch.Tensor = self.dropout(
@@ -118,7 +118,7 @@ class Seq2SeqTransformer(Seq2Seq):
 
 
 class _Encoder(nn.Module):
-    """Each place looks at the others, then thinks by itself."""
+    """Self-attention and a feed-forward layer."""
 
     def __init__(self, width: int, heads: int, expansion: int, dropout: float) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ class _Encoder(nn.Module):
 
 
 class _Decoder(nn.Module):
-    """Each place looks at those before it, then at the source, then thinks by itself."""
+    """Causal self-attention, attention to the source, and a feed-forward layer."""
 
     def __init__(self, width: int, heads: int, expansion: int, dropout: float) -> None:
         super().__init__()
@@ -178,7 +178,7 @@ class _Decoder(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Places ask others, by several questions each."""
+    """Multi-head attention."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

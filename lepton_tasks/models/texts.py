@@ -35,6 +35,6 @@ class TextClassifier(nn.Module):
         self.network = network
 
     def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Probabilities float32 [N, K] of tokens int32 [N, T], and how much each place weighed, float32 [N, T]."""
+        """Probabilities float32 [N, K] of tokens int32 [N, T], and the weight of each position, float32 [N, T]."""
         logits, weights = self.network(tokens)
         return torch.softmax(logits.float(), dim=1), weights.float()

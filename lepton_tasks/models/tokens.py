@@ -1,6 +1,6 @@
 """Shared parts of token networks: padding mask, embeddings, pooling.
 
-A row of tokens is as long as its text, then `PAD`: nothing a network answers may hang on how much padding there is.
+A row of tokens is as long as its text, then `PAD`: outputs must not depend on the amount of padding.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class TokenEmbedding(nn.Module):
         vocabulary: Number of tokens.
         dimension: Length of a vector.
         dropout: Share of the numbers that are dropped, the same ones at all places of a text.
-        word_dropout: Share of the words that are taken for unknown.
+        word_dropout: Share of the words replaced by the unknown token.
 
     Source: the same mask for all steps by Gal and Ghahramani, "A theoretically grounded application of dropout in
     recurrent neural networks", 2016; word dropout by Iyyer et al., "Deep unordered composition", 2015.

@@ -19,13 +19,13 @@ class Transformer(nn.Module):
 
     Args:
         vocabulary: Number of tokens.
-        num_classes: Length of the answer.
+        num_classes: Number of classes.
         width: Length of a token's vector, throughout; a multiple of `heads`.
-        heads: Of each attention.
-        layers: How many blocks.
-        pooling: What is made of the vectors of all places: see `Pooling`.
-        dropout: Share of numbers dropped in training.
-        word_dropout: Share of words taken for unknown in training.
+        heads: Number of attention heads.
+        layers: Number of blocks.
+        pooling: How the vectors of all positions are combined; see `Pooling`.
+        dropout: Dropout rate.
+        word_dropout: Share of words replaced by the unknown token in training.
 
     Source: Vaswani et al., "Attention is all you need", 2017; normalisation before each part by Xiong et al., "On layer
     normalization in the transformer architecture", 2020.
@@ -53,7 +53,7 @@ class Transformer(nn.Module):
         self.decide = nn.Sequential(nn.Dropout(dropout), nn.Linear(self.pooling.width, num_classes))
 
     def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits float [N, num_classes] of tokens int [N, T], and how much each place weighed, float [N, T]."""
+        """Logits float [N, num_classes] of tokens int [N, T], and the weight of each position, float [N, T]."""
         mask = real(tokens)
         places = with_positions(self.embedding(tokens))
         for block in self.blocks:
@@ -64,13 +64,13 @@ class Transformer(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """Each place looks at the others, then thinks by itself.
+    """Self-attention and a feed-forward layer.
 
     Args:
         width: Length of a place's vector.
-        heads: Of the attention.
-        dropout: Share of numbers dropped in training.
-        expansion: How many times wider the layer between is.
+        heads: Number of attention heads.
+        dropout: Dropout rate.
+        expansion: Width factor of the feed-forward layer.
     """
 
     def __init__(self, width: int, heads: int, *, dropout: float, expansion: int = 4) -> None:
@@ -83,7 +83,7 @@ class EncoderBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, places: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Float [N, T, width] of the same; `mask`, bool, broadcast to [N, heads, T, T], says what a place may see."""
+        """Float [N, T, width] of the same; `mask`, bool, broadcast to [N, heads, T, T], limits attention."""
         seen = self.attention_norm(places)
         places = places + self.dropout(self.attention(seen, seen, mask))
         thought: torch.Tensor = places + self.dropout(self.thought(self.thought_norm(places)))
@@ -91,12 +91,12 @@ class EncoderBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Places of one text ask those of another, or of their own.
+    """Multi-head attention, between two texts or within one.
 
     Args:
         width: Length of a place's vector.
-        heads: How many questions each place asks.
-        dropout: Share of the looks that are dropped in training.
+        heads: Number of attention heads.
+        dropout: Dropout rate of the attention weights.
     """
 
     def __init__(self, width: int, heads: int, *, dropout: float) -> None:
@@ -114,7 +114,7 @@ class Attention(nn.Module):
     def forward(self, asking: torch.Tensor, asked: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Float [N, T, width] for `asking` [N, T, width] from `asked` [N, S, width].
 
-        `mask`, bool, broadcast to [N, heads, T, S], is true where a place may be seen; each must see one.
+        `mask`, bool, broadcast to [N, heads, T, S], is true for visible positions, at least one each.
         """
         found = functional.scaled_dot_product_attention(
             self._split(self.query(asking)),
@@ -131,7 +131,7 @@ class Attention(nn.Module):
 
 
 def with_positions(places: torch.Tensor) -> torch.Tensor:
-    """Vectors float [N, T, width], width even, plus waves by which places are told apart, of the same strength.
+    """Vectors float [N, T, width], width even, plus sinusoidal position encodings of the same scale.
 
     Source: Vaswani et al., 2017, section 3.5; the vectors, which are small at first, take its place in its scale.
     """

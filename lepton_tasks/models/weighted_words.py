@@ -16,9 +16,9 @@ class WeightedWords(nn.Module):
 
     Args:
         vocabulary: Number of tokens.
-        num_classes: Length of the answer.
+        num_classes: Number of classes.
         width: Length of a word's vector, which the layer works on.
-        dropout: Share of the numbers dropped before the decision in training.
+        dropout: Dropout rate before the output layer.
         word_dropout: Share of the words left out in training.
 
     Source: the weights by Manning, Raghavan, Schütze, "Introduction to Information Retrieval", 2008, chapter 6.4; a
@@ -47,7 +47,7 @@ class WeightedWords(nn.Module):
         self.register_buffer("texts_with", torch.zeros(vocabulary))
 
     def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits float [N, num_classes] of tokens int [N, T], and how much each place weighed, float [N, T]."""
+        """Logits float [N, num_classes] of tokens int [N, T], and the weight of each position, float [N, T]."""
         tokens, mask = tokens.long(), real(tokens)
         if self.training and self.word_dropout > 0:
             dropped = torch.rand(tokens.shape, device=tokens.device) < self.word_dropout

@@ -36,7 +36,7 @@ _Limit = Annotated[float, pydantic.Field(gt=0)] | None
 
 @dataclasses.dataclass(frozen=True)
 class Energy:
-    """Tell the energy of serving, per 1,000 answers and per day, and of the last training.
+    """Report the energy of serving, per 1,000 answers and per day, and of the last training.
 
     ``energy_wh`` is counted by the hardware (RAPL: the whole machine, whatever else runs on it); it needs the right to
     read the counters, a server on this machine, and checks that are not further apart than a counter takes to begin

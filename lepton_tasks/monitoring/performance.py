@@ -33,7 +33,7 @@ _Milliseconds = Annotated[float, pydantic.Field(gt=0)] | None
 
 @dataclasses.dataclass(frozen=True)
 class Performance:
-    """Compare live quality, known by feedback, with the test split and the gate; watch errors and time to answer.
+    """Compare live quality, known from feedback, with the test split and the gate; check errors and latency.
 
     Feedback and requests since the last judgement count.
 

@@ -38,7 +38,7 @@ _Positive = Annotated[float, pydantic.Field(gt=0)]
 
 @dataclasses.dataclass(frozen=True)
 class Resources:
-    """Compare what the server and its machine use with limits.
+    """Compare resource usage of the server and its machine with limits.
 
     The server is asked for its metrics; machine and disk are looked at where the server is on this machine.
 

@@ -33,7 +33,7 @@ def evaluate(
     preprocessor: PreprocessorRef,
     splits: DatasetRef,
 ) -> EvaluationRef:
-    """Compute test and validation metrics beside a trivial baseline; write outputs and plots.
+    """Compute test and validation metrics and those of a trivial baseline; write outputs and plots.
 
     The test split is also answered as it would be served: rows as requests, decoded by the codec. A profile of what the
     other splits are like as requests is what monitors compare served ones with.

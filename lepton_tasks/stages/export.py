@@ -80,7 +80,7 @@ def export(
 
 
 def _typical(task: LearningTask, served: Outputs, targets: np.ndarray) -> int:
-    """The first request that is answered rightly and with some certainty; the first one if there is none."""
+    """The first request that is answered correctly and with some certainty; the first one if there is none."""
     right = task.right(served, targets) if task.replayable else None
     sure = task.confidence(served) > 0.9
     good = np.flatnonzero(sure if right is None else sure & right)

@@ -39,8 +39,8 @@ class Windows:
         time: Column of times.
         columns: Columns of numbers to learn from.
         target: The column to foretell; among `columns` if its past is to be seen.
-        window: Rows that are seen.
-        horizon: Rows that are foretold.
+        window: Input rows.
+        horizon: Rows to forecast.
         stride: Rows between the starts of two windows.
         group: Columns that tell series apart.
         categories: Columns of text to learn from, as one number for each value of the training split.

@@ -16,7 +16,7 @@ _TIMEOUT_SECONDS = 15.0
 
 
 class Email:
-    """Send a mail.
+    """Send one email per check by SMTP.
 
     Args:
         host: SMTP server.

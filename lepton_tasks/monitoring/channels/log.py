@@ -9,7 +9,7 @@ from lepton_tasks.core.watch_protocols import Alert
 
 
 class Log:
-    """Write alerts to the log: critical ones as errors, what is over as information, others as warnings."""
+    """Write alerts to the log: critical ones as errors, resolved ones as information, others as warnings."""
 
     def send(self, alerts: Sequence[Alert]) -> None:
         """One line for each."""
