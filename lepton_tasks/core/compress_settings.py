@@ -10,7 +10,7 @@ from lepton_tasks.core.spec import ComponentSpec, Section
 
 
 class Compress(Section):
-    """What is tried to make the exported graph smaller or faster, and what it may cost.
+    """Candidates for a smaller or faster graph, and the tolerated loss.
 
     The exported graph itself is always among the candidates, and stays if no other one keeps to the limits.
     """

@@ -63,7 +63,7 @@ class RevisingStep(CleaningStep, Protocol):
 
 @runtime_checkable
 class FeatureExtractor(Protocol):
-    """Samples -> arrays. What it fits is JSON, learned on the training split only."""
+    """Samples -> arrays. Fitted on the training split only; the fitted values are JSON."""
 
     facts: ClassVar[Mapping[str, pa.DataType]]
     """Columns and types of what `probe` finds."""
@@ -122,7 +122,7 @@ class Codec(Protocol):
 
 @runtime_checkable
 class Observing(Protocol):
-    """A codec that tells what of a request is worth comparing with the training data."""
+    """A codec that extracts request statistics to compare with the training data."""
 
     def observe(self, payload: bytes, sample: np.ndarray) -> dict[str, Any]:
         """A few JSON values by name, null for a missing one; cheap: it is part of answering a request.
@@ -182,7 +182,7 @@ class Validation(NamedTuple):
 
 @runtime_checkable
 class LearningTask(Protocol):
-    """What is learned: targets, loss, metrics, plots, output. Free of Lightning; torch only where it is needed.
+    """A learning task: targets, loss, metrics, plots, output. No Lightning; torch only where needed.
 
     Built with the YAML's params, ``fitted`` (what the feature extractor learned) and ``labels`` (names of the classes).
     *Stored* rows are those of the features artifact. `lepton_tasks.learning.task.Task` has what most tasks share.

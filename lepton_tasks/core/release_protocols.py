@@ -41,7 +41,7 @@ class Compression(Protocol):
 
 
 class Address(NamedTuple):
-    """Where a server is asked."""
+    """The address of a server."""
 
     url: str
     host: str = ""
@@ -101,7 +101,7 @@ class PackageFormat(Protocol):
 
 @runtime_checkable
 class Monitor(Protocol):
-    """One question about what is deployed."""
+    """Checks one aspect of the deployed model."""
 
     def check(self, use_case: UseCase, ctx: RunContext, endpoint: EndpointRef) -> list[Finding]:
         """What was found since the last check; at least one finding, which says so if there was too little to judge."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Piece(Protocol):
-    """A part of a table that is read by itself, on any worker: a file, a range of keys. Picklable."""
+    """A part of a table that any worker can read independently: a file, a range of keys. Picklable."""
 
     @property
     def origin(self) -> str:
@@ -103,7 +103,7 @@ class WholeStep(Protocol):
 
 @runtime_checkable
 class FillingStep(Protocol):
-    """A `WholeStep` that fills in values, and tells which."""
+    """A `WholeStep` that fills in values, and reports which."""
 
     def filled(self, before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
         """``row, column, before, after`` of each value that was filled in, as text; of rows that a step made, too."""
@@ -138,7 +138,7 @@ TableStep = RowStep | KeyStep | WholeStep | FittedStep
 
 @runtime_checkable
 class TableFeatures(Protocol):
-    """Rows of a table -> arrays or columns to train on. What it fits is JSON, learned on the training split only."""
+    """Rows of a table -> arrays or columns to train on. Fitted on the training split only; fitted values are JSON."""
 
     @staticmethod
     def expectations(stage: Literal["raw", "features"]) -> Sequence[Expectation]:

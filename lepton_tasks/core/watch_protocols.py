@@ -20,7 +20,7 @@ Event = Literal["began", "rose", "continues", "ended", "repair"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Alert:
-    """What people are told, once for each event of a finding.
+    """An alert, sent once for each event of a finding.
 
     Attributes:
         use_case: Whose model it is about.
@@ -86,7 +86,7 @@ class AlertChannel(Protocol):
     """A place where alerts go. Built with the params in the environment file."""
 
     def send(self, alerts: Sequence[Alert]) -> None:
-        """Tell all of them, in one message where that is possible.
+        """Send all of them, in one message where possible.
 
         Whatever it raises means that none arrived: all are sent again at the next check. Its text must hold no secret.
         """
@@ -94,7 +94,7 @@ class AlertChannel(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Past:
-    """What was done earlier.
+    """An earlier repair.
 
     `time` is Unix time; `state` is ``begun``, ``done`` or ``failed``, with the class of the `error`.
     """
@@ -112,7 +112,7 @@ class Past:
 
 @runtime_checkable
 class Trainer(Protocol):
-    """Who can run the pipeline of the use case: Airflow, or the command line."""
+    """Runs the pipeline of the use case: Airflow, or the command line."""
 
     def obstacle(self) -> str:
         """Why no run can begin now, e.g. that one goes on; empty if it can."""
@@ -131,7 +131,7 @@ class Trainer(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Situation:
-    """What a remedy is told.
+    """The input of a remedy.
 
     Attributes:
         use_case: Whose model it is about.
@@ -156,7 +156,7 @@ class Situation:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a remedy would do, and about what. With an `obstacle` it is only told."""
+    """The action a remedy would take, and the findings it is for. With an `obstacle` it is only reported."""
 
     what: str
     findings: tuple[Finding, ...]
@@ -165,7 +165,7 @@ class Plan:
 
 @runtime_checkable
 class Remedy(Protocol):
-    """One thing that can be done about findings. Built with the YAML's params."""
+    """One way to repair findings. Built with the YAML's params."""
 
     def applies(self, situation: Situation) -> Plan | None:
         """What it would do, or why it cannot; None if none of the findings is its business. Changes nothing."""

@@ -1,4 +1,4 @@
-"""The `watch` section: when the deployed model is checked between runs, and what is done about findings."""
+"""The `watch` section: when the deployed model is checked between runs, and how findings are repaired."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Cron = Annotated[str, pydantic.AfterValidator(_cron)]
 
 
 class Watch(Section):
-    """Checks of the deployed model between runs. What is asked is in `monitor`, where alerts go in the environment."""
+    """Checks of the deployed model between runs. Monitors are set in `monitor`, alert channels in the environment."""
 
     schedule: Cron | None = "@hourly"
     """Cron expression in UTC, or null for no checks; ``@hourly`` is at a minute that follows from the name."""

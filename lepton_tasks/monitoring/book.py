@@ -49,7 +49,7 @@ class Lasting:
 
 @dataclasses.dataclass(frozen=True)
 class Book:
-    """What is known of a watched model.
+    """The findings and pending alerts of a watched model.
 
     Attributes:
         time: Unix time of the latest check; 0 before the first.

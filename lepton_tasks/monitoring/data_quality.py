@@ -68,7 +68,7 @@ class DataQuality:
     ``quality.served``.
 
     Args:
-        max_failed: Largest allowed share of samples that got no answer.
+        max_failed: Largest allowed share of samples without an answer.
         confidence: A probability of the given label below this is an unsure answer.
         max_unsure: Largest allowed share of unsure answers.
         max_blank: Largest allowed share of inputs whose values are all the same.

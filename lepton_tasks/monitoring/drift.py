@@ -1,4 +1,4 @@
-"""Monitor `drift`: inputs and answers that are distributed otherwise than in the training and test data."""
+"""Monitor `drift`: changes in the distribution of inputs and answers since training."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Drift:
         large: PSI from which drift is critical; that of probabilities is never.
         false_alarms: Share of checks without any drift that may report some; the test of each column is corrected for
             the number of columns.
-        least: Answered samples that are waited for.
-        last: How many samples are looked at, the latest ones.
-        named: How many columns are named, the worst ones.
+        least: Minimum number of answered samples.
+        last: Maximum number of samples examined, the latest ones.
+        named: Number of columns, the worst ones, that get a finding of their own.
     """
 
     moderate: Annotated[float, pydantic.Field(gt=0)] = 0.1

@@ -1,4 +1,4 @@
-"""Monitor `energy`: watt-hours of serving and of the last training, and the carbon dioxide that stands for."""
+"""Monitor `energy`: watt-hours of serving and of the last training, and the equivalent carbon dioxide."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Monitor `performance`: quality of the answers by feedback, errors of the server, time to answer."""
+"""Monitor `performance`: answer quality from feedback, server errors, latency."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class Performance:
             under load, which `resources` watches).
         max_p50_ms: Largest allowed median time to answer in ms; null for none.
         max_p99_ms: Time in ms within which 99 % of the requests must be answered; null for none.
-        least: Answers with a known label, and requests, that are waited for.
-        reach_hours: How old the answer to a feedback may be.
-        last: How many judged answers are looked at, the latest ones.
+        least: Minimum number of answers with a known label, and of requests.
+        reach_hours: Maximum age of an answer that feedback refers to.
+        last: Maximum number of labelled answers examined, the latest ones.
     """
 
     max_drop: Annotated[float, pydantic.Field(ge=0)] = 0.05

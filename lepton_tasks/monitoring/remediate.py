@@ -1,4 +1,4 @@
-"""Decide what is done about the findings of a model, do it, and keep what was done."""
+"""Choose a repair for a model's findings, carry it out, and record it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Monitor `resources`: what the server uses and refuses, and what its machine has left."""
+"""Monitor `resources`: the server's resource usage and refusals, and its machine's free resources."""
 
 from __future__ import annotations
 

@@ -199,7 +199,7 @@ def _serve(options: argparse.Namespace, fleet: Fleet | None = None, listening: s
 
 
 class _Server(uvicorn.Server):
-    """A server that, told to stop, first goes on for a while, and closes each connection after its next answer.
+    """A server that lingers after SIGTERM, closing each connection after its next answer.
 
     Who balances load learns of a stop later than the server does, and sends requests until then.
 

@@ -21,7 +21,7 @@ _log = logging.getLogger("lepton.serving.supervisor")
 
 
 class Supervisor:
-    """Starts the processes, starts those anew that end, and ends them with itself.
+    """Starts the processes, restarts those that exit, and stops them with itself.
 
     They are forked, and so share the memory of all that is imported here, and start in a moment. Nothing here may have
     threads of its own, or an event loop. Each listens on a socket of its own, once it is ready, and the kernel deals

@@ -81,7 +81,7 @@ class Child:
 
 
 class Host:
-    """Imports while nobody asks, forks for whoever does, and ends with the state folder.
+    """Imports while idle, forks a process per request, and exits when the state folder is removed.
 
     It has one thread whenever it forks.
 

@@ -1,4 +1,4 @@
-"""Whether a run of a use case goes on in this state folder."""
+"""Whether a run of a use case is in progress in this state folder."""
 
 from __future__ import annotations
 

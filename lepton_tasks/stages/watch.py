@@ -1,4 +1,4 @@
-"""What is done with a deployed model between runs: check it, send alerts, repair it. Airflow and the CLI call this."""
+"""Check a deployed model between runs, send alerts, repair it. Called by Airflow and the CLI."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def page_path(dag: str, stage: str, fingerprint: str, *, failed: bool) -> str:
 
 
 class DataDocs:
-    """An ASGI application that is built when it is first asked.
+    """An ASGI application that is built on its first request.
 
     Airflow loads its plugins in every process, and only the API server has imported FastAPI.
     """

@@ -15,7 +15,7 @@ from lepton_tasks.core.use_case import load_use_case
 
 @dataclasses.dataclass(frozen=True)
 class Dags:
-    """The Dags of a folder of use cases, and what is wrong with the files that gave none."""
+    """The Dags of a folder of use cases, and the errors of files that produced none."""
 
     dags: tuple[DAG, ...]
     errors: tuple[LeptonError, ...]

@@ -99,7 +99,7 @@ class _Step(BaseOperator):
 
 
 class MonitorOperator(_Step):
-    """Runs the monitors on what is deployed."""
+    """Runs the monitors on the deployed model."""
 
     operator_extra_links = (EndpointLink(),)
 
@@ -135,7 +135,7 @@ class MonitorOperator(_Step):
 
 
 class AlertOperator(_Step):
-    """Sends the alerts that no channel has taken yet."""
+    """Sends pending alerts."""
 
     def execute(self, context: Context) -> dict[str, int]:
         """Returns how many each channel took; fails if one did not, after all were tried."""
@@ -158,7 +158,7 @@ def _all_sent(delivery: Delivery) -> None:
 
 
 class RepairOperator(_Step):
-    """Does what the remedies say; a retraining is a run of the use case's Dag."""
+    """Applies the remedies; a retraining is a run of the use case's Dag."""
 
     operator_extra_links = (TriggerDagRunLink(),)
 

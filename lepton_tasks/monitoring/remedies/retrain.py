@@ -18,10 +18,10 @@ class Retrain:
     """Run the pipeline again, if data, settings or code have changed since the last training.
 
     Args:
-        monitors: Whose findings it answers.
-        severity: The least severity that it answers.
+        monitors: Monitors whose findings it applies to.
+        severity: Minimum severity of those findings.
         cool_down_hours: Hours from one retraining to the next.
-        max_per_week: Most retrainings within seven days.
+        max_per_week: Maximum number of retrainings within seven days.
     """
 
     def __init__(

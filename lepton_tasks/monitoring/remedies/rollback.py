@@ -1,4 +1,4 @@
-"""Remedy `rollback`: the previous version answers again if the new one brought the trouble with it."""
+"""Remedy `rollback`: return to the previous version if the new one caused the problem."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _HOUR = 3600.0
 class Rollback:
     """Go back to the previous version if a finding about live performance began soon after the last deployment.
 
-    It never goes back to a version that it took away, so it does not go to and fro.
+    It never returns to a version that it rolled back, so it does not alternate.
 
     Args:
-        monitors: Whose findings it answers.
-        severity: The least severity that it answers.
-        within_hours: Hours after a deployment in which what begins is taken for its fault.
+        monitors: Monitors whose findings it applies to.
+        severity: Minimum severity of those findings.
+        within_hours: Hours after a deployment within which a new finding is attributed to it.
     """
 
     def __init__(

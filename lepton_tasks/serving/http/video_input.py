@@ -34,7 +34,7 @@ class VideoLimits:
 
 
 class Sources:
-    """What the server may open by itself.
+    """Sources that the server may open itself.
 
     Args:
         text: Folders, and beginnings of addresses that end in ``/``, or whole addresses; parted by commas.

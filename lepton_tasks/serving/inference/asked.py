@@ -27,14 +27,14 @@ Headers = tuple[tuple[str, str], ...]
 
 
 class Answering(Job, Protocol):
-    """A job that answers with bytes and tells the request log what it saw."""
+    """A job that answers with bytes and reports to the request log."""
 
     seen: list[dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Heading:
-    """What a request for predictions says before its body; requests with the same one may share it.
+    """The parsed head of a prediction request; requests with identical heads may share it.
 
     Attributes:
         api: ``v1``: encoded samples; ``v2``: tensors; ``grpc``: tensors, too.
@@ -100,7 +100,7 @@ class Asked:
 
 @dataclasses.dataclass(slots=True)
 class Reply:
-    """What goes back: status, headers and body; and why, in words, if it is no answer."""
+    """The reply: status, headers and body, and the reason if it is an error."""
 
     status: int
     body: bytes

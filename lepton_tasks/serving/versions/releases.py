@@ -35,7 +35,7 @@ class Release:
 
 @dataclasses.dataclass(frozen=True)
 class Challenge:
-    """A version beside the champion, and how far its rollout is."""
+    """A challenger version and the state of its rollout."""
 
     release: Release
     plan: Rollout

@@ -39,6 +39,6 @@ def test_the_log_of_all_processes_becomes_one_table(home):
 
 
 def test_a_model_that_nobody_asked_leaves_no_file(home):
-    with pytest.raises(ConfigError, match="nothing was asked of 'other'"):
+    with pytest.raises(ConfigError, match="there were no requests to 'other'"):
         export_requests("other", home / "requests.parquet", hours=1)
     assert not list(home.glob("*requests.parquet*"))

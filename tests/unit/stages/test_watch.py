@@ -87,7 +87,7 @@ def test_a_model_that_the_server_lost_is_a_finding(target, ctx):
     record(USE_CASE, ctx, [drift("ok")], version="3")
     target.served = NOTHING
     (found,) = findings(watch.check(USE_CASE, ctx, pytest.fail))
-    assert found == ("endpoint", "critical", "the server has no version of it; 3 was served.")
+    assert found == ("endpoint", "critical", "the server serves no version of it; 3 was served.")
 
 
 def test_the_monitors_find_and_the_book_keeps(target, ctx):
