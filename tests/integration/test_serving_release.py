@@ -172,7 +172,7 @@ def test_a_failed_smoke_test_brings_the_previous_version_back(ctx, registry, exp
 
 def test_a_failed_smoke_test_of_the_first_version_takes_it_away(ctx, registry):
     endpoint, package = deployed(ctx, "1", expects=wrong_example())
-    with pytest.raises(GateError, match="none is served now"):
+    with pytest.raises(GateError, match="none is served"):
         smoke_test(USE_CASE, at(ctx, "smoke_test", "1"), endpoint=endpoint, package=package)
     with Client(ctx.environment.serving_url) as client:
         assert client.models() == []

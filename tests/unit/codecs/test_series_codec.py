@@ -65,8 +65,8 @@ def test_a_zone_is_converted_to_utc():
         (payload(rows(2)), "2 rows, where 3 are needed"),
         (payload(rows(7, at="noon")), r"rows\[6\].at: 'noon' is not a time"),
         (payload(rows(7, at="2024-02-01T09:00")), r"rows\[6\].at: not 3600 seconds after"),
-        (payload(rows(7, y=None)), r"rows\[6\].y: None is no number"),
-        (payload(rows(7, y=float("nan"))), r"rows\[6\].y: nan is no number"),
+        (payload(rows(7, y=None)), r"rows\[6\].y: None is not a number"),
+        (payload(rows(7, y=float("nan"))), r"rows\[6\].y: nan is not a number"),
     ],
 )
 def test_bad_requests_say_what_is_wrong(body, message):
@@ -85,5 +85,5 @@ def test_one_long_word_does_not_take_its_length_for_each_row():
 
 
 def test_a_number_beyond_all_floats_is_none():
-    with pytest.raises(DataError, match="is no number"):
+    with pytest.raises(DataError, match="is not a number"):
         CODEC.decode(payload(rows(3, x=10**400)))

@@ -105,7 +105,7 @@ def test_several_columns_are_an_object(tokenizer):
         (b"cat", ["a", "b"], 'not JSON.*Send {"a": "...", "b": "..."}'),
         (b"[]", ["a", "b"], "a JSON list, not an object"),
         (b'{"a": "x"}', ["a", "b"], "'b' is missing"),
-        (b'{"a": "x", "b": 1}', ["a", "b"], "'b' is no text"),
+        (b'{"a": "x", "b": 1}', ["a", "b"], "'b' is not text"),
         (json.dumps({"a": "\ud800", "b": ""}).encode(), ["a", "b"], "lone surrogate"),
         (b"[" * 90_000, ["a", "b"], "not JSON"),
     ],
