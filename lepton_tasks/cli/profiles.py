@@ -43,7 +43,7 @@ def load_profile(what: str) -> dict[str, Any]:
     kept = [file for file in kept if file.exists()]
     back_by = int(back or 0)
     if back_by >= len(kept):
-        there = f"only {len(kept)} of its runs left a profile" if kept else "none of its runs left a profile yet"
+        there = f"only {len(kept)} of its runs left a profile" if kept else "none of its runs has left a profile yet"
         use_case = use_case_file(name)
         raise DataError(
             f"{there}.",

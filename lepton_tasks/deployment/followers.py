@@ -40,7 +40,7 @@ class FollowersTarget:
         """
         if (kind := use_case.deploy.rollout.kind) != "immediate":
             raise ConfigError(
-                f"{kind!r} is not possible with servers that follow the registry: each would judge by itself.",
+                f"{kind!r} is not possible with servers that follow the registry: each would decide for itself.",
                 where=f"{use_case.name}: deploy.rollout.kind",
                 fix="Use immediate, or the target process.",
             )

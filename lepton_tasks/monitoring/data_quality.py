@@ -73,7 +73,7 @@ class DataQuality:
         max_unsure: Largest allowed share of unsure answers.
         max_blank: Largest allowed share of inputs whose values are all the same.
         least: Samples that are waited for, and those with values before they are compared with the training data.
-        last: How many samples are looked at, the latest ones.
+        last: Maximum number of samples examined, the latest ones.
     """
 
     max_failed: Share = 0.05
@@ -96,7 +96,7 @@ class DataQuality:
             message = "no requests since the last check" if since else "no requests yet"
             return [_finding("ok", message, None, None, "requests")]
         if len(new) < self.least:  # one bad request of two is no news
-            message = f"{len(new)} samples are too few to judge ({self.least} are waited for)"
+            message = f"{len(new)} samples are too few to judge (minimum: {self.least})"
             return [_finding("ok", message, None, self.least, "samples")]
         profile, own = _profile(ctx, endpoint), use_case.quality.served
         asked = [record for record in real if record["time"] > compared and record.get("values")]

@@ -97,7 +97,7 @@ def _package_uri(use_case: UseCase, ctx: RunContext, version: str) -> str | None
         known = json.loads(note.read_text()) if note.exists() else {}
         if known.get("version") == version:
             return str(known["uri"])
-        ctx.log.warning("Without the registry, monitors do without the model package: %s", error)
+        ctx.log.warning("The registry is unavailable, so monitors run without the model package: %s", error)
         return None
     uri: str | None = found["tags"].get("lepton.package_uri") if found else None
     if uri is not None:

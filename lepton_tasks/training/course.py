@@ -277,7 +277,7 @@ class Course(pl.Callback):
 
     def _stopped(self) -> StageError:
         return StageError(
-            f"training was told to stop after {self.module.step_done:,} steps.",
+            f"training was stopped after {self.module.step_done:,} steps.",
             where="train",
             fix="Run it again to resume.",
         )

@@ -57,7 +57,7 @@ def test_warnings_are_recorded_and_logged_and_the_run_goes_on(ctx, caplog, capfd
             "column": "size_bytes",
             "severity": "warning",
             "params": {"min_value": 1.0},
-            "observed": "1 of 4 rows (25.0 %) against it",
+            "observed": "1 of 4 rows (25.0 %) violate it",
             "share": 0.25,
             "examples": [{"size_bytes": 0, "sample_id": "d"}],
         }
@@ -110,7 +110,7 @@ def test_a_critical_failure_names_expectation_column_observation_and_a_report_th
     kept = ctx.workdir / "report"
     assert str(error.value).startswith(
         "pets.yaml: quality.raw: 1 of 3 expectations failed: expect_column_values_to_not_be_null (label): "
-        "observed 1 of 4 rows (25.0 %) against it."
+        "observed 1 of 4 rows (25.0 %) violate it."
     )
     assert str(kept / "docs" / "index.html") in str(error.value)
     report = json.loads((kept / "report.json").read_text())

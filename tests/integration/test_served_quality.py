@@ -87,7 +87,7 @@ def test_rules_are_ranges_categories_and_missing_values(ctx, endpoint):
 def test_requests_like_the_training_data_are_well_and_few_ones_are_waited_for(ctx, endpoint):
     ask(ctx, map(row, range(20)))
     (few,) = DataQuality().check(USE_CASE, ctx, endpoint)
-    assert (few.value, few.message) == (None, "20 samples are too few to judge (50 are waited for)")
+    assert (few.value, few.message) == (None, "20 samples are too few to judge (minimum: 50)")
     ask(ctx, map(row, range(20, 60)))
     *_, told = DataQuality().check(USE_CASE, ctx, endpoint)
     assert (told.severity, told.message) == (
@@ -105,7 +105,7 @@ def test_requests_unlike_the_training_data_are_told_by_rule_with_the_rows_agains
     assert sorted(told) == ["be_between", "be_in_set", "not_be_null"]
     assert told["be_in_set"].severity == "warning"
     assert told["be_in_set"].value == 1.0
-    assert "value_set=['x', 'y']): observed 60 of 60 rows (100.0 %) against it" in told["be_in_set"].message
+    assert "value_set=['x', 'y']): observed 60 of 60 rows (100.0 %) violate it" in told["be_in_set"].message
     assert told["not_be_null"].value == 0.5
     assert {f.severity for f in findings if "max_value=89" in f.message} == {"critical"}  # the use case's own
     failing = pl.read_parquet(ctx.root / "monitoring" / "people" / "failing_requests.parquet")

@@ -150,7 +150,7 @@ def test_a_challenger_that_fails_its_smoke_test_is_taken_away_and_the_champion_s
     model_version, package = released(ctx, "2", expects=wrong_example())
     shadow = by(kind="shadow")
     endpoint = deploy(shadow, at(ctx, "deploy", "2"), model_version=model_version, package=package, verdict=passed(ctx))
-    with pytest.raises(GateError, match="It challenges version 1 no more"):
+    with pytest.raises(GateError, match="It is no longer the challenger of version 1"):
         smoke_test(shadow, at(ctx, "smoke_test", "2"), endpoint=endpoint, package=package)
     assert not still_serving(shadow, ctx, endpoint)
     assert (answers(ctx), aliases(registry)["champion"]) == (("1", 0.1), "1")

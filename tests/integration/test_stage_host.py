@@ -202,7 +202,7 @@ def test_a_training_in_a_fork_does_not_outlive_its_caller(host, tmp_path, number
         process.send_signal(number)
         wait_for(lambda: not runs(worker), 40)
     if number == signal.SIGTERM:
-        assert "training was told to stop" in json.loads(of.failure.read_text())["what"]
+        assert "training was stopped" in json.loads(of.failure.read_text())["what"]
         assert torch.load(of.resume, weights_only=True)["step"] > before
 
 

@@ -165,7 +165,7 @@ def test_a_training_told_to_stop_writes_its_state_first(tmp_path, unbroken, step
     stopped = signalled(of, step, signal.SIGTERM)
     assert stopped.returncode == 1, stopped.stderr
     failure = json.loads(of.failure.read_text())
-    assert (failure["type"], failure["what"]) == ("StageError", f"training was told to stop after {step} steps.")
+    assert (failure["type"], failure["what"]) == ("StageError", f"training was stopped after {step} steps.")
     assert torch.load(of.resume, weights_only=True)["step"] == step
     assert_same(of, *train(of), unbroken)
 
@@ -343,5 +343,5 @@ def test_no_process_outlives_the_one_that_started_it(tmp_path, number):
         assert alive == []
         process.wait(40)
         if number == signal.SIGTERM:
-            assert "training was told to stop" in json.loads(of.failure.read_text())["what"]
+            assert "training was stopped" in json.loads(of.failure.read_text())["what"]
             assert torch.load(of.resume, weights_only=True)["step"] > before

@@ -61,7 +61,7 @@ def test_a_bare_name_is_a_component_without_params(tmp_path):
         ("gate: {metric: acuracy}", "tiny.yaml: gate.metric: no metric named 'acuracy'. Did you mean 'accuracy'?"),
         ("gate: {thresholds: {macrof1: 0.9}}", "tiny.yaml: gate.thresholds.macrof1: no metric named 'macrof1'. Did"),
         ("gate: {thresholds: {accuracy: 95}}", "gate.thresholds.accuracy: accuracy is a share, at most 1, not 95. Wri"),
-        ("? [seed]\n: 1", "tiny.yaml: not readable as YAML: a key is no plain value"),
+        ("? [seed]\n: 1", "tiny.yaml: not readable as YAML: a key is not a plain value"),
     ],
 )
 def test_a_fault_names_file_key_and_way_out(tmp_path, change, message):

@@ -49,7 +49,7 @@ def test_predictions_want_a_key_of_their_model(served):
     for key, status, reason in (
         (None, 401, "no API key"),
         (served.keys["b"], 403, "not for 'tiny'"),
-        ("x", 401, "not known"),
+        ("x", 401, "is unknown"),
     ):
         reply = predict(served, key)
         assert (reply.status_code, list(reply.json())) == (status, ["error"])

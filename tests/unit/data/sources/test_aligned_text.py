@@ -33,7 +33,7 @@ def test_lines_of_the_same_number_are_one_row(tmp_path, monkeypatch, size):
 
 def test_files_of_unequal_length_are_named_with_their_lines(tmp_path):
     written(tmp_path, a_en="one\ntwo\nthree\n", a_de="eins\nzwei\n")
-    with pytest.raises(DataError, match=r"not as many lines: 3 in .*/a.en.txt, 2 in .*/a.de.txt"):
+    with pytest.raises(DataError, match=r"differ in the number of lines: 3 in .*/a.en.txt, 2 in .*/a.de.txt"):
         read(AlignedText(COLUMNS, tmp_path))
 
 
