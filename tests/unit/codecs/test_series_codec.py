@@ -62,7 +62,7 @@ def test_a_zone_is_converted_to_utc():
     [
         (b"{", "not JSON"),
         (b'{"rows": 3}', "no list of objects named 'rows'"),
-        (payload(rows(2)), "2 rows, where 3 are needed"),
+        (payload(rows(2)), "2 rows; 3 are needed"),
         (payload(rows(7, at="noon")), r"rows\[6\].at: 'noon' is not a time"),
         (payload(rows(7, at="2024-02-01T09:00")), r"rows\[6\].at: not 3600 seconds after"),
         (payload(rows(7, y=None)), r"rows\[6\].y: None is not a number"),
