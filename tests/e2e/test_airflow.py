@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import psutil
@@ -25,6 +26,7 @@ from lepton_tasks.deployment.embedded_services import AIRFLOW_USER, airflow_pass
 from lepton_tasks.monitoring.alert import record
 from lepton_tasks.serving.client import Client
 from lepton_tasks.stages.pipeline import STAGES
+from lepton_tasks.tracking import registry
 
 PROJECT = Path(__file__).parents[2]
 DAG = "mnist_digits"
@@ -217,6 +219,20 @@ def test_what_was_never_deployed_is_watched_in_one_skipped_task(platform):
         assert "Nothing is deployed." in api.log("wine.watch", run_id, "monitor")
 
 
+def assert_shown(platform):
+    """MLflow and Prometheus show what was found."""
+    url = platform.addresses["tracking_url"]
+    version = registry.version(url, DAG, "1")
+    assert version["tags"]["lepton.severity"] == "critical"
+    assert version["tags"]["lepton.checked"].endswith("critical drift label")
+    memory = {"run_id": version["run_id"], "metric_key": "monitoring/resources/memory MiB"}
+    assert [one["step"] for one in registry.ask(url, "metrics/get-history", memory)["metrics"]] == [1, 2]
+    report = registry.ask(url, "artifacts/list", {"run_id": version["run_id"], "path": "monitoring"})
+    assert "monitoring/findings.json" in [file["path"] for file in report["files"]]
+    with urllib.request.urlopen(f"{platform.addresses['serving_url']}/metrics") as reply:
+        assert f'lepton_finding_severity{{model="{DAG}",monitor="drift"}} 2.0' in reply.read().decode()
+
+
 def test_the_watch_dag_checks_what_is_deployed_and_starts_a_retraining(platform, first_run):
     file = platform.project / "configs" / "use_cases" / f"{DAG}.yaml"
     ctx = RunContext.from_env("test", {**os.environ, "LEPTON_HOME": str(platform.root)})
@@ -229,6 +245,7 @@ def test_the_watch_dag_checks_what_is_deployed_and_starts_a_retraining(platform,
         assert "all digits are 7 now" in api.log(f"{DAG}.watch", run_id, "alert")
         (told,) = api.xcom(f"{DAG}.watch", run_id, "repair")
         assert "unchanged since the last training: retraining would produce the same model" in told
+        assert_shown(platform)
         file.write_text(re.sub(r"learning_rate: [\d.]+", "learning_rate: 0.002", text))
         try:
             run_id, _ = watched(api, DAG)

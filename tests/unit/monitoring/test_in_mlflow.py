@@ -11,6 +11,7 @@ from lepton_tasks.core.finding import Finding
 from lepton_tasks.monitoring import in_mlflow
 from lepton_tasks.monitoring.alert import record
 from lepton_tasks.monitoring.in_mlflow import figures_of
+from lepton_tasks.tracking import mlflow
 
 PSI = "monitoring/drift/alcohol PSI"
 
@@ -108,3 +109,20 @@ def test_an_answer_that_is_no_mlflow_costs_no_check(ctx, registry, caplog, monke
     monkeypatch.setattr(registry, "answer", lambda *_: (200, b"<html>"))
     show(USE_CASE, ctx, [drift("critical")], version="3")
     assert "MLflow does not show this check (1 wait for the next one)" in caplog.text
+
+
+def test_where_mlflow_takes_no_files_its_client_stores_them(ctx, registry, tmp_path, monkeypatch):
+    stored = []
+    monkeypatch.setattr(mlflow.Tracker, "__init__", lambda self, url: None)
+    monkeypatch.setattr(mlflow.Tracker, "files", lambda self, *told, at: stored.append((*told, at)))
+    answer = registry.answer
+    elsewhere = {"run": {"info": {"artifact_uri": "s3://bucket/7/run/artifacts"}}}
+    monkeypatch.setattr(
+        registry,
+        "answer",
+        lambda verb, path, *more: (200, elsewhere) if path == "runs/get" else answer(verb, path, *more),
+    )
+    (tmp_path / "drift.png").write_bytes(b"picture")
+    show(USE_CASE, ctx, [drift("warning")], version="3", report=[tmp_path / "drift.png"])
+    assert stored == [("wine/3", tmp_path / "drift.png", "monitoring")]
+    assert registry.tags["wine", "3"]["lepton.severity"] == "warning"
