@@ -192,15 +192,16 @@ class Course(pl.Callback):
         rank, ranks = trainer.global_rank, trainer.world_size
         rows, network, names, metrics = self.module.validation
         inputs = rows.inputs
+        mine = inputs[rank::ranks] if rank < len(inputs) else inputs[:1]  # with fewer rows than ranks, for nothing
         with self._layout.gathered(self.module.trainable):
-            outputs = predict(network, inputs[rank::ranks], names)
+            outputs = predict(network, mine, names)
         if ranks > 1:
             shares: list[Any] = [None] * ranks
             dist.all_gather_object(shares, outputs)
             for name, own in outputs.items():
                 outputs[name] = np.empty((len(inputs), *own.shape[1:]), own.dtype)
                 for index, share in enumerate(shares):
-                    outputs[name][index::ranks] = share[name]
+                    outputs[name][index::ranks] = share[name][: len(range(index, len(inputs), ranks))]
         if trainer.is_global_zero:
             self.module.task.epoch_plot(self.job.epoch_plot(self.epochs), rows, outputs)
         return metrics(outputs, rows.targets)
