@@ -48,6 +48,10 @@ class Model:
         self.history: list[dict[str, Any]] = []
         """One row an epoch: losses, validation metrics, learning rate, samples/s, seconds."""
 
+    def __repr__(self) -> str:
+        state = "not trained" if self._trained is None else "trained"
+        return f"<{type(self).__name__} for {self._classes} classes, {state}>"
+
     def fit(
         self,
         data: Part,
@@ -73,6 +77,8 @@ class Model:
         """
         from lepton_ai import running
 
+        if _part(data).test:
+            raise ConfigError("this is the test part.", where=data.name, fix="Take the training part.")
         settings = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, **train}
         self._trained, self.history = running.fit(self._use_case(data, settings), seed, self._check)
         return self
@@ -85,7 +91,7 @@ class Model:
         """
         from lepton_ai import running
 
-        if not data.test:
+        if not _part(data).test:
             raise ConfigError("this is the training part.", where=data.name, fix="Take the test part.")
         trained = self._ready()
         _check_unseen(data, trained.spec.get("learned_from"))
@@ -96,10 +102,17 @@ class Model:
         """Predict each input; answers have the endpoint's form.
 
         Args:
-            inputs: Encoded samples (bytes), paths of files that hold them, texts, or JSON values as the endpoint takes.
+            inputs: A list: encoded samples (bytes), paths of files that hold them, pictures (PIL, or NumPy uint8 [H, W]
+                or [H, W, C]), texts, or JSON values as the endpoint takes.
+
+        Raises:
+            ConfigError: the model is not trained, or `inputs` is a single one.
+            DataError: an input cannot be read.
         """
         from lepton_ai import running
 
+        if isinstance(inputs, str | bytes | Path | Mapping):
+            raise ConfigError("this is one input, not a list of them.", where="inputs", fix="Write predict([...]).")
         return running.predict(self._ready(), inputs)
 
     def save(self, path: str | Path) -> Path:
@@ -144,6 +157,28 @@ class Model:
             )
 
 
+def _part(data: Any) -> Part:
+    """Return `data`; raise `ConfigError` if it is not a `Part`."""
+    from lepton_ai.datasets import Part
+
+    if not isinstance(data, Part):
+        raise ConfigError(
+            f"expected a part of a data set, not a {type(data).__name__}.",
+            where="data",
+            fix="Take one of `train, test = ImageFolder.split('photos')`, or another of lepton_ai.datasets.",
+        )
+    return data
+
+
+def _image(input_shape: Sequence[int]) -> dict[str, Any]:
+    """The features of pictures of a shape; raises `ConfigError` unless it is ``(height, width, channels)``."""
+    if len(input_shape) != 3:
+        raise ConfigError(
+            f"{tuple(input_shape)} is not (height, width, channels).", where="input_shape", fix="E.g. (28, 28, 1)."
+        )
+    return {"name": "image", "params": dict(zip(("height", "width", "channels"), input_shape, strict=True))}
+
+
 def _check_unseen(data: Part, learned: Mapping[str, Any] | None) -> None:
     """Raise `ConfigError` if the data are split differently from the training data, so that the model has seen some.
 
@@ -175,9 +210,7 @@ class CNN(Model):
     task = "image_classification"
 
     def __init__(self, input_shape: Sequence[int], num_classes: int, *, residual: bool = False, **network: Any) -> None:
-        height, width, channels = input_shape
-        features = {"name": "image", "params": {"height": height, "width": width, "channels": channels}}
-        super().__init__(features, network, num_classes)
+        super().__init__(_image(input_shape), network, num_classes)
         self.network = "residual_cnn" if residual else "cnn"
 
 
@@ -234,9 +267,7 @@ class GAN(Model):
     def __init__(
         self, input_shape: Sequence[int], num_classes: int, *, objective: str = "non_saturating", **network: Any
     ) -> None:
-        height, width, channels = input_shape
-        features = {"name": "image", "params": {"height": height, "width": width, "channels": channels}}
-        super().__init__(features, network, num_classes)
+        super().__init__(_image(input_shape), network, num_classes)
         self._task_params = {"objective": objective}
 
     def draw(self, label: str, *, seed: int = 0) -> bytes:

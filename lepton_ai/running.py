@@ -19,6 +19,7 @@ from lepton_tasks.core.components import codec_spec_of
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ArtifactError, DataError
 from lepton_tasks.core.use_case import UseCase
+from lepton_tasks.serving.calls import payload_of
 
 if TYPE_CHECKING:
     from lepton_tasks.training.checkpoint import Checkpoint
@@ -168,17 +169,18 @@ def predict(trained: Checkpoint, inputs: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 def _payload(codec: Any, value: Any) -> bytes:
-    if isinstance(value, Path):
-        return value.read_bytes()
     if isinstance(value, str) and not codec.media_type.startswith("text/"):
-        return Path(value).read_bytes()
-    return value if isinstance(value, bytes) else codec.payload(value)
+        value = Path(value)
+    payload = payload_of(value)
+    made: bytes = codec.payload(value) if payload is None else payload
+    return made
 
 
 def save(trained: Checkpoint, name: str, path: Path) -> Path:
     """Write weights and metadata atomically to one file."""
     import torch
 
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     content = {
         "format": FORMAT,

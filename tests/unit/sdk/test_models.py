@@ -1,6 +1,9 @@
+import io
 import types
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from lepton_ai import running
 from lepton_ai.datasets import ImageFolder
@@ -28,3 +31,35 @@ def test_a_saved_model_of_another_class_is_named(monkeypatch):
     monkeypatch.setattr(running, "load", lambda path: ("Tree", None))
     with pytest.raises(ArtifactError, match=r"m.pth: holds a Tree, which is none of CNN, GAN, RNN"):
         load("m.pth")
+
+
+def test_data_other_than_the_right_part_are_refused(tmp_path):
+    train, test = ImageFolder.split(tmp_path)
+    model = CNN((8, 8, 1), 2)
+    for call in (model.fit, model.evaluate):
+        with pytest.raises(ConfigError, match=r"data: expected a part of a data set, not a tuple. Take one of"):
+            call((train, test))
+    with pytest.raises(ConfigError, match=r"this is the test part. Take the training part"):
+        model.fit(test)
+
+
+def test_one_input_and_a_wrong_shape_are_told():
+    with pytest.raises(ConfigError, match=r"input_shape: \(28, 28\) is not \(height, width, channels\)"):
+        CNN((28, 28), 10)
+    with pytest.raises(ConfigError, match=r"inputs: this is one input, not a list"):
+        CNN((28, 28, 1), 10).predict("seven.png")
+
+
+def test_a_model_says_whether_it_is_trained():
+    model = CNN((8, 8, 1), 2)
+    assert repr(model) == "<CNN for 2 classes, not trained>"
+    model._trained = types.SimpleNamespace(spec={})
+    assert repr(model) == "<CNN for 2 classes, trained>"
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (2, 2, 1), (2, 2, 3)])
+def test_an_array_is_a_picture(shape):
+    pixels = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
+    codec = types.SimpleNamespace(media_type="image/png")
+    with Image.open(io.BytesIO(running._payload(codec, pixels))) as picture:
+        assert np.array_equal(np.asarray(picture).reshape(shape), pixels)
