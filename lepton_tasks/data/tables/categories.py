@@ -17,6 +17,8 @@ from lepton_tasks.data.tables.hashes import stable_hash
 from lepton_tasks.data.tables.marks import SPLIT
 from lepton_tasks.data.tables.rows import ROW, TableRows
 
+_MANY_ROWS = 50  # with fewer, most values of a useful column may be different
+
 
 class FoldedColumn(Protocol):
     """What `fit_rates` must know of a column."""
@@ -39,6 +41,18 @@ def vocabulary(counter: CategoryCounter, *, min_count: int, max_values: int) -> 
     """The values that get a code of their own, the most frequent first."""
     values = [value for value, count in counter.top(max_values) if count >= min_count]
     return pl.Series(values).cast(pl.String).to_list() if values else []
+
+
+def warn_of_identifier(name: str, counter: CategoryCounter, ctx: RunContext) -> None:
+    """Say that most rows have a category of their own: it tells nothing about new rows, and clients see the values."""
+    if counter.count >= _MANY_ROWS and counter.distinct > counter.count / 2:
+        ctx.log.warning(
+            "Column %r has %s distinct values in %s training rows. If it is an identifier, list it under "
+            "`features.params.ignore`; if it holds numbers, convert it with the cleaning step `types`.",
+            name,
+            f"{counter.distinct:,}",
+            f"{counter.count:,}",
+        )
 
 
 def code_expression(feature: Mapping[str, Any]) -> pl.Expr:

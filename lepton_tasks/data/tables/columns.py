@@ -22,6 +22,7 @@ from lepton_tasks.data.tables.categories import (
     fit_rates,
     rate_expressions,
     vocabulary,
+    warn_of_identifier,
 )
 from lepton_tasks.data.tables.curves import (
     NumberTransform,
@@ -179,6 +180,7 @@ class TableColumns:
             elif name in sketches:
                 features.append(base | {"kind": "number"} | fit_number(column.transform, sketches[name]))  # type: ignore[arg-type]
             elif name in counters:
+                warn_of_identifier(name, counters[name], ctx)
                 values = vocabulary(counters[name], min_count=column.min_count, max_values=column.max_values)
                 codes = {"values": values, "size": len(values) + FIRST_CODE, "encoding": column.transform}
                 features.append(base | {"kind": "category"} | codes)

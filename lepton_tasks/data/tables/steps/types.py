@@ -33,11 +33,13 @@ class Types:
             ``datetime``.
         otherwise: ``refuse`` the row, or leave the value ``null``, for `impute` to fill.
         format: How dates are written, as in ``strftime``; without it, ISO 8601.
+        decimal: Decimal mark of numbers written as text. With a comma, points may group thousands: ``1.234,5``.
     """
 
     columns: Mapping[str, TypeName]
     otherwise: Literal["refuse", "null"] = "refuse"
     format: str | None = None
+    decimal: Literal[".", ","] = "."
 
     def check(self, schema: Mapping[str, pl.DataType]) -> None:
         """Raise `ConfigError` for a column that is missing."""
@@ -73,6 +75,7 @@ class Types:
                 pl.when(text.is_in(_TRUE)).then(pl.lit(value=True)).when(text.is_in(_FALSE)).then(pl.lit(value=False))
             )
         if dtype == pl.String and kind in ("int", "float"):
+            column = _with_point(column) if self.decimal == "," else column
             numbers = functools.partial(_numbers, _TYPES[kind])
             column = column.map_batches(numbers, return_dtype=_TYPES[kind], is_elementwise=True)
         elif dtype == pl.String and kind == "date":
@@ -84,6 +87,14 @@ class Types:
         else:
             column = column.cast(_TYPES[kind], strict=False)
         return pl.when(column.is_finite()).then(column) if kind == "float" else column
+
+
+def _with_point(text: pl.Expr) -> pl.Expr:
+    """Numbers with a decimal comma as they are written with a point; null where points do not group thousands."""
+    text = text.str.strip_chars()
+    grouped = text.str.contains(r"^[+-]?\d{1,3}(\.\d{3})+(,\d*)?$")
+    text = pl.when(grouped).then(text.str.replace_all(".", "", literal=True)).otherwise(text)
+    return pl.when(~text.str.contains(".", literal=True)).then(text.str.replace(",", ".", literal=True))
 
 
 def _numbers(dtype: pl.DataType, texts: pl.Series) -> pl.Series:

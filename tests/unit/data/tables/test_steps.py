@@ -33,6 +33,13 @@ def test_text_becomes_numbers_and_what_is_none_is_refused():
     assert reasons == [None, None, None, "n: not int", "n: not int", None, None]
 
 
+def test_numbers_with_a_decimal_comma_are_read_and_points_only_group_thousands():
+    texts = ["1,5", " -1.234.567,25 ", "12", "1.500", "1.5", "1,234.5", "1,2,3", "x", None]
+    changed, reasons = run(Types({"n": "float"}, decimal=","), pl.DataFrame({"n": texts}))
+    assert changed["n"].to_list() == [1.5, -1234567.25, 12.0, 1500.0, None, None, None, None, None]
+    assert reasons == [None] * 4 + ["n: not float"] * 4 + [None]
+
+
 def test_infinite_numbers_are_no_numbers():
     changed, reasons = run(Types({"n": "float"}), pl.DataFrame({"n": ["1.5", "inf", "nan", "1e400"]}))
     assert changed["n"].to_list() == [1.5, None, None, None]
