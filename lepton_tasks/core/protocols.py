@@ -201,6 +201,8 @@ class LearningTask(Protocol):
     ``embeddings``; empty for none but its own."""
     boxes: ClassVar[bool]
     """Whether targets are boxes, so that what moves pictures must move them, too."""
+    smooths: ClassVar[bool]
+    """Whether `targets` heeds ``train.label_smoothing``."""
     replayable: ClassVar[bool]
     """Whether the answer to a request is what `metrics` takes: true if `evaluable` and `deployable` answer alike."""
 

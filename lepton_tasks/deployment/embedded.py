@@ -72,8 +72,11 @@ def up(
         return _Start(root, project, services, on_event, timeout).run()
 
 
-def down(root: Path, *, grace: float = 10.0) -> list[str]:
-    """End every service of this state folder with all it started; returns the names that were running."""
+def down(root: Path, *, grace: float = 30.0) -> list[str]:
+    """End every service of this state folder with all it started; returns the names that were running.
+
+    The server answers what it has accepted for up to 25 s (`serving.app.STOP_SECONDS`), so `grace` is longer.
+    """
     root = root.resolve()
     with _only_one(root):
         ended = processes.end(root, processes.recorded(root), grace=grace)

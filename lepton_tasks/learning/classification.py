@@ -28,6 +28,7 @@ class Classification(Task):
 
     metric: ClassVar[str] = "accuracy"
     loss_of: ClassVar[tuple[str, ...]] = ("classes",)
+    smooths: ClassVar[bool] = True
     outputs: ClassVar[tuple[str, ...]] = (PROBABILITIES,)
 
     def targets(self, stored: torch.Tensor, label_smoothing: float) -> torch.Tensor:

@@ -34,6 +34,7 @@ class Task:
     network_parameters: ClassVar[tuple[str, ...]]
     loss_of: ClassVar[tuple[str, ...]] = ()
     boxes: ClassVar[bool] = False
+    smooths: ClassVar[bool] = False
     replayable: ClassVar[bool] = True
 
     def __init__(self, fitted: Mapping[str, Any], labels: Sequence[str]) -> None:

@@ -45,6 +45,7 @@ class Translation(Task):
     features: ClassVar[tuple[str, ...]] = ("text_pair",)
     outputs: ClassVar[tuple[str, ...]] = (TOKENS, SCORES)
     network_parameters: ClassVar[tuple[str, ...]] = ("source_vocabulary", "target_vocabulary", "joint_vocabulary")
+    smooths: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -37,6 +37,10 @@ class TrainingModule(pl.LightningModule):
         self.job, self.rank, self.steps = job, rank, steps
         self.step_done = 0
         self.task: LearningTask = job.learning_task()
+        if job.train.label_smoothing and not self.task.smooths:
+            raise ConfigError(
+                f"the task {job.task.name!r} smooths no labels.", where="train.label_smoothing", fix="Leave it out."
+            )
         for i, spec in enumerate(job.train.augment):
             components.check_augmentation(spec.name, self.task.boxes, where=f"train.augment.{i}.name")
         self.augmentations = [

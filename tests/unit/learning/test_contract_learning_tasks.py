@@ -35,6 +35,13 @@ def test_it_names_what_it_takes_and_gives(name):
     assert isinstance(cls.replayable, bool)
 
 
+def test_it_heeds_label_smoothing_or_says_that_it_does_not(case):
+    task, _, folder, _ = case
+    stored = torch.from_numpy(np.array(task.training_rows(folder).targets[:8]))
+    plain, smooth = (task.targets(stored, share) for share in (0.0, 0.1))
+    assert task.smooths is not torch.equal(plain, smooth)
+
+
 def test_the_loss_falls_when_it_is_minimised(case):
     task, network, folder, _ = case
     rows = task.training_rows(folder)

@@ -55,3 +55,9 @@ def test_too_large_a_batch_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(fit.TrainingModule, "training_step", step)
     with pytest.raises(ConfigError, match=r"train\.batch_size: .*batches of 16.*train\.accumulate"):
         fit.fit(tiny_training.job(tmp_path))
+
+
+def test_label_smoothing_that_a_task_does_not_heed_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("lepton_tasks.learning.classification.Classification.smooths", False)
+    with pytest.raises(ConfigError, match=r"train\.label_smoothing: .*smooths no labels"):
+        fit.fit(tiny_training.job(tmp_path, label_smoothing=0.1))
