@@ -85,7 +85,7 @@ def test_the_stages_own_error_comes_back(tmp_path, way):
 @pytest.mark.parametrize(
     ("body", "told"),
     [
-        ("os.kill(os.getpid(), signal.SIGKILL)", r"ended by SIGKILL.*memory"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", r"killed by SIGKILL.*memory"),
         ("sys.exit(3)", r"ended with status 3"),
     ],
 )
