@@ -13,6 +13,7 @@ Ratios of good answers a second, at 64 connections (larger is better):
     <model>_json_vs_<peer>, <model>_json_vs_best_server          : a peer; the best of the ready-made servers
 Of latency, memory and time (smaller is better):
     <model>_p99_c1_vs_echo      p99 at one connection : p50 of ONNX Runtime + echo
+    <model>_p99_c1_vs_p99_of_echo   : its p99
     <model>_p99_awake_vs_echo   the same while no core of the machine is idle, so that none has to be woken
     <model>_p99_c64_vs_best     p99 at 64 connections, JSON : the best peer's
     memory_vs_<peer>            memory with the CNN, most after a load

@@ -64,6 +64,7 @@ def _latencies(seen: Seen, model: str) -> dict[str, float]:
     first = seen.load(model, "ours_binary", 1) or seen.load(model, "ours_json", 1)
     if first and (echo := seen.load(model, "echo", 1)):
         found[f"{model}_p99_c1_vs_echo"] = first.p99 / echo.p50
+        found[f"{model}_p99_c1_vs_p99_of_echo"] = first.p99 / echo.p99
     first = seen.awake(model, "ours_binary") or seen.awake(model, "ours_json")
     if first and (echo := seen.awake(model, "echo")):
         found[f"{model}_p99_awake_vs_echo"] = first.p99 / echo.p50
