@@ -113,3 +113,11 @@ def model_registry():
     finally:
         registry.server.shutdown()
         registry.server.server_close()
+
+
+@contextlib.contextmanager
+def wine_registry():
+    """With version 3 of the model `wine`, without a package."""
+    with model_registry() as running:
+        running.add("wine", "3", None, "d" * 64)
+        yield running

@@ -14,6 +14,7 @@ from lepton_tasks.core.context import RunContext
 from lepton_tasks.data.counter import CategoryCounter
 from lepton_tasks.data.split import SPLITS
 from lepton_tasks.data.tables.hashes import stable_hash
+from lepton_tasks.data.tables.labels import place_among
 from lepton_tasks.data.tables.marks import SPLIT
 from lepton_tasks.data.tables.rows import ROW, TableRows
 
@@ -62,8 +63,7 @@ def code_expression(feature: Mapping[str, Any]) -> pl.Expr:
         hashed = functools.partial(_buckets, feature["buckets"])
         code = text.map_batches(hashed, return_dtype=pl.Int32, is_elementwise=True)
     else:
-        known = text.cast(pl.Enum(feature["values"]), strict=False).to_physical().cast(pl.Int32)
-        code = (known + FIRST_CODE).fill_null(UNKNOWN_CODE)
+        code = (place_among(feature["values"], text).cast(pl.Int32) + FIRST_CODE).fill_null(UNKNOWN_CODE)
     return pl.when(text.is_null()).then(pl.lit(MISSING_CODE, pl.Int32)).otherwise(code)
 
 

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 from alerts import USE_CASE, at, drift, errors
-from registry_server import model_registry
+from registry_server import wine_registry
 
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.finding import Finding
@@ -18,8 +18,7 @@ PSI = "monitoring/drift/alcohol PSI"
 
 @pytest.fixture
 def registry():
-    with model_registry() as running:
-        running.add("wine", "3", None, "d" * 64)
+    with wine_registry() as running:
         yield running
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 from alerts import BEGIN, USE_CASE, at, drift
-from registry_server import model_registry
+from registry_server import wine_registry
 
 from lepton_tasks.core.artifacts import DatasetRef
 from lepton_tasks.core.catalogue import DEPLOY_TARGETS
@@ -37,8 +37,7 @@ def target(monkeypatch):
 
 @pytest.fixture
 def registry():
-    with model_registry() as running:
-        running.add("wine", "3", None, "d" * 64)
+    with wine_registry() as running:
         yield running
 
 
