@@ -8,7 +8,7 @@ import time
 
 import psutil
 
-from lepton_tasks.core import hosted
+from lepton_tasks.core import stage_host_client
 
 
 def wait_for(question, seconds=10):
@@ -39,14 +39,16 @@ class StageHost:
 
     def answers(self):
         try:
-            hosted.connect(self.root).close()
+            stage_host_client.connect(self.root).close()
         except OSError:
             return False
         return True
 
     def start(self, *arguments, grace=5.0, output=None, **variables):
         environment = {**self.environment, **variables}
-        return hosted.start([sys.executable, "-m", *arguments], environment=environment, grace=grace, output=output)
+        return stage_host_client.start(
+            [sys.executable, "-m", *arguments], environment=environment, grace=grace, output=output
+        )
 
     def tell(self, *arguments, **options):
         """What a fork prints, and its exit status."""

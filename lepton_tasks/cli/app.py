@@ -50,7 +50,7 @@ def validate(
 ) -> None:
     """Validate use case files: keys, types, component names and parameters."""
     from lepton_tasks.core.components import check_params_of
-    from lepton_tasks.core.use_case import load_use_case
+    from lepton_tasks.core.use_case_file import load_use_case
 
     faults: dict[str, str] = {}
     for file in files:

@@ -15,7 +15,7 @@ from lepton_tasks.core.artifacts import ArtifactRef, parse_ref
 from lepton_tasks.core.environment import load_environment, state_root, use_case_file
 from lepton_tasks.core.errors import ConfigError, LeptonError, StageError
 from lepton_tasks.core.store import ArtifactStore
-from lepton_tasks.core.use_case import load_use_case
+from lepton_tasks.core.use_case_file import load_use_case
 from lepton_tasks.deployment.airflow_api import AirflowClient, TaskState
 from lepton_tasks.deployment.embedded import SERVICES
 from lepton_tasks.deployment.embedded_services import AIRFLOW_USER, airflow_password

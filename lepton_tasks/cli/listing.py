@@ -12,7 +12,7 @@ from lepton_tasks.core.catalogue import REGISTRIES
 from lepton_tasks.core.environment import project_root
 from lepton_tasks.core.errors import ConfigError, LeptonError
 from lepton_tasks.core.registry import did_you_mean
-from lepton_tasks.core.use_case import load_use_case
+from lepton_tasks.core.use_case_file import load_use_case
 from lepton_tasks.stages.pipeline import every_stage
 
 _ALL_PARAMS = ("monitors", "alert_channels", "remedies")

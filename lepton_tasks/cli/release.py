@@ -19,7 +19,8 @@ from lepton_tasks.core.errors import ConfigError, LeptonError
 from lepton_tasks.core.release_protocols import DeployTarget, Registered
 from lepton_tasks.core.rollout import Rollout
 from lepton_tasks.core.settings import parse_override
-from lepton_tasks.core.use_case import Deploy, UseCase, load_use_case
+from lepton_tasks.core.use_case import Deploy, UseCase
+from lepton_tasks.core.use_case_file import load_use_case
 from lepton_tasks.tracking import registry
 
 _BY = "lepton"

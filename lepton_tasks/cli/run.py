@@ -13,7 +13,7 @@ from lepton_tasks.cli.display import RunDisplay, summary
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.settings import parse_override
-from lepton_tasks.core.use_case import load_use_case
+from lepton_tasks.core.use_case_file import load_use_case
 from lepton_tasks.stages.pipeline import stage_named, stages_of
 from lepton_tasks.stages.runner import run_pipeline
 

@@ -19,7 +19,8 @@ from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.environment import use_case_file
 from lepton_tasks.core.errors import LeptonError, StageError
 from lepton_tasks.core.finding import SEVERITIES, Finding, worst
-from lepton_tasks.core.use_case import UseCase, load_use_case
+from lepton_tasks.core.use_case import UseCase
+from lepton_tasks.core.use_case_file import load_use_case
 from lepton_tasks.monitoring.book import Book, read_book
 
 _STYLES = {"ok": "green", "warning": "yellow", "critical": "bold red"}

@@ -1,4 +1,4 @@
-"""Credentials of a serving process: admin token, API keys, and where clients look for theirs."""
+"""Credentials of an inference server: admin token, API keys, and how clients find theirs."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from lepton_tasks.core.errors import ConfigError
 TOKEN_FILE = "admin.token"
 KEY_VARIABLE = "LEPTON_API_KEY"
 CA_VARIABLE = "LEPTON_SERVING_CA"
-KEY_PREFIX = "lepton_"  # so that people, and scanners for leaked secrets, know one when they see it
+KEY_PREFIX = "lepton_"  # makes keys recognisable to people and secret scanners
 
 
 def stage_key(token: str) -> str:
-    """The API key of the stages, which share the server's state folder.
+    """API key of the pipeline stages, derived from the admin token.
 
-    It follows from the admin token, so nobody has to make, keep or rotate it; the token does not follow from it, so
-    what asks for predictions never sends the token.
+    It needs no creation, storage or rotation of its own, and the token cannot be derived from it, so prediction
+    requests never carry the token.
 
     Args:
         token: The admin token.
@@ -31,10 +31,10 @@ def stage_key(token: str) -> str:
 
 
 def own_key(home: Path | None = None) -> str:
-    """The API key to ask a server with: ``LEPTON_API_KEY``, or that of the stages; empty without either.
+    """API key for requests: ``LEPTON_API_KEY``, or else the stages' key; empty if there is neither.
 
     Args:
-        home: The server's state folder, where it is on this machine.
+        home: The server's state folder, if it is on this machine.
     """
     given = os.environ.get(KEY_VARIABLE, "").strip()
     if given or home is None:
@@ -46,15 +46,15 @@ def own_key(home: Path | None = None) -> str:
 
 
 def bearer(key: str) -> dict[str, str]:
-    """The header that carries a key or token; none if it is empty."""
+    """Authorization header for a key or token; no header if it is empty."""
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def trusted(ca: str | Path | None = None) -> ssl.SSLContext | bool:
-    """Whose certificates a server's is checked against: the ``verify`` of httpx.
+    """TLS verification of server certificates, as the ``verify`` argument of httpx.
 
     Args:
-        ca: PEM file of the authority; without it ``LEPTON_SERVING_CA``, and without that those that the system trusts.
+        ca: PEM file of the certificate authority; default ``LEPTON_SERVING_CA``, then the system's trust store.
 
     Raises:
         ConfigError: the file cannot be used.

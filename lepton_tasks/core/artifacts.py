@@ -13,13 +13,13 @@ SCHEMA_VERSION = 1
 
 
 class ArtifactRef(pydantic.BaseModel):
-    """A pointer to one published, immutable artifact.
+    """Reference to one published, immutable artifact.
 
     Attributes:
-        uri: ``store://<stage>/<fingerprint>``, resolved by the store of the reader's own machine.
-        digest: Of the names and contents of all files, hexadecimal.
+        uri: ``store://<stage>/<fingerprint>``, resolved by the local store.
+        digest: Hexadecimal digest of the names and contents of all files.
         stage: The stage that wrote it.
-        facts: A few small values worth showing (rows, accuracy, bytes); each name carries its unit where it has one.
+        facts: A few small values to display (rows, accuracy, bytes); names include the unit.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
@@ -31,11 +31,11 @@ class ArtifactRef(pydantic.BaseModel):
     schema_version: int = SCHEMA_VERSION
     facts: dict[str, Fact] = {}
     hashed_by: ClassVar[Hash] = "blake3"
-    """What the digests of its files are made with."""
+    """Hash function of the file digests."""
 
 
 class DatasetRef(ArtifactRef):
-    """Rows or shards on disk."""
+    """Data set on disk."""
 
     kind: Literal["dataset"] = "dataset"
 
@@ -59,7 +59,7 @@ class CheckpointRef(ArtifactRef):
 
 
 class EvaluationRef(ArtifactRef):
-    """Figures and pictures about a model, or a verdict on it."""
+    """Metrics and plots of a model, or the gate's decision."""
 
     kind: Literal["evaluation"] = "evaluation"
 
@@ -68,7 +68,7 @@ class ModelPackageRef(ArtifactRef):
     """ONNX, codec, labels, fitted values and model card in one folder."""
 
     kind: Literal["model_package"] = "model_package"
-    hashed_by: ClassVar[Hash] = "sha256"  # the inference server checks the digest, too, and has no BLAKE3
+    hashed_by: ClassVar[Hash] = "sha256"  # the inference server also checks the digest and has no BLAKE3
 
 
 class ModelVersionRef(ArtifactRef):
@@ -78,13 +78,13 @@ class ModelVersionRef(ArtifactRef):
 
 
 class EndpointRef(ArtifactRef):
-    """A place that answers predictions."""
+    """A deployed endpoint."""
 
     kind: Literal["endpoint"] = "endpoint"
 
 
 class MonitorReportRef(ArtifactRef):
-    """What the monitors found."""
+    """Findings of the monitors."""
 
     kind: Literal["monitor_report"] = "monitor_report"
 
@@ -106,5 +106,5 @@ _adapter: pydantic.TypeAdapter[ArtifactRef] = pydantic.TypeAdapter(AnyRef)
 
 
 def parse_ref(value: Any) -> ArtifactRef:
-    """The reference that a JSON object describes, as its own class."""
+    """Parse a JSON object into the reference class named by its ``kind``."""
     return _adapter.validate_python(value)

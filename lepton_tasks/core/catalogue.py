@@ -1,6 +1,6 @@
-"""Registry of every component a use case can name; one line registers one class.
+"""Registries of all components a use case can name; one line registers one class.
 
-Nothing is imported until it is used. Each line is covered by the contract tests the moment it is written.
+Classes are imported on first use. The contract tests cover every line automatically.
 """
 
 from __future__ import annotations

@@ -37,12 +37,12 @@ from lepton_tasks.core.use_case import UseCase
 
 
 def takes_tables(use_case: UseCase) -> bool:
-    """Whether the features are made of the rows of a table; otherwise of samples such as pictures."""
+    """Whether the use case works on table rows; otherwise on samples such as images."""
     return use_case.features.name in TABLE_FEATURES.entries
 
 
 def named_components(use_case: UseCase) -> list[tuple[str, Registry[Any], ComponentSpec]]:
-    """Every catalogue name a use case holds: its dotted key, the registry it is looked up in, and the spec."""
+    """Every component of a use case: its dotted key, its registry, and the spec."""
     tables = takes_tables(use_case)
     found: list[tuple[str, Registry[Any], ComponentSpec]] = [
         ("data.source", TABLE_SOURCES if tables else SOURCES, use_case.data.source),
@@ -69,7 +69,7 @@ def named_components(use_case: UseCase) -> list[tuple[str, Registry[Any], Compon
 
 
 def check_names(use_case: UseCase, *, where: str) -> None:
-    """Raise `ConfigError` for the first name that no registry knows, or a slip in the gate. Imports no component."""
+    """Raise `ConfigError` for the first unknown component name, or a mistake in `gate`. Imports no component."""
     for key, registry, spec in named_components(use_case):
         if registry in (SOURCES, TABLE_SOURCES):
             _check_source(use_case, where=f"{where}: {key}.name")
@@ -78,7 +78,7 @@ def check_names(use_case: UseCase, *, where: str) -> None:
 
 
 def _check_source(use_case: UseCase, *, where: str) -> None:
-    """Raise `ConfigError` for a source of the other kind than the features, or a path in place of a name."""
+    """Raise `ConfigError` if source and features do not fit together, or the source name is a path."""
     name, features = use_case.data.source.name, use_case.features.name
     other, those = (SOURCES, TABLE_FEATURES) if takes_tables(use_case) else (TABLE_SOURCES, FEATURES)
     if name in other.entries and features in those.entries:
@@ -95,9 +95,9 @@ def _check_source(use_case: UseCase, *, where: str) -> None:
 
 
 def _check_gate(use_case: UseCase, *, where: str) -> None:
-    """Raise `ConfigError` for what the gate would refuse only after training: a metric misspelt, percent for a share.
+    """Raise `ConfigError` for a misspelt metric, or a percentage as the threshold of a fraction.
 
-    Metrics that nothing here resembles are left to the gate: learning tasks may compute their own.
+    Unknown metrics that resemble no known one pass: learning tasks may compute their own.
     """
     gate = use_case.gate
     for key, name in [("metric", gate.metric), *((f"thresholds.{name}", name) for name in gate.thresholds)]:
@@ -111,8 +111,8 @@ def _check_gate(use_case: UseCase, *, where: str) -> None:
             )
 
 
-# What the code gives to each kind of component beside the YAML's params.
-_GIVEN: dict[str, tuple[str, ...]] = {
+# Arguments that the code passes to each kind of component in addition to the YAML's params.
+_CODE_ARGUMENTS: dict[str, tuple[str, ...]] = {
     "source": ("data_root",),
     "table source": ("data_root",),
     "learning task": ("fitted", "labels"),
@@ -123,7 +123,7 @@ _GIVEN: dict[str, tuple[str, ...]] = {
 
 
 def check_network(name: str, arguments: Sequence[str], *, where: str = "") -> None:
-    """Raise `ConfigError` if a network does not take the arguments that the learning task gives it."""
+    """Raise `ConfigError` if a network does not accept the arguments that the learning task passes."""
 
     def suits(name: str) -> bool:
         return set(arguments) <= set(inspect.signature(MODELS.load(name)).parameters)
@@ -137,7 +137,7 @@ def check_network(name: str, arguments: Sequence[str], *, where: str = "") -> No
 
 
 def check_prunable(name: str, *, where: str = "") -> None:
-    """Raise `ConfigError` if channels cannot be taken out of a network: it does not say that it is `prunable`."""
+    """Raise `ConfigError` if a network is not marked `prunable`."""
 
     def suits(name: str) -> bool:
         return getattr(MODELS.load(name), "prunable", False)
@@ -152,7 +152,7 @@ def check_prunable(name: str, *, where: str = "") -> None:
 
 
 def check_loss(name: str, kinds: Sequence[str], *, where: str = "") -> None:
-    """Raise `ConfigError` if a loss is not one of what the learning task gives to losses."""
+    """Raise `ConfigError` if the loss is of a kind that the learning task does not support."""
     if LOSSES.load(name).of not in kinds:
         suitable = ", ".join(n for n in LOSSES.names() if LOSSES.load(n).of in kinds)
         raise ConfigError(
@@ -165,7 +165,7 @@ def check_loss(name: str, kinds: Sequence[str], *, where: str = "") -> None:
 
 
 def check_augmentation(name: str, boxes: bool, *, where: str = "") -> None:
-    """Raise `ConfigError` if an augmentation moves pictures and not their boxes, or boxes where there are none."""
+    """Raise `ConfigError` if an augmentation does not transform boxes but must, or needs boxes and there are none."""
 
     def suits(name: str) -> bool:
         return getattr(AUGMENTATIONS.load(name), "boxes", False) in (boxes, None)
@@ -179,13 +179,13 @@ def check_augmentation(name: str, boxes: bool, *, where: str = "") -> None:
 
 
 def learning_task_of(use_case: UseCase, fitted: Mapping[str, Any], labels: Sequence[str]) -> protocols.LearningTask:
-    """The learning task of a use case, told what was fitted and the names of the classes."""
+    """The learning task of a use case, built with the extractor's fitted values and the class names."""
     spec, where = use_case.learning_task, f"{use_case.name}.yaml: task"
     return LEARNING_TASKS.build(spec.name, spec.params, where=where, fitted=fitted, labels=labels)
 
 
 def deploy_target_spec(use_case: UseCase, environment: Environment) -> ComponentSpec:
-    """The deployment target that a use case names, or else the environment."""
+    """The deployment target of a use case; the environment's by default."""
     return use_case.deploy.target or ComponentSpec(name=environment.serving.target)
 
 
@@ -200,7 +200,7 @@ def deploy_target_of(use_case: UseCase, environment: Environment) -> DeployTarge
 def codec_spec_of(
     use_case: UseCase, fitted: Mapping[str, Any], task: protocols.LearningTask
 ) -> tuple[str, dict[str, Any]]:
-    """Name and params of the input codec of a use case: its task's own, or that of its feature extractor."""
+    """Name and params of the input codec: the learning task's, or else the feature extractor's."""
     if (own := task.input_codec()) is not None:
         return own
     spec = use_case.features
@@ -242,7 +242,7 @@ def check_params_of(use_case: UseCase, *, where: str) -> None:
             student = ComponentSpec.model_validate(spec.params["student"])
             MODELS.check(student.name, where=f"{where}: {key}.params.student")
             check_network(student.name, arguments, where=f"{where}: {key}.params.student")
-        given = dict.fromkeys(arguments if registry is MODELS else _GIVEN.get(registry.kind, ()))
+        given = dict.fromkeys(arguments if registry is MODELS else _CODE_ARGUMENTS.get(registry.kind, ()))
         try:
             if registry is MODELS:
                 check_network(spec.name, arguments, where=f"{where}: {key}")

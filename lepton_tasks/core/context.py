@@ -1,4 +1,4 @@
-"""Run context: what a stage receives besides its use case and its inputs."""
+"""Run context: state folder, environment, seed, clock and progress reporting of a stage."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lepton_tasks.core.store import ArtifactStore, Draft, R
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far a long job is; `total` is None where only the end tells it. `note` says what else there is to tell."""
+    """Progress of a long operation; `total` is None if unknown, `note` is a free text."""
 
     stage: str
     done: int
@@ -50,9 +50,9 @@ def _print_progress(progress: Progress) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class RunContext:
-    """Identity of the run, addresses of the services, the store, and the place to write to.
+    """Identity of the run, service addresses, artifact store and output location.
 
-    `stage` and `fingerprint` are filled in by the runner before a stage is called.
+    The runner sets `stage` and `fingerprint` before it calls a stage.
     """
 
     run_id: str
@@ -72,7 +72,7 @@ class RunContext:
 
     @classmethod
     def local(cls, root: Path, *, run_id: str = "local", **environment: object) -> RunContext:
-        """A context whose whole state is one folder; for tests and notebooks."""
+        """A context whose entire state is in one folder; for tests and notebooks."""
         return cls(run_id=run_id, root=Path(root), environment=Environment.model_validate(environment))
 
     @property
@@ -87,29 +87,29 @@ class RunContext:
 
     @property
     def workdir(self) -> Path:
-        """A folder that outlives a killed attempt at this same work."""
+        """Work folder that survives a killed attempt at the same stage and inputs."""
         return self.store.workdir(self.stage, self.fingerprint)
 
     def draft(self) -> Draft:
-        """A private folder to write this stage's artifact into; nothing is visible until `publish`."""
+        """Private folder for this stage's artifact; invisible to others until `publish`."""
         return self.store.draft(self.stage, self.fingerprint)
 
     def publish(self, draft: Draft, kind: type[R], facts: Mapping[str, Fact] | None = None) -> R:
-        """Seal the draft as this stage's artifact."""
+        """Publish the draft as this stage's artifact."""
         return draft.publish(kind, facts, replace=self.force)
 
     def open(self, ref: ArtifactRef) -> Path:
-        """The checked folder of an input."""
+        """Folder of an input artifact, after its digests were checked."""
         return self.store.open(ref)
 
     def read_json(self, ref: ArtifactRef, name: str) -> Any:
-        """The values in a JSON file of an input."""
+        """Parsed content of a JSON file of an input artifact."""
         return json.loads((self.open(ref) / name).read_text())
 
     def meter(self, total: int | None, unit: str, *, every: float = 2.0) -> Callable[..., None]:
-        """A function to call with the count done so far, and the parts left where they are known.
+        """A function to call with the count so far and, optionally, the number of partitions left.
 
-        It reports at most once in `every` seconds, and at the end if `total` tells where that is.
+        It reports at most once every `every` seconds, and at the end if `total` is known.
         """
         started = time.monotonic()
         last = started

@@ -1,4 +1,4 @@
-"""Energy of processor and memory: hardware counters, and the estimate where there are none."""
+"""Energy of processor and memory: hardware counters, and the constant to estimate it without them."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 WATTS_PER_CORE = 3.5
-"""Of one busy core (hardware thread) with its share of the machine around it.
+"""Power of one busy core (hardware thread), including its share of the machine.
 
-Source: Cloud Carbon Footprint, "Methodology": watts per vCPU at full load, mean of the processors that AWS lends
-(Google's 4.26, Azure's 3.76), after SPECpower; https://www.cloudcarbonfootprint.org/docs/methodology/
+Source: Cloud Carbon Footprint, "Methodology": watts per vCPU at full load, mean of AWS processors (Google's 4.26,
+Azure's 3.76), after SPECpower; https://www.cloudcarbonfootprint.org/docs/methodology/
 """
 
 MEASURED, ESTIMATED = "energy_wh", "energy_estimate_wh"
-"""Names of the figure, in watt-hours: all of it counted by the hardware, or some of it estimated."""
+"""Metric names, in watt-hours: measured entirely by hardware counters, or partly estimated."""
 
 ZONES = Path("/sys/class/powercap")
-"""Where the kernel shows RAPL's counters."""
+"""The kernel's folder of RAPL counters."""
 JOULES_PER_WH = 3600.0
 
 
 @dataclasses.dataclass
 class Counter:
-    """A counter of joules that may begin again at 0 after `most`."""
+    """A counter of joules that wraps around to 0 after `most`."""
 
     read: Callable[[], float]
     most: float = float("inf")
@@ -32,18 +32,18 @@ class Counter:
         self._last = self.read()
 
     def since(self) -> float:
-        """Joules since the last call; right if the counter went round at most once."""
+        """Joules since the last call; correct if the counter wrapped around at most once."""
         before, self._last = self._last, self.read()
         return joules_between(before, self._last, self.most)
 
 
 def joules_between(before: float, now: float, most: float) -> float:
-    """Joules between two readings of a counter that may have begun again at 0 once, after `most`."""
+    """Joules between two readings of a counter that may have wrapped around once, after `most`."""
     return now - before if now >= before else now - before + most
 
 
 def rapl(zones: Path = ZONES) -> dict[str, Counter]:
-    """Counters of all packages and of memory beside them, by zone; empty without any or if one may not be read.
+    """Counters of processor packages and memory, by zone; empty if there are none or one is not readable.
 
     Source: https://docs.kernel.org/power/powercap/powercap.html
     """

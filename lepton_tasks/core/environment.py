@@ -59,7 +59,7 @@ class Kubernetes(pydantic.BaseModel):
 
 
 class Dask(pydantic.BaseModel):
-    """Where the data stages compute."""
+    """Dask cluster of the data stages."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -101,11 +101,11 @@ class TrainingPods(pydantic.BaseModel):
     port: int = pydantic.Field(29400, ge=1024, le=65535)
     """Port on which the first pod waits for the others."""
     patience: float = pydantic.Field(900.0, gt=0)
-    """Seconds without a sign of life from any pod, including startup, before a training fails."""
+    """Seconds without a heartbeat from any pod, including startup, before a training fails."""
 
     @property
     def rendezvous(self) -> str:
-        """``host:port`` of the first pod, by the name that its job's service gives it."""
+        """``host:port`` of the first pod, by its name in the job's service."""
         first = f"{self.name}-0.{self.name}" if self.kind == "job" else f"{self.name}-master-0"
         return f"{first}.{self.namespace}.svc:{self.port}"
 
@@ -137,7 +137,7 @@ class Training(pydantic.BaseModel):
 
     @property
     def calls_nodes(self) -> bool:
-        """Whether others than the stage's machine take part."""
+        """Whether machines other than the stage's take part."""
         return self.nodes > 1 or self.kubernetes is not None
 
 
@@ -167,13 +167,13 @@ class ServingPods(pydantic.BaseModel):
     disk: str = pydantic.Field("8Gi", pattern=r"^[1-9][0-9]*[MG]i$")
     """Disk per replica: up to three versions of each model, and 512 MiB of request log per model."""
     linger: int = pydantic.Field(10, ge=1, le=300)
-    """Seconds that a replica goes on answering after it was told to stop, until load balancers have turned away."""
+    """Seconds that a stopping replica still answers, until load balancers have removed it."""
     keys_secret: str = "lepton-serving-keys"
-    """Secret with ``keys.json``, as `lepton key add` writes it; the servers take up changes by themselves."""
+    """Secret with ``keys.json``, as `lepton key add` writes it; servers reload it on change."""
     tls_secret: str | None = None
     """Secret with ``tls.crt`` and ``tls.key``; null for HTTP."""
     clients: tuple[str, ...] = ()
-    """Namespaces whose pods may ask, beside its own."""
+    """Additional namespaces whose pods may send requests."""
     metrics: Literal["annotations", "podmonitor"] = "annotations"
     """How Prometheus finds the replicas; a PodMonitor sends the key ``prometheus`` of `keys_secret`."""
 
@@ -229,11 +229,11 @@ class Environment(pydantic.BaseModel):
     serving: Serving = Serving()
     """The inference servers."""
     dask: Dask = Dask()
-    """Where the data stages compute."""
+    """Dask cluster of the data stages."""
     training: Training = Training()
-    """Where trainings run."""
+    """Distributed training."""
     alerts: tuple[ComponentSpec, ...] = (ComponentSpec(name="log"),)
-    """Channels that alerts about deployed models go to; see `lepton list alert_channels`."""
+    """Channels for alerts about deployed models; see `lepton list alert_channels`."""
     data_root: str = "data"
     """Base folder of relative source paths; relative to the project."""
 
@@ -253,25 +253,25 @@ _RUNNING_FILE = "run/addresses.json"
 
 
 def project_root(start: Path | None = None) -> Path:
-    """The nearest folder above `start` that holds ``configs/use_cases``; `start` itself if there is none."""
+    """The nearest parent of `start` with ``configs/use_cases``; `start` itself if there is none."""
     here = (start or Path.cwd()).resolve()
     return next((p for p in (here, *here.parents) if (p / "configs" / "use_cases").is_dir()), here)
 
 
 def use_case_file(name: str) -> Path:
-    """The YAML of a use case of this project, whether there is one or not."""
+    """Path of a use case's YAML file in this project; it need not exist."""
     return project_root() / "configs" / "use_cases" / f"{name}.yaml"
 
 
 def state_root(variables: Mapping[str, str] | None = None) -> Path:
-    """The folder that holds all state: ``LEPTON_HOME``, or ``.lepton`` in the project."""
+    """The state folder: ``LEPTON_HOME``, or ``.lepton`` in the project."""
     variables = os.environ if variables is None else variables
     return Path(variables.get("LEPTON_HOME") or project_root() / ".lepton").expanduser().resolve()
 
 
 @contextlib.contextmanager
 def usable_state() -> Iterator[None]:
-    """Turn the failure to make, or to write to, something in the state folder into a `ConfigError` with a way out."""
+    """Convert an `OSError` caused by an unusable state folder into a `ConfigError`."""
     try:
         yield
     except OSError as error:
@@ -287,10 +287,10 @@ def usable_state() -> Iterator[None]:
 
 
 def load_environment(variables: Mapping[str, str] | None = None) -> Environment:
-    """The environment in force.
+    """The effective environment.
 
-    Later wins: the defaults, the file in ``LEPTON_ENVIRONMENT`` (or ``configs/environments/local.yaml``), the addresses
-    that `lepton up` recorded, ``LEPTON_*_PORT``, ``LEPTON_*_URL``.
+    In order of increasing precedence: defaults, the file in ``LEPTON_ENVIRONMENT`` (or
+    ``configs/environments/local.yaml``), the addresses recorded by `lepton up`, ``LEPTON_*_PORT``, ``LEPTON_*_URL``.
     """
     variables = os.environ if variables is None else variables
     default = project_root() / "configs" / "environments" / "local.yaml"
@@ -320,7 +320,7 @@ def load_environment(variables: Mapping[str, str] | None = None) -> Environment:
 
 
 def record_addresses(root: Path, addresses: Mapping[str, str]) -> None:
-    """Remember the addresses of what was started, so that later commands find it without variables."""
+    """Record the addresses of started services for later commands."""
     from lepton_tasks.core.store import write_json
 
     path = root / _RUNNING_FILE

@@ -1,4 +1,4 @@
-"""Error classes that say what went wrong, where, and how to fix it."""
+"""Error classes with what went wrong, where, and how to fix it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Any
 
 
 class LeptonError(Exception):
-    """An error whose message names the thing, the place and the way out.
+    """Base class of errors with what, where and fix.
 
     Args:
-        what: One sentence: the thing and its value.
-        where: File, key, URL or stage the fault was found at.
-        fix: What the reader can do about it.
+        what: One sentence that names the fault and the value.
+        where: File, key, URL or stage of the fault.
+        fix: What the user can do about it.
 
-    ``retryable`` says whether the same call may succeed later without any change by the user.
+    ``retryable``: whether the same call may succeed later without any change by the user.
     """
 
     retryable = False
@@ -30,7 +30,7 @@ class LeptonError(Exception):
         return _rebuild, (type(self), self.what, self.where, self.fix)
 
     def to_dict(self) -> dict[str, str]:
-        """The error as plain JSON values, for another process to rebuild with `error_from_dict`."""
+        """The error as JSON values; inverse of `error_from_dict`."""
         return {"type": type(self).__name__, "what": self.what, "where": self.where, "fix": self.fix}
 
 

@@ -1,4 +1,4 @@
-"""What a monitor found: the typed result that reports, alerts and repairs share."""
+"""Findings of monitors, shared by reports, alerts and remedies."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from lepton_tasks.core.store import write_json
 
 Severity = Literal["ok", "warning", "critical"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
-"""From harmless to worst."""
+"""In increasing order."""
 FINDINGS_FILE = "findings.json"
-"""Of a monitor report: the findings, as a JSON list."""
+"""File of a monitor report: the findings as a JSON list."""
 MONITORING, BOOK_FILE = "monitoring", "watch.json"
-"""Of the state folder: has a folder for each watched model, with what is known of it (`monitoring.book`)."""
+"""In the state folder: a folder per watched model, and the file with its watch state (`monitoring.book`)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One answer of a monitor.
+    """One result of a monitor.
 
     Attributes:
         monitor: Name of the monitor in the catalogue.
-        severity: ``critical`` needs an action, ``warning`` a look; ``ok`` is told for the record.
-        message: A sentence for people, with its units.
-        value: What was measured; None if nothing could be.
-        limit: What `value` is held against; None without one.
-        unit: Of both.
-        subject: The column, label, metric or resource it is about; empty for the model as a whole.
-        figures: Others in the same unit, by subject, that are recorded over time but not judged here; None for none.
+        severity: ``critical`` needs action, ``warning`` attention; ``ok`` is for the record.
+        message: A human-readable sentence with units.
+        value: The measured value; None if it could not be measured.
+        limit: The limit of `value`; None without one.
+        unit: Unit of both.
+        subject: The column, label, metric or resource concerned; empty for the model as a whole.
+        figures: Further values in the same unit, by subject, recorded over time without a limit; None for none.
     """
 
     monitor: str
@@ -52,7 +52,7 @@ class Finding:
 
 
 def worst(findings: Iterable[Finding]) -> Severity:
-    """The worst severity among them; ``ok`` for none."""
+    """The highest severity; ``ok`` for no findings."""
     return max((finding.severity for finding in findings), key=SEVERITIES.index, default="ok")
 
 
@@ -62,5 +62,5 @@ def write_findings(folder: Path, findings: Iterable[Finding]) -> None:
 
 
 def read_findings(folder: Path) -> list[Finding]:
-    """What `write_findings` wrote."""
+    """Read ``findings.json`` from a folder."""
     return [Finding(**values) for values in json.loads((folder / FINDINGS_FILE).read_text())]

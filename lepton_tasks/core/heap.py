@@ -1,4 +1,4 @@
-"""Malloc settings: how much freed memory the process keeps for reuse."""
+"""Malloc settings: how much freed memory the process retains for reuse."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import contextlib
 import ctypes
 
 _TRIM, _MAPPED = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
-_LARGEST = 32 << 20  # bytes of an array, the most that malloc takes
+_LARGEST = 32 << 20  # bytes per array, malloc's maximum for this setting
 
 
-def keep_freed(most: int) -> None:
-    """Let the heap keep `most` bytes that were freed, in arrays of up to 32 MiB; for the life of the process.
+def retain_freed_memory(most: int) -> None:
+    """Let the heap retain up to `most` freed bytes, in arrays of up to 32 MiB; for the lifetime of the process.
 
-    Otherwise malloc gives large arrays back to the kernel at once, and gets pages for the next that must be cleared.
-    Does nothing where the C library is not GNU's.
+    Otherwise malloc returns large arrays to the kernel at once, and the pages of the next array must be zeroed again.
+    No-op unless the C library is glibc.
     """
     with contextlib.suppress(AttributeError, OSError):
         libc = ctypes.CDLL(None)

@@ -8,7 +8,7 @@ import signal
 import sys
 
 PARENT = "LEPTON_PARENT"
-"""Variable with the pid of a child's parent, for a child that cannot be told in any other way."""
+"""Environment variable with the pid of a child's parent, for children that cannot receive it otherwise."""
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
@@ -17,7 +17,7 @@ _libc = ctypes.CDLL(None)
 def die_with(parent: int, number: signal.Signals = signal.SIGTERM) -> None:
     """Have the kernel send this process a signal when its parent ends, even by SIGKILL.
 
-    Only system calls, so a child just forked may call it. Ends the process if `parent` has ended before the call.
+    Only makes system calls, so it is safe right after a fork. Exits the process if `parent` has already ended.
     """
     if sys.platform == "linux":
         _libc.prctl(_PR_SET_PDEATHSIG, number)

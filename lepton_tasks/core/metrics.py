@@ -1,4 +1,4 @@
-"""Properties of metrics: unit, and whether higher or lower is better."""
+"""Properties of metrics: unit, meaning, and whether higher or lower is better."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import difflib
 
 _SMALLER = {"loss", "error", "rmse", "mse", "mae", "mape", "perplexity", "fid", "eer", "flagged"}
 
-# Unit and meaning of the metrics that the learning tasks give; a longer name is its beginning's (``ap50_rbc``).
+# Unit and meaning of the learning tasks' metrics; also matched by prefix (``ap50_rbc``).
 _MEANINGS: dict[str, tuple[str, str]] = {
     "accuracy": ("share", "of rows answered correctly"),
     "ap50": ("share", "average precision of this label at an IoU of 0.5"),
@@ -40,18 +40,18 @@ _MEANINGS: dict[str, tuple[str, str]] = {
 
 def unit_of(name: str) -> str:
     """The unit of a metric: ``share`` (0 to 1), ``of the target``, another one, or nothing."""
-    return _about(name)[0]
+    return _entry(name)[0]
 
 
 def meaning(name: str) -> str:
-    """What a metric says, in a few words; empty if nobody knows."""
-    return _about(name)[1]
+    """A short description of a metric; empty if unknown."""
+    return _entry(name)[1]
 
 
 def misspelt(name: str) -> str | None:
-    """The metric that a name with a slip in its letters stands for; None for a known metric or one of its own.
+    """The known metric that a misspelt name probably means; None for a known or a dissimilar name.
 
-    Names that differ in digits (``hit_rate_5``) or words are other metrics, not slips.
+    Names that differ in digits (``hit_rate_5``) are different metrics, not typing errors.
     """
     if meaning(name):
         return None
@@ -63,30 +63,30 @@ def _digits(name: str) -> str:
     return "".join(filter(str.isdigit, name))
 
 
-def _about(name: str) -> tuple[str, str]:
+def _entry(name: str) -> tuple[str, str]:
     return _MEANINGS.get(_known(name), ("", ""))
 
 
 def _known(name: str) -> str:
-    """The beginning of the name that has a meaning; empty if none has."""
+    """The longest known prefix of the name; empty if there is none."""
     while name not in _MEANINGS and "_" in name:
         name = name.removeprefix("last_") if name.startswith("last_") else name.rpartition("_")[0]
     return name if name in _MEANINGS else ""
 
 
 def higher_is_better(name: str) -> bool:
-    """Whether a larger value of the metric is better: no if its last word is that of an error, such as ``loss``.
+    """Whether a larger value of the metric is better: not if its last word is that of an error, such as ``loss``.
 
-    What follows a known name is a label, which may be any word: ``ap50_an_error`` is as good as it is large.
+    The rest after a known name is a label, which may be any word: for ``ap50_an_error``, larger is better.
     """
     return (_known(name) or name).rpartition("_")[2] not in _SMALLER
 
 
 def direction(name: str) -> int:
-    """1 if a larger value of the metric is better, else -1: differences times it are larger when better."""
+    """1 if a larger value of the metric is better, else -1."""
     return 1 if higher_is_better(name) else -1
 
 
 def is_worse(name: str, value: float, limit: float) -> bool:
-    """Whether the metric's value is worse than the limit; NaN is."""
+    """Whether the metric's value is worse than the limit; true for NaN."""
     return not (value >= limit if higher_is_better(name) else value <= limit)

@@ -1,4 +1,4 @@
-"""Statistics of proportions and distributions: confidence intervals, tests, drift."""
+"""Statistics of proportions and histograms: confidence intervals, tests, stability index."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Sequence
 _EXACT_UP_TO = 1000
 
 Z95 = 1.96
-"""Standard deviations on both sides of a normal mean that hold 95 %."""
+"""Two-sided 95 % quantile of the standard normal distribution."""
 
 
 def wilson(share: float, rows: int, *, z: float = Z95) -> tuple[float, float]:
-    """The interval of a share seen on `rows` rows, 95 % by default.
+    """Wilson confidence interval of a proportion observed on `rows` rows, 95 % by default.
 
     Source: Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
     """
@@ -22,12 +22,12 @@ def wilson(share: float, rows: int, *, z: float = Z95) -> tuple[float, float]:
 
 
 def newcombe(first: tuple[int, int], second: tuple[int, int], *, z: float = Z95) -> tuple[float, float]:
-    """The interval of the second share less the first, 95 % by default; good for few hits, too.
+    """Newcombe confidence interval of the second proportion minus the first, 95 % by default; valid for small counts.
 
     Args:
         first: Hits and rows, rows > 0.
         second: Likewise.
-        z: Standard deviations.
+        z: Normal quantile.
 
     Source: Newcombe, "Interval estimation for the difference between independent proportions", 1998, method 10.
     """
@@ -38,8 +38,8 @@ def newcombe(first: tuple[int, int], second: tuple[int, int], *, z: float = Z95)
     return q - p - below, q - p + above
 
 
-def two_proportions(first: tuple[int, int], second: tuple[int, int]) -> float:
-    """How likely a difference at least as large is if both shares are one: the pooled z-test, two-sided.
+def two_proportion_p_value(first: tuple[int, int], second: tuple[int, int]) -> float:
+    """Two-sided p-value of the pooled z-test for equal proportions.
 
     Args:
         first: Hits and rows, rows > 0.
@@ -55,13 +55,13 @@ def two_proportions(first: tuple[int, int], second: tuple[int, int]) -> float:
     return math.erfc(abs(z) / math.sqrt(2))
 
 
-def more_by_chance(first: tuple[int, int], second: tuple[int, int]) -> float:
-    """How likely the second has at least as many of all hits if both shares are one: Fisher's exact test, one-sided.
+def fisher_p_value(first: tuple[int, int], second: tuple[int, int]) -> float:
+    """One-sided p-value of Fisher's exact test against a larger second proportion.
 
-    By the normal approximation with continuity correction above 1,000 hits.
+    Above 1,000 hits by the normal approximation with continuity correction.
 
     Args:
-        first: Hits and rows; no rows stand for a share of nothing known, so that the second's hits are no surprise.
+        first: Hits and rows; 0 rows mean that nothing is known, so the p-value is 1.
         second: Hits and rows.
 
     Source: Fisher, "Statistical methods for research workers", 1925, section 21.02; hypergeometric tail.
@@ -81,10 +81,10 @@ def _log_choose(n: int, k: int) -> float:
     return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
 
 
-def stability(first: Sequence[int], second: Sequence[int]) -> float:
-    """The population stability index of two counts over the same bins; half a row is added to each bin.
+def population_stability_index(first: Sequence[int], second: Sequence[int]) -> float:
+    """Population stability index of two histograms over the same bins; half a row is added to each bin.
 
-    Below 0.1 is no change, above 0.25 a large one, by the custom of credit scoring.
+    By convention in credit scoring, below 0.1 is no change and above 0.25 a large one.
 
     Source: Siddiqi, "Credit risk scorecards", 2006.
     """
@@ -94,14 +94,14 @@ def stability(first: Sequence[int], second: Sequence[int]) -> float:
     return sum((q - p) * math.log(q / p) for p, q in shares)
 
 
-def stability_by_chance(bins: int, first: int, second: int, *, z: float) -> float:
-    """What the stability index of two samples of one distribution stays below, but for one normal tail beyond `z`.
+def stability_index_bound(bins: int, first: int, second: int, *, z: float) -> float:
+    """Upper quantile of the stability index of two samples of the same distribution.
 
     Args:
-        bins: Bins, at least 2.
+        bins: Number of bins, at least 2.
         first: Rows of the first sample.
         second: Rows of the second.
-        z: Standard deviations.
+        z: The quantile, as that of a normal distribution.
 
     Source: Yurdakul and Naranjo, "Statistical properties of the population stability index", 2020: it is distributed as
     chi-square with bins - 1 degrees of freedom times 1/first + 1/second; its quantile by Wilson and Hilferty, "The
@@ -112,8 +112,10 @@ def stability_by_chance(bins: int, first: int, second: int, *, z: float) -> floa
     return quantile * (1 / first + 1 / second)
 
 
-def pooled(first: Sequence[int], second: Sequence[int], *, least: float = 5.0) -> tuple[list[int], list[int]]:
-    """The same counts with those bins joined into one in which a sample is expected to have fewer than `least` rows.
+def merge_sparse_bins(
+    first: Sequence[int], second: Sequence[int], *, least: float = 5.0
+) -> tuple[list[int], list[int]]:
+    """Merge all bins in which a sample has an expected count below `least` into one.
 
     Source: Cochran, "Some methods for strengthening the common chi-square tests", 1954.
     """
@@ -133,22 +135,22 @@ def pooled(first: Sequence[int], second: Sequence[int], *, least: float = 5.0) -
     return kept
 
 
-def chi_square(first: Sequence[int], second: Sequence[int]) -> float:
-    """How likely two counts over the same bins differ at least as much if both come from one distribution.
+def chi_square_p_value(first: Sequence[int], second: Sequence[int]) -> float:
+    """p-value of the chi-square test that two histograms over the same bins come from one distribution.
 
-    Bins with few rows are joined (see `pooled`); the tail by Wilson and Hilferty, 1931, off by less than 0.01.
+    Sparse bins are merged. The tail is Wilson and Hilferty's approximation, 1931, with an error below 0.01.
 
     Source: Pearson, "On the criterion ...", 1900.
     """
-    a, b = pooled(first, second)
+    a, b = merge_sparse_bins(first, second)
     if len(a) < 2 or not sum(a) or not sum(b):
         return 1.0
     n, m = sum(a), sum(b)
     statistic = 0.0
     for x, y in zip(a, b, strict=True):
-        for seen, rows in ((x, n), (y, m)):
+        for observed, rows in ((x, n), (y, m)):
             expected = (x + y) * rows / (n + m)
-            statistic += (seen - expected) ** 2 / expected
+            statistic += (observed - expected) ** 2 / expected
     degrees = len(a) - 1
     if statistic == 0:
         return 1.0

@@ -1,6 +1,6 @@
-"""Protocols that components implement; `core/catalogue.py` lists the implementations.
+"""Protocols of components; `core/catalogue.py` lists the implementations.
 
-Those of tables are in `table_protocols`, those of what follows a training in `release_protocols`.
+See also `table_protocols` and `release_protocols`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from lepton_tasks.data.samples import Samples
 
 Outputs: TypeAlias = "Mapping[str, np.ndarray]"
-"""Arrays [N, ...] by the names of a network's outputs."""
+"""Arrays [N, ...] by output name of a network."""
 
 
 @runtime_checkable
 class Source(Protocol):
-    """Where raw samples come from. Built with the YAML's params and ``data_root: Path``."""
+    """Source of raw samples. Built with the YAML's params and ``data_root: Path``."""
 
     def state(self) -> Any:
         """JSON values that change when the source changes; cheap (names, sizes, times), no heavy import."""
@@ -32,59 +32,59 @@ class Source(Protocol):
     def read(self) -> Iterator[pa.Table]:
         """Batches of ``sample_id, uri, data, label`` in a stable order; raises `DataError` if there is nothing to read.
 
-        ``data`` is null where the bytes lie at ``uri``, ``label`` where there is none. Columns of
-        `lepton_tasks.data.rows.FURTHER` may be added; all batches have the same.
+        ``data`` is null if the bytes are at ``uri``, ``label`` if there is none. Columns of
+        `lepton_tasks.data.rows.OPTIONAL_COLUMNS` may be added; all batches have the same columns.
         """
 
     def describe(self) -> dict[str, Any]:
-        """JSON values worth keeping beside the rows; ``classes``, where it knows them, counts the empty ones too."""
+        """Metadata to store with the rows, as JSON values; ``classes``, if known, includes empty ones."""
 
 
 @runtime_checkable
 class CleaningStep(Protocol):
-    """One reason to refuse rows.
+    """Rejects rows.
 
-    Steps see *probes*: one light row per sample (``sample_id, uri, label, size_bytes, sha256, error``, what the source
-    added and what the feature extractor's `probe` found), made once, so that a picture is decoded once however many
-    steps there are.
+    Steps see *probes*: one row of metadata per sample (``sample_id, uri, label, size_bytes, sha256, error``, the
+    source's optional columns and the facts of the feature extractor's `probe`), computed once, so that an image is
+    decoded once however many steps there are.
     """
 
     def refuse(self, probes: pa.Table) -> Sequence[str | None]:
-        """A reason for each row to be refused, or None to keep it. Sees only rows that earlier steps kept."""
+        """For each row the reason to reject it, or None to keep it. Sees only rows that earlier steps kept."""
 
 
 @runtime_checkable
 class RevisingStep(CleaningStep, Protocol):
-    """A cleaning step that changes rows before it refuses any."""
+    """A cleaning step that repairs rows before it rejects any."""
 
     def revise(self, probes: pa.Table) -> tuple[pa.Table, Sequence[str | None]]:
-        """As many rows in the same order, and for each what was repaired, or None. Later steps see the changed rows."""
+        """The same rows in the same order, and for each what was repaired, or None. Later steps see the changes."""
 
 
 @runtime_checkable
 class FeatureExtractor(Protocol):
-    """Samples -> arrays. Fitted on the training split only; the fitted values are JSON."""
+    """Converts samples to arrays. Fitted on the training split only; the fitted values are JSON."""
 
     facts: ClassVar[Mapping[str, pa.DataType]]
-    """Columns and types of what `probe` finds."""
+    """Columns and types of the facts of `probe`."""
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one sample's array."""
 
     def probe(self, payload: bytes) -> tuple[dict[str, Any], np.ndarray]:
-        """Light facts about one sample, ``content_sha256`` among them, and its array, uint8 of `shape`.
+        """Facts about one sample, including ``content_sha256``, and its array, uint8 of `shape`.
 
-        Samples are decoded here and nowhere else. Equal content has the same ``content_sha256`` however it is encoded
-        without loss. Raises `DataError` if it cannot be decoded.
+        The only place where samples are decoded. Equal content has the same ``content_sha256`` in any lossless
+        encoding. Raises `DataError` if it cannot be decoded.
         """
 
     @staticmethod
     def expectations(stage: Literal["raw", "features"]) -> Sequence[Expectation]:
-        """Rules that every use case with these features shares; those about ``label`` are left out without labels."""
+        """Default expectations of these features; those about ``label`` apply only to labelled data."""
 
     def fit(self, samples: Samples, ctx: RunContext) -> dict[str, Any]:
-        """Values learned from the samples of the training split."""
+        """Fit on the samples of the training split."""
 
     def transform(self, samples: Samples, fitted: Mapping[str, Any], folder: Path, ctx: RunContext) -> dict[str, Any]:
         """Write the arrays of one split into `folder`; returns facts (rows, bytes)."""
@@ -93,31 +93,31 @@ class FeatureExtractor(Protocol):
         """Name and params of the input codec that serving uses to compute the same arrays."""
 
     def requests(self, arrays: np.ndarray) -> list[bytes]:
-        """Samples, as arrays [N, *shape], in the form that a client sends them; the codec decodes them to the same."""
+        """Encode arrays [N, *shape] as request bodies, which the codec decodes to the same arrays."""
 
 
 @runtime_checkable
 class Fetching(Protocol):
-    """A source, of samples or of a table, that fetches its files before they are read."""
+    """A source, of samples or of a table, that downloads its files before reading."""
 
     def fetch(self, ctx: RunContext) -> None:
-        """Fetch what is not there yet, and tell the progress; raises `UnavailableError` naming the way by hand."""
+        """Download missing files and report progress; raises `UnavailableError` with the manual alternative."""
 
 
 @runtime_checkable
 class Codec(Protocol):
-    """Bytes or JSON <-> arrays, with NumPy only; shared by training and serving."""
+    """Converts bytes or JSON to arrays, with NumPy only; shared by training and serving."""
 
     media_type: ClassVar[str]
-    """Of one sample's bytes, e.g. ``image/png``."""
+    """Media type of one sample's bytes, e.g. ``image/png``."""
     suffix: ClassVar[str]
-    """Of a file that holds one sample, with its dot."""
+    """Suffix of a file with one sample, including the dot."""
 
     def decode(self, payload: bytes) -> np.ndarray:
-        """One sample from a request's bytes; raises `DataError` with the reason."""
+        """Decode one sample from a request's bytes; raises `DataError` with the reason."""
 
     def payload(self, instance: Any) -> bytes:
-        """The bytes of a sample that came as a JSON value; raises `DataError` saying what to send."""
+        """The bytes of a sample given as a JSON value; raises `DataError` with the expected form."""
 
 
 @runtime_checkable
@@ -125,170 +125,170 @@ class Observing(Protocol):
     """A codec that extracts request statistics to compare with the training data."""
 
     def observe(self, payload: bytes, sample: np.ndarray) -> dict[str, Any]:
-        """A few JSON values by name, null for a missing one; cheap: it is part of answering a request.
+        """A few JSON values by name, null for a missing one; must be fast: it is called for every request.
 
         Args:
             payload: A request's bytes.
-            sample: What `Codec.decode` made of them.
+            sample: The output of `Codec.decode`.
         """
 
 
 @runtime_checkable
 class OutputCodec(Protocol):
-    """Model outputs -> what a caller reads."""
+    """Converts model outputs to responses."""
 
     def encode(self, outputs: Outputs, row: int) -> dict[str, Any]:
-        """The answer for one row of a batch, as JSON values."""
+        """The response for one row of a batch, as JSON values."""
 
 
 class Rows(NamedTuple):
-    """Rows of a split: what goes into a network and what should come out."""
+    """Inputs and targets of the rows of a split."""
 
     inputs: np.ndarray
     """[N, ...]; may be a memory map."""
     targets: np.ndarray
     """[N, ...]"""
     lengths: np.ndarray | None = None
-    """int [N], how long each input is before its padding; batches are then made of rows of like length."""
+    """int [N], length of each input without padding; rows of similar length are then batched together."""
     cut: bool = False
-    """Whether the inputs [M, T] of a batch are cut to the longest of its rows: their `lengths` are along T."""
+    """Whether the inputs [M, T] of a batch are truncated along T to the longest row of the batch."""
 
 
 class Phase(NamedTuple):
-    """A part of each training step with a loss and parameters of its own, for networks that learn in turn."""
+    """A part of each training step with its own loss and parameters, for alternating training such as GANs."""
 
     name: str
-    """Its loss is noted as ``<name>_loss``."""
+    """Its loss is logged as ``<name>_loss``."""
     parameters: Sequence[torch.nn.Parameter]
-    """What its optimiser changes; the others stay as they are."""
+    """Parameters that its optimizer updates."""
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    """The scalar to minimise, from inputs and targets as augmented."""
+    """The scalar to minimise, from augmented inputs and targets."""
     every: int = 1
-    """It is left out of all steps but each `every`-th."""
+    """It runs in every `every`-th step."""
 
 
 class Validation(NamedTuple):
-    """How a network is judged after each epoch."""
+    """How a network is validated after each epoch."""
 
     rows: Rows
-    """Of the validation split."""
+    """Rows of the validation split."""
     network: torch.nn.Module
-    """Takes the rows' inputs."""
+    """Maps the rows' inputs to `outputs`."""
     outputs: tuple[str, ...]
-    """Names of what it answers, in order."""
+    """Names of its outputs, in order."""
     metrics: Callable[[Outputs, np.ndarray], dict[str, float]]
-    """Figures by name, from what it answers and the rows' targets."""
+    """Computes metrics by name from outputs and targets."""
 
 
 @runtime_checkable
 class LearningTask(Protocol):
     """A learning task: targets, loss, metrics, plots, output. No Lightning; torch only where needed.
 
-    Built with the YAML's params, ``fitted`` (what the feature extractor learned) and ``labels`` (names of the classes).
-    *Stored* rows are those of the features artifact. `lepton_tasks.learning.task.Task` has what most tasks share.
+    Built with the YAML's params, ``fitted`` (the feature extractor's fitted values) and ``labels`` (class names).
+    *Stored* rows are those of the features artifact. `lepton_tasks.learning.task.Task` is the usual base class.
     """
 
     metric: ClassVar[str]
-    """The metric that a model is chosen and gated by, unless the use case names another."""
+    """Default metric for model selection and the gate."""
     features: ClassVar[tuple[str, ...]]
-    """Names of the feature extractors whose rows it can learn from."""
+    """Names of the supported feature extractors."""
     outputs: ClassVar[tuple[str, ...]]
-    """Names of what the networks of `evaluable` and `deployable` answer, in order."""
+    """Names of the outputs of `evaluable` and `deployable`, in order."""
     network_parameters: ClassVar[tuple[str, ...]]
-    """Names of `network_arguments`: a network that takes other ones does not suit the task."""
+    """Names of `network_arguments`; a network must accept them."""
     loss_of: ClassVar[tuple[str, ...]]
-    """Which losses of the catalogue a use case may name: of ``classes``, ``numbers``, ``rankings``, ``cosines`` or
-    ``embeddings``; empty for none but its own."""
+    """Kinds of losses that a use case may name: ``classes``, ``numbers``, ``rankings``, ``cosines``, ``embeddings``;
+    empty if the task always uses its own loss."""
     boxes: ClassVar[bool]
-    """Whether targets are boxes, so that what moves pictures must move them, too."""
+    """Whether targets are bounding boxes, which geometric augmentations must transform as well."""
     smooths: ClassVar[bool]
-    """Whether `targets` heeds ``train.label_smoothing``."""
+    """Whether `targets` supports ``train.label_smoothing``."""
     replayable: ClassVar[bool]
-    """Whether the answer to a request is what `metrics` takes: true if `evaluable` and `deployable` answer alike."""
+    """Whether `metrics` can be computed from served responses: `evaluable` and `deployable` have the same outputs."""
 
     def network_arguments(self) -> dict[str, Any]:
-        """Arguments of the network that follow from the data (``input_shape``, ``num_classes``), as JSON values."""
+        """Arguments of the network that depend on the data (``input_shape``, ``num_classes``), as JSON values."""
 
     def initialise(self, network: torch.nn.Module) -> None:
-        """Put what was fitted (word vectors, a mean) into a new network."""
+        """Set fitted values (word vectors, a mean) in a new network."""
 
     def calibrate(self, network: torch.nn.Module, rows: Rows) -> None:
-        """Set what a network learns without gradients (a threshold), once, when its weights are final.
+        """Set what is learned without gradients (e.g. a threshold), once after training.
 
         Args:
-            network: With the weights that are kept; its buffers may be changed.
-            rows: Of `training_rows`.
+            network: With its final weights; buffers may be changed.
+            rows: The result of `training_rows`.
         """
 
     def training_rows(self, features: Path) -> Rows:
-        """What is learned from; raises `DataError` if there is nothing."""
+        """Training data; raises `DataError` if there is none."""
 
     def evaluation_rows(self, features: Path, split: str) -> Rows:
-        """What `evaluable` answers and `metrics` judges, of the validation or the test split."""
+        """Inputs of `evaluable` and targets of `metrics`, of the validation or test split."""
 
     def inputs(self, stored: torch.Tensor) -> torch.Tensor:
-        """Stored inputs in the form that augmentations work on and `trainable` takes."""
+        """Convert stored inputs to the form that augmentations and `trainable` take."""
 
     def targets(self, stored: torch.Tensor, label_smoothing: float) -> torch.Tensor:
-        """Stored targets in the form that augmentations work on and `loss` takes."""
+        """Convert stored targets to the form that augmentations and `loss` take."""
 
     def trainable(self, network: torch.nn.Module) -> torch.nn.Module:
-        """The network with what must come before it in training: `inputs` -> what `loss` takes."""
+        """The network with its preprocessing for training: from `inputs` to the outputs that `loss` takes."""
 
     def embedded(self, network: torch.nn.Module) -> torch.nn.Module:
-        """What takes the place of `trainable` for a loss of ``embeddings``."""
+        """Replacement of `trainable` for losses on ``embeddings``."""
 
     def evaluable(self, network: torch.nn.Module) -> torch.nn.Module:
-        """The network as it is judged: inputs of `evaluation_rows` -> `outputs`."""
+        """The network for evaluation: from inputs of `evaluation_rows` to `outputs`."""
 
     def validation(self, network: torch.nn.Module, features: Path) -> Validation:
-        """How the network is judged after each epoch: as on the test split, or by something that takes less time."""
+        """Validation after each epoch: as on the test split, or a cheaper proxy."""
 
     def deployable(self, network: torch.nn.Module) -> torch.nn.Module:
-        """The network with numeric preprocessing before and post-processing after it, ready for ONNX.
+        """The network with numeric preprocessing and post-processing, ready for ONNX export.
 
-        What the input codec decodes -> `outputs`, a tensor or a tuple of them. The name of the argument of its
-        `forward` is the name of the graph's input.
+        Maps what the input codec decodes to `outputs`, a tensor or a tuple of tensors. The argument name of its
+        `forward` becomes the name of the graph's input.
         """
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The scalar to minimise, from what `trainable` gives and `targets`."""
+        """The scalar to minimise, from outputs of `trainable` and `targets`."""
 
     def phases(self, network: torch.nn.Module) -> Sequence[Phase]:
-        """What a step does in turn; empty if all parameters follow `loss` of `trainable`, as nearly always."""
+        """Phases of a training step; empty for ordinary training of all parameters on `loss`."""
 
     def metrics(self, outputs: Outputs, targets: np.ndarray) -> dict[str, float]:
-        """Figures on a split, by name; `lepton_tasks.core.metrics` tells by the name which way is better."""
+        """Metrics of a split by name; `lepton_tasks.core.metrics` derives from the name which direction is better."""
 
     def score(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
-        """What the best epoch is chosen by, from the metrics of `validation`; the larger tuple is better."""
+        """Score for selecting the best epoch, from the metrics of `validation`; the larger tuple is better."""
 
     def details(self, outputs: Outputs, rows: Rows) -> dict[str, dict[str, float]]:
-        """Figures of each label, or of other parts of the split, for the model card; may be empty."""
+        """Metrics per label, or per other part of the split, for the model card; may be empty."""
 
     def right(self, outputs: Outputs, targets: np.ndarray) -> np.ndarray | None:
-        """Which rows are answered correctly, bool [N], to compare two models row by row; None if undefined."""
+        """Which rows are predicted correctly, bool [N], to compare two models row by row; None if undefined."""
 
     def confidence(self, outputs: Outputs) -> np.ndarray:
-        """How sure each answer is, float [N] in [0, 1]; ones if that is no question."""
+        """Confidence of each prediction, float [N] in [0, 1]; ones if not applicable."""
 
     def baseline(self, rows: Rows) -> dict[str, float]:
-        """The same metrics of a trivial predictor, to compare every run with."""
+        """The same metrics for a trivial predictor, as a reference."""
 
     def plots(self, folder: Path, rows: Rows, outputs: Outputs, *, worst: int) -> list[Path]:
-        """Pictures a person looks at, as PNG files in `folder`; `worst` is how many mistakes are drawn."""
+        """Write plots as PNG files into `folder`; `worst` is the number of worst errors to draw."""
 
     def epoch_plot(self, path: Path, rows: Rows, outputs: Outputs) -> None:
-        """A picture of how far a training is, as the PNG file `path`, from the validation split; may draw nothing."""
+        """Plot the progress of training on the validation split as the PNG file `path`; optional."""
 
     def input_codec(self) -> tuple[str, dict[str, Any]] | None:
-        """Name and params of the input codec where requests are no rows; None for the feature extractor's."""
+        """Name and params of the input codec if requests are not rows; None for the feature extractor's."""
 
     def requests(self, rows: Rows) -> list[bytes] | None:
-        """Rows of `evaluation_rows` in the form that a client sends them; None if the extractor does it."""
+        """Encode rows of `evaluation_rows` as request bodies; None to use the feature extractor's."""
 
     def network_plots(self, folder: Path, network: torch.nn.Module, rows: Rows) -> list[Path]:
-        """Pictures of what goes on inside the network as it reads `rows`, as PNG files in `folder`; may be none."""
+        """Write plots of the network's internals on `rows` as PNG files into `folder`; may be none."""
 
     def output_codec(self) -> tuple[str, dict[str, Any]]:
         """Name and params of the output codec."""

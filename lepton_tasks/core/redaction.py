@@ -33,11 +33,11 @@ class Redaction(Section):
 
     @property
     def hides(self) -> bool:
-        """Whether it changes what is written."""
+        """Whether it changes logged values."""
         return bool(self.keep is not None or self.drop or self.hash or self.truncate or self.answer != "keep")
 
     def check_columns(self, columns: Iterable[str], *, where: str) -> None:
-        """Raise `ConfigError` for the first pattern that fits none of the columns: a mistake would hide nothing."""
+        """Raise `ConfigError` for the first pattern that matches no column: a typing error would redact nothing."""
         known = list(columns)
         for key in ("keep", "drop", "hash", "truncate"):
             for pattern in getattr(self, key) or ():

@@ -25,7 +25,7 @@ def load_object(path: str) -> Any:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A sentence with the closest known name, if one is close, and all known names."""
     names = sorted(known)
-    close = difflib.get_close_matches(name[:100], names, n=1)  # it may be anybody's text
+    close = difflib.get_close_matches(name[:100], names, n=1)  # untrusted input may be long
     hint = f"Did you mean {close[0]!r}? " if close else ""
     return f"{hint}Known: {', '.join(names)}."
 
@@ -36,14 +36,14 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """A closed table ``name -> "module:Class"``.
 
-    Closed on purpose: names come from a web form, and an import path typed into a form is code.
+    Closed for security: names come from a web form, and an import path from a form would be code execution.
 
     Args:
-        kind: What one entry is called in messages, e.g. ``"model"``.
+        kind: The noun for one entry in messages, e.g. ``"model"``.
         protocol: A runtime-checkable protocol whose public members each class must have, or None.
         entries: The table.
-        families: ``"module:function"`` by prefix; gives the class of ``<prefix>/<name>``, or refuses the name. For
-            closed tables that packages have of their own.
+        families: ``"module:function"`` by prefix; returns the class of ``<prefix>/<name>`` or raises for an unknown
+            name. For the model registries of other packages.
     """
 
     def __init__(
@@ -59,12 +59,12 @@ class Registry(Generic[T]):
         return sorted(self.entries)
 
     def check(self, name: str, *, where: str = "") -> None:
-        """Raise `ConfigError` with the closest name if `name` is unknown. Imports nothing."""
+        """Raise `ConfigError` with the closest name for an unknown `name`. Imports nothing."""
         if name not in self.entries and self._family(name) is None:
             raise ConfigError(f"no {self.kind} named {name!r}.", where=where, fix=did_you_mean(name, self.entries))
 
     def load(self, name: str, *, where: str = "") -> type[T]:
-        """The class behind `name`; raises `ConfigError` for an unknown name or a class that breaks the protocol."""
+        """Import the class of `name`; raises `ConfigError` for an unknown name or an incomplete class."""
         self.check(name, where=where)
         family = self._family(name)
         cls = load_object(self.entries[name]) if family is None else load_object(family)(name, where=where)
@@ -82,7 +82,7 @@ class Registry(Generic[T]):
         return self.families.get(prefix) if sign else None
 
     def build(self, name: str, params: Mapping[str, Any], *, where: str = "", **given: Any) -> T:
-        """An instance made with the YAML's `params` (checked against the signature) and our own `given` values."""
+        """Build an instance from the YAML's `params`, checked against the signature, and the `given` arguments."""
         cls = self.load(name, where=where)
         return cls(**check_params(cls, params, where=where, given=given), **given)
 
@@ -92,7 +92,7 @@ def _members(protocol: type | None) -> list[str]:
         return []
     names = {n for n in vars(protocol) if not n.startswith("_")}
     names |= {n for n in vars(protocol).get("__annotations__", {}) if not n.startswith("_")}
-    # A data member of an instance cannot be seen on the class, so only callables and properties are looked for.
+    # Instance attributes are not visible on the class, so only callables and properties are checked.
     return sorted(
         n for n in names if callable(getattr(protocol, n, None)) or isinstance(vars(protocol).get(n), property)
     )
@@ -101,10 +101,10 @@ def _members(protocol: type | None) -> list[str]:
 def check_params(
     cls: type, params: Mapping[str, Any], *, where: str = "", given: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """`params` converted to the annotated types of ``cls.__init__``.
+    """Convert `params` to the annotated types of ``cls.__init__``.
 
     Raises:
-        ConfigError: naming the key and the value, for an unknown, missing or ill-typed parameter.
+        ConfigError: for an unknown, missing or ill-typed parameter.
     """
     taken = set(given or ())
     try:
@@ -123,12 +123,12 @@ def check_params(
             checked[key] = value
             continue
         try:
-            own = isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel)  # it brings its config
-            config = None if own else pydantic.ConfigDict(arbitrary_types_allowed=True)
+            is_model = isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel)  # has its own config
+            config = None if is_model else pydantic.ConfigDict(arbitrary_types_allowed=True)
             checked[key] = pydantic.TypeAdapter(annotation, config=config).validate_python(value)
         except pydantic.ValidationError as error:
             reason = error.errors()[0]["msg"]
-            if Secret in (annotation, *get_args(annotation)):  # it may be one, and so may what pydantic quotes
+            if Secret in (annotation, *get_args(annotation)):  # do not show the value, which pydantic also quotes
                 raise ConfigError(f"invalid: {reason}.", where=at) from None
             raise ConfigError(f"{value!r} is invalid: {reason}.", where=at) from error
     for key, parameter in allowed.items():

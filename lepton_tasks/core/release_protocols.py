@@ -15,28 +15,27 @@ if TYPE_CHECKING:
     from lepton_tasks.core.use_case import UseCase
 
 
-class Uncompressed(NamedTuple):
-    """What a compression begins with."""
+class CompressionInput(NamedTuple):
+    """Input of a compression."""
 
     graph: Path
     """The exported network, an ONNX file with one input."""
     samples: Callable[[int], np.ndarray]
-    """At most so many training rows, decoded from requests by the codec, as the graph takes them, [N, ...]; they are
-    from all over the split."""
+    """``samples(n)``: at most `n` training rows as the codec decodes them, [N, ...], spread over the split."""
     teach: Callable[..., None]
-    """``teach(student, made, share=, temperature=, epochs=)`` trains another network of the catalogue to answer as this
-    one does, and writes its graph to `made`. ``teach(None, made, ..., prune=, rate=)`` does so with this one itself,
-    without a share of its channels, at a part of its learning rate."""
+    """``teach(student, output, share=, temperature=, epochs=)`` distils this network into another network of the
+    catalogue and writes its graph to `output`. ``teach(None, output, ..., prune=, rate=)`` distils it into itself with
+    a fraction of its channels removed, at a fraction of its learning rate."""
 
 
 @runtime_checkable
 class Compression(Protocol):
     """A way to make a graph smaller or faster. Built with the YAML's params."""
 
-    def compress(self, model: Uncompressed, made: Path) -> None:
-        """Write `made`, an ONNX file with the inputs and outputs of `model.graph`.
+    def compress(self, model: CompressionInput, output: Path) -> None:
+        """Write `output`, an ONNX file with the inputs and outputs of `model.graph`.
 
-        Whatever it raises is the reason why there is no such candidate; no run fails by it.
+        An exception drops the candidate, with its message as the reason; the run goes on.
         """
 
 
@@ -45,7 +44,7 @@ class Address(NamedTuple):
 
     url: str
     host: str = ""
-    """The name, with its port, that it answers to and its certificate is for, where the URL has another."""
+    """Host name and port of its certificate, if they differ from the URL's."""
 
 
 class Registered(NamedTuple):
@@ -53,50 +52,50 @@ class Registered(NamedTuple):
 
     version: str
     digest: str
-    """Of its model package."""
+    """Digest of its model package."""
     package: Callable[[], Path]
-    """The folder of the package; only who calls it has it fetched."""
+    """Returns the package folder; downloads it on the first call."""
 
 
 @runtime_checkable
 class DeployTarget(Protocol):
-    """A place that serves model packages.
+    """Serves model packages.
 
-    Of a use case it reads the `name` and `deploy`: a version that was registered by others has no more.
+    It reads only `name` and `deploy` of a use case: externally registered versions have nothing else.
     """
 
     def deploy(self, use_case: UseCase, ctx: RunContext, release: Registered) -> dict[str, Any]:
-        """Load and warm up the version, then let it answer as ``deploy.rollout`` says; returns what `health` does.
+        """Load and warm up the version, then route requests to it according to ``deploy.rollout``; returns `health`.
 
-        The old version serves until then, and as the champion while the new one is its challenger.
+        The old version serves until then, and remains champion while the new one is challenger.
         """
 
     def health(self, use_case: UseCase, ctx: RunContext) -> dict[str, Any]:
-        """What is served now: ``{"url", "version", "digest", "previous", "ready"}``, and beside the champion
-        ``"challenger": {"version", "digest"}`` or None; raises `UnavailableError` if nothing answers."""
+        """The served versions: ``{"url", "version", "digest", "previous", "ready"}`` of the champion, and
+        ``"challenger": {"version", "digest"}`` or None; raises `UnavailableError` if no server answers."""
 
     def promote(self, use_case: UseCase, ctx: RunContext) -> dict[str, Any]:
-        """Let the challenger be the champion; returns what is served then.
+        """Make the challenger the champion; returns `health`.
 
-        Raises `ConfigError`, with the way out, where there can be no challenger.
+        Raises `ConfigError` if the target does not support challengers.
         """
 
     def rollback(self, use_case: UseCase, ctx: RunContext) -> dict[str, Any]:
-        """Take the challenger away, or without one serve the version before this one; returns what is served then."""
+        """Remove the challenger or, without one, serve the previous version; returns `health`."""
 
     def remove(self, use_case: UseCase, ctx: RunContext) -> None:
         """Stop serving the use case."""
 
     def addresses(self, ctx: RunContext) -> list[Address]:
-        """Every server that serves what is deployed; the smoke test asks each."""
+        """Every server that serves the deployment; the smoke test checks each."""
 
 
 @runtime_checkable
 class PackageFormat(Protocol):
-    """A form in which other servers take a model. Built with params of the command line."""
+    """A model format of other servers. Built with params of the command line."""
 
     def write(self, package: Path, output: Path) -> Path:
-        """Write the model of a package's folder into the folder `output`; returns the folder that was written."""
+        """Convert the package in a folder and write it into the folder `output`; returns the written folder."""
 
 
 @runtime_checkable
@@ -104,4 +103,4 @@ class Monitor(Protocol):
     """Checks one aspect of the deployed model."""
 
     def check(self, use_case: UseCase, ctx: RunContext, endpoint: EndpointRef) -> list[Finding]:
-        """What was found since the last check; at least one finding, which says so if there was too little to judge."""
+        """Findings since the last check; at least one, which says so if there was too little data."""

@@ -14,8 +14,8 @@ Percent = Annotated[float, pydantic.Field(gt=0, le=100)]
 class Rollout(Section):
     """How a new version takes over from the champion, if there is one.
 
-    A canary goes on to its next step, and in the end becomes the champion, when the step's time is over, enough
-    requests were answered and nothing speaks against it; it is taken back as soon as something does.
+    A canary advances to its next step, and finally becomes the champion, when the step's time has passed, enough
+    requests were answered and all limits are met; it is rolled back as soon as a limit is exceeded.
     """
 
     kind: Literal["immediate", "canary", "shadow", "hold"] = "immediate"

@@ -1,4 +1,4 @@
-"""Secrets that settings point to and never hold."""
+"""References to secrets; settings never contain the secret itself."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from lepton_tasks.core.errors import ConfigError
 
 
 class Secret(pydantic.BaseModel):
-    """Where a secret is: an environment variable or a file."""
+    """Reference to a secret in an environment variable or a file."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     env: str | None = pydantic.Field(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
-    """Name of a variable."""
+    """Name of the environment variable."""
     file: Path | None = None
-    """A file that holds it alone."""
+    """File that contains only the secret."""
 
     @pydantic.model_validator(mode="before")
     @classmethod
     def _not_itself(cls, value: object) -> object:
-        if isinstance(value, str):  # pydantic would show what it refuses
+        if isinstance(value, str):  # pydantic's own message would show the value
             raise ValueError("a secret does not belong here: give {env: VARIABLE} or {file: PATH}")
         return value
 
@@ -34,7 +34,7 @@ class Secret(pydantic.BaseModel):
         return self
 
     def read(self) -> str:
-        """The secret; raises `ConfigError` naming the variable or file that lacks it."""
+        """The secret; raises `ConfigError` if it is missing."""
         where = self.env or str(self.file)
         try:
             text = os.environ.get(self.env, "") if self.env else Path(str(self.file)).expanduser().read_text()

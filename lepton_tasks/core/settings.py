@@ -12,7 +12,7 @@ from lepton_tasks.core.errors import ConfigError
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """YAML that refuses a key given twice, where PyYAML silently takes the last."""
+    """YAML loader that rejects duplicate keys, of which PyYAML silently takes the last."""
 
 
 def _mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -30,7 +30,7 @@ _UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _map
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; raises `ConfigError` with file and line if it holds none."""
+    """The mapping in a YAML file; raises `ConfigError` with file and line if there is none."""
     try:
         with path.open(encoding="utf-8") as stream:
             raw = yaml.load(stream, _UniqueKeys)
@@ -48,7 +48,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def apply_overrides(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of `raw` with dotted keys set, e.g. ``{"train.epochs": 3}``; intermediate mappings are made."""
+    """A copy of `raw` with dotted keys set, e.g. ``{"train.epochs": 3}``; intermediate mappings are created."""
     result: dict[str, Any] = _copy(raw)
     for dotted, value in overrides.items():
         node = result
@@ -66,7 +66,7 @@ def apply_overrides(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> dic
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """``"train.epochs=3"`` -> ``("train.epochs", 3)``; the value is YAML; raises `ConfigError` if not."""
+    """``"train.epochs=3"`` -> ``("train.epochs", 3)``; the value is parsed as YAML; raises `ConfigError` if invalid."""
     key, sign, value = text.partition("=")
     if not sign or not key.strip():
         raise ConfigError(f"{text!r} is not of the form KEY=VALUE.", where="--set", fix="Example: train.epochs=3")

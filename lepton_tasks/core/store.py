@@ -23,10 +23,10 @@ from lepton_tasks.core.errors import ArtifactError
 _SCHEME = "store://"
 _REF_FILE = "_ref.json"
 _MANIFEST_FILE = "_manifest.json"
-_REMOVED = "removed"  # begins the names of artifacts on their way out
+_REMOVED = "removed"  # prefix of artifact folders being deleted
 
-_SETTLED = 2.0  # seconds: a change within a tick of the file system's clock (up to 1 s) leaves no later time
-_hashed: dict[tuple[Hash, tuple[int, ...]], str] = {}
+_MTIME_MARGIN = 2.0  # seconds: a change within one tick of the file system's clock (up to 1 s) keeps the same mtime
+_digest_cache: dict[tuple[Hash, tuple[int, ...]], str] = {}
 
 R = TypeVar("R", bound=ArtifactRef)
 
@@ -38,52 +38,52 @@ def sha256_file(path: Path) -> str:
 
 
 def blake3_file(path: Path) -> str:
-    """Hex BLAKE3 of a file's bytes, at 3 times the rate of sha256: each process hashes what it opens (101)."""
+    """Hex BLAKE3 of a file's bytes, 3 times as fast as sha256: each process hashes what it opens (decision 101)."""
     from blake3 import blake3
 
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, blake3).hexdigest()  # type: ignore[arg-type]  # it has all that is used
+        return hashlib.file_digest(stream, blake3).hexdigest()  # type: ignore[arg-type]  # not a hashlib type, but has the methods used
 
 
 def _digests(paths: Sequence[Path], by: Hash) -> Iterator[str | None]:
-    """The digest of each file, None for one that is not there; on all cores, as hashing needs no interpreter."""
+    """The digest of each file, None for a missing one; on all cores, since hashing releases the GIL."""
     with ThreadPoolExecutor() as pool:
         yield from pool.map(lambda path: _digest(path, by) if path.is_file() else None, paths)
 
 
 def _digest(path: Path, by: Hash) -> str:
-    """The file's digest; of one that this process has hashed and nobody has touched since, as it was."""
+    """The file's digest, cached in this process while the file is unchanged."""
     stat = path.stat()
-    if (known := _hashed.get((by, _mark(stat)))) is not None:
-        return known
-    return _remember(stat, by, blake3_file(path) if by == "blake3" else sha256_file(path))
+    if (cached := _digest_cache.get((by, _version(stat)))) is not None:
+        return cached
+    return _cache(stat, by, blake3_file(path) if by == "blake3" else sha256_file(path))
 
 
-def _remember(stat: os.stat_result, by: Hash, digest: str) -> str:
-    """The digest, which will do for the file as long as this is its state, if that can be told from later ones."""
-    if time.time() - stat.st_ctime > _SETTLED:
-        _hashed[by, _mark(stat)] = digest
+def _cache(stat: os.stat_result, by: Hash, digest: str) -> str:
+    """Cache the digest, if a later change of the file would show in its `_version`."""
+    if time.time() - stat.st_ctime > _MTIME_MARGIN:
+        _digest_cache[by, _version(stat)] = digest
     return digest
 
 
-def _mark(stat: os.stat_result) -> tuple[int, ...]:
+def _version(stat: os.stat_result) -> tuple[int, ...]:
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def digest_of(value: Any) -> str:
-    """Hex sha256 of a JSON-like value, independent of the order of keys."""
+    """Hex sha256 of a JSON-like value, independent of key order."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never a part."""
+    """Write JSON atomically: a reader sees the old file or the new one, never a part."""
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     part.write_text(json.dumps(value, indent=2, sort_keys=True, default=str) + "\n")
     os.replace(part, path)
 
 
 class Draft:
-    """A private folder that becomes an artifact when `publish` is called, and nothing otherwise."""
+    """A private folder that `publish` turns into an artifact."""
 
     def __init__(self, store: ArtifactStore, stage: str, fingerprint: str) -> None:
         self._store, self._stage, self._fingerprint = store, stage, fingerprint
@@ -93,25 +93,25 @@ class Draft:
         self._settler = ThreadPoolExecutor(1, thread_name_prefix="settle")
 
     def settle(self, path: Path) -> None:
-        """Begin to hash a file, and to write it through to the disk, for `publish`, while others are still computed.
+        """Start hashing and syncing a finished file in the background, so that `publish` has less to do.
 
-        It is whole, and nobody changes it any more; it may still be removed.
+        The file must not change any more; it may still be removed.
         """
         self._settling[path] = self._settler.submit(_settle, path)
 
     def publish(self, kind: type[R], facts: Mapping[str, Fact] | None = None, *, replace: bool = False) -> R:
-        """Seal the folder: write its manifest and digest, and move it to its place in one rename.
+        """Write manifest and digest, and move the folder to its final location in one rename.
 
-        If another process has published the same fingerprint meanwhile, that artifact wins and is returned,
-        unless `replace` is set: then ours takes its place.
+        If another process has published the same fingerprint in the meantime, that artifact is returned, unless
+        `replace` is set.
         """
         files, by = [p for p in sorted(self.path.rglob("*")) if p.is_file()], kind.hashed_by
-        settled = {p: _remember(p.stat(), "blake3", self._settling[p].result()) for p in files if p in self._settling}
+        settled = {p: _cache(p.stat(), "blake3", self._settling[p].result()) for p in files if p in self._settling}
         self._settler.shutdown()
         others = [p for p in files if p not in settled or by != "blake3"]
         digests = settled | dict(zip(others, _digests(others, by), strict=True))
         manifest = {str(p.relative_to(self.path)): {by: digests[p], "bytes": p.stat().st_size} for p in files}
-        ref = kind(  # type: ignore[call-arg]  # every subclass fixes `kind`
+        ref = kind(  # type: ignore[call-arg]  # every subclass defines `kind`
             uri=f"{_SCHEME}{self._stage}/{self._fingerprint}",
             digest=digest_of({name: entry[by] for name, entry in manifest.items()}),
             stage=self._stage,
@@ -153,26 +153,26 @@ class ArtifactStore:
 
     @property
     def drafts(self) -> Path:
-        """Where private folders lie, each named after the lock that it is written under."""
+        """Parent of the private folders, each named after its lock."""
         return self.root / "artifacts" / ".drafts"
 
     def draft(self, stage: str, fingerprint: str) -> Draft:
-        """A new private folder for one artifact."""
+        """Create a private folder for one artifact."""
         return Draft(self, stage, fingerprint)
 
     def folder(self, ref: ArtifactRef) -> Path:
-        """Where the artifact lies on this machine (it may be missing: see `open`)."""
+        """Folder of the artifact on this machine; it may be missing, see `open`."""
         return self.folder_at(ref.uri)
 
     def folder_at(self, uri: str) -> Path:
-        """Where the artifact of this address lies on this machine; raises `ArtifactError` if it is no address."""
+        """Folder of the artifact with this URI on this machine; raises `ArtifactError` for an invalid URI."""
         stage, _, fingerprint = uri.removeprefix(_SCHEME).partition("/")
         if not uri.startswith(_SCHEME) or not stage or not fingerprint or ".." in uri:
             raise ArtifactError(f"{uri!r} is not an artifact's address.", fix="It reads store://<stage>/<id>.")
         return self.root / "artifacts" / stage / fingerprint
 
     def find(self, stage: str, fingerprint: str) -> ArtifactRef | None:
-        """The published artifact of this fingerprint, if there is one and its files have their recorded sizes."""
+        """The published artifact of this fingerprint; None if it is missing or a file's size differs."""
         folder = self.root / "artifacts" / stage / fingerprint
         try:
             ref = parse_ref(json.loads((folder / _REF_FILE).read_text()))
@@ -183,10 +183,10 @@ class ArtifactStore:
         return ref if whole else None
 
     def open(self, ref: ArtifactRef) -> Path:
-        """The artifact's folder, after its files were compared with their digests (once a process, if nobody writes).
+        """The artifact's folder, after its digests were checked (once per process while files are unchanged).
 
         Raises:
-            ArtifactError: it is missing, or a file was altered after it was published.
+            ArtifactError: it is missing, or a file was altered after publication.
         """
         folder, by = self.folder(ref), ref.hashed_by
         try:
@@ -214,7 +214,7 @@ class ArtifactStore:
         return folder
 
     def remove(self, stage: str, fingerprint: str) -> None:
-        """Take an artifact out of the store: renamed aside first, so that no reader sees a part of it."""
+        """Delete an artifact: renamed first, so that no reader sees a partial folder."""
         folder = self.root / "artifacts" / stage / fingerprint
         if folder.exists():
             aside = self.drafts / f"{_REMOVED}-{uuid.uuid4().hex}"
@@ -223,17 +223,17 @@ class ArtifactStore:
             shutil.rmtree(aside, ignore_errors=True)
 
     def workdir(self, stage: str, fingerprint: str) -> Path:
-        """A folder that outlives a killed stage, for checkpoints to resume from."""
+        """A folder that survives a killed stage, for checkpoints to resume from."""
         folder = self.root / "work" / stage / fingerprint
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     @contextlib.contextmanager
     def lock(self, stage: str, fingerprint: str) -> Iterator[None]:
-        """Hold the right to produce this artifact; waits while another process holds it.
+        """Hold the exclusive lock of this artifact; waits while another process holds it.
 
-        The lock is the kernel's (flock), so it goes away with its holder, however that ends. Drafts that nobody can
-        publish any more, of killed holders and of this one, are removed.
+        It is a kernel lock (flock), released when its holder ends, however that ends. Removes abandoned drafts, of
+        killed holders and of this one.
         """
         self._locks.mkdir(parents=True, exist_ok=True)
         name = f"{stage}-{fingerprint}"
@@ -250,7 +250,7 @@ class ArtifactStore:
         return self.root / "work" / ".locks"
 
     def _sweep(self, held: str) -> None:
-        """Remove the drafts of the lock that is held, and of those that nobody holds; not those made without a lock."""
+        """Remove the drafts of the lock `held` and of unheld locks; keep drafts created without a lock."""
         for left in self.drafts.glob("*"):
             name = left.name.rpartition("-")[0]
             if name in (held, _REMOVED):

@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Piece(Protocol):
-    """A part of a table that any worker can read independently: a file, a range of keys. Picklable."""
+    """A part of a table source that any worker can read independently: a file, a key range. Picklable."""
 
     @property
     def origin(self) -> str:
-        """Where its rows come from, for people: a path or an address without secrets."""
+        """Origin of its rows for messages: a path or an address without secrets."""
 
     @property
     def parquet(self) -> str | None:
-        """The path of a Parquet file that can be used as it lies; None if `read` must be called."""
+        """Path of a Parquet file that is used in place; None if `read` must be called."""
 
     def read(self) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
-        """Batches of bounded size: rows, and ``line: int64, text: str, reason: str`` of what could not be read as one.
+        """Batches of bounded size: rows, and ``line: int64, text: str, reason: str`` of unreadable rows.
 
         Every batch of every piece has the columns and types of `TableSource.schema`. Raises `DataError` if the piece
         as a whole cannot be read.
@@ -39,7 +39,7 @@ class Piece(Protocol):
 
 @runtime_checkable
 class TableSource(Protocol):
-    """Where the rows of a table come from. Built with the YAML's params and ``data_root: Path``."""
+    """Source of table rows. Built with the YAML's params and ``data_root: Path``."""
 
     def state(self) -> Any:
         """JSON values that change when the source changes; cheap (names, sizes, times), no heavy import."""
@@ -48,107 +48,106 @@ class TableSource(Protocol):
         """Columns and types of the whole table; raises `DataError` if the pieces disagree or there are none."""
 
     def pieces(self) -> Sequence[Piece]:
-        """The parts, in a stable order."""
+        """The pieces, in a stable order."""
 
     def describe(self) -> dict[str, Any]:
-        """JSON values worth keeping beside the rows: path, licence, address."""
+        """Metadata to store with the rows, as JSON values: path, licence, address."""
 
 
 @runtime_checkable
 class RowStep(Protocol):
-    """A cleaning step of tables that looks at one row at a time: it runs part by part. Picklable."""
+    """A cleaning step that handles each row independently, so it runs per partition. Picklable."""
 
     def check(self, schema: Mapping[str, pl.DataType]) -> None:
         """Raise `ConfigError` naming a column that is missing or of the wrong type, and the closest ones."""
 
     def rewrites(self, schema: Mapping[str, pl.DataType]) -> Sequence[str]:
-        """The columns whose values `change` may rewrite: the report counts rows in which one did change."""
+        """Columns whose values `change` may modify; the report counts the rows that did change."""
 
     def change(self, frame: pl.LazyFrame) -> pl.LazyFrame:
-        """The rows with values rewritten: as many, in the same order.
+        """Modify values; the number and order of rows stay the same.
 
-        It may add columns for `refuse` to look at; their names begin with ``__``, and nobody else sees them.
+        It may add private columns for `refuse`, with names that begin with ``__``.
         """
 
     def refuse(self) -> pl.Expr | None:
-        """The reason (str) for which a row is refused, else null; None if the step refuses nothing.
+        """The reason (str) to reject a row, else null; None if the step rejects nothing.
 
-        Evaluated on what `change` gave. The reason is best a literal, which costs nothing for the rows that are kept:
-        the row's values are written beside it.
+        Evaluated on the result of `change`. Prefer a literal, which costs nothing for kept rows; the row's values are
+        recorded with it.
         """
 
 
 @runtime_checkable
 class KeyStep(Protocol):
-    """A cleaning step of tables that keeps the first of the rows with equal keys, over all parts."""
+    """A cleaning step that keeps the first of the rows with equal keys, across all partitions."""
 
     def check(self, schema: Mapping[str, pl.DataType]) -> None:
         """Raise `ConfigError` naming a column that is missing."""
 
     def keys(self, schema: Mapping[str, pl.DataType]) -> Sequence[pl.Expr]:
-        """What must differ between two rows."""
+        """Key expressions; no two kept rows have equal keys."""
 
 
 @runtime_checkable
 class WholeStep(Protocol):
-    """A cleaning step of tables that must see all rows at once (gaps of a series, near-equal texts): in memory."""
+    """A cleaning step that needs all rows in memory at once (gaps of a series, near-duplicate texts)."""
 
     def check(self, schema: Mapping[str, pl.DataType]) -> None:
         """Raise `ConfigError` naming a column that is missing or of the wrong type."""
 
     def apply(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """The rows that go on, new ones among them (their ``_row`` is null), and ``_row: int64, reason: str`` of those
-        refused."""
+        """The kept and new rows (``_row`` is null for new ones), and ``_row: int64, reason: str`` of rejected rows."""
 
 
 @runtime_checkable
 class FillingStep(Protocol):
-    """A `WholeStep` that fills in values, and reports which."""
+    """A `WholeStep` that fills in values and reports them."""
 
     def filled(self, before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
-        """``row, column, before, after`` of each value that was filled in, as text; of rows that a step made, too."""
+        """``row, column, before, after`` of each filled value, as text, including those of new rows."""
 
 
 @runtime_checkable
 class FittedStep(Protocol):
-    """A cleaning step of tables that learns from the training split; it is applied in fit and transform."""
+    """A cleaning step fitted on the training split; applied in the stages fit_features and transform."""
 
     def check(self, schema: Mapping[str, pl.DataType]) -> None:
         """Raise `ConfigError` naming a column that is missing or of the wrong type."""
 
     def looks_at(self) -> tuple[Sequence[str], Sequence[str]]:
-        """The columns whose numbers, and those whose categories, `fit` summarises: one pass does it for all steps."""
+        """Numeric and categorical columns whose statistics `fit` needs; computed for all steps in one pass."""
 
     def fit(self, rows: TableRows, ctx: RunContext) -> dict[str, Any]:
-        """JSON values learned from the rows of the training split."""
+        """Fit on the rows of the training split; returns JSON values."""
 
     def operations(self, fitted: Mapping[str, Any]) -> Sequence[Operation]:
-        """What is done to every row, in this order, here and in serving; none if rows are only refused."""
+        """Operations on every row, in order, here and in serving; none if rows are only rejected."""
 
     def refuse(self, fitted: Mapping[str, Any]) -> pl.Expr | None:
-        """The reason (str) for which a row of the *training* split is refused, else null.
+        """The reason (str) to reject a row of the *training* split, else null.
 
         Evaluated before `operations`.
         """
 
 
 TableStep = RowStep | KeyStep | WholeStep | FittedStep
-"""A cleaning step of tables, of whichever kind."""
+"""Any cleaning step of tables."""
 
 
 @runtime_checkable
 class TableFeatures(Protocol):
-    """Rows of a table -> arrays or columns to train on. Fitted on the training split only; fitted values are JSON."""
+    """Converts table rows to training arrays or columns. Fitted on the training split only; fitted values are JSON."""
 
     @staticmethod
     def expectations(stage: Literal["raw", "features"]) -> Sequence[Expectation]:
-        """Rules that every use case with these features shares."""
+        """Default expectations of these features."""
 
     def check(self, schema: Mapping[str, pl.DataType], label: str | None) -> None:
         """Raise `ConfigError` naming a column that is missing or of the wrong type."""
 
     def fit(self, rows: TableRows, ctx: RunContext) -> dict[str, Any]:
-        """Values learned from the rows of the training split."""
+        """Fit on the rows of the training split."""
 
     def transform(self, rows: TableRows, fitted: Mapping[str, Any], folder: Path, ctx: RunContext) -> dict[str, Any]:
         """Write one split into `folder`; returns facts (rows, bytes).
@@ -160,48 +159,48 @@ class TableFeatures(Protocol):
         """Name and params of the input codec that serving uses to compute the same values."""
 
     def requests(self, rows: TableRows, numbers: np.ndarray, fitted: Mapping[str, Any]) -> list[bytes]:
-        """Stored rows in the form that a client sends them.
+        """Encode stored rows as request bodies.
 
         Args:
-            rows: Of one split, before the fitted steps, which serving does by itself.
-            numbers: int64 [N], which: their lines of ``ids.parquet``.
-            fitted: What `fit` learned.
+            rows: Rows of one split, before the fitted steps, which serving applies itself.
+            numbers: int64 [N], row numbers from ``ids.parquet``.
+            fitted: The result of `fit`.
         """
 
 
 @runtime_checkable
 class RowFeatures(Protocol):
-    """Features of a table that give one row for each row: all splits are made in one pass over the parts. Picklable."""
+    """Table features computed row by row: all splits are transformed in one pass over the partitions. Picklable."""
 
     @staticmethod
     def expectations(stage: Literal["raw", "features"]) -> Sequence[Expectation]:
-        """Rules that every use case with these features shares."""
+        """Default expectations of these features."""
 
     def check(self, schema: Mapping[str, pl.DataType], label: str | None) -> None:
         """Raise `ConfigError` naming a column that is missing or of the wrong type."""
 
     def looks_at(self, schema: Mapping[str, pl.DataType], label: str | None) -> tuple[Sequence[str], Sequence[str]]:
-        """The columns whose numbers, and those whose categories, `fit_rows` summarises."""
+        """Numeric and categorical columns whose statistics `fit_rows` needs."""
 
     def fit_rows(
         self, rows: TableRows, ctx: RunContext, *, label: str | None, operations: Sequence[Operation]
     ) -> dict[str, Any]:
-        """Values learned from the rows of the training split, to which the operations have been done."""
+        """Fit on the rows of the training split, after the operations."""
 
     def express(self, fitted: Mapping[str, Any]) -> Sequence[pl.Expr]:
-        """The columns to train on, named, each a value a row, which is never null."""
+        """Expressions of the feature columns, named; values are never null."""
 
     def kernels(self, fitted: Mapping[str, Any]) -> Sequence[Kernel]:
-        """Some of these columns, as what computes them without Polars."""
+        """NumPy kernels that compute some of these columns instead of Polars."""
 
     def codec(self, fitted: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """Name and params of the input codec that serving uses to compute the same values."""
 
     def requests(self, rows: TableRows, numbers: np.ndarray, fitted: Mapping[str, Any]) -> list[bytes]:
-        """Stored rows in the form that a client sends them.
+        """Encode stored rows as request bodies.
 
         Args:
-            rows: Of one split, before the fitted steps, which serving does by itself.
-            numbers: int64 [N], which: their lines of ``ids.parquet``.
-            fitted: What `fit` learned.
+            rows: Rows of one split, before the fitted steps, which serving applies itself.
+            numbers: int64 [N], row numbers from ``ids.parquet``.
+            fitted: The result of `fit`.
         """

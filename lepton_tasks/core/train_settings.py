@@ -85,7 +85,7 @@ class Range(Section):
 
     @property
     def whole(self) -> bool:
-        """Whether whole numbers are tried."""
+        """Whether only integers are sampled."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
 
@@ -125,7 +125,7 @@ class Tune(Section):
         return space
 
     def own_values(self, use_case: Section) -> dict[str, Any]:
-        """What the use case itself says of the keys that are sought; none of those it leaves to a default elsewhere."""
+        """The use case's own values of the searched keys; without keys that it leaves to a component's default."""
         dump = use_case.model_dump(mode="json")
         own = {}
         for key in self.space:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import pydantic
@@ -13,9 +12,8 @@ from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.redaction import Redaction
 from lepton_tasks.core.registry import did_you_mean
 from lepton_tasks.core.rollout import Rollout
-from lepton_tasks.core.settings import apply_overrides, read_yaml
 from lepton_tasks.core.spec import ComponentSpec, Section
-from lepton_tasks.core.train_settings import Choices, Train, Tune
+from lepton_tasks.core.train_settings import Train, Tune
 from lepton_tasks.core.watch_settings import Cron, Watch
 
 _NAME = r"^[a-z][a-z0-9_]{1,62}$"
@@ -44,7 +42,7 @@ class Split(Section):
         if abs(total - 1) > 1e-6:
             raise ValueError(f"train + validation + test is {total:g}; it must be 1")
         if self.column is None and self.method in ("hash", "group", "time", "last"):
-            raise ValueError(f"the method {self.method!r} needs a `column` to go by")
+            raise ValueError(f"the method {self.method!r} needs a `column`")
         return self
 
 
@@ -211,26 +209,26 @@ class UseCase(Section):
 
     @property
     def watched(self) -> bool:
-        """Whether what it deploys is checked between runs."""
+        """Whether the deployed model is checked between runs."""
         return self.learns and self.deploy.enabled and self.watch.schedule is not None
 
     @property
     def learning_task(self) -> ComponentSpec:
         """The learning task of a use case that learns."""
-        return _there(self.task, "task", self.name)
+        return _required(self.task, "task", self.name)
 
     @property
     def network(self) -> ComponentSpec:
         """The network of a use case that learns."""
-        return _there(self.model, "model", self.name)
+        return _required(self.model, "model", self.name)
 
     def part(self, *keys: str) -> dict[str, Any]:
-        """The named sections (dotted keys) as plain JSON values, for a fingerprint."""
+        """The named sections (dotted keys) as JSON values, for a fingerprint."""
         dump = self.model_dump(mode="json")
         return {key: _at(dump, key) for key in keys}
 
 
-def _there(spec: ComponentSpec | None, key: str, name: str) -> ComponentSpec:
+def _required(spec: ComponentSpec | None, key: str, name: str) -> ComponentSpec:
     if spec is None:
         where = f"{name}.yaml: {key}"
         raise ConfigError("this use case only prepares data.", where=where, fix="Add `task` and `model`.")
@@ -243,37 +241,8 @@ def _at(tree: Any, key: str) -> Any:
     return tree
 
 
-def load_use_case(path: Path, overrides: Mapping[str, Any] | None = None) -> UseCase:
-    """The use case in a YAML file, with dotted `overrides` applied, every catalogue name checked.
-
-    Imports none of the components. Raises `ConfigError` naming file, key and value.
-    """
-    from lepton_tasks.core.components import check_names
-
-    raw = apply_overrides(read_yaml(path), overrides or {})
-    use_case = parse_use_case(raw, where=path.name)
-    if use_case.name != path.stem:
-        raise ConfigError(
-            f"{use_case.name!r} differs from the file's name.", where=f"{path.name}: name", fix=f"Write {path.stem!r}."
-        )
-    check_names(use_case, where=path.name)
-    for key, value in ends_of(use_case):
-        tried = parse_use_case(apply_overrides(raw, {key: value}), where=f"{path.name}: tune.space.{key}")
-        check_names(tried, where=f"{path.name}: tune.space.{key}")
-    return use_case
-
-
-def ends_of(use_case: UseCase) -> list[tuple[str, Any]]:
-    """Every choice and both ends of every range that `tune` may try, with its key."""
-    found: list[tuple[str, Any]] = []
-    for key, space in (use_case.tune.space if use_case.tune else {}).items():
-        values = space.choices if isinstance(space, Choices) else (space.low, space.high)
-        found += [(key, value) for value in values]
-    return found
-
-
 def parse_use_case(raw: Mapping[str, Any], *, where: str) -> UseCase:
-    """A `UseCase` from plain values; every fault is listed in one `ConfigError`."""
+    """Validate plain values as a `UseCase`; all faults are listed in one `ConfigError`."""
     try:
         return UseCase.model_validate(raw)
     except pydantic.ValidationError as error:
@@ -295,7 +264,7 @@ def _explain(fault: dict[str, Any]) -> str:
 
 
 def _fields_at(loc: tuple[Any, ...]) -> list[str]:
-    """The field names of the model at a location of the tree, as far as it can be followed."""
+    """Field names of the pydantic model at a location of the use case."""
     model: Any = UseCase
     for part in loc:
         field = getattr(model, "model_fields", {}).get(part)

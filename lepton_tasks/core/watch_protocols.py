@@ -1,4 +1,4 @@
-"""Protocols of what follows a finding: alert channels and remedies."""
+"""Protocols of alert channels and remedies, which act on findings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lepton_tasks.core.context import RunContext
     from lepton_tasks.core.use_case import UseCase
 
-_MOST_LINES = 10
+_MAX_LINES = 10
 
 Event = Literal["began", "rose", "continues", "ended", "repair"]
 
@@ -23,16 +23,16 @@ class Alert:
     """An alert, sent once for each event of a finding.
 
     Attributes:
-        use_case: Whose model it is about.
-        environment: Name of the environment it runs in.
-        version: The version that is served; None if nobody knows.
-        event: What happened to the finding, or ``repair`` for what was done about one.
-        finding: As it is now; the last one seen if it has ended.
-        was: Its severity at the last alert; None at the first.
-        since: Unix time at which it was first seen.
+        use_case: Name of the use case.
+        environment: Name of the environment.
+        version: The served version; None if unknown.
+        event: What happened to the finding, or ``repair`` for a remedy's action.
+        finding: Its current state; the last one if it has ended.
+        was: Its severity at the previous alert; None at the first.
+        since: Unix time of its first occurrence.
         time: Unix time of the event.
-        remind: Seconds after which it is told again if it lasts.
-        url: A page to look at.
+        remind: Seconds after which the alert is repeated if the finding persists.
+        url: A page with details.
     """
 
     use_case: str
@@ -48,7 +48,7 @@ class Alert:
 
     @property
     def text(self) -> str:
-        """One line for people."""
+        """The alert as one human-readable line."""
         finding = self.finding
         named = finding.subject and finding.subject not in finding.message
         about = f"{finding.monitor} of {finding.subject}" if named else finding.monitor
@@ -70,33 +70,33 @@ class Alert:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Alert:
-        """What `as_json` gave."""
+        """Inverse of `as_json`."""
         return cls(**{**values, "finding": Finding(**values["finding"])})
 
 
-def in_lines(alerts: Sequence[Alert]) -> list[str]:
-    """The alerts for people, the worst first; of many only the first."""
+def alert_lines(alerts: Sequence[Alert]) -> list[str]:
+    """The alerts as lines, worst first, at most ten and a count of the rest."""
     ordered = sorted(alerts, key=lambda alert: (alert.event == "ended", -SEVERITIES.index(alert.finding.severity)))
-    more = [f"and {len(alerts) - _MOST_LINES} more"] if len(alerts) > _MOST_LINES else []
-    return [alert.text for alert in ordered[:_MOST_LINES]] + more
+    more = [f"and {len(alerts) - _MAX_LINES} more"] if len(alerts) > _MAX_LINES else []
+    return [alert.text for alert in ordered[:_MAX_LINES]] + more
 
 
 @runtime_checkable
 class AlertChannel(Protocol):
-    """A place where alerts go. Built with the params in the environment file."""
+    """Sends alerts. Built with the params in the environment file."""
 
     def send(self, alerts: Sequence[Alert]) -> None:
-        """Send all of them, in one message where possible.
+        """Send all alerts, in one message where possible.
 
-        Whatever it raises means that none arrived: all are sent again at the next check. Its text must hold no secret.
+        After an exception all are sent again at the next check. Its message must contain no secret.
         """
 
 
 @dataclasses.dataclass(frozen=True)
-class Past:
+class PastRepair:
     """An earlier repair.
 
-    `time` is Unix time; `state` is ``begun``, ``done`` or ``failed``, with the class of the `error`.
+    `time` is Unix time; `state` is ``begun``, ``done`` or ``failed``; `error` is the error's class.
     """
 
     id: str
@@ -115,17 +115,17 @@ class Trainer(Protocol):
     """Runs the pipeline of the use case: Airflow, or the command line."""
 
     def obstacle(self) -> str:
-        """Why no run can begin now, e.g. that one goes on; empty if it can."""
+        """Why no run can start now, e.g. because one is in progress; empty if it can."""
 
     def unchanged(self) -> bool:
-        """Whether data, settings and code are those of an earlier training, so that the same model would come out."""
+        """Whether data, settings and code equal those of an earlier training, which would give the same model."""
 
     def start(self, why: str) -> str:
-        """Begin a run, or do one; returns what to tell about it.
+        """Start a run, or complete one; returns a message about it.
 
         Raises:
-            StageError: the run began, and failed.
-            LeptonError: any other: no run began, so there was no retraining.
+            StageError: the run started and failed.
+            LeptonError: no run started.
         """
 
 
@@ -134,13 +134,13 @@ class Situation:
     """The input of a remedy.
 
     Attributes:
-        use_case: Whose model it is about.
-        ctx: The run that repairs.
-        findings: Those not ok, with the Unix time since which each has its severity.
-        served: What `DeployTarget.health` says; None if it does not answer.
-        version_since: Unix time since which the champion is seen.
-        past: What was done, oldest first.
-        trainer: Who can train.
+        use_case: The use case of the model.
+        ctx: The run context of the repair.
+        findings: Findings that are not ok, each with the Unix time since which it has its severity.
+        served: Result of `DeployTarget.health`; None if it does not answer.
+        version_since: Unix time since which the champion is known.
+        past: Earlier repairs, oldest first.
+        trainer: Runs trainings.
         now: Unix time.
     """
 
@@ -149,7 +149,7 @@ class Situation:
     findings: Sequence[tuple[Finding, float]]
     served: Mapping[str, Any] | None
     version_since: float
-    past: Sequence[Past]
+    past: Sequence[PastRepair]
     trainer: Trainer
     now: float
 
@@ -168,7 +168,7 @@ class Remedy(Protocol):
     """One way to repair findings. Built with the YAML's params."""
 
     def applies(self, situation: Situation) -> Plan | None:
-        """What it would do, or why it cannot; None if none of the findings is its business. Changes nothing."""
+        """The action it would take, or why it cannot; None if no finding concerns it. Changes nothing."""
 
     def act(self, plan: Plan, situation: Situation) -> str:
-        """Do it; returns what to tell about it. Raises `LeptonError` if it failed."""
+        """Execute the plan; returns a message about it. Raises `LeptonError` on failure."""

@@ -25,7 +25,7 @@ class Watch(Section):
     schedule: Cron | None = "@hourly"
     """Cron expression in UTC, or null for no checks; ``@hourly`` is at a minute that follows from the name."""
     alert_from: Literal["warning", "critical"] = "warning"
-    """Least severity that is alerted."""
+    """Minimum severity that is alerted."""
     remind_hours: float = pydantic.Field(24.0, gt=0)
     """Hours after which an alert is repeated while its finding lasts."""
     remedies: tuple[ComponentSpec, ...] = (ComponentSpec(name="rollback"), ComponentSpec(name="retrain"))

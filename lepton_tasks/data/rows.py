@@ -32,7 +32,7 @@ SOURCE_SCHEMA = pa.schema(
 BOX = pa.struct([("label", pa.string()), *((side, pa.float64()) for side in ("xmin", "ymin", "xmax", "ymax"))])
 """A marked part of a picture: pixels of the upright picture from its left top corner; the label may be null."""
 
-FURTHER = {
+OPTIONAL_COLUMNS = {
     "boxes": pa.list_(BOX),  # null: nobody looked; empty: there is nothing
     "group": pa.string(),  # what must not be in two splits: a person, a patient, a place
     "video": pa.string(),
@@ -44,8 +44,8 @@ FURTHER = {
 
 
 def source_schema(*further: str) -> pa.Schema:
-    """`SOURCE_SCHEMA` with some of the columns `FURTHER`."""
-    return pa.schema([*SOURCE_SCHEMA, *((name, FURTHER[name]) for name in further)])
+    """`SOURCE_SCHEMA` with some of the columns `OPTIONAL_COLUMNS`."""
+    return pa.schema([*SOURCE_SCHEMA, *((name, OPTIONAL_COLUMNS[name]) for name in further)])
 
 
 def located(files: Files, names: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -19,7 +19,7 @@ from lepton_tasks.core.environment import (
     record_addresses,
 )
 from lepton_tasks.core.errors import ConfigError, UnavailableError
-from lepton_tasks.core.hosted import SOCKET_FILE, connect
+from lepton_tasks.core.stage_host_client import SOCKET_FILE, connect
 from lepton_tasks.deployment import embedded_processes as processes
 from lepton_tasks.deployment import embedded_services as definitions
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lepton_tasks.core.proportions import chi_square, pooled, stability
+from lepton_tasks.core.proportions import chi_square_p_value, merge_sparse_bins, population_stability_index
 
 _DECILES = slice(10, 100, 10)  # of the profile's percentiles
 _FEW = 20  # different values up to which each number is a bin of its own; so many of the most frequent categories are
@@ -109,7 +109,13 @@ def bins_of(about: Mapping[str, Any]) -> Bins | None:
 def shift_of(column: str, bins: Bins, values: Sequence[Any]) -> Shift:
     """How far values are from the reference; bins in which few rows are expected count as one."""
     counts = bins.count(values)
-    return Shift(column, stability(*pooled(bins.counts, counts)), chi_square(bins.counts, counts), bins, tuple(counts))
+    return Shift(
+        column,
+        population_stability_index(*merge_sparse_bins(bins.counts, counts)),
+        chi_square_p_value(bins.counts, counts),
+        bins,
+        tuple(counts),
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,7 @@ import pydantic
 from lepton_tasks.core.catalogue import MONITORS, REMEDIES
 from lepton_tasks.core.errors import LeptonError
 from lepton_tasks.core.finding import SEVERITIES, Finding, Severity
-from lepton_tasks.core.watch_protocols import Past, Plan, Remedy, Situation
+from lepton_tasks.core.watch_protocols import PastRepair, Plan, Remedy, Situation
 from lepton_tasks.monitoring.alert import announce
 from lepton_tasks.monitoring.book import home_of
 
@@ -100,7 +100,7 @@ def _done(name: str, remedy: Remedy, plan: Plan, situation: Situation) -> str:
     use_case, ctx = situation.use_case, situation.ctx
     why = reason(plan.findings)
     version = str(situation.served["version"]) if situation.served else None
-    past = Past(uuid.uuid4().hex[:12], situation.now, name, version, "begun", plan.what, why)
+    past = PastRepair(uuid.uuid4().hex[:12], situation.now, name, version, "begun", plan.what, why)
     _note(ctx.root, use_case.name, past)  # first: what is killed half-way must not begin again at once
     try:
         outcome = remedy.act(plan, situation)
@@ -114,23 +114,23 @@ def _done(name: str, remedy: Remedy, plan: Plan, situation: Situation) -> str:
     return outcome
 
 
-def history(root: Path, use_case: str) -> list[Past]:
+def history(root: Path, use_case: str) -> list[PastRepair]:
     """What was done about a model, oldest first, each as it ended; a line that was cut off by a crash is left out."""
-    found: dict[str, Past] = {}
+    found: dict[str, PastRepair] = {}
     try:
         text = (home_of(root, use_case) / HISTORY_FILE).read_text()
     except FileNotFoundError:
         return []
     for line in text.splitlines():
         try:
-            past = Past(**json.loads(line))
+            past = PastRepair(**json.loads(line))
         except (ValueError, TypeError):
             continue
         found[past.id] = past
     return list(found.values())
 
 
-def _note(root: Path, use_case: str, past: Past) -> None:
+def _note(root: Path, use_case: str, past: PastRepair) -> None:
     home = home_of(root, use_case)
     home.mkdir(parents=True, exist_ok=True)
     line = json.dumps(dataclasses.asdict(past)) + "\n"
@@ -140,6 +140,6 @@ def _note(root: Path, use_case: str, past: Past) -> None:
         stream.write((line if whole else "\n" + line).encode())
 
 
-def of_remedy(past: Sequence[Past], name: str, *, since: float = 0.0) -> list[Past]:
+def of_remedy(past: Sequence[PastRepair], name: str, *, since: float = 0.0) -> list[PastRepair]:
     """What one remedy did since a Unix time."""
     return [one for one in past if one.remedy == name and one.time >= since]

@@ -14,7 +14,7 @@ from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import LeptonError
 from lepton_tasks.core.settings import parse_override
 from lepton_tasks.core.store import write_json
-from lepton_tasks.core.use_case import load_use_case
+from lepton_tasks.core.use_case_file import load_use_case
 from lepton_tasks.stages.runner import StageResult, run_stage
 
 

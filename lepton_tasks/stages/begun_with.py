@@ -9,7 +9,8 @@ from typing import Any
 from lepton_tasks.core.artifacts import ArtifactRef
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.store import sha256_file
-from lepton_tasks.core.use_case import UseCase, ends_of
+from lepton_tasks.core.use_case import UseCase
+from lepton_tasks.core.use_case_file import tuned_values
 
 _KEY = "weights"
 
@@ -17,7 +18,7 @@ _KEY = "weights"
 def weights_state(use_case: UseCase, ctx: RunContext, **refs: ArtifactRef) -> dict[str, str | None]:
     """The sha256 of each file of weights that a network of the use case names; None for one that is not there."""
     root = Path(ctx.environment.data_root)
-    spaces = [{key.rpartition(".")[2]: value} for key, value in ends_of(use_case)]
+    spaces = [{key.rpartition(".")[2]: value} for key, value in tuned_values(use_case)]
     named = sorted(set(_named([use_case.part("model", "compress"), spaces])))
     return {name: sha256_file(root / name) if (root / name).is_file() else None for name in named}
 

@@ -17,7 +17,7 @@ from lepton_tasks.core.compress_settings import Compress
 from lepton_tasks.core.errors import ArtifactError, StageError
 from lepton_tasks.core.metrics import direction
 from lepton_tasks.core.protocols import LearningTask, Outputs, Rows
-from lepton_tasks.core.release_protocols import Uncompressed
+from lepton_tasks.core.release_protocols import CompressionInput
 from lepton_tasks.core.spec import ComponentSpec
 from lepton_tasks.serving.package import Package, open_graph
 from lepton_tasks.stages import replay
@@ -61,7 +61,7 @@ class Exam:
     answers: Outputs
 
 
-def build(spec: ComponentSpec, model: Uncompressed, exported: Package, made: Path) -> Candidate:
+def build(spec: ComponentSpec, model: CompressionInput, exported: Package, made: Path) -> Candidate:
     """The graph that a compression makes, opened and asked once; without a package and with the reason if it fails."""
     params = ", ".join(f"{key}={value}" for key, value in spec.params.items())
     candidate = Candidate(f"{spec.name} ({params})" if params else spec.name, spec, made)

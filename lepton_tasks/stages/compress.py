@@ -16,7 +16,7 @@ from lepton_tasks.core.compress_settings import Compress
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.protocols import LearningTask, Rows
-from lepton_tasks.core.release_protocols import Uncompressed
+from lepton_tasks.core.release_protocols import CompressionInput
 from lepton_tasks.core.store import write_json
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.serving.package import (
@@ -73,7 +73,7 @@ def compress(
             teach = teaching(
                 use_case, ctx, checkpoint=checkpoint, features=features, preprocessor=preprocessor, samples=samples
             )
-            model = Uncompressed(graph, samples, teach)
+            model = CompressionInput(graph, samples, teach)
             candidates = _tried(use_case, ctx, own, model, task, metric, exams, Path(folder))
             best = choose(candidates, _settings(use_case), metric)
         else:
@@ -123,7 +123,7 @@ def _tried(
     use_case: UseCase,
     ctx: RunContext,
     own: Candidate,
-    model: Uncompressed,
+    model: CompressionInput,
     task: LearningTask,
     metric: str,
     exams: dict[str, Exam],

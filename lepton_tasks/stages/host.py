@@ -26,7 +26,7 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
-from lepton_tasks.core import hosted, lifetime
+from lepton_tasks.core import lifetime, stage_host_client
 
 # In the order in which a run needs them. Left out is what starts threads of its own: Polars, ONNX Runtime.
 LIBRARIES = (
@@ -92,7 +92,7 @@ class Host:
 
     def __init__(self, root: Path, libraries: list[str]) -> None:
         self.environment = dict(os.environ)
-        self._path = root / hosted.SOCKET_FILE
+        self._path = root / stage_host_client.SOCKET_FILE
         self._left = libraries[::-1]
         self._installed = _installed()
         self._children: dict[int, Child] = {}
@@ -218,10 +218,10 @@ class Host:
 
 def _listen(root: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX)
-    (root / hosted.SOCKET_FILE).unlink(missing_ok=True)
+    (root / stage_host_client.SOCKET_FILE).unlink(missing_ok=True)
     before = os.umask(0o177)  # for this user only, from its first moment on
     try:
-        with hosted.address(root) as path:
+        with stage_host_client.address(root) as path:
             listener.bind(path)
     finally:
         os.umask(before)
@@ -248,7 +248,7 @@ def _received(connection: socket.socket) -> Request | None:
 
 def _reply(connection: socket.socket, number: int) -> None:
     with contextlib.suppress(OSError):  # the caller has gone, which the loop sees for itself
-        connection.sendall(hosted.NUMBER.pack(number))
+        connection.sendall(stage_host_client.NUMBER.pack(number))
 
 
 def _installed() -> dict[str, int]:

@@ -27,7 +27,7 @@ def teaching(
     preprocessor: PreprocessorRef,
     samples: Callable[[int], np.ndarray],
 ) -> Callable[..., None]:
-    """`Uncompressed.teach`, with a trained network as teacher. A killed training goes on where it was.
+    """`CompressionInput.teach`, with a trained network as teacher. A killed training goes on where it was.
 
     Args:
         use_case: Its task, seed and export.
@@ -35,7 +35,7 @@ def teaching(
         checkpoint: The teacher, and the settings that it was trained with.
         features: The rows.
         preprocessor: What was fitted.
-        samples: See `Uncompressed`.
+        samples: See `CompressionInput`.
     """
 
     def teach(

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from lepton_tasks.core import hosted
+from lepton_tasks.core import stage_host_client
 from lepton_tasks.core.errors import StageError, error_from_dict
 from lepton_tasks.core.lifetime import PARENT
 from lepton_tasks.core.store import write_json
@@ -26,7 +26,7 @@ from lepton_tasks.training.job import Job
 _GRACE_SECONDS = 20.0
 _POLL_SECONDS = 0.2
 
-Process = subprocess.Popen[bytes] | hosted.HostedProcess | Elsewhere
+Process = subprocess.Popen[bytes] | stage_host_client.HostedProcess | Elsewhere
 
 
 @contextlib.contextmanager
@@ -60,7 +60,7 @@ def _started(job: Job, threads: int | None) -> Process:
     # cores from whatever else runs (an epoch of 3 s took 80); none at all costs a third of a quiet machine's speed.
     environment.setdefault("GOMP_SPINCOUNT", "1000")
     alone = devices == 1 and job.machines.nodes == 1
-    process = hosted.start(command, environment=environment, grace=0) if alone else None
+    process = stage_host_client.start(command, environment=environment, grace=0) if alone else None
     return process or subprocess.Popen(command, env=environment)
 
 

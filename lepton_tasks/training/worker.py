@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lepton_tasks.core.environment import Training
 from lepton_tasks.core.errors import ConfigError, LeptonError
-from lepton_tasks.core.heap import keep_freed
+from lepton_tasks.core.heap import retain_freed_memory
 from lepton_tasks.core.lifetime import PARENT, die_with
 from lepton_tasks.core.store import write_json
 from lepton_tasks.training.job import Job
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _agent(options.job, options.processes, job.machines)
     if job.failure.exists():  # started again, as after a lost process; but what failed would fail again
         return 1
-    keep_freed(_KEPT)
+    retain_freed_memory(_KEPT)
     import torch
 
     from lepton_tasks.training.fit import fit

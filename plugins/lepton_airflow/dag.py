@@ -14,7 +14,8 @@ from croniter import croniter
 from lepton_airflow.stage_operator import StageOperator
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.train_settings import Train
-from lepton_tasks.core.use_case import UseCase, load_use_case
+from lepton_tasks.core.use_case import UseCase
+from lepton_tasks.core.use_case_file import load_use_case
 from lepton_tasks.stages.pipeline import stages_of
 
 # Param of the trigger form -> key of the use case.

@@ -10,7 +10,7 @@ from airflow.sdk import DAG
 from lepton_airflow.dag import build_dag
 from lepton_airflow.watch import build_watch
 from lepton_tasks.core.errors import ConfigError, LeptonError
-from lepton_tasks.core.use_case import load_use_case
+from lepton_tasks.core.use_case_file import load_use_case
 
 
 @dataclasses.dataclass(frozen=True)

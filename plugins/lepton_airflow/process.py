@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from lepton_tasks.core import hosted
+from lepton_tasks.core import stage_host_client
 from lepton_tasks.core.artifacts import ArtifactRef, parse_ref
 from lepton_tasks.core.errors import StageError, error_from_dict
 from lepton_tasks.core.lifetime import die_with
@@ -44,7 +44,7 @@ class StageProcess:
         self._command += ["--use-case", str(use_case), "--run-id", run_id, *(["--force"] if force else [])]
         for key, value in overrides.items():
             self._command += ["--set", f"{key}={json.dumps(value)}"]
-        self._process: subprocess.Popen[bytes] | hosted.HostedProcess | None = None
+        self._process: subprocess.Popen[bytes] | stage_host_client.HostedProcess | None = None
 
     def run(self, refs: Mapping[str, ArtifactRef], *, on_line: Callable[[str], None]) -> ArtifactRef:
         """Run the stage to its end, handing on every line it prints.
@@ -86,9 +86,11 @@ class StageProcess:
             _signal(worker, signal.SIGKILL)
 
 
-def _start(command: list[str], output: int) -> subprocess.Popen[bytes] | hosted.HostedProcess:
+def _start(command: list[str], output: int) -> subprocess.Popen[bytes] | stage_host_client.HostedProcess:
     environment = _environment()
-    return hosted.start(command, environment=environment, grace=_GRACE_SECONDS, output=output) or subprocess.Popen(
+    return stage_host_client.start(
+        command, environment=environment, grace=_GRACE_SECONDS, output=output
+    ) or subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=output,

@@ -17,7 +17,8 @@ from lepton_airflow.process import StageProcess
 from lepton_tasks.core.artifacts import ArtifactRef, parse_ref
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import DataQualityError, LeptonError
-from lepton_tasks.core.use_case import UseCase, load_use_case
+from lepton_tasks.core.use_case import UseCase
+from lepton_tasks.core.use_case_file import load_use_case
 from lepton_tasks.quality.kept import CHECKS
 from lepton_tasks.stages.pipeline import Stage, every_stage, stage_named
 from lepton_tasks.stages.runner import fingerprint, plan_stage

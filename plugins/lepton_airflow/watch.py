@@ -19,7 +19,8 @@ from lepton_airflow.process import StageProcess
 from lepton_tasks.core.artifacts import ArtifactRef, EndpointRef
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import LeptonError, UnavailableError
-from lepton_tasks.core.use_case import UseCase, load_use_case
+from lepton_tasks.core.use_case import UseCase
+from lepton_tasks.core.use_case_file import load_use_case
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lepton_tasks.core.use_case import load_use_case
+from lepton_tasks.core.use_case_file import load_use_case
 
 PROJECT = Path(__file__).parents[2]
 

@@ -12,7 +12,7 @@ from lepton_airflow.stage_operator import StageOperator
 
 from lepton_tasks.core.artifacts import CheckpointRef, DatasetRef, EndpointRef, QualityReportRef
 from lepton_tasks.core.errors import DataError, DataQualityError, UnavailableError
-from lepton_tasks.core.use_case import load_use_case
+from lepton_tasks.core.use_case_file import load_use_case
 
 DIGITS = Path(__file__).parents[2] / "configs" / "use_cases" / "mnist_digits.yaml"
 FEATURES = DatasetRef(uri="store://transform/1", digest="1" * 64, stage="transform", facts={"train_rows": 3500})

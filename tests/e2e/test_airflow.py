@@ -19,7 +19,7 @@ from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.finding import Finding
 from lepton_tasks.core.store import ArtifactStore
-from lepton_tasks.core.use_case import load_use_case
+from lepton_tasks.core.use_case_file import load_use_case
 from lepton_tasks.deployment import embedded, embedded_processes
 from lepton_tasks.deployment.airflow_api import AirflowClient
 from lepton_tasks.deployment.embedded_services import AIRFLOW_USER, airflow_password

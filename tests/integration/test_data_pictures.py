@@ -11,7 +11,7 @@ import pytest
 
 from lepton_tasks.codecs.image import ImageCodec
 from lepton_tasks.core.context import RunContext
-from lepton_tasks.core.use_case import load_use_case
+from lepton_tasks.core.use_case_file import load_use_case
 from lepton_tasks.stages.runner import run_pipeline
 
 pytestmark = pytest.mark.skipif(

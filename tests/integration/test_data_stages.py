@@ -14,7 +14,8 @@ from PIL import Image
 from lepton_tasks.codecs.image import ImageCodec
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import DataError, DataQualityError
-from lepton_tasks.core.use_case import load_use_case, parse_use_case
+from lepton_tasks.core.use_case import parse_use_case
+from lepton_tasks.core.use_case_file import load_use_case
 from lepton_tasks.stages.pipeline import STAGES
 from lepton_tasks.stages.runner import run_stage
 

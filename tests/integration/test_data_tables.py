@@ -19,7 +19,8 @@ from tiny_tables import split_on_disk, table_on_disk
 from lepton_tasks.core.catalogue import CODECS
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.registry import check_params
-from lepton_tasks.core.use_case import load_use_case, parse_use_case
+from lepton_tasks.core.use_case import parse_use_case
+from lepton_tasks.core.use_case_file import load_use_case
 from lepton_tasks.data.tables.columns import TableColumns
 from lepton_tasks.data.tables.hashes import hash_values
 from lepton_tasks.data.tables.marks import Marking, change_by

@@ -12,7 +12,7 @@ import pytest
 from lepton_tasks.codecs.text import load_tokenizer
 from lepton_tasks.core.catalogue import CODECS, TABLE_FEATURES
 from lepton_tasks.core.context import RunContext
-from lepton_tasks.core.use_case import load_use_case
+from lepton_tasks.core.use_case_file import load_use_case
 from lepton_tasks.data.split import SPLITS
 from lepton_tasks.data.tables.artifact import open_cleaned, open_splits
 from lepton_tasks.stages.runner import run_pipeline

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import pyarrow as pa
 import pydantic
 
-from lepton_tasks.data.rows import FURTHER
+from lepton_tasks.data.rows import OPTIONAL_COLUMNS
 
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 
@@ -42,7 +42,7 @@ class Boxes:
             revised.append(fitting)
             notes.append(self._note(boxes or [], fitting or []))
         at = probes.column_names.index("boxes")
-        return probes.set_column(at, "boxes", pa.array(revised, FURTHER["boxes"])), notes
+        return probes.set_column(at, "boxes", pa.array(revised, OPTIONAL_COLUMNS["boxes"])), notes
 
     def refuse(self, probes: pa.Table) -> Sequence[str | None]:
         """The first box that does not fit. Pictures that could not be decoded have no size, and pass."""

@@ -6,7 +6,7 @@ import functools
 
 import pyarrow as pa
 
-from lepton_tasks.core.heap import keep_freed
+from lepton_tasks.core.heap import retain_freed_memory
 
 _KEPT = 128 << 20  # bytes
 
@@ -20,4 +20,4 @@ def share_memory() -> None:
     ``lepton_tasks/__init__.py``.
     """
     pa.set_memory_pool(pa.system_memory_pool())
-    keep_freed(_KEPT)
+    retain_freed_memory(_KEPT)

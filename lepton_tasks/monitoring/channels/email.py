@@ -10,7 +10,7 @@ from typing import Literal
 
 from lepton_tasks.core.errors import ConfigError, UnavailableError
 from lepton_tasks.core.secret import Secret
-from lepton_tasks.core.watch_protocols import Alert, in_lines
+from lepton_tasks.core.watch_protocols import Alert, alert_lines
 
 _TIMEOUT_SECONDS = 15.0
 
@@ -51,7 +51,7 @@ class Email:
 
     def send(self, alerts: Sequence[Alert]) -> None:
         """One mail for all of them; its subject is the worst."""
-        mail, lines = EmailMessage(), in_lines(alerts)
+        mail, lines = EmailMessage(), alert_lines(alerts)
         more = f" (and {len(alerts) - 1} more)" if len(alerts) > 1 else ""
         mail["Subject"] = " ".join(f"{lines[0][:150]}{more}".split())
         mail["From"], mail["To"] = self.sender, ", ".join(self.to)

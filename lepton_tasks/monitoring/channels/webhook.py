@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from lepton_tasks.core.secret import Secret
-from lepton_tasks.core.watch_protocols import Alert, in_lines
+from lepton_tasks.core.watch_protocols import Alert, alert_lines
 from lepton_tasks.monitoring.channels.posting import post
 
 
@@ -24,7 +24,7 @@ class Webhook:
 
     def send(self, alerts: Sequence[Alert]) -> None:
         """One request for all of them."""
-        body: dict[str, Any] = {"text": "\n".join(in_lines(alerts))}
+        body: dict[str, Any] = {"text": "\n".join(alert_lines(alerts))}
         if self.form == "json":
             body["alerts"] = [alert.as_json() for alert in alerts]
         post(self.url, "", body, token=self.token)

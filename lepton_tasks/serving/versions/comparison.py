@@ -9,7 +9,14 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from lepton_tasks.core.proportions import Z95, chi_square, newcombe, stability, two_proportions, wilson
+from lepton_tasks.core.proportions import (
+    Z95,
+    chi_square_p_value,
+    newcombe,
+    population_stability_index,
+    two_proportion_p_value,
+    wilson,
+)
 from lepton_tasks.serving.errors import CLIENT_GONE
 
 _MOST_TIMES = 100_000  # of each version, the latest
@@ -122,15 +129,15 @@ def _against(first: _Version, second: _Version) -> dict[str, Any]:
     row: dict[str, Any] = {
         "failed_difference": second.failed / second.answers - first.failed / first.answers,
         "failed_interval": newcombe(*failed, z=Z95),
-        "failed_p": two_proportions(*failed),
+        "failed_p": two_proportion_p_value(*failed),
         "p95_ratio": round(after / before, 3) if before and after else None,
-        "labels_psi": stability(*counts) if compared else None,
-        "labels_p": chi_square(*counts) if compared else None,
+        "labels_psi": population_stability_index(*counts) if compared else None,
+        "labels_p": chi_square_p_value(*counts) if compared else None,
     }
     if first.judged and second.judged:
         right = (first.right, first.judged), (second.right, second.judged)
         row["accuracy_difference"] = second.right / second.judged - first.right / first.judged
-        row |= {"accuracy_interval": newcombe(*right, z=Z95), "accuracy_p": two_proportions(*right)}
+        row |= {"accuracy_interval": newcombe(*right, z=Z95), "accuracy_p": two_proportion_p_value(*right)}
     if min(first.wrong_by[0], second.wrong_by[0]) > 1:
         row |= _errors(first.wrong_by, second.wrong_by)
     return {**row, "verdict": _verdict(row)}

@@ -9,7 +9,13 @@ import math
 from collections.abc import Sequence, Set
 from typing import Any, Literal
 
-from lepton_tasks.core.proportions import more_by_chance, pooled, stability, stability_by_chance, wilson
+from lepton_tasks.core.proportions import (
+    fisher_p_value,
+    merge_sparse_bins,
+    population_stability_index,
+    stability_index_bound,
+    wilson,
+)
 from lepton_tasks.core.rollout import Rollout
 from lepton_tasks.serving.versions.tally import Figures
 
@@ -81,7 +87,7 @@ def _about_errors(plan: Rollout, champion: Figures, challenger: Figures, z: floa
     seen = champion.errors, champion.requests
     if not champion.requests:
         seen = math.ceil(plan.max_error_increase * challenger.requests), challenger.requests
-    chance = more_by_chance(seen, (challenger.errors, challenger.requests))
+    chance = fisher_p_value(seen, (challenger.errors, challenger.requests))
     if rate - base <= plan.max_error_increase or chance >= math.erfc(z / math.sqrt(2)) / 2:
         return ""
     return f"{rate:.1%} of its requests failed, {base:.1%} of the champion's"
@@ -144,10 +150,10 @@ def _drift(first: Sequence[int], second: Sequence[int], z: float) -> tuple[float
     n, m = sum(first), sum(second)
     if min(n, m) < _LEAST_ROWS:
         return None
-    a, b = pooled(first, second)
+    a, b = merge_sparse_bins(first, second)
     if len(a) < 2:
         return 0.0, math.inf
-    return stability(a, b), stability_by_chance(len(a), n, m, z=z)
+    return population_stability_index(a, b), stability_index_bound(len(a), n, m, z=z)
 
 
 def _padded(counts: Sequence[int], width: int) -> list[int]:

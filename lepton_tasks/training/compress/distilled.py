@@ -9,7 +9,7 @@ import pydantic
 
 from lepton_tasks.core.catalogue import COMPRESSIONS
 from lepton_tasks.core.errors import ConfigError
-from lepton_tasks.core.release_protocols import Uncompressed
+from lepton_tasks.core.release_protocols import CompressionInput
 from lepton_tasks.core.spec import ComponentSpec
 
 
@@ -38,14 +38,14 @@ class Distilled:
         self.student, self.share, self.temperature = student, share, temperature
         self.epochs, self.then = epochs, then
 
-    def compress(self, model: Uncompressed, made: Path) -> None:
-        """Write `made`."""
+    def compress(self, model: CompressionInput, output: Path) -> None:
+        """Write `output`."""
         how = {"share": self.share, "temperature": self.temperature, "epochs": self.epochs}
         if self.then is None:
-            model.teach(self.student, made, **how)
+            model.teach(self.student, output, **how)
             return
         with tempfile.TemporaryDirectory() as folder:
             graph = Path(folder) / "student.onnx"
             model.teach(self.student, graph, **how)
             then = COMPRESSIONS.build(self.then.name, self.then.params, where="distilled.then")
-            then.compress(model._replace(graph=graph), made)
+            then.compress(model._replace(graph=graph), output)

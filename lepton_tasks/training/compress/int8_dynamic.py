@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from lepton_tasks.core.release_protocols import Uncompressed
+from lepton_tasks.core.release_protocols import CompressionInput
 from lepton_tasks.training.compress.graphs import prepared, quiet
 
 _LAYERS = ("Attention", "EmbedLayerNormalization", "Gather", "Gemm", "LSTM", "MatMul")
@@ -26,14 +26,14 @@ class Int8Dynamic:
         self.layers = [*_LAYERS, *(["Conv"] if convolutions else [])]
         self.per_channel = per_channel
 
-    def compress(self, model: Uncompressed, made: Path) -> None:
-        """Write `made`."""
+    def compress(self, model: CompressionInput, output: Path) -> None:
+        """Write `output`."""
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
         with tempfile.TemporaryDirectory() as folder, quiet():
             quantize_dynamic(
                 str(prepared(model.graph, Path(folder))),
-                str(made),
+                str(output),
                 op_types_to_quantize=self.layers,
                 per_channel=self.per_channel,
                 weight_type=QuantType.QInt8,

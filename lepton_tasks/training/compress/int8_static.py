@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pydantic
 
-from lepton_tasks.core.release_protocols import Uncompressed
+from lepton_tasks.core.release_protocols import CompressionInput
 from lepton_tasks.training.compress.graphs import prepared, quiet
 
 # What computes, and what stands between two of these and would otherwise turn bytes into floats and back. The rest, the
@@ -47,8 +47,8 @@ class Int8Static:
     ) -> None:
         self.rows, self.method = rows, method
 
-    def compress(self, model: Uncompressed, made: Path) -> None:
-        """Write `made`: one scale for each output of a layer, nodes that quantise beside those that compute."""
+    def compress(self, model: CompressionInput, output: Path) -> None:
+        """Write `output`: one scale for each output of a layer, nodes that quantise beside those that compute."""
         import onnxruntime
         from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
@@ -58,7 +58,7 @@ class Int8Static:
             name = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"]).get_inputs()[0].name
             quantize_static(
                 str(graph),
-                str(made),
+                str(output),
                 _reader(name, model.samples(self.rows)),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=_LAYERS,

@@ -9,7 +9,7 @@ import pydantic
 
 from lepton_tasks.core.catalogue import COMPRESSIONS
 from lepton_tasks.core.errors import ConfigError
-from lepton_tasks.core.release_protocols import Uncompressed
+from lepton_tasks.core.release_protocols import CompressionInput
 from lepton_tasks.core.spec import ComponentSpec
 
 
@@ -47,16 +47,16 @@ class Pruned:
         self.share, self.epochs, self.rate, self.then = share, epochs, rate, then
         self.teacher, self.temperature = teacher, temperature
 
-    def compress(self, model: Uncompressed, made: Path) -> None:
-        """Write `made`."""
+    def compress(self, model: CompressionInput, output: Path) -> None:
+        """Write `output`."""
         how = {"share": self.teacher, "temperature": self.temperature, "epochs": self.epochs}
         how |= {"prune": self.share, "rate": self.rate}
         if self.then is None:
-            model.teach(None, made, **how)
+            model.teach(None, output, **how)
             return
         with tempfile.TemporaryDirectory() as folder:
             graph = Path(folder) / "pruned.onnx"
             model.teach(None, graph, **how)
             COMPRESSIONS.build(self.then.name, self.then.params, where="pruned.then").compress(
-                model._replace(graph=graph), made
+                model._replace(graph=graph), output
             )

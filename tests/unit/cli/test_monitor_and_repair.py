@@ -11,7 +11,7 @@ from lepton_tasks.cli import watch
 from lepton_tasks.core.artifacts import EndpointRef
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.environment import project_root
-from lepton_tasks.core.use_case import load_use_case
+from lepton_tasks.core.use_case_file import load_use_case
 from lepton_tasks.monitoring.alert import record
 from lepton_tasks.stages import runner
 from lepton_tasks.stages import watch as steps

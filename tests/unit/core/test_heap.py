@@ -7,9 +7,9 @@ import pytest
 FAULTS = """
 import resource, sys
 import numpy as np
-from lepton_tasks.core.heap import keep_freed
+from lepton_tasks.core.heap import retain_freed_memory
 if sys.argv[1:]:
-    keep_freed(1 << 28)
+    retain_freed_memory(1 << 28)
 np.ones(1 << 20)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(20):

@@ -5,7 +5,7 @@ import pytest
 from lepton_tasks.core.environment import project_root
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.settings import apply_overrides, parse_override
-from lepton_tasks.core.use_case import load_use_case
+from lepton_tasks.core.use_case_file import load_use_case
 from lepton_tasks.stages.pipeline import stages_of
 
 FOLDER = project_root(Path(__file__)) / "configs" / "use_cases"

@@ -17,7 +17,7 @@ from lepton_tasks.data.clean.labels import Labels, Unlabelled
 from lepton_tasks.data.clean.pictures import Blank, TooSmall, Undecodable
 from lepton_tasks.data.clean.probes import probe_rows
 from lepton_tasks.data.clean.refuse import clean_rows
-from lepton_tasks.data.rows import FURTHER
+from lepton_tasks.data.rows import OPTIONAL_COLUMNS
 
 STEPS = [
     ("undecodable", Undecodable()),
@@ -34,7 +34,7 @@ SCHEMA = pa.schema(
         "sample_id": pa.string(),
         "uri": pa.string(),
         "label": pa.string(),
-        "boxes": FURTHER["boxes"],
+        "boxes": OPTIONAL_COLUMNS["boxes"],
         "width": pa.int64(),
         "height": pa.int64(),
         "content_sha256": pa.string(),

@@ -10,7 +10,7 @@ from lepton_tasks.codecs.image import ImageCodec
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.data.features import ImageFeatures
-from lepton_tasks.data.rows import FURTHER
+from lepton_tasks.data.rows import OPTIONAL_COLUMNS
 from lepton_tasks.data.samples import Samples, class_names, write_ids
 
 
@@ -101,7 +101,7 @@ ROWS = [
 def marked(tmp_path):
     rows = [row | {"width": 40, "height": 20, "position": i, "split": "train"} for i, row in enumerate(ROWS)]
     np.save(tmp_path / "arrays.npy", np.zeros((4, 10, 10, 1), np.uint8))
-    types = {"label": pa.string(), "boxes": FURTHER["boxes"]}
+    types = {"label": pa.string(), "boxes": OPTIONAL_COLUMNS["boxes"]}
     schema = pa.schema({name: types.get(name, pa.array([value]).type) for name, value in rows[0].items()})
     return Samples(pa.Table.from_pylist(rows, schema=schema), tmp_path / "arrays.npy")
 

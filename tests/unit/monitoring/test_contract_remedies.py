@@ -11,7 +11,7 @@ from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ConfigError, StageError, UnavailableError
 from lepton_tasks.core.finding import Finding
 from lepton_tasks.core.use_case import parse_use_case
-from lepton_tasks.core.watch_protocols import Past, Situation
+from lepton_tasks.core.watch_protocols import PastRepair, Situation
 from lepton_tasks.monitoring import remediate
 from lepton_tasks.monitoring.book import read_book
 
@@ -55,7 +55,7 @@ def situation(
 
 
 def done(remedy, hours_ago, version="3", state="done"):
-    return Past(f"{remedy}{hours_ago}", NOW - hours_ago * HOUR, remedy, version, state, "what", "why")
+    return PastRepair(f"{remedy}{hours_ago}", NOW - hours_ago * HOUR, remedy, version, state, "what", "why")
 
 
 @pytest.mark.parametrize("name", REMEDIES.names())

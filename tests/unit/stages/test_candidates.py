@@ -7,7 +7,7 @@ from lepton_tasks.core.catalogue import COMPRESSIONS
 from lepton_tasks.core.components import check_params_of
 from lepton_tasks.core.compress_settings import Compress
 from lepton_tasks.core.errors import ArtifactError, ConfigError, StageError
-from lepton_tasks.core.release_protocols import Uncompressed
+from lepton_tasks.core.release_protocols import CompressionInput
 from lepton_tasks.core.spec import ComponentSpec
 from lepton_tasks.serving.package import load_package
 from lepton_tasks.stages.candidates import EXPORTED, Candidate, build, choose, clock
@@ -74,7 +74,9 @@ def test_a_graph_that_does_not_run_is_no_candidate(tmp_path, monkeypatch, conten
     monkeypatch.setattr(COMPRESSIONS, "entries", {"made": f"{__name__}:Made"})
     monkeypatch.setattr(Made, "content", content)
     package = load_package(tmp_path / "package")
-    model = Uncompressed(tmp_path / "package" / "model.onnx", lambda count: np.zeros((count, 8, 8, 1), np.uint8), None)
+    model = CompressionInput(
+        tmp_path / "package" / "model.onnx", lambda count: np.zeros((count, 8, 8, 1), np.uint8), None
+    )
     candidate = build(ComponentSpec(name="made"), model, package, tmp_path / "made.onnx")
     assert candidate.reason.startswith("failed: ")
     assert reason in candidate.reason
@@ -124,7 +126,7 @@ def test_a_graph_that_fails_later_is_out_and_the_others_are_measured(tmp_path):
 def test_a_training_that_was_told_to_stop_ends_the_stage(tmp_path, monkeypatch):
     make_package(tmp_path)
     monkeypatch.setattr(COMPRESSIONS, "entries", {"made": f"{__name__}:Stopped"})
-    model = Uncompressed(tmp_path / "model.onnx", lambda count: np.zeros((count, 8, 8, 1), np.uint8), None)
+    model = CompressionInput(tmp_path / "model.onnx", lambda count: np.zeros((count, 8, 8, 1), np.uint8), None)
     with pytest.raises(StageError):
         build(ComponentSpec(name="made"), model, load_package(tmp_path), tmp_path / "made.onnx")
 

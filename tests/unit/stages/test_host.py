@@ -122,9 +122,9 @@ def test_no_fork_for_another_environment_folder_or_interpreter(host, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(sys, "executable", "/usr/bin/python3")
         assert host.start("end") is not None  # the command names the same one
-    from lepton_tasks.core import hosted
+    from lepton_tasks.core import stage_host_client
 
-    assert hosted.start(["/usr/bin/other", "-m", "end"], environment=host.environment, grace=0) is None
+    assert stage_host_client.start(["/usr/bin/other", "-m", "end"], environment=host.environment, grace=0) is None
     monkeypatch.chdir(tmp_path)
     assert host.start("end") is None
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lepton_tasks.core.catalogue import COMPRESSIONS
-from lepton_tasks.core.release_protocols import Uncompressed
+from lepton_tasks.core.release_protocols import CompressionInput
 from lepton_tasks.training.export import export_onnx
 
 PARAMS = {
@@ -46,7 +46,7 @@ def exported(tmp_path_factory):
         torch.manual_seed(0)
         export_onnx(Mixed(round(64 * (1 - prune))).eval(), rows[:2], made, outputs=["probabilities"], opset=20)
 
-    return Uncompressed(path, lambda count: rows[:count], teach), rows
+    return CompressionInput(path, lambda count: rows[:count], teach), rows
 
 
 @pytest.mark.parametrize("name", COMPRESSIONS.names())

@@ -1,6 +1,6 @@
 """Client of the stage host: fork a process that has already imported the heavy libraries.
 
-The host is `lepton_tasks.stages.host`, started by `lepton up`. Whoever finds none starts a process as usual.
+The host is `lepton_tasks.stages.host`, started by `lepton up`. Without one, callers start an ordinary process.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 SOCKET_FILE = "run/stages.sock"
-"""Where the host listens, in the state folder."""
+"""The host's socket in the state folder."""
 
 NUMBER = struct.Struct("!i")
-"""What the host answers: the pid, then `subprocess.Popen.returncode`. It refuses by closing the connection."""
+"""The host's replies: the pid, then `subprocess.Popen.returncode`. It rejects a request by closing the connection."""
 
-# A fork takes 0.05 s. A host that is not done with its imports may need longer than a process of one's own.
-_PATIENCE_SECONDS = 2.0
+# A fork takes 0.05 s. A host that is still importing may take longer than starting a new process.
+_TIMEOUT_SECONDS = 2.0
 
 
 class HostedProcess:
-    """A process that the host forked for us, used like `subprocess.Popen`.
+    """A process forked by the host, with the interface of `subprocess.Popen`.
 
-    It ends when the connection is closed, so never later than the process that asked for it.
+    It ends when the connection is closed, so never later than the requesting process.
     """
 
     def __init__(self, connection: socket.socket, pid: int) -> None:
@@ -54,7 +54,7 @@ class HostedProcess:
             reply = _received(self._connection)
             self._connection.close()
             if self.returncode is None:  # a signal handler may have waited meanwhile
-                # Without a host nobody tells the status: the kernel ended the process when the host ended.
+                # Without a host there is no status: the kernel ended the process when the host ended.
                 self.returncode = -signal.SIGTERM if reply is None else reply
         return self.returncode
 
@@ -75,18 +75,18 @@ class HostedProcess:
 def start(
     command: Sequence[str], *, environment: Mapping[str, str], grace: float, output: int | None = None
 ) -> HostedProcess | None:
-    """A process that does what ``subprocess.Popen(command)`` would, in a session of its own.
+    """Run a command in a process forked by the host, in its own session.
 
     Args:
         command: ``[sys.executable, "-m", MODULE, ...]``.
-        environment: All its variables; ``LEPTON_HOME`` says whose host is asked.
-        grace: Seconds from SIGTERM to SIGKILL, for its whole group, when we end before it does.
-        output: File descriptor for its standard output and error; ours by default.
+        environment: All its variables; ``LEPTON_HOME`` selects the host.
+        grace: Seconds from SIGTERM to SIGKILL for its process group if the caller ends first.
+        output: File descriptor for its standard output and error; the caller's by default.
 
     Returns:
-        The process, or None if no host answers, or if it does not fit: another interpreter, folder or environment.
+        The process, or None if no host answers or the host does not match (interpreter, folder, environment).
     """
-    from lepton_tasks.core.environment import state_root  # not for the host, whose forks are to read it anew
+    from lepton_tasks.core.environment import state_root  # not imported by the host: its forks must read it afresh
 
     if list(command[:2]) != [sys.executable, "-m"]:
         return None
@@ -100,7 +100,7 @@ def start(
         with _file(json.dumps(request)) as file, Path(os.devnull).open() as nothing:
             streams = (1, 2) if output is None else (output, output)
             socket.send_fds(connection, [b"\0"], [file, nothing.fileno(), *streams])
-        connection.settimeout(_PATIENCE_SECONDS)
+        connection.settimeout(_TIMEOUT_SECONDS)
         pid = _received(connection)
         connection.settimeout(None)
     if pid is None:
@@ -110,7 +110,7 @@ def start(
 
 
 def connect(root: Path) -> socket.socket:
-    """A connection to the host of a state folder; raises `OSError` if there is none."""
+    """Connect to the host of a state folder; raises `OSError` if there is none."""
     connection = socket.socket(socket.AF_UNIX)
     try:
         with address(root) as path:
@@ -123,7 +123,7 @@ def connect(root: Path) -> socket.socket:
 
 @contextlib.contextmanager
 def address(root: Path) -> Iterator[str]:
-    """The socket's path, short however deep the state folder lies: the kernel takes 107 bytes."""
+    """A short path of the socket, whatever the depth of the state folder: the kernel's limit is 107 bytes."""
     path = root / SOCKET_FILE
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -134,7 +134,7 @@ def address(root: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _file(text: str) -> Iterator[int]:
-    """A nameless file in memory: a message could be split, and an environment is longer than one may be."""
+    """An anonymous in-memory file: a socket message could be split, and is too short for an environment."""
     file = os.memfd_create("request")
     try:
         with open(file, "w", closefd=False) as stream:
