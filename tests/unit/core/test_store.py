@@ -56,7 +56,7 @@ def test_another_artifact_at_the_same_address_is_refused(store):
 
 def test_a_file_is_hashed_again_once_somebody_touched_it(store, monkeypatch):
     hashed = []
-    monkeypatch.setattr(module, "_SETTLED", -1)  # as if the file were old
+    monkeypatch.setattr(module, "_MTIME_MARGIN", -1)  # as if the file were old
     monkeypatch.setattr(module, "blake3_file", lambda path: hashed.append(path.name) or blake3_file(path))
     ref = published(store)
     store.open(ref)
