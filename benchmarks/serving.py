@@ -2,9 +2,9 @@
 
 `python -m benchmarks.serving [--quick] [--json] [--peers mlserver,litserve] [--models cnn,lstm] [--cache FOLDER]`
 
-Every server is started on 127.0.0.1 with one model, answers 32 samples as ONNX Runtime does, and is then pressed by wrk
-(one thread; 1, 16 and 64 connections) in turn with the others, several times; medians count. Client and servers share
-the machine. Peers that are no dependency of the project are installed by uv, each into an environment of its own in
+Every server is started on 127.0.0.1 with one model, answers 32 samples as ONNX Runtime does, and is then loaded in turn
+with the others, several times: by one request at a time, each of them timed, and by wrk (one thread; 16 and 64
+connections); medians count. Client and servers share the machine. Peers that are no dependency of the project are installed by uv, each into an environment of its own in
 the cache folder; one that does not install or start is named in the table. With --quick: one light peer, one round.
 
 Ratios of good answers a second, at 64 connections (larger is better):
@@ -43,6 +43,7 @@ from benchmarks.served.page import table, write_page
 from benchmarks.served.peers import PEERS, install, start, url_path, version
 from benchmarks.served.processes import Server, check
 from benchmarks.served.seen import Limit, Seen, Standing
+from benchmarks.served.sequential import sequential
 from benchmarks.served.wire import WIRES, Request
 from benchmarks.served.wrk import Load, press, require_wrk
 
@@ -53,6 +54,7 @@ OURS: tuple[tuple[tuple[str, ...], dict[str, str]], ...] = (
     (("--processes", "1"), {"ours_one_json": "v2", "ours_one": "v2 binary"}),
 )
 _SAMPLES = 32
+_SEQUENTIAL_SECONDS = 2  # at one connection: thousands of requests, so that dozens lie above the p99
 _TURNS, _LONGEST_SECONDS = 8, 5
 _LIGHT = ("echo", "starlette")
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lepton" / "peers"
@@ -118,9 +120,12 @@ class Bench:
         """Press a server after `before`, with fewer connections; a slow one longer, so that its first answers, which
         all come late, count less."""
         port, path, request = subject.server.port, subject.path, subject.request
-        turns = connections / max(before.rate, 1) if before else 0.0  # seconds until each connection has one answer
-        seconds = self.seconds + min(_LONGEST_SECONDS, round(_TURNS * turns))
-        load = press(port, path, request, self.folder, connections=connections, seconds=seconds)
+        if connections == 1:
+            load = sequential(port, path, request, seconds=_SEQUENTIAL_SECONDS)
+        else:
+            turns = connections / max(before.rate, 1) if before else 0.0  # seconds until each connection has one answer
+            seconds = self.seconds + min(_LONGEST_SECONDS, round(_TURNS * turns))
+            load = press(port, path, request, self.folder, connections=connections, seconds=seconds)
         subject.server.settle()
         return load
 

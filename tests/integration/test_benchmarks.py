@@ -3,13 +3,17 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 from stage_hosts import runs, wait_for
 
 from benchmarks.__main__ import names
+from benchmarks.served.sequential import sequential
+from benchmarks.served.wire import Request
 from lepton_tasks.core.environment import project_root
 from lepton_tasks.deployment.embedded import SERVICES
 from lepton_tasks.deployment.embedded_processes import family, recorded
@@ -39,3 +43,32 @@ def test_a_benchmark_told_to_end_takes_its_platform_along(tmp_path, way):
             process.kill()
     assert not any(runs(one) for one in started)
     assert list(tmp_path.iterdir()) == []
+
+
+def _answering(listener, parts):
+    """Answers every request over one connection with `parts`, each sent on its own."""
+    connection, _ = listener.accept()
+    with connection:
+        while connection.recv(65_536):
+            for part in parts:
+                connection.sendall(part)
+
+
+@pytest.mark.parametrize(
+    ("status", "refused"), [(b"200 OK", 0.0), (b"503 Service Unavailable", 1.0)], ids=["answered", "refused"]
+)
+def test_sequential_load_reads_responses_that_arrive_in_parts(status, refused):
+    parts = [b"HTTP/1.1 " + status + b"\r\nContent-", b"Length: 6\r\n\r\nabc", b"def"]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=_answering, args=(listener, parts), daemon=True).start()
+        load = sequential(listener.getsockname()[1], "/", Request(b"{}", {}), seconds=0.1)
+    assert load.refused == refused
+    assert (load.rate > 0) == (refused == 0)
+    assert 0 < load.p50 <= load.p99 < 1000
+
+
+def test_sequential_load_needs_a_length():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=_answering, args=(listener, [b"HTTP/1.1 200 OK\r\n\r\n"]), daemon=True).start()
+        with pytest.raises(RuntimeError, match="no content-length"):
+            sequential(listener.getsockname()[1], "/", Request(b"{}", {}), seconds=0.1)
