@@ -17,3 +17,9 @@ os.environ.setdefault("POLARS_IDEAL_MORSEL_SIZE", "500000")
 # ONNX Runtime reads it when it is loaded: its official Linux builds, from 1.29 on, else report to their maker what is
 # loaded (names of models, hashes of graph and weights). Whoever wants that sets it to 0.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+# NumPy and SciPy each load an OpenBLAS whose threads, one for each other core, spin for 0.1 s after they are started:
+# on two cores a third of what importing both takes. Few of our products of matrices are large, and torch's are its own,
+# except on ARM, where it computes them with OpenBLAS.
+if os.uname().machine == "x86_64":
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

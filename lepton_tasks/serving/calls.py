@@ -106,6 +106,10 @@ class Call:
         return seconds if seconds <= _LONGEST_WAIT else None
 
 
+READY = Call("GET", "/v2/health/ready", read=lambda answer: True, retried=False)
+"""Whether a server is ready; by the protocol, the status says so, and there need be no body."""
+
+
 def error_of(answer: Answer) -> LeptonError:
     """The error that a reply tells of."""
     try:

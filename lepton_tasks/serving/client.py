@@ -150,7 +150,7 @@ class Client(Connection):
     def ready(self) -> bool:
         """Whether the server answers and has loaded what it serves."""
         try:
-            return bool((self._send(Call("GET", "/v2/health/ready", retried=False)))["ready"])
+            return bool(self._send(calls.READY))
         except UnavailableError:
             return False
 
@@ -289,7 +289,7 @@ class AsyncClient(Connection):
     async def ready(self) -> bool:
         """Whether the server answers and has loaded what it serves."""
         try:
-            return bool((await self._send(Call("GET", "/v2/health/ready", retried=False)))["ready"])
+            return bool(await self._send(calls.READY))
         except UnavailableError:
             return False
 
