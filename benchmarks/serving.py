@@ -4,8 +4,9 @@
 
 Every server is started on 127.0.0.1 with one model, answers 32 samples as ONNX Runtime does, and is then loaded in turn
 with the others, several times: by one request at a time, each of them timed, and by wrk (one thread; 16 and 64
-connections); medians count. Client and servers share the machine. Peers that are no dependency of the project are installed by uv, each into an environment of its own in
-the cache folder; one that does not install or start is named in the table. With --quick: one light peer, one round.
+connections); medians count. Client and servers share the machine. Peers that are no dependency of the project are
+installed by uv, each into an environment of its own in the cache folder; one that does not install or start is named
+in the table. With --quick: one light peer, one round.
 
 Ratios of good answers a second, at 64 connections (larger is better):
     <model>_binary_vs_onnxruntime, <model>_json_vs_onnxruntime   : ONNX Runtime alone, batch 1, one thread
