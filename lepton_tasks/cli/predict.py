@@ -15,6 +15,8 @@ from rich.console import Console
 from lepton_tasks.core.context import Progress, RunContext
 from lepton_tasks.core.errors import ConfigError
 
+_MANY_ROWS = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
+
 
 def ask(name: str, files: Sequence[Path], *, as_json: bool) -> None:
     """Send each file to the deployed model and print the answers."""
@@ -28,6 +30,9 @@ def ask(name: str, files: Sequence[Path], *, as_json: bool) -> None:
         for file in files:
             if not file.is_file():
                 raise ConfigError("no such file.", where=str(file))
+            if file.suffix.lower() in _MANY_ROWS:
+                fix = f"Score it: lepton predict {name} --input {file} --output {file.stem}-answers.parquet"
+                raise ConfigError("a file of many rows is not sent to the server.", where=str(file), fix=fix)
             answer = client.predict(name, file.read_bytes())
             answers.append({"file": str(file), **answer})
             if not as_json:

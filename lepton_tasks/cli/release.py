@@ -16,6 +16,7 @@ from lepton_tasks.core.components import deploy_target_of
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.environment import load_environment, state_root, use_case_file
 from lepton_tasks.core.errors import ConfigError, LeptonError
+from lepton_tasks.core.faults import reason_of
 from lepton_tasks.core.release_protocols import DeployTarget, Registered
 from lepton_tasks.core.rollout import Rollout
 from lepton_tasks.core.settings import parse_override
@@ -46,7 +47,7 @@ def rollout_of(canary: str | None, shadow: float | None, hold: bool, overrides: 
     except pydantic.ValidationError as error:
         fault = error.errors()[0]
         key = ".".join(map(str, fault["loc"]))
-        raise ConfigError(f"{fault['input']!r} is invalid: {fault['msg']}.", where=f"rollout {key}") from error
+        raise ConfigError(f"{fault['input']!r} is invalid: {reason_of(fault)}.", where=f"rollout {key}") from error
 
 
 def deploy_version(name: str, version: str, rollout: Rollout) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import pydantic
 
 from lepton_tasks.core.errors import ConfigError
+from lepton_tasks.core.faults import reason_of
 from lepton_tasks.core.settings import read_yaml
 from lepton_tasks.core.spec import ComponentSpec
 
@@ -314,7 +315,7 @@ def load_environment(variables: Mapping[str, str] | None = None) -> Environment:
     except pydantic.ValidationError as error:
         fault = error.errors()[0]
         key = ".".join(map(str, fault["loc"]))
-        raise ConfigError(f"{fault['input']!r} is invalid: {fault['msg']}.", where=f"{path.name}: {key}") from error
+        raise ConfigError(f"{fault['input']!r} is invalid: {reason_of(fault)}.", where=f"{path.name}: {key}") from error
     root = project_root() / Path(environment.data_root).expanduser()
     return environment.model_copy(update={"data_root": str(root.resolve())})
 

@@ -55,7 +55,7 @@ def misspelt(name: str) -> str | None:
     """
     if meaning(name):
         return None
-    close = difflib.get_close_matches(name, _MEANINGS, n=1, cutoff=0.85)
+    close = difflib.get_close_matches(name.lower(), _MEANINGS, n=1, cutoff=0.85)
     return next((known for known in close if _digits(known) == _digits(name)), None)
 
 

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar, get_args
 import pydantic
 
 from lepton_tasks.core.errors import ConfigError
+from lepton_tasks.core.faults import reason_of
 from lepton_tasks.core.secret import Secret
 
 _OPEN = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -127,10 +128,10 @@ def check_params(
             config = None if is_model else pydantic.ConfigDict(arbitrary_types_allowed=True)
             checked[key] = pydantic.TypeAdapter(annotation, config=config).validate_python(value)
         except pydantic.ValidationError as error:
-            reason = error.errors()[0]["msg"]
+            fault = error.errors()[0]
             if Secret in (annotation, *get_args(annotation)):  # do not show the value, which pydantic also quotes
-                raise ConfigError(f"invalid: {reason}.", where=at) from None
-            raise ConfigError(f"{value!r} is invalid: {reason}.", where=at) from error
+                raise ConfigError(f"invalid: {fault['msg']}.", where=at) from None
+            raise ConfigError(f"{value!r} is invalid: {reason_of(fault)}.", where=at) from error
     for key, parameter in allowed.items():
         if parameter.default is inspect.Parameter.empty and key not in checked:
             raise ConfigError(

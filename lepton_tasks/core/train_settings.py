@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import pydantic
 
@@ -96,10 +97,20 @@ class Choices(Section):
     """The values."""
 
 
+def _kind(value: Any) -> str:
+    return "choices" if isinstance(value, Choices) or (isinstance(value, Mapping) and "choices" in value) else "range"
+
+
+Space = Annotated[
+    Annotated[Range, pydantic.Tag("range")] | Annotated[Choices, pydantic.Tag("choices")], pydantic.Discriminator(_kind)
+]
+"""What a key is searched in."""
+
+
 class Tune(Section):
     """Hyperparameter search on the validation split, before training."""
 
-    space: dict[str, Range | Choices] = pydantic.Field(min_length=1)
+    space: dict[str, Space] = pydantic.Field(min_length=1)
     """Range or choices per dotted key of `task`, `model` or `train`."""
     trials: int = pydantic.Field(20, ge=1, le=10_000)
     """Maximum number of trials; the first uses the values of the use case."""

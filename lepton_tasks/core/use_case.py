@@ -9,14 +9,13 @@ import pydantic
 
 from lepton_tasks.core.compress_settings import Compress
 from lepton_tasks.core.errors import ConfigError
+from lepton_tasks.core.faults import NAME, reason_of
 from lepton_tasks.core.redaction import Redaction
 from lepton_tasks.core.registry import did_you_mean
 from lepton_tasks.core.rollout import Rollout
 from lepton_tasks.core.spec import ComponentSpec, Section
 from lepton_tasks.core.train_settings import Train, Tune
 from lepton_tasks.core.watch_settings import Cron, Watch
-
-_NAME = r"^[a-z][a-z0-9_]{1,62}$"
 
 
 class Split(Section):
@@ -147,7 +146,7 @@ class UseCase(Section):
     Without `task` and `model` it prepares data: its run ends when the features are checked.
     """
 
-    name: str = pydantic.Field(pattern=_NAME)
+    name: str = pydantic.Field(pattern=NAME)
     """Name of the Dag, experiment, registered model and endpoint; equals the file name."""
     title: str = ""
     """Title."""
@@ -252,6 +251,8 @@ def parse_use_case(raw: Mapping[str, Any], *, where: str) -> UseCase:
 
 def _explain(fault: dict[str, Any]) -> str:
     loc = fault["loc"]
+    if loc[:2] == ("tune", "space"):  # the next part is a key, the one after it tells ranges from choices
+        loc = (*loc[:3], *loc[4:])
     key = ".".join(str(part) for part in loc) or "(file)"
     if fault["type"] == "extra_forbidden":
         known = _fields_at(loc[:-1])
@@ -260,7 +261,7 @@ def _explain(fault: dict[str, Any]) -> str:
         )
     if fault["type"] == "missing":
         return f"{key}: missing; it has no default"
-    return f"{key}: {fault['input']!r} is invalid: {fault['msg']}"
+    return f"{key}: {fault['input']!r} is invalid: {reason_of(fault)}"
 
 
 def _fields_at(loc: tuple[Any, ...]) -> list[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lepton_tasks.core.components import check_names
+from lepton_tasks.core.environment import use_case_file
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.settings import apply_overrides, read_yaml
 from lepton_tasks.core.train_settings import Choices
@@ -18,6 +20,8 @@ def load_use_case(path: Path, overrides: Mapping[str, Any] | None = None) -> Use
 
     Imports no component. Raises `ConfigError` naming file, key and value.
     """
+    if not path.exists() and (meant := use_case_file(path.stem)).is_file():
+        raise ConfigError("no such file.", where=str(path), fix=f"Did you mean {os.path.relpath(meant)}?")
     raw = apply_overrides(read_yaml(path), overrides or {})
     use_case = parse_use_case(raw, where=path.name)
     if use_case.name != path.stem:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 import pydantic
 
 from lepton_tasks.core.spec import ComponentSpec, Section
 
+_FIELDS = {"minute": (0, 59), "hour": (0, 23), "day of the month": (1, 31), "month": (1, 12), "day of the week": (0, 7)}
+_NAMES = ("@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually")
+
 
 def _cron(text: str) -> str:
-    if len(text.split()) != 5 and not text.startswith("@"):
-        raise ValueError(f"{text!r} is not a cron expression of five fields")
+    """The text if it may be cron; Airflow, which has the parser, finds what is left."""
+    fields = text.split()
+    if text not in _NAMES and len(fields) != len(_FIELDS):
+        raise ValueError(f"it is no cron expression of five fields, as `0 3 * * 1`, nor one of {', '.join(_NAMES)}")
+    for field, (what, (least, most)) in zip(fields, _FIELDS.items(), strict=False):
+        for number in re.findall(r"(?<![#/\w])\d+", field):
+            if not least <= int(number) <= most:
+                raise ValueError(f"the {what} is {least} to {most}, not {number}")
     return text
 
 

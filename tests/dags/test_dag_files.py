@@ -69,9 +69,9 @@ def mixed(tmp_path_factory):
         "no_data": pictures.replace("cats_dogs", "no_data").replace("path: cats-dogs", "path: /nowhere"),
         "cats": digits("cats", model="model: {name: cnm}"),
         "dogs": digits("dogs", seed="seed: -1", epoch="epoch: 3"),
-        "hourly": digits("hourly", schedule="schedule: '99 * * * *'"),
+        "hourly": digits("hourly", schedule="schedule: 'x * * * *'"),
         "chained": digits("chained", schedule="schedule: {assets: ['airflow://x']}"),
-        "looked": digits("looked", watch="watch: {schedule: '99 * * * *'}"),
+        "looked": digits("looked", watch="watch: {schedule: 'x * * * *'}"),
         "unwatched": digits("unwatched", watch="watch: {schedule: null}"),
         "kept": digits("kept", deploy="deploy: {enabled: false}"),
     }
@@ -161,9 +161,9 @@ def test_a_broken_file_costs_no_other_its_dag(mixed):
         "dogs.yaml: ",
         "seed: -1 is invalid",
         "epoch: unknown key",
-        "hourly.yaml: schedule.cron: '99 * * * *' is not a cron expression",
+        "hourly.yaml: schedule.cron: 'x * * * *' is not a cron expression",
         "chained.yaml: schedule.assets: ",
-        "looked.yaml: watch.schedule: '99 * * * *' is not a cron expression",
+        "looked.yaml: watch.schedule: 'x * * * *' is not a cron expression",
     ],
 )
 def test_an_import_error_tells_file_key_and_value(mixed, told):

@@ -159,12 +159,18 @@ def _check_names(one: tuple[str, Mapping[str, Any]], other: tuple[str, Mapping[s
 
 def check_reserved(names: Iterable[str], address: str) -> None:
     """Raise `DataError` for a name that is empty or kept for the stages."""
-    for name in names:
-        if name == "_row" or name.startswith("__") or not name.strip():
+    for number, name in enumerate(names, 1):
+        if not name.strip():
+            raise DataError(
+                f"column {number} has no name, as the index that pandas writes, or what follows a last delimiter.",
+                where=address,
+                fix="Name it in the file, or write the file without it (pandas: `index=False`).",
+            )
+        if name == "_row" or name.startswith("__"):
             raise DataError(
                 f"a column is called {name!r}: such names are kept for the stages' own columns.",
                 where=address,
-                fix="Rename it in the file.",
+                fix="Rename it in the file, or write the file without it (an index of pandas: `index=False`).",
             )
 
 

@@ -217,8 +217,9 @@ def _job(asked: Asked, live: Live, most: int) -> Answering:
     kind, takes, json = heading.kind, live.package.codec.media_type, heading.kind == JSON
     if not (json or asked.payloads or kind == BYTES or _family(kind) == _family(takes)):
         raise MediaTypeError(
-            f"the content type {kind!r} is not read here.",
-            fix=f"Send {takes}, a form with the field 'file', or application/json.",
+            f"the content type {kind!r} is not read here." if kind else "the request has no content type.",
+            fix=f"Send {takes}, {'or ' if takes == JSON else ''}a form with the field 'file'"
+            f"{'' if takes == JSON else f', or {JSON}'}.",
         )
     return PredictJob(asked.body, model=heading.model, version=version, most=most, json=json, payloads=asked.payloads)
 

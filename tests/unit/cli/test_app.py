@@ -94,6 +94,13 @@ def test_an_error_is_json_too(monkeypatch, capsys):
     assert json.loads(out.splitlines()[-1])["error"]["type"] == "ConfigError"
 
 
+def test_a_table_is_scored_not_sent(monkeypatch, capsys, tmp_path):
+    (tmp_path / "rows.csv").write_text("a\n1\n")
+    code, _, err = lepton(monkeypatch, capsys, "predict", "wine", str(tmp_path / "rows.csv"))
+    assert code == 2
+    assert f"lepton predict wine --input {tmp_path / 'rows.csv'} --output rows-answers.parquet" in " ".join(err.split())
+
+
 def test_predict_without_a_server_fails_and_says_how_to_start_one(monkeypatch, capsys, tmp_path):
     picture = tmp_path / "a.png"
     picture.write_bytes(b"x")

@@ -55,6 +55,18 @@ def test_a_bare_name_is_a_component_without_params(tmp_path):
         ("seed: [1", "tiny.yaml: not readable as YAML"),
         ("schedule: every day", "tiny.yaml: schedule.cron: 'every day' is invalid"),
         ("watch: {schedule: every day}", "tiny.yaml: watch.schedule: 'every day' is invalid"),
+        ("schedule: '61 3 * * 1'", "tiny.yaml: schedule.cron: '61 3 * * 1' is invalid: the minute is 0 to 59, not 61."),
+        ("schedule: '@dayly'", "'@dayly' is invalid: it is no cron expression of five fields, as `0 3 * * 1`, nor one"),
+        ("monitor: drift", "tiny.yaml: monitor: 'drift' is invalid: it must be a list: [drift]."),
+        ("deploy: {rollout: canary}", "deploy.rollout: 'canary' is invalid: it must be keys and their values: {key: "),
+        ("title: 2026", "tiny.yaml: title: 2026 is invalid: it must be text; put it in quotes: '2026'."),
+        ("train: {epochs: -1}", "train.epochs: -1 is invalid: it must be greater than or equal to 1."),
+        (
+            "tune: {space: {train.epochs: {low: 2, high: 1}}}",
+            "tune.space.train.epochs: {'low': 2, 'high': 1} is invalid: low (2) is not below high (1).",
+        ),
+        ("tune: {space: {train.epochs: {choice: [1, 2]}}}", "tune.space.train.epochs.choice: unknown key"),
+        ("gate: {metric: AUC}", "tiny.yaml: gate.metric: no metric named 'AUC'. Did you mean 'auc'?"),
         ("watch: {remedies: [retrian]}", "tiny.yaml: watch.remedies.0.name: no remedy named 'retrian'. Did you mean"),
         ("seed: 1\nseed: 2", "the key 'seed' is given twice"),
         ("gate:\n\tmetric: accuracy", "YAML is indented by spaces, never by tabs."),
@@ -170,3 +182,18 @@ def test_without_task_and_model_data_is_prepared_only(tmp_path):
 def test_precision_is_taken_with_or_without_quotes(tmp_path, bits):
     file = write(tmp_path, f"{MINIMAL}train: {{precision: {bits}}}\n")
     assert load_use_case(file).train.precision == bits.strip('"')
+
+
+@pytest.mark.parametrize("cron", ["*/15 0-6,20 1 JAN-MAR mon-fri", "0 3 * * 5#2", "0 0 L * 7", "@daily"])
+def test_cron_expressions_of_many_kinds_pass(tmp_path, cron):
+    assert load_use_case(write(tmp_path, MINIMAL + f"schedule: '{cron}'\n")).schedule.cron == cron
+
+
+def test_a_name_in_place_of_a_file_is_understood():
+    with pytest.raises(ConfigError, match=r"wine: no such file\. Did you mean .*use_cases/wine\.yaml\?"):
+        load_use_case(Path("wine"))
+
+
+def test_a_name_with_other_signs_is_told_what_names_are_like(tmp_path):
+    with pytest.raises(ConfigError, match="small letters a-z, digits and _"):
+        load_use_case(write(tmp_path, MINIMAL.replace("name: tiny", "name: Tiny-1")))

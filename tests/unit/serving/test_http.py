@@ -89,7 +89,7 @@ FIELD = b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\nabc\r\n--x--
         ({"content": b"x" * 100_001, "headers": PNG}, 413, "larger than 100,000 bytes"),
         ({"content": iter([b"x" * 60_000] * 2), "headers": PNG}, 413, "larger than 100,000 bytes"),
         ({"content": b"hello", "headers": {"content-type": "text/plain"}}, 415, "text/plain"),
-        ({"content": b"hello"}, 415, "content type"),
+        ({"content": b"hello"}, 415, "the request has no content type"),
         (form(picture=picture(1)), 400, "field 'file'"),
         ({"data": {"file": "text"}}, 415, "urlencoded"),
         ({"content": b"--x", "headers": {"content-type": "multipart/form-data"}}, 400, "form"),

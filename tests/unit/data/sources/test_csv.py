@@ -173,7 +173,7 @@ def test_a_header_that_names_a_column_twice_is_refused(tmp_path):
         Csv("t", written(tmp_path, a="n,s,n\n1,x,2\n")).schema()
 
 
-@pytest.mark.parametrize("name", ["_row", "__x", ""])
+@pytest.mark.parametrize("name", ["_row", "__x"])
 def test_a_name_that_the_stages_use_themselves_is_refused(tmp_path, name):
     with pytest.raises(DataError, match=f"a column is called '{name}'"):
         Csv("t", written(tmp_path, a=f"n,{name}\n1,2\n")).schema()
@@ -189,6 +189,12 @@ def test_lines_that_end_in_a_carriage_return_alone_are_told(tmp_path):
     (tmp_path / "t.csv").write_bytes(b"a,b\r1,2\r3,4\r")
     with pytest.raises(DataError, match=r"t.csv: its lines end with a carriage return alone.* tr '"):
         Csv("t.csv", tmp_path).schema()
+
+
+@pytest.mark.parametrize(("text", "number"), [(",a\n0,1\n", 1), ("a,b,\n1,2,\n", 3)])
+def test_a_column_without_a_name_is_told_by_its_number(tmp_path, text, number):
+    with pytest.raises(DataError, match=rf"a.csv: column {number} has no name, .*index=False"):
+        Csv("t", written(tmp_path, a=text)).schema()
 
 
 def test_a_file_with_a_header_alone_has_no_rows(tmp_path):

@@ -1,0 +1,29 @@
+"""What pydantic found wrong with a value, in the words of YAML."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+NAME = r"^[a-z][a-z0-9_]{1,62}$"
+"""Pattern of the name of a use case."""
+
+_MAPPINGS = {"dict_type", "mapping_type", "model_type", "model_attributes_type", "dataclass_type"}
+_LISTS = {"tuple_type", "list_type", "set_type", "frozen_set_type", "iterable_type"}
+_PATTERNS = {NAME: "it must consist of 2 to 63 small letters a-z, digits and _, the first one a letter"}
+
+
+def reason_of(fault: Mapping[str, Any]) -> str:
+    """Why a value is invalid and what it must be, given one of ``pydantic.ValidationError.errors()``."""
+    kind, value = fault["type"], fault["input"]
+    if kind in _LISTS:
+        return f"it must be a list: [{value}]" if isinstance(value, str | int | float) else "it must be a list"
+    if kind in _MAPPINGS:
+        return "it must be keys and their values: {key: value, ...}"
+    if kind == "string_type":
+        quoted = isinstance(value, int | float) and not isinstance(value, bool)
+        return f"it must be text; put it in quotes: '{value}'" if quoted else "it must be text"
+    if kind == "string_pattern_mismatch" and fault["ctx"]["pattern"] in _PATTERNS:
+        return _PATTERNS[fault["ctx"]["pattern"]]
+    return re.sub(r"^(Input|String|Value) should ", "it must ", str(fault["msg"]).removeprefix("Value error, "))
