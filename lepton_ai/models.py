@@ -94,7 +94,7 @@ class Model:
         if not _part(data).test:
             raise ConfigError("this is the training part.", where=data.name, fix="Take the test part.")
         trained = self._ready()
-        _check_unseen(data, trained.spec.get("learned_from"))
+        _check_unseen(data, trained.spec["use_case"])
         figures = running.evaluate(self._use_case(data, {}), trained)
         return Score(*(figures[name] for name in self.figures))
 
@@ -120,6 +120,24 @@ class Model:
         from lepton_ai import running
 
         return running.save(self._ready(), type(self).__name__, Path(path))
+
+    def export(self, folder: str | Path, *, name: str | None = None, title: str = "", description: str = "") -> Path:
+        """Write the model package that ``lepton serve FOLDER`` serves; its figures are those of the test rows.
+
+        Args:
+            folder: To write to; an older package in it is replaced.
+            name: Of the served model; by default the folder's.
+            title: For the model card.
+            description: Intended use, for the model card; Markdown.
+
+        Raises:
+            ConfigError: the model is not trained, its data have changed, or the folder or the name cannot be used.
+            GateError: ONNX Runtime answers otherwise than the trained network.
+        """
+        from lepton_ai import packaging
+
+        about = {"title": title, "description": description}
+        return packaging.export(self._ready(), Path(folder), name=name, about=about)
 
     def _ready(self) -> Checkpoint:
         if self._trained is None:
@@ -179,15 +197,16 @@ def _image(input_shape: Sequence[int]) -> dict[str, Any]:
     return {"name": "image", "params": dict(zip(("height", "width", "channels"), input_shape, strict=True))}
 
 
-def _check_unseen(data: Part, learned: Mapping[str, Any] | None) -> None:
+def _check_unseen(data: Part, learned: Mapping[str, Any]) -> None:
     """Raise `ConfigError` if the data are split differently from the training data, so that the model has seen some.
 
     Args:
         data: The test part.
-        learned: Data and seed of the training part; None if unknown.
+        learned: The use case that the model was trained by.
     """
-    mine: dict[str, Any] = {"data": data.data.model_dump(mode="json"), "seed": data.seed}
-    if learned is not None and learned["data"]["source"] == mine["data"]["source"] and learned != mine:
+    mine = data.data.model_dump(mode="json")
+    same = learned["data"] == mine and learned["seed"] == data.seed
+    if learned["data"]["source"] == mine["source"] and not same:
         raise ConfigError(
             "the model has learned from some of these rows: it was fitted on another split of the same data.",
             where=data.name,
@@ -290,7 +309,7 @@ def load(path: str | Path) -> Model:
     model = classes[name]
     made = model.__new__(model)
     spec = trained.spec
-    Model.__init__(made, spec["features"], spec["model"]["params"], len(spec["labels"]))
+    Model.__init__(made, spec["use_case"]["features"], spec["model"]["params"], len(spec["labels"]))
     made._task_params = spec["task"]["params"]
     made.network = spec["model"]["name"]
     made._trained = trained

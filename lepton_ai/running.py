@@ -24,7 +24,7 @@ from lepton_tasks.serving.calls import payload_of
 if TYPE_CHECKING:
     from lepton_tasks.training.checkpoint import Checkpoint
 
-FORMAT = "lepton-model-1"
+FORMAT = "lepton-model-2"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,12 +94,11 @@ def fit(
         with training(job) as process:
             outcome = wait(job, process, lambda row: print(_line(row, use_case.train.epochs), flush=True))
         input_codec = codec_spec_of(use_case, data.fitted, job.learning_task())
-        learned = {"data": use_case.data.model_dump(mode="json"), "seed": use_case.seed}
         spec = {
             **spec_of(job, outcome),
-            "features": use_case.features.model_dump(),
             "input_codec": input_codec,
-            "learned_from": learned,
+            "use_case": use_case.model_dump(mode="json"),
+            "data_digest": data.refs["features"].digest,
         }
         return restored(spec, read_weights(job.best), where=str(job.best)), job.rows()
     finally:
@@ -208,5 +207,5 @@ def load(path: Path) -> tuple[str, Checkpoint]:
         reason = str(error).partition("\n")[0]
         raise ArtifactError(f"not a saved model: {reason}.", where=str(path)) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ArtifactError("not a model that `save` wrote.", where=str(path))
+        raise ArtifactError("not a model that this version's `save` wrote.", where=str(path), fix="Fit it again.")
     return content["class"], restored(json.loads(content["spec"]), content["weights"], where=str(path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -169,6 +170,11 @@ def write_package(
     if profile is not None:
         write_json(folder / PROFILE_FILE, dict(profile))
     seal(folder)
+
+
+def copy_package(source: Path, target: Path) -> None:
+    """Copy the files of a package, without those that the artifact store keeps beside them."""
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("_*"), dirs_exist_ok=True)
 
 
 def seal(folder: Path) -> None:

@@ -23,10 +23,10 @@ from lepton_tasks.serving.package import (
     CARD_FILE,
     COMPRESSION_FILE,
     EXPECTED_FILE,
-    MANIFEST_FILE,
     ONNX_FILE,
     SPEC_FILE,
     Package,
+    copy_package,
     load_package,
     seal,
 )
@@ -150,9 +150,7 @@ def _published(
     from lepton_tasks.training.compress.report import comparison_plot, comparison_table
 
     own, draft = candidates[0], ctx.draft()
-    for path in own.opened.folder.iterdir():
-        if path.name != MANIFEST_FILE and not path.name.startswith("_"):  # the store's own files
-            shutil.copyfile(path, draft.path / path.name)
+    copy_package(own.opened.folder, draft.path)
     rows = [candidate.report() for candidate in candidates]
     if best.path is not None:  # it is not the exported one
         shutil.copyfile(best.path, draft.path / ONNX_FILE)

@@ -36,7 +36,8 @@ def evaluate(
     """Compute test and validation metrics and those of a trivial baseline; write outputs and plots.
 
     The test split is also answered as it would be served: rows as requests, decoded by the codec. A profile of what the
-    other splits are like as requests is what monitors compare served ones with.
+    other splits are like as requests is what monitors compare served ones with. A network that was trained without an
+    MLflow run has none that figures are added to.
     """
     from lepton_tasks.data.requests import requests_of
     from lepton_tasks.models.inference import predict
@@ -70,9 +71,11 @@ def evaluate(
     plots = task.plots(draft.path, rows, outputs, worst=use_case.evaluate.worst)
     plots += task.network_plots(draft.path, trained.network, rows)
     flat = {f"{split}_{name}": metrics[split][name] for split in ("test", "baseline") for name in metrics[split]}
-    run_id = str(checkpoint.facts["mlflow_run_id"])
-    tested = DataInput.of(use_case, features, "test")
-    _record(ctx, run_id, flat, draft.path / "metrics.json", plots, tested=tested)
+    run_id = checkpoint.facts.get("mlflow_run_id")
+    if run_id is not None:
+        tested = DataInput.of(use_case, features, "test")
+        _record(ctx, str(run_id), flat, draft.path / "metrics.json", plots, tested=tested)
+    ctx.log.info("test: %s", json.dumps({name: round(value, 4) for name, value in flat.items()}))
     return ctx.publish(draft, EvaluationRef, {**flat, "metric": task.metric, "mlflow_run_id": run_id})
 
 
@@ -88,7 +91,6 @@ def _record(
     tracker.files(run_id, file, at="evaluation")
     for path in plots:
         tracker.files(run_id, path, at="plots")
-    ctx.log.info("test: %s", json.dumps({name: round(value, 4) for name, value in figures.items()}))
 
 
 def _as_served(codec: Codec, payloads: Sequence[bytes], *, where: str) -> np.ndarray:

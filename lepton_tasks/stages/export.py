@@ -64,6 +64,7 @@ def export(
         metrics=metrics,
         data={"digest": features.digest, "rows": rows},
         interval=wilson(accuracy, rows["test"]) if accuracy is not None else None,
+        tracked=checkpoint.facts.get("mlflow_run_id") is not None,
     )
     row = _typical(task, served, task.evaluation_rows(data, "test").targets[: len(payloads)])
     answers = OUTPUT_CODECS.build(output_codec, output_params)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,12 +19,12 @@ from lepton_tasks.core.store import sha256_file, write_json
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.serving.answers import difference
 from lepton_tasks.serving.package import (
-    MANIFEST_FILE,
     ONNX_FILE,
     PARITY_FILE,
     PROFILE_FILE,
     REDACT_FILE,
     Package,
+    copy_package,
     load_package,
     seal,
 )
@@ -81,9 +80,7 @@ def verify_package(
         _stand_up_to(use_case, parity["metric"], package.spec.compression.name, champion)
     ctx.log.info("parity on %d requests: max difference %.2g", parity["rows"], parity["max_difference"])
     draft = ctx.draft()
-    for path in folder.iterdir():
-        if path.name != MANIFEST_FILE and not path.name.startswith("_"):  # the store's own files
-            shutil.copyfile(path, draft.path / path.name)
+    copy_package(folder, draft.path)
     write_json(draft.path / PARITY_FILE, parity)
     if rule is not None:
         write_json(draft.path / REDACT_FILE, rule.model_dump(mode="json", exclude_defaults=True))

@@ -22,6 +22,7 @@ def model_card(
     metrics: Mapping[str, Any],
     data: Mapping[str, Any],
     interval: tuple[float, float] | None,
+    tracked: bool = True,
 ) -> str:
     """A model card in Markdown.
 
@@ -31,6 +32,7 @@ def model_card(
         metrics: Contents of the evaluation's ``metrics.json``.
         data: ``digest`` of the features and ``rows`` by split.
         interval: 95 % interval of the test accuracy, if accuracy is what is measured.
+        tracked: Whether the training has an MLflow run.
 
     Source: the headings follow Mitchell et al., "Model cards for model reporting", 2019.
     """
@@ -58,7 +60,7 @@ def model_card(
         f"`{model['name']}` {_inline(model['params'])} with {checkpoint['parameters']:,} parameters; "
         f"the {train['keep']} of {checkpoint['epochs']} epochs (epoch {checkpoint['best_epoch']}, counted from 0); "
         f"{checkpoint['seconds']:.0f} s; seed {checkpoint['seed']}. {_energy(checkpoint)}"
-        "Its MLflow run has a table of the layers and a plot of the learning rate.",
+        f"{'Its MLflow run has a table of the layers and a plot of the learning rate.' if tracked else ''}".rstrip(),
         _table(("setting", "value"), [(f"`{key}`", f"`{_plain(value)}`") for key, value in train.items()]),
         "## Limits",
         "\n".join(f"- {line}" for line in _limits(rows, metrics["details"], checkpoint["labels"], interval)),

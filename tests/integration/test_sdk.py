@@ -1,10 +1,13 @@
 """The Python SDK as a script uses it, on pictures of seconds."""
 
 import io
+import json
 
 import numpy as np
 import pytest
+from free_ports import free_port
 from PIL import Image
+from serve_process import started
 
 import lepton_ai as la
 from lepton_ai.datasets import DogsAndCats, ImageFolder, Texts
@@ -50,6 +53,37 @@ def test_fit_evaluate_save_and_load_agree(trained, photos, tmp_path, capsys):
     assert again.predict([pictures[0].read_bytes(), str(pictures[1])]) == answers
     assert again.evaluate(test_data) == (loss, accuracy)
     assert [p.name for p in tmp_path.iterdir()] == ["model.pth"]
+
+
+def test_an_exported_model_is_served_and_answers_as_in_python(trained, photos, tmp_path):
+    model, _, test_data = trained
+    folder = la.load(model.save(tmp_path / "model.pth")).export(tmp_path / "cats", title="Cats or dogs")
+    assert (folder / "card.md").read_text().startswith("# Cats or dogs")
+    figures = json.loads((folder / "package.json").read_text())["metrics"]
+    assert (figures["loss"], figures["accuracy"]) == pytest.approx(model.evaluate(test_data), abs=1e-6)
+    pictures, port = [photos / "cat" / "0.png", photos / "dog" / "0.png"], free_port()
+    process = started(tmp_path, str(folder), "--port", str(port), "--values", "off")
+    try:
+        assert any("cats is served at" in line for line in iter(process.stdout.readline, ""))
+        with la.Client(f"http://127.0.0.1:{port}") as client:
+            answers = client.predict("cats", pictures)["predictions"]
+    finally:
+        process.kill()
+        process.communicate()
+    for served, own in zip(answers, model.predict(pictures), strict=True):
+        assert served["label"] == own["label"]
+        assert served["probabilities"] == pytest.approx(own["probabilities"], abs=1e-5)
+
+
+def test_a_model_whose_data_have_changed_is_not_exported(trained, photos, tmp_path):
+    model, _, _ = trained
+    gone = (photos / "cat" / "7.png").rename(photos / "7.png.away")
+    try:
+        with pytest.raises(ConfigError, match="the data have changed since the model was fitted"):
+            model.export(tmp_path / "cats")
+    finally:
+        gone.rename(photos / "cat" / "7.png")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_recurrent_network_sorts_texts(tmp_path, monkeypatch):

@@ -1,21 +1,12 @@
-import os
 import signal
-import subprocess
-import sys
 import time
 
 from certificates import Authority
 from free_ports import free_port
+from serve_process import started
 from tiny_packages import make_package, picture
 
 from lepton_tasks.serving.client import Client
-
-
-def started(tmp_path, *arguments):
-    (tmp_path / "tmp").mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "lepton_tasks.cli", "serve", *arguments]
-    variables = {**os.environ, "TMPDIR": str(tmp_path / "tmp"), "LEPTON_HOME": str(tmp_path / "state")}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=variables)
 
 
 def test_one_command_serves_a_package_and_leaves_nothing_behind(tmp_path):

@@ -16,7 +16,7 @@ import orjson
 from lepton_tasks.core.errors import ArtifactError, ConfigError
 from lepton_tasks.core.rollout import Rollout
 from lepton_tasks.core.store import write_json
-from lepton_tasks.serving.package import load_package
+from lepton_tasks.serving.package import copy_package, load_package
 
 STATE_FILE = "deployed.json"
 RECORD_FILE = "deployments.jsonl"
@@ -139,7 +139,7 @@ class Releases:
         part = self._models / name / f".{uuid.uuid4().hex}"
         try:
             try:
-                shutil.copytree(source, part, ignore=shutil.ignore_patterns("_*"))
+                copy_package(source, part)
             except (OSError, shutil.Error) as error:
                 raise ArtifactError(f"the package cannot be copied: {error}.", where=str(source)) from error
             found = load_package(part).digest

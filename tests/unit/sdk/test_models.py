@@ -18,10 +18,9 @@ def learned(part):
 def test_another_cut_of_what_was_learned_from_is_no_test(tmp_path):
     train, test = ImageFolder.split(tmp_path / "a", test=0.2)
     _check_unseen(test, learned(train))
-    _check_unseen(test, None)  # a model of an older version
     _check_unseen(ImageFolder.split(tmp_path / "b", seed=1)[1], learned(train))
     model = CNN((8, 8, 1), 2)
-    model._trained = types.SimpleNamespace(spec={"learned_from": learned(train)})
+    model._trained = types.SimpleNamespace(spec={"use_case": learned(train)})
     for other in (ImageFolder.split(tmp_path / "a", test=0.2, seed=1)[1], ImageFolder.split(tmp_path / "a")[1]):
         with pytest.raises(ConfigError, match=r"a: the model has learned from some .* \(seed=0, test=0.2\)"):
             model.evaluate(other)
@@ -31,6 +30,26 @@ def test_a_saved_model_of_another_class_is_named(monkeypatch):
     monkeypatch.setattr(running, "load", lambda path: ("Tree", None))
     with pytest.raises(ArtifactError, match=r"m.pth: holds a Tree, which is none of CNN, GAN, RNN"):
         load("m.pth")
+
+
+@pytest.mark.parametrize(
+    ("folder", "named", "told"),
+    [
+        ("new/2nd Model", None, r"name: '2nd Model' cannot be the name of a model. .*name='nd_model'"),
+        ("new/digits", "x", r"name: 'x' cannot be the name of a model. .*name='my_model'"),
+        (".", "digits", "holds other files than those of a model package. Give a new folder."),
+        ("notes.txt", "digits", "notes.txt: is a file. Give a new folder."),
+    ],
+)
+def test_a_package_needs_a_folder_and_a_name(tmp_path, folder, named, told):
+    (tmp_path / "notes.txt").write_text("mine")
+    model = CNN((8, 8, 1), 2)
+    with pytest.raises(ConfigError, match="CNN: the model is not trained yet"):
+        model.export(tmp_path / folder, name=named)
+    model._trained = types.SimpleNamespace(spec={})
+    with pytest.raises(ConfigError, match=told):
+        model.export(tmp_path / folder, name=named)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_data_other_than_the_right_part_are_refused(tmp_path):

@@ -1,0 +1,104 @@
+"""Model packages of SDK models, written by the stages that release a use case."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import re
+import shutil
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lepton_ai.running import prepared
+from lepton_tasks.core.artifacts import CheckpointRef
+from lepton_tasks.core.context import RunContext
+from lepton_tasks.core.errors import ConfigError
+from lepton_tasks.core.store import digest_of, write_json
+from lepton_tasks.core.use_case import parse_use_case
+
+if TYPE_CHECKING:
+    from lepton_tasks.training.checkpoint import Checkpoint
+
+_STAGES = ("evaluate", "export", "verify_package")
+_NAME = re.compile(r"[a-z][a-z0-9_]{1,62}")
+
+
+def export(trained: Checkpoint, folder: Path, *, name: str | None, about: dict[str, str]) -> Path:
+    """Write the model package: tested on the test rows, converted to ONNX and compared with the network.
+
+    Args:
+        trained: As `running.fit` or `running.load` gave it.
+        folder: New, empty, or holding an older package, which is replaced.
+        name: Of the served model; None for the folder's.
+        about: ``title`` and ``description`` of the model card.
+
+    Raises:
+        ConfigError: the folder or the name cannot be used, or the data have changed since training.
+        LeptonError: from the stage that failed, e.g. a `GateError` if ONNX Runtime answers otherwise than torch.
+    """
+    from lepton_tasks.serving.package import copy_package
+    from lepton_tasks.stages.pipeline import stage_named
+    from lepton_tasks.stages.runner import run_stage
+
+    folder = folder.expanduser().resolve()
+    _check_folder(folder)
+    name = folder.name if name is None else name
+    if not _NAME.fullmatch(name):
+        better = re.sub("[^a-z0-9]+", "_", name.lower()).strip("_0123456789")[:63]
+        fix = (
+            f"Use small letters, digits and '_', e.g. export(..., name={better if len(better) > 1 else 'my_model'!r})."
+        )
+        raise ConfigError(f"{name!r} cannot be the name of a model.", where="name", fix=fix)
+    learned = trained.spec["use_case"]
+    data = prepared(parse_use_case(learned, where=name))
+    if data.refs["features"].digest != trained.spec["data_digest"]:
+        raise ConfigError(
+            "the data have changed since the model was fitted, so there are no test rows to check the package with.",
+            where=str(learned["data"]["source"]["params"].get("path", learned["data"]["source"]["name"])),
+            fix="Restore them, or call fit again.",
+        )
+    use_case = parse_use_case(learned | about | {"name": name}, where="export")
+    refs = data.refs | {"checkpoint": _published(trained, data.ctx)}
+    for stage in _STAGES:
+        result = run_stage(stage, use_case, data.ctx, refs)
+        if result.ref is not None:
+            refs[stage_named(stage, use_case).produces] = result.ref
+    part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        copy_package(data.ctx.open(refs["package"]), part)
+        shutil.rmtree(folder, ignore_errors=True)
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise `ConfigError` for a folder with other files than those of a package, which would be lost."""
+    from lepton_tasks.serving.package import MANIFEST_FILE
+
+    if folder.is_dir() and (not any(folder.iterdir()) or (folder / MANIFEST_FILE).exists()):
+        return
+    if folder.exists():
+        what = "holds other files than those of a model package." if folder.is_dir() else "is a file."
+        raise ConfigError(what, where=str(folder), fix="Give a new folder.")
+
+
+def _published(trained: Checkpoint, ctx: RunContext) -> CheckpointRef:
+    """The network as the artifact that later stages read; it belongs to no MLflow run."""
+    import torch
+
+    from lepton_tasks.training.checkpoint import SPEC_FILE, WEIGHTS_FILE
+
+    stream = io.BytesIO()
+    torch.save(trained.network.state_dict(), stream)
+    weights = stream.getvalue()
+    mark = digest_of({"spec": trained.spec, "weights": hashlib.sha256(weights).hexdigest()})[:32]
+    ctx = dataclasses.replace(ctx, stage="train", fingerprint=mark)
+    draft = ctx.draft()
+    write_json(draft.path / SPEC_FILE, trained.spec)
+    (draft.path / WEIGHTS_FILE).write_bytes(weights)
+    return ctx.publish(draft, CheckpointRef)
