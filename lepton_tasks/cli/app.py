@@ -190,8 +190,10 @@ def requests(
     hours: Annotated[float, typer.Option(help="Length of the period, until now.", min=0.01)] = 24.0,
 ) -> None:
     """Export the request log of a model to one Parquet file."""
+    from lepton_tasks.cli.release import gather_logs
     from lepton_tasks.cli.requests import export_requests
 
+    gather_logs(name)
     typer.echo(f"{export_requests(name, output, hours=hours):,} rows in {output}")
 
 

@@ -138,7 +138,7 @@ def in_words(model: dict[str, Any]) -> str:
 
 
 def comparison(name: str, *, hours: float, truths: Path | None = None) -> dict[str, Any]:
-    """The versions of a model side by side, from the server's request log; see `serving.versions.comparison`.
+    """The versions of a model side by side, from the servers' request logs; see `serving.versions.comparison`.
 
     Raises:
         ConfigError: the file of right labels is none.
@@ -149,12 +149,23 @@ def comparison(name: str, *, hours: float, truths: Path | None = None) -> dict[s
 
     with Client(load_environment().serving_url) as client:
         model = next((one for one in client.models() if one["name"] == name), None)
+    gather_logs(name)
     since, folder = time.time() - hours * 3600, state_root() / "serving" / REQUESTS_FOLDER
     told: dict[str, Any] = {one["id"]: one.get("label") for one in read_outcomes(folder, name, since=since)}
     told |= read_truths(truths) if truths else {}
     base = model["version"] if model else None
     found = compare(read_requests(folder, name, since=since), base=base, truths=told)
     return {"name": name, "hours": hours, "outcomes": len(told), **found}
+
+
+def gather_logs(name: str) -> None:
+    """Copy what is new in the request logs of servers elsewhere into the state folder's; warn of what is missing."""
+    from lepton_tasks.stages.gathering import gather_requests
+
+    use_case, ctx, _ = _target_of(name)
+    for finding in gather_requests(use_case, ctx):
+        if finding.severity != "ok":
+            ctx.log.warning("%s", finding.message)
 
 
 def tell(name: str, outcomes: Mapping[str, str | float]) -> int:

@@ -30,6 +30,15 @@ def stage_key(token: str) -> str:
     return KEY_PREFIX + base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
+def log_id(token: str) -> str:
+    """What tells a server's request log from those of others, wherever the server listens.
+
+    Args:
+        token: The admin token, which tells one state folder from another, and does not follow from this.
+    """
+    return hmac.digest(token.encode(), b"lepton: id of the request log", hashlib.sha256).hex()[:16]
+
+
 def own_key(home: Path | None = None) -> str:
     """API key for requests: ``LEPTON_API_KEY``, or else the stages' key; empty if there is neither.
 

@@ -89,6 +89,9 @@ class DeployTarget(Protocol):
     def addresses(self, ctx: RunContext) -> list[Address]:
         """Every server that serves the deployment; the smoke test checks each."""
 
+    def logs(self, ctx: RunContext) -> list[Address]:
+        """The servers whose request logs are not in the state folder, and are gathered before they are read."""
+
 
 @runtime_checkable
 class PackageFormat(Protocol):

@@ -70,6 +70,10 @@ class FollowersTarget:
         """Every replica."""
         return replicas_of(ctx.environment.serving)
 
+    def logs(self, ctx: RunContext) -> list[Address]:
+        """Every replica."""
+        return self.addresses(ctx)
+
 
 def replicas_of(serving: Serving) -> list[Address]:
     """The replicas that there are now.

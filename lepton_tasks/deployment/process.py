@@ -65,6 +65,10 @@ class ProcessTarget:
         """The server."""
         return [Address(ctx.environment.serving_url)]
 
+    def logs(self, ctx: RunContext) -> list[Address]:
+        """None: the server writes into the state folder."""
+        return []
+
     def _admin(self, use_case: UseCase, ctx: RunContext, method: str, path: str, **request: Any) -> dict[str, Any]:
         url = ctx.environment.serving_url
         headers = bearer(_token(ctx.root / "serving", url))

@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp
 
+from lepton_tasks.core.access import log_id
 from lepton_tasks.core.errors import LeptonError
 from lepton_tasks.core.finding import MONITORING
 from lepton_tasks.serving.access.auth import guard_of
@@ -26,6 +27,7 @@ from lepton_tasks.serving.http.admin import admin_router, admin_token
 from lepton_tasks.serving.http.edge import Cors, Door, Edge, page_policy
 from lepton_tasks.serving.http.feedback import feedback_router
 from lepton_tasks.serving.http.gallery import gallery_router
+from lepton_tasks.serving.http.log_files import log_router
 from lepton_tasks.serving.http.oip import oip_router
 from lepton_tasks.serving.http.page import PAGE
 from lepton_tasks.serving.http.payload import Limits
@@ -141,6 +143,7 @@ def create_app(
     app.include_router(predict_router(table, answerer))
     app.include_router(trying_router(table))
     app.include_router(feedback_router(table, log, limits))
+    app.include_router(log_router(home / REQUESTS_FOLDER, log_id(token)))
     app.include_router(video_router(table, telemetry, home, sources=sources_of()))
     app.include_router(oip_router(table, answerer))
     app.include_router(admin_router(table, token))

@@ -15,6 +15,7 @@ from lepton_tasks.monitoring.alert import record
 from lepton_tasks.monitoring.book import home_of
 from lepton_tasks.monitoring.notebook import plot_path
 from lepton_tasks.quality.kept import DOCS_PAGE
+from lepton_tasks.stages.gathering import gather_requests
 
 _LEVELS = {"ok": logging.INFO, "warning": logging.WARNING, "critical": logging.ERROR}
 
@@ -25,7 +26,7 @@ def monitor(use_case: UseCase, ctx: RunContext, *, endpoint: EndpointRef) -> Mon
     They are also written into the book of the model, and shown in MLflow on the version. Whoever watches it sends
     alerts (see `stages.watch`).
     """
-    findings = []
+    findings = gather_requests(use_case, ctx)
     for i, spec in enumerate(use_case.monitor):
         asked = MONITORS.build(spec.name, spec.params, where=f"{use_case.name}.yaml: monitor.{i}")
         findings += asked.check(use_case, ctx, endpoint)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lepton_tasks.core.access import KEY_VARIABLE, stage_key
 from lepton_tasks.core.errors import ConfigError, LeptonError
-from lepton_tasks.serving.access.keys import KEYS_FILE, MOST_KEYS, Key, read_keys
+from lepton_tasks.serving.access.keys import KEYS_FILE, LOGS, MOST_KEYS, Key, read_keys
 from lepton_tasks.serving.access.rates import Rates
 from lepton_tasks.serving.errors import ForbiddenError, NotAllowedError, TooManyError, status_of
 
@@ -80,8 +80,8 @@ class Guard:
         self._path, self._required, self._clock, self._wall = path, required, clock, wall
         self._rates = Rates(rates, MOST_KEYS)
         self._own = _known(
-            Key(name=name, sha256=sha256(key.encode()).hexdigest(), slot=0)
-            for name, key in {"stages": stages, "environment": given}.items()
+            Key(name=name, sha256=sha256(key.encode()).hexdigest(), slot=0, models=models)
+            for name, key, models in (("stages", stages, ("*", f"{LOGS}*")), ("environment", given, ("*",)))
             if key
         )
         closed = given or (required is not None and required.exists())

@@ -29,6 +29,9 @@ from lepton_tasks.core.errors import ConfigError
 
 KEYS_FILE = "keys.json"  # in the server's state folder
 MOST_KEYS = 4096
+LOGS = "/requests/"
+"""With a model's name, stands for its request log among the models that a key is for: what others sent is read only
+with a key that says so, ``lepton key add stages --models '*' --models '/requests/*'``."""
 
 _NAME = r"^[a-z0-9][a-z0-9_-]{0,39}$"
 _UNITS = {"m": 60, "h": 3600, "d": 86_400}
@@ -70,8 +73,9 @@ class Key(pydantic.BaseModel):
         return self.burst or max(1, math.ceil(self.rate or 1))
 
     def may_ask(self, model: str) -> bool:
-        """Whether one of its patterns fits."""
-        return any(fnmatch.fnmatchcase(model, pattern) for pattern in self.models)
+        """Whether one of its patterns fits; one of models fits no request log."""
+        patterns = [one for one in self.models if one.startswith(LOGS)] if model.startswith(LOGS) else self.models
+        return any(fnmatch.fnmatchcase(model, pattern) for pattern in patterns)
 
 
 class _File(pydantic.BaseModel):

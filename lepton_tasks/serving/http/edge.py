@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lepton_tasks.core.errors import ConfigError, LeptonError
 from lepton_tasks.serving.access.auth import Guard
+from lepton_tasks.serving.access.keys import LOGS
 from lepton_tasks.serving.http.predict import as_response
 from lepton_tasks.serving.inference.asked import error_reply
 
@@ -152,6 +153,8 @@ def asked_model(path: str) -> str | None:
         return None
     if path == METRICS:
         return METRICS
+    if len(parts) > 3 and parts[1:3] == ["v1", "requests"]:
+        return f"{LOGS}{parts[3]}"
     if len(parts) > 3 and parts[1] in ("v1", "v2") and parts[2] == "models":
         return None if len(parts) > 4 and parts[1] == "v1" and parts[4] in _ADMIN else parts[3]
     return ""

@@ -7,6 +7,7 @@ import fcntl
 import logging
 import os
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -26,6 +27,7 @@ from lepton_tasks.serving.observing.segments import REST as REST
 
 REQUESTS_FOLDER = "requests"  # in the server's state folder
 OUTCOMES = "outcomes"  # in a model's folder
+OWN_FILE = re.compile(rf"({OUTCOMES}/)?[0-9]+-[0-9]+\.(jsonl|parquet)")  # there, of the server that writes it
 _SEALING = ".sealing"  # locked by who seals
 _THINNED = 10
 _RETRY_SECONDS = 60.0  # after which what could not be sealed is tried again

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import operator
 import os
 import re
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 LIVE, SEALED = ".jsonl", ".parquet"
-_NAME = re.compile(r"[0-9]+-[0-9]+")  # when a file was begun, in ns, and by which process of the server
+_NAME = re.compile(r"[0-9]+-[0-9]+(-[0-9a-f]+)?")  # begun when, in ns; by which process of a server; of which server
+GATHERED = ".gathered"  # the time, in seconds since the epoch, until which other servers' files are complete
 REST = "more"
 Kind = Literal["time", "int", "float", "text"]
 COLUMNS: dict[str, Kind] = {
@@ -50,6 +52,7 @@ and ``more``; a label that is no text is a text here, and as it was in ``more``.
 _TYPES: dict[Kind, Any] = {"time": (int, float), "int": (int,), "float": (int, float), "text": (str,)}
 _ROWS = 2_000  # of a file held in memory at a time
 _LEAST_PRIORITY = 19
+_CLOCKS_APART = 600.0  # seconds, at most, between another server's clock and the one of this machine's files
 
 
 def as_row(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,14 +113,15 @@ def unsealed(folder: Path, member: int, members: int) -> list[Path]:
 
     The first process takes what those left who are no more, where there were more of them.
     """
-    found = ((_member(path), path) for path in folder.rglob(f"*{LIVE}") if _NAME.fullmatch(path.stem))
+    live = folder.rglob(f"*{LIVE}")
+    found = ((int(writer_of(path)), path) for path in live if _NAME.fullmatch(path.stem) and not is_copy(path))
     return sorted(path for by, path in found if by == member or (member == 0 and by >= members))
 
 
 def prune(folder: Path, *, most_bytes: int, most_files: int) -> None:
-    """Remove a folder's oldest files until the others are within the bounds; the latest stays."""
+    """Remove the oldest of a server's own files until the others are within the bounds; the latest stays."""
     kept = 0
-    for i, path in enumerate(sorted(_files(folder), key=_begun, reverse=True)):
+    for i, path in enumerate(sorted(own_files(folder), key=begun_at, reverse=True)):
         try:
             kept += path.stat().st_size
         except FileNotFoundError:  # sealed meanwhile
@@ -129,18 +133,34 @@ def prune(folder: Path, *, most_bytes: int, most_files: int) -> None:
 def read_segments(folder: Path, since: float, columns: Collection[str] | None = None) -> Iterator[dict[str, Any]]:
     """The records of a folder that were made after `since`, as good as oldest first.
 
-    Of sealed files only `columns` of `COLUMNS` are read, and the time; without any all of them.
+    Of sealed files only `columns` of `COLUMNS` are read, and the time; without any all of them. What other servers
+    wrote after their files were gathered comes with the next time: one of them may have been asked a moment earlier.
     """
-    members: dict[int, list[Path]] = {}
-    for path in sorted(_files(folder), key=_begun):
-        members.setdefault(_member(path), []).append(path)
+    writers: dict[str, list[Path]] = {}
+    for path in sorted(log_files(folder), key=begun_at):
+        writers.setdefault(writer_of(path), []).append(path)
+    complete = _gathered(folder)
+    untils = (complete if is_copy(files[0]) else math.inf for files in writers.values())
     yield from heapq.merge(
-        *(_records(files, since, columns) for files in members.values()), key=operator.itemgetter("time")
+        *(_records(files, since, until, columns) for files, until in zip(writers.values(), untils, strict=True)),
+        key=operator.itemgetter("time"),
     )
 
 
-def _files(folder: Path) -> list[Path]:
-    """The files of a folder; of a sealed one that a crash left beside its lines, the sealed one."""
+def _gathered(folder: Path) -> float:
+    try:
+        return float((folder / GATHERED).read_text())
+    except FileNotFoundError:
+        return math.inf
+
+
+def own_files(folder: Path) -> list[Path]:
+    """The files of a folder that the server of this state folder wrote."""
+    return [path for path in log_files(folder) if not is_copy(path)]
+
+
+def log_files(folder: Path) -> list[Path]:
+    """The files of a folder, own and copied; of a sealed one that a crash left beside its lines, the sealed one."""
     found: dict[str, Path] = {}
     for path in [*folder.glob(f"*{LIVE}"), *folder.glob(f"*{SEALED}")]:
         if _NAME.fullmatch(path.stem):  # people leave files of their own there
@@ -148,22 +168,40 @@ def _files(folder: Path) -> list[Path]:
     return list(found.values())
 
 
-def _begun(path: Path) -> int:
+def begun_at(path: Path) -> int:
+    """When a file was begun, in ns since the epoch."""
     return int(path.stem.partition("-")[0])
 
 
-def _member(path: Path) -> int:
-    return int(path.stem.partition("-")[2])
+def writer_of(path: Path) -> str:
+    """The process that wrote a file: its number, and of another server its log's id."""
+    return path.stem.partition("-")[2]
 
 
-def _records(files: Sequence[Path], since: float, columns: Collection[str] | None) -> Iterator[dict[str, Any]]:
+def is_copy(path: Path) -> bool:
+    """Whether a file is the copy of another server's."""
+    return "-" in writer_of(path)
+
+
+def _records(
+    files: Sequence[Path], since: float, until: float, columns: Collection[str] | None
+) -> Iterator[dict[str, Any]]:
     """The records of one process's files after `since`."""
     for path, following in itertools.zip_longest(files, files[1:]):
-        if following is not None and _begun(following) / 1e9 < since:
+        if following is not None and begun_at(following) / 1e9 < since:
             continue  # all of it is older
+        if is_copy(path) and _changed_at(path) + _CLOCKS_APART < since:
+            continue  # the last file of a server that is no more
         for record in _rows(path, columns):
-            if record["time"] > since:
+            if since < record["time"] <= until:
                 yield record
+
+
+def _changed_at(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # replaced by a sealed one meanwhile
+        return math.inf
 
 
 def _rows(path: Path, columns: Collection[str] | None) -> Iterator[dict[str, Any]]:
