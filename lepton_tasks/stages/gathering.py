@@ -16,7 +16,7 @@ _MIB = 2**20
 
 
 def gather_requests(use_case: UseCase, ctx: RunContext) -> list[Finding]:
-    """Copy what is new in the request logs of the servers into the state folder's; see `serving.observing.gather`.
+    """Copy what is new in the request logs of the servers into the state folder's; see `stages.log_copies`.
 
     Returns:
         Whether the log of every server could be read; nothing where the server writes into the state folder.
@@ -27,7 +27,7 @@ def gather_requests(use_case: UseCase, ctx: RunContext) -> list[Finding]:
         return [Finding(ENDPOINT, "critical", f"no request log is read: {error}", 0.0, None, "servers", _SUBJECT)]
     if not servers:
         return []
-    from lepton_tasks.serving.observing.gather import gather
+    from lepton_tasks.stages.log_copies import gather
 
     home = ctx.root / "serving"
     token = home / TOKEN_FILE

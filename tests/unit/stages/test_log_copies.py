@@ -13,10 +13,10 @@ from lepton_tasks.core.release_protocols import Address
 from lepton_tasks.serving.app import _answer_errors_as_json
 from lepton_tasks.serving.http.edge import asked_model
 from lepton_tasks.serving.http.log_files import log_router
-from lepton_tasks.serving.observing import gather as gathering
-from lepton_tasks.serving.observing.gather import gather
 from lepton_tasks.serving.observing.request_log import read_outcomes, read_requests
 from lepton_tasks.serving.observing.segments import prune, read_segments, seal, unsealed
+from lepton_tasks.stages import log_copies
+from lepton_tasks.stages.log_copies import gather
 
 IDS = {"a": "aaaaaaaa", "b": "bbbbbbbb"}
 SERVERS = [Address("http://a"), Address("http://b")]
@@ -177,7 +177,7 @@ def test_what_was_written_after_the_servers_were_asked_comes_with_the_next_time(
     write(folders["a"], "10-0.jsonl", now - 5, now + 5)
     copied(tmp_path)
     assert times(tmp_path) == [now - 5]
-    monkeypatch.setattr(gathering, "_UNWRITTEN_SECONDS", -10)
+    monkeypatch.setattr(log_copies, "_UNWRITTEN_SECONDS", -10)
     copied(tmp_path)
     assert times(tmp_path, since=now - 5) == [now + 5]
 
