@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,11 @@ from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.spec import ComponentSpec
 from lepton_tasks.core.use_case import Data, Split
 
-_PICTURES = ("undecodable", "unlabelled", "duplicates")
-_TEXTS = ("text_normalise", "empty_text")
+_STEPS = {
+    "pictures": ("undecodable", "unlabelled", "duplicates"),
+    "texts": ("text_normalise", "empty_text"),
+    "rows": (),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,10 +27,11 @@ class Part:
         name: Of the data set, for messages and folders.
         data: Source and split.
         clean: Cleaning steps.
-        kind: ``pictures`` or ``texts``.
+        kind: ``pictures``, ``texts`` or ``rows``.
         test: Whether it is the test part.
         seed: Of the split.
-        columns: Of texts, the columns of text.
+        features: Params of the features that the data set says, e.g. the columns of text.
+        fraction: Whether the column that is learned holds fractions.
     """
 
     name: str
@@ -36,7 +40,8 @@ class Part:
     kind: str
     test: bool
     seed: int
-    columns: tuple[str, ...] = ()
+    features: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    fraction: bool = False
 
 
 Parts = tuple[Part, Part]
@@ -52,16 +57,20 @@ def _parts(
     test: float,
     seed: int,
     label: str = "label",
-    columns: tuple[str, ...] = (),
+    features: Mapping[str, Any] | None = None,
+    fraction: bool = False,
 ) -> Parts:
     if not 0 < test <= 0.5:
         raise ConfigError(f"{test!r} is not a valid test share.", where=f"{name}: test", fix="Give 0.05 to 0.5.")
     validation = (1 - test) * 0.15
     split = Split(train=1 - test - validation, validation=validation, test=test)
     data = Data(source=ComponentSpec(name=source, params=dict(params)), label=label, split=split)
-    steps = _PICTURES if kind == "pictures" else _TEXTS
-    clean = tuple(ComponentSpec(name=step, params={"columns": list(columns)} if columns else {}) for step in steps)
-    made = Part(name, data, clean, kind, test=False, seed=seed, columns=columns)
+    features = features or {}
+    params = {"columns": features["columns"]} if kind == "texts" else {}
+    clean = tuple(ComponentSpec(name=step, params=params) for step in _STEPS[kind])
+    if kind == "rows":
+        clean = (ComponentSpec(name="labels", params={"column": label}),)
+    made = Part(name, data, clean, kind, test=False, seed=seed, features=features, fraction=fraction)
     return made, dataclasses.replace(made, test=True)
 
 
@@ -108,7 +117,9 @@ class Languages:
     @classmethod
     def split(cls, *, test: float = 0.15, seed: int = 0) -> Parts:
         """The training and test parts; see `DogsAndCats.split`."""
-        return _parts("languages", "airflow_texts", {}, kind="texts", test=test, seed=seed, columns=("text",))
+        return _parts(
+            "languages", "airflow_texts", {}, kind="texts", test=test, seed=seed, features={"columns": ["text"]}
+        )
 
 
 class ImageFolder:
@@ -141,7 +152,58 @@ class Texts:
         address = str(Path(path).expanduser().resolve())
         source = "csv" if _holds_csv(Path(address)) else "json_lines"
         name, params = Path(address).stem, {"path": address}
-        return _parts(name, source, params, kind="texts", test=test, seed=seed, label=label, columns=(text,))
+        return _parts(
+            name, source, params, kind="texts", test=test, seed=seed, label=label, features={"columns": [text]}
+        )
+
+
+class Table:
+    """Your own rows: a data frame (pandas or polars), or CSV or Parquet files."""
+
+    @classmethod
+    def split(cls, data: Any, target: str, *, ignore: Sequence[str] = (), test: float = 0.15, seed: int = 0) -> Parts:
+        """The training and test parts; see `DogsAndCats.split`. Rows without a target are left out.
+
+        Args:
+            data: The data frame (a copy is kept below ``LEPTON_HOME``), or the path of ``.csv``, ``.tsv`` or
+                ``.parquet``: a file or a folder.
+            target: The column to be learned. Fractions are learned as numbers, all else as classes.
+            ignore: Columns not to learn from, e.g. an identifier.
+            test: Share of the rows to test on.
+            seed: The same seed gives the same parts.
+
+        Raises:
+            ConfigError: there is no such column, or a column that holds values of several types.
+            DataError: the files cannot be read.
+        """
+        from lepton_ai import tables
+
+        if isinstance(ignore, str):
+            raise ConfigError(f"{ignore!r} is no list.", where="ignore", fix=f"Write ignore=[{ignore!r}].")
+        if tables.is_frame(data):
+            path = tables.stored(data)
+        elif isinstance(data, str | Path):
+            path = Path(data).expanduser().resolve()
+        else:
+            raise ConfigError(
+                f"expected a table, not {type(data).__name__}.",
+                where="data",
+                fix="Give a data frame, e.g. pandas.DataFrame(array, columns=[...]), or the path of CSV or Parquet.",
+            )
+        if not path.exists():
+            raise ConfigError(f"no such file or folder: {path}.", where="data", fix="Check the path.")
+        source = "csv" if _holds_csv(path) else "parquet"
+        return _parts(
+            path.stem,
+            source,
+            {"path": str(path)},
+            kind="rows",
+            test=test,
+            seed=seed,
+            label=target,
+            features={"ignore": list(ignore)},
+            fraction=tables.fraction(source, str(path), target),
+        )
 
 
 def _holds_csv(path: Path) -> bool:

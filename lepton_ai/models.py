@@ -1,191 +1,21 @@
-"""Models with `fit`, `evaluate`, `predict` and `save`, which run the stages of a use case."""
+"""Models with `fit`, `evaluate`, `predict`, `save` and `export`, by the form of their network."""
 
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from lepton_ai.base import Model, Score
 from lepton_tasks.core.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
     from lepton_ai.datasets import Part
-    from lepton_tasks.core.use_case import UseCase
-    from lepton_tasks.training.checkpoint import Checkpoint
 
+__all__ = ["CNN", "GAN", "MLP", "RNN", "Model", "Score", "load"]
 
-class Score(NamedTuple):
-    """A model's score on unseen data."""
-
-    loss: float
-    """What is better when smaller, e.g. the mean negative log-likelihood in nats."""
-    metric: float
-    """What is better when larger, e.g. accuracy."""
-
-
-class Model:
-    """Base class of all models.
-
-    Args:
-        features: The feature extractor and its params.
-        network: Params of the network.
-        num_classes: Of the data it is for.
-    """
-
-    kind: ClassVar[str]
-    """Of the data it takes: ``pictures`` or ``texts``."""
-    task: ClassVar[str]
-    network: str
-    figures: ClassVar[tuple[str, str]] = ("loss", "accuracy")
-    """What `evaluate` gives, of the learning task's metrics."""
-
-    def __init__(self, features: dict[str, Any], network: dict[str, Any], num_classes: int) -> None:
-        self._features, self._params, self._classes = features, network, num_classes
-        self._task_params: dict[str, Any] = {}
-        self._trained: Checkpoint | None = None
-        self.history: list[dict[str, Any]] = []
-        """One row an epoch: losses, validation metrics, learning rate, samples/s, seconds."""
-
-    def __repr__(self) -> str:
-        state = "not trained" if self._trained is None else "trained"
-        return f"<{type(self).__name__} for {self._classes} classes, {state}>"
-
-    def fit(
-        self,
-        data: Part,
-        *,
-        epochs: int = 10,
-        batch_size: int = 32,
-        learning_rate: float = 1e-3,
-        seed: int = 0,
-        **train: Any,
-    ) -> Model:
-        """Train from new weights, with progress on the terminal; the best epoch on the validation rows is kept.
-
-        Args:
-            data: The part to learn from.
-            epochs: Passes over it at most.
-            batch_size: Samples a step.
-            learning_rate: At its peak.
-            seed: Of weights and shuffles.
-            train: Further keys of a use case's ``train`` section, e.g. ``augment=["flip"]``, ``devices=2``.
-
-        Raises:
-            LeptonError: the data cannot be used, or the training failed; the message says what to do.
-        """
-        from lepton_ai import running
-
-        if _part(data).test:
-            raise ConfigError("this is the test part.", where=data.name, fix="Take the training part.")
-        settings = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, **train}
-        self._trained, self.history = running.fit(self._use_case(data, settings), seed, self._check)
-        return self
-
-    def evaluate(self, data: Part) -> Score:
-        """Loss and main metric on a data set's test part, as the served model would answer.
-
-        Raises:
-            ConfigError: the model is not trained, or some of the data are those it learned from.
-        """
-        from lepton_ai import running
-
-        if not _part(data).test:
-            raise ConfigError("this is the training part.", where=data.name, fix="Take the test part.")
-        trained = self._ready()
-        _check_unseen(data, trained.spec["use_case"])
-        figures = running.evaluate(self._use_case(data, {}), trained)
-        return Score(*(figures[name] for name in self.figures))
-
-    def predict(self, inputs: Sequence[Any]) -> list[dict[str, Any]]:
-        """Predict each input; answers have the endpoint's form.
-
-        Args:
-            inputs: A list: encoded samples (bytes), paths of files that hold them, pictures (PIL, or NumPy uint8 [H, W]
-                or [H, W, C]), texts, or JSON values as the endpoint takes.
-
-        Raises:
-            ConfigError: the model is not trained, or `inputs` is a single one.
-            DataError: an input cannot be read.
-        """
-        from lepton_ai import running
-
-        if isinstance(inputs, str | bytes | Path | Mapping):
-            raise ConfigError("this is one input, not a list of them.", where="inputs", fix="Write predict([...]).")
-        return running.predict(self._ready(), inputs)
-
-    def save(self, path: str | Path) -> Path:
-        """Write the trained model atomically to one file; `load` reads it without running code."""
-        from lepton_ai import running
-
-        return running.save(self._ready(), type(self).__name__, Path(path))
-
-    def export(self, folder: str | Path, *, name: str | None = None, title: str = "", description: str = "") -> Path:
-        """Write the model package that ``lepton serve FOLDER`` serves; its figures are those of the test rows.
-
-        Args:
-            folder: To write to; an older package in it is replaced.
-            name: Of the served model; by default the folder's.
-            title: For the model card.
-            description: Intended use, for the model card; Markdown.
-
-        Raises:
-            ConfigError: the model is not trained, its data have changed, or the folder or the name cannot be used.
-            GateError: ONNX Runtime answers otherwise than the trained network.
-        """
-        from lepton_ai import packaging
-
-        about = {"title": title, "description": description}
-        return packaging.export(self._ready(), Path(folder), name=name, about=about)
-
-    def _ready(self) -> Checkpoint:
-        if self._trained is None:
-            raise ConfigError("the model is not trained yet.", where=type(self).__name__, fix="Call fit, or load one.")
-        return self._trained
-
-    def _use_case(self, data: Part, train: dict[str, Any]) -> UseCase:
-        from lepton_tasks.core.use_case import parse_use_case
-
-        if data.kind != self.kind:
-            raise ConfigError(f"{type(self).__name__} takes {self.kind}, not {data.kind}.", where=data.name)
-        raw = {
-            "name": f"sdk_{re.sub('[^a-z0-9]', '_', data.name.lower())}"[:63],
-            "task": {"name": self.task, "params": self._task_params},
-            "data": data.data.model_dump(),
-            "clean": [step.model_dump() for step in data.clean],
-            "features": {**self._features, "params": self._features["params"] | self._of_data(data)},
-            "model": {"name": self.network, "params": self._params},
-            "train": train,
-            "seed": data.seed,
-        }
-        return parse_use_case(raw, where=type(self).__name__)
-
-    def _of_data(self, data: Part) -> dict[str, Any]:
-        """Params of the features that depend on the data."""
-        return {}
-
-    def _check(self, labels: Sequence[str]) -> None:
-        """Raise `ConfigError` if the number of classes differs from the model's."""
-        if len(labels) != self._classes:
-            raise ConfigError(
-                f"the data have {len(labels)} classes: {', '.join(labels)}.",
-                where="num_classes",
-                fix=f"Write num_classes={len(labels)}.",
-            )
-
-
-def _part(data: Any) -> Part:
-    """Return `data`; raise `ConfigError` if it is not a `Part`."""
-    from lepton_ai.datasets import Part
-
-    if not isinstance(data, Part):
-        raise ConfigError(
-            f"expected a part of a data set, not a {type(data).__name__}.",
-            where="data",
-            fix="Take one of `train, test = ImageFolder.split('photos')`, or another of lepton_ai.datasets.",
-        )
-    return data
+_MANY = 100  # classes of a table: more are rather whole numbers
 
 
 def _image(input_shape: Sequence[int]) -> dict[str, Any]:
@@ -195,24 +25,6 @@ def _image(input_shape: Sequence[int]) -> dict[str, Any]:
             f"{tuple(input_shape)} is not (height, width, channels).", where="input_shape", fix="E.g. (28, 28, 1)."
         )
     return {"name": "image", "params": dict(zip(("height", "width", "channels"), input_shape, strict=True))}
-
-
-def _check_unseen(data: Part, learned: Mapping[str, Any]) -> None:
-    """Raise `ConfigError` if the data are split differently from the training data, so that the model has seen some.
-
-    Args:
-        data: The test part.
-        learned: The use case that the model was trained by.
-    """
-    mine = data.data.model_dump(mode="json")
-    same = learned["data"] == mine and learned["seed"] == data.seed
-    if learned["data"]["source"] == mine["source"] and not same:
-        raise ConfigError(
-            "the model has learned from some of these rows: it was fitted on another split of the same data.",
-            where=data.name,
-            fix="Take the test part of the same split "
-            f"(seed={learned['seed']}, test={learned['data']['split']['test']:g}).",
-        )
 
 
 class CNN(Model):
@@ -260,8 +72,55 @@ class RNN(Model):
         params = {"vocab_size": vocab_size, "max_length": max_length, "tokenizer": tokenizer}
         super().__init__({"name": "text", "params": params}, network, num_classes)
 
-    def _of_data(self, data: Part) -> dict[str, Any]:
-        return {"columns": list(data.columns)}
+
+class MLP(Model):
+    """A classifier or regressor of table rows: embedded categories, scaled numbers, residual layers.
+
+    ``evaluate`` of a regression gives the root mean squared error and the share of variance explained (R2).
+
+    Args:
+        regression: Whether a number is learned; None to tell it by the target: fractions are numbers, all else classes.
+        columns: A transform of columns that are not to have the default, e.g. ``{"income": "log"}``.
+        network: Further params of the network, e.g. ``width=64``, ``depth=1``, ``dropout=0.3``.
+    """
+
+    kind = "rows"
+    task = "tabular_classification"
+    network = "mlp"
+
+    def __init__(
+        self, *, regression: bool | None = None, columns: Mapping[str, Any] | None = None, **network: Any
+    ) -> None:
+        super().__init__({"name": "table", "params": {"columns": dict(columns or {})}}, network, None)
+        self._regression = regression
+
+    def predict(self, inputs: Any) -> list[dict[str, Any]]:
+        """Predict each row: a list of dicts with the names of the columns, or a data frame; see `Model.predict`."""
+        from lepton_ai import tables
+
+        self._ready()
+        if isinstance(inputs, Mapping):
+            raise ConfigError("this is one input, not a list of them.", where="inputs", fix="Write predict([...]).")
+        return super().predict(tables.rows_of(inputs))
+
+    def _learned(self, data: Part) -> tuple[str, list[dict[str, Any]]]:
+        regression = data.fraction if self._regression is None else self._regression
+        kind = "float" if regression else "int"
+        steps = (
+            [{"name": "types", "params": {"columns": {data.data.label: kind}}}] if regression != data.fraction else []
+        )
+        return "tabular_regression" if regression else "tabular_classification", steps
+
+    def _check(self, labels: Sequence[str]) -> None:
+        if self._regression is None and len(labels) > _MANY:
+            raise ConfigError(
+                f"the target has {len(labels)} different values.",
+                where="regression",
+                fix="Write MLP(regression=True) if it is a number, MLP(regression=False) if these are classes.",
+            )
+
+    def _score(self, figures: Mapping[str, float]) -> Score:
+        return Score(figures["rmse"], figures["r2"]) if "rmse" in figures else super()._score(figures)
 
 
 class GAN(Model):
@@ -303,13 +162,15 @@ def load(path: str | Path) -> Model:
     from lepton_ai import running
 
     name, trained = running.load(Path(path))
-    classes = {cls.__name__: cls for cls in (CNN, GAN, RNN)}
+    classes = {cls.__name__: cls for cls in (CNN, GAN, MLP, RNN)}
     if name not in classes:
         raise ArtifactError(f"holds a {name}, which is none of {', '.join(classes)}.", where=str(path))
     model = classes[name]
     made = model.__new__(model)
     spec = trained.spec
     Model.__init__(made, spec["use_case"]["features"], spec["model"]["params"], len(spec["labels"]))
+    if isinstance(made, MLP):
+        made._classes, made._regression = None, spec["task"]["name"] == "tabular_regression"
     made._task_params = spec["task"]["params"]
     made.network = spec["model"]["name"]
     made._trained = trained

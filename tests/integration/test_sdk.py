@@ -4,15 +4,18 @@ import io
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from free_ports import free_port
 from PIL import Image
 from serve_process import started
 
 import lepton_ai as la
-from lepton_ai.datasets import DogsAndCats, ImageFolder, Texts
-from lepton_ai.models import CNN, GAN, RNN
-from lepton_tasks.core.errors import ArtifactError, ConfigError
+from lepton_ai.datasets import DogsAndCats, ImageFolder, Table, Texts
+from lepton_ai.models import CNN, GAN, MLP, RNN
+from lepton_ai.tables import rows_of
+from lepton_tasks.core.errors import ArtifactError, ConfigError, DataError
+from lepton_tasks.serving.package import load_package
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +106,25 @@ def test_a_recurrent_network_sorts_texts(tmp_path, monkeypatch):
     assert [answer["label"] for answer in answers] == ["good", "bad"]
     with pytest.raises(ConfigError, match="RNN takes texts, not pictures"):
         model.evaluate(ImageFolder.split(tmp_path)[1])
+
+
+def test_a_table_is_learned_from_a_frame_and_exported(tmp_path, monkeypatch):
+    monkeypatch.setenv("LEPTON_HOME", str(tmp_path / "home"))
+    chance = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": chance.normal(size=240), "town": chance.choice(["Rome", "Oslo"], 240)})
+    frame["price"] = 3 * frame.x + 5 * (frame.town == "Rome")
+    frame.loc[::20, "town"] = None
+    train_data, test_data = Table.split(frame, "price", test=0.25)
+    model = MLP(width=16, depth=1).fit(train_data, epochs=12, learning_rate=0.02)
+    assert model.evaluate(test_data).metric > 0.8
+    again = la.load(model.save(tmp_path / "price.pth"))
+    answers = model.predict(frame.head(3))
+    assert again.predict(frame.head(3).to_dict(orient="records")) == answers
+    with pytest.raises(DataError, match="there is no column 'y'"):
+        again.predict([{"x": 1.0, "town": "Rome", "y": 2}])
+    package = load_package(again.export(tmp_path / "price"))
+    for row, answer in zip(rows_of(frame.head(3)), answers, strict=True):
+        assert package.predict(json.dumps(row).encode())["value"] == pytest.approx(answer["value"], abs=1e-4)
 
 
 def test_a_gan_draws_the_same_picture_for_the_same_seed(photos, tmp_path, monkeypatch):

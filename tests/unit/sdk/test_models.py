@@ -6,8 +6,9 @@ import pytest
 from PIL import Image
 
 from lepton_ai import running
+from lepton_ai.base import _check_unseen
 from lepton_ai.datasets import ImageFolder
-from lepton_ai.models import CNN, _check_unseen, load
+from lepton_ai.models import CNN, load
 from lepton_tasks.core.errors import ArtifactError, ConfigError
 
 
@@ -28,7 +29,7 @@ def test_another_cut_of_what_was_learned_from_is_no_test(tmp_path):
 
 def test_a_saved_model_of_another_class_is_named(monkeypatch):
     monkeypatch.setattr(running, "load", lambda path: ("Tree", None))
-    with pytest.raises(ArtifactError, match=r"m.pth: holds a Tree, which is none of CNN, GAN, RNN"):
+    with pytest.raises(ArtifactError, match=r"m.pth: holds a Tree, which is none of CNN, GAN, MLP, RNN"):
         load("m.pth")
 
 
