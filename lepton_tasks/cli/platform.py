@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -17,15 +17,7 @@ def start(services: Sequence[str], console: Console) -> dict[str, str]:
 
     A service whose address is another machine's is somebody else's to start, so it is left out.
     """
-    environment = load_environment()
-    remote = {s for s, field in embedded.ADDRESSES.items() if not embedded.is_local(getattr(environment, field))}
-    local = [service for service in services if service not in remote]
-
-    def told(service: str, state: str, seconds: float) -> None:
-        if state == "ready":
-            console.print(f"  {service:<22}ready after {seconds:4.1f} s", highlight=False)
-
-    addresses = embedded.up(state_root(), services=local, on_event=told)
+    addresses = begin(services, console)()
     if password := addresses.get("airflow_password"):
         console.print(
             f"  Airflow's password for the user [bold]admin[/] (shown once): [bold]{password}[/]\n"
@@ -34,6 +26,19 @@ def start(services: Sequence[str], console: Console) -> dict[str, str]:
             soft_wrap=True,
         )
     return addresses
+
+
+def begin(services: Sequence[str], console: Console) -> Callable[[], dict[str, str]]:
+    """As `start`, without waiting for the services: returns what does."""
+    environment = load_environment()
+    remote = {s for s, field in embedded.ADDRESSES.items() if not embedded.is_local(getattr(environment, field))}
+    local = [service for service in services if service not in remote]
+
+    def told(service: str, state: str, seconds: float) -> None:
+        if state == "ready":
+            console.print(f"  {service:<22}ready after {seconds:4.1f} s", highlight=False)
+
+    return embedded.begin(state_root(), services=local, on_event=told)
 
 
 def stop() -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,26 @@ from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.settings import parse_override
 from lepton_tasks.core.use_case_file import load_use_case
-from lepton_tasks.stages.pipeline import stage_named, stages_of
+from lepton_tasks.stages.pipeline import Stage, stage_named, stages_of
 from lepton_tasks.stages.runner import run_pipeline
 
 _NEED_SERVICES = "train"  # the first stage that talks to MLflow
+
+
+def _starting(services: Sequence[str], console: Console) -> Callable[[], object]:
+    """Start services while the stages run that do not need them; returns what waits until they answer.
+
+    Raises:
+        ConfigError: they cannot be started.
+    """
+    if not services:
+        return lambda: None
+    from lepton_tasks.cli.platform import begin
+
+    pool = ThreadPoolExecutor(1)
+    wait = pool.submit(begin(services, console)).result
+    pool.shutdown(wait=False)
+    return wait
 
 
 def run_use_case(
@@ -49,10 +67,14 @@ def run_use_case(
             fix="Add `task` and `model`, or choose one of " + ", ".join(names) + ".",
         )
     ahead = names[: names.index(until) + 1] if until else names
-    if _NEED_SERVICES in ahead:
-        from lepton_tasks.cli.platform import start
+    needed = [] if _NEED_SERVICES not in ahead else ["mlflow", "serving"] if "deploy" in ahead else ["mlflow"]
+    wait_for_services = _starting(needed, console)
 
-        start(("mlflow", "serving") if "deploy" in ahead else ("mlflow",), console)
+    def started(stage: Stage) -> None:
+        if stage.group != "data":
+            wait_for_services()
+        display.started(stage)
+
     run_id = f"{use_case.name}-{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S}"
     with RunDisplay(console, f"{use_case.name}  {run_id}", ahead) as display:
         ctx = dataclasses.replace(RunContext.from_env(run_id), on_progress=display.progressed, force=force)
@@ -61,7 +83,7 @@ def run_use_case(
             ctx,
             until=until,
             force_stage=until if force_last else None,
-            on_start=display.started,
+            on_start=started,
             on_end=display.ended,
         )
     for ref in result.refs.values():

@@ -60,6 +60,21 @@ def up(
         ConfigError: a port is taken, or the project's folder is not here. Nothing was started then.
         UnavailableError: a service ended or did not answer; what this call started has been ended again.
     """
+    return begin(root, services=services, on_event=on_event, timeout=timeout)()
+
+
+def begin(
+    root: Path,
+    *,
+    services: Sequence[str] = SERVICES,
+    on_event: OnEvent = lambda service, state, seconds: None,
+    timeout: float = 180.0,
+) -> Callable[[], dict[str, str]]:
+    """Do as `up` does, without waiting: returns what waits for the services, and returns or raises as `up` does.
+
+    Raises:
+        ConfigError: a port is taken, or the project's folder is not here. Nothing was started then.
+    """
     root = root.resolve()
     project = project_root()
     if unknown := set(services) - set(SERVICES):
@@ -68,8 +83,17 @@ def up(
         raise ConfigError(
             "not a Lepton project: there is no `dags` folder.", where=str(project), fix="Run it in the project."
         )
-    with _only_one(root):
-        return _Start(root, project, services, on_event, timeout).run()
+    with contextlib.ExitStack() as held:
+        held.enter_context(_only_one(root))
+        started = _Start(root, project, services, on_event, timeout)
+        started.begin()
+        kept = held.pop_all()
+
+    def finish() -> dict[str, str]:
+        with kept:
+            return started.finish()
+
+    return finish
 
 
 def down(root: Path, *, grace: float = 30.0) -> list[str]:
@@ -116,30 +140,41 @@ class _Start:
         self.urls = self._urls()
         self.ports = {name: urlsplit(url).port or 80 for name, url in self.urls.items()}
 
-    def run(self) -> dict[str, str]:
-        missing = [name for name in self.services if name not in self.records]
-        processes.end(self.root, missing, grace=3)  # what outlived a killed service still holds its port
-        addressed = [name for name in missing if name in ADDRESSES]
-        for name in addressed:
-            self._check_port(name)
+        self.missing = [name for name in self.services if name not in self.records]
+        self.result = {field: self.urls[name] for name, field in ADDRESSES.items() if name in self.services}
+
+    def begin(self) -> None:
+        """Start what does not run."""
+        processes.end(self.root, self.missing, grace=3)  # what outlived a killed service still holds its port
+        for name in self.missing:
+            if name in ADDRESSES:
+                self._check_port(name)
         for folder in ("mlflow/artifacts", "serving", "cache"):
             (self.root / folder).mkdir(parents=True, exist_ok=True)
-        result = {field: self.urls[name] for name, field in ADDRESSES.items() if name in self.services}
-        if "airflow" in missing:
+        if "airflow" in self.missing:
             password = definitions.write_airflow_config(self.root, self.project, self.ports["airflow"])
-            result |= {"airflow_password": password} if password else {}
-        try:
+            self.result |= {"airflow_password": password} if password else {}
+        with self._ended_if_it_fails():
             for name in self.services:
-                if name in missing:
+                if name in self.missing:
                     self._begin(name)
                 else:
                     self._tell(name, "running")
-            self._wait(addressed)
-        except BaseException:
-            processes.end(self.root, missing, grace=3)
-            raise
+
+    def finish(self) -> dict[str, str]:
+        """Wait until what was started answers."""
+        with self._ended_if_it_fails():
+            self._wait([name for name in self.missing if name in ADDRESSES])
         record_addresses(self.root, {field: self.urls[name] for name, field in ADDRESSES.items()})
-        return result
+        return self.result
+
+    @contextlib.contextmanager
+    def _ended_if_it_fails(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            processes.end(self.root, self.missing, grace=3)
+            raise
 
     def _tell(self, name: str, state: str) -> None:
         self.on_event(name, state, time.monotonic() - self.began)

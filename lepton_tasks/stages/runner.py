@@ -16,6 +16,8 @@ from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.stages.code import code_digest
 from lepton_tasks.stages.pipeline import Stage, every_stage, stage_named, stages_of
 from lepton_tasks.stages.running import running
+from lepton_tasks.training.launch import prepare
+from lepton_tasks.training.prepared import dismissed
 
 Refs = Mapping[str, ArtifactRef]
 
@@ -123,7 +125,7 @@ def run_pipeline(
     """
     for name in filter(None, (until, force_stage)):
         stage_named(name)
-    with running(ctx.root, use_case.name):
+    with running(ctx.root, use_case.name), dismissed():
         return _all_stages(use_case, ctx, until, force_stage, on_start, on_end)
 
 
@@ -137,20 +139,31 @@ def _all_stages(
 ) -> RunResult:
     refs: dict[str, ArtifactRef] = {}
     results: list[StageResult] = []
-    for stage in stages_of(use_case):
+    stages = _up_to(until, use_case)
+    trains = any(stage.group == "training" for stage in stages)
+    for stage in stages:
         if stage.deploys and not use_case.deploy.enabled:
             result = StageResult(stage.name, "skipped", 0.0)
         else:
             on_start(stage)
-            forced = ctx.force or stage.name == force_stage
-            result = _attempts(stage, use_case, dataclasses.replace(ctx, force=forced), refs)
+            forced, last = ctx.force or stage.name == force_stage, stage is stages[-1]
+            own = dataclasses.replace(ctx, force=forced, goes_on=not last)
+            result = _attempts(stage, use_case, own, refs)
+            if trains and stage.group == "data" and not result.cached:  # then what is learned will be new, most likely
+                prepare(use_case.train.devices, ctx.environment.training)
         results.append(result)
         on_end(result)
         if result.ref is not None:
             refs[stage.produces] = result.ref
-        if result.state == "failed" or stage.name == until:
+        if result.state == "failed":
             break
     return RunResult(ctx.run_id, tuple(results), refs)
+
+
+def _up_to(until: str | None, use_case: UseCase) -> tuple[Stage, ...]:
+    stages = stages_of(use_case)
+    names = [stage.name for stage in stages]
+    return stages[: names.index(until) + 1] if until in names else stages
 
 
 def _attempts(stage: Stage, use_case: UseCase, ctx: RunContext, refs: Refs) -> StageResult:

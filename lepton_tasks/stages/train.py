@@ -26,6 +26,7 @@ from lepton_tasks.core.environment import project_root
 from lepton_tasks.core.settings import apply_overrides
 from lepton_tasks.core.use_case import UseCase, parse_use_case
 from lepton_tasks.data.cluster.client import reports_of
+from lepton_tasks.stages.ahead import importing
 from lepton_tasks.stages.register import git_commit
 from lepton_tasks.stages.tune import tuned_values
 from lepton_tasks.tracking.inputs import DataInput
@@ -91,7 +92,8 @@ def train(
         for made in (raw, cleaned, preprocessor, features):
             for page in reports_of(ctx, made):
                 record.files(page, f"dask/{made.stage}")
-        outcome = wait(job, process, lambda row: _epoch_ended(row, job, ctx, record))
+        with importing(ctx.goes_on):
+            outcome = wait(job, process, lambda row: _epoch_ended(row, job, ctx, record))
         _draw_course(job, outcome, record)
     draft = ctx.draft()
     write_checkpoint(draft.path, job, outcome)

@@ -16,9 +16,11 @@ from types import FrameType
 from typing import Any
 
 from lepton_tasks.core import stage_host_client
+from lepton_tasks.core.environment import Training
 from lepton_tasks.core.errors import StageError, error_from_dict
 from lepton_tasks.core.lifetime import PARENT
 from lepton_tasks.core.store import write_json
+from lepton_tasks.training import prepared
 from lepton_tasks.training.elsewhere import Elsewhere
 from lepton_tasks.training.job import Job
 
@@ -48,20 +50,34 @@ def training(job: Job, *, threads: int | None = None, call: Path | None = None) 
             end(process)
 
 
+def prepare(devices: int, machines: Training) -> None:
+    """Let a process import what a training on these devices will need; see `training.prepared`."""
+    if devices == 1 and machines.nodes == 1:
+        prepared.prepare(_environment())
+
+
 def _started(job: Job, threads: int | None) -> Process:
     devices = job.train.devices
-    command = [sys.executable, "-m", "lepton_tasks.training.worker", str(job.file), f"--processes={devices}"]
-    environment = {**os.environ, PARENT: str(os.getpid())}
+    arguments = [str(job.file), f"--processes={devices}"]
+    environment = _environment()
     if devices > 1 or job.machines.nodes > 1:
         environment.setdefault("OMP_NUM_THREADS", str(threads or max(1, cores() // devices)))
-    elif threads or "OMP_NUM_THREADS" not in environment:
-        command.append(f"--threads={threads or cores()}")
+        return subprocess.Popen([*prepared.WORKER, *arguments], env=environment)
+    if threads or "OMP_NUM_THREADS" not in environment:
+        arguments.append(f"--threads={threads or cores()}")
+    return (
+        prepared.take(arguments, environment)
+        or stage_host_client.start([*prepared.WORKER, *arguments], environment=environment, grace=0)
+        or subprocess.Popen([*prepared.WORKER, *arguments], env=environment)
+    )
+
+
+def _environment() -> dict[str, str]:
+    environment = {**os.environ, PARENT: str(os.getpid())}
     # How long threads spin before they sleep while they wait for each other. GNU OpenMP's own 300,000 rounds take the
     # cores from whatever else runs (an epoch of 3 s took 80); none at all costs a third of a quiet machine's speed.
     environment.setdefault("GOMP_SPINCOUNT", "1000")
-    alone = devices == 1 and job.machines.nodes == 1
-    process = stage_host_client.start(command, environment=environment, grace=0) if alone else None
-    return process or subprocess.Popen(command, env=environment)
+    return environment
 
 
 def cores() -> int:

@@ -6,6 +6,7 @@ With N > 1 this process is torchrun's agent, and each rank is again this module,
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ from lepton_tasks.core.errors import ConfigError, LeptonError
 from lepton_tasks.core.heap import retain_freed_memory
 from lepton_tasks.core.lifetime import PARENT, die_with
 from lepton_tasks.core.store import write_json
+from lepton_tasks.training import prepared
 from lepton_tasks.training.job import Job
 from lepton_tasks.training.node import ADDRESS, JOINS
 
@@ -24,6 +26,11 @@ _KEPT = 1 << 30  # bytes of the tensors of a step that the next step takes again
 
 def main(arguments: list[str] | None = None) -> int:
     """Train; returns 0, or 1 with `Job.failure` written."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments == [prepared.OPTION]:
+        arguments = _told()
+        if arguments is None:
+            return 0
     parser = argparse.ArgumentParser(prog="python -m lepton_tasks.training.worker", description=__doc__)
     parser.add_argument("job", type=Path)
     parser.add_argument("--processes", type=int, default=1)
@@ -53,6 +60,18 @@ def main(arguments: list[str] | None = None) -> int:
             write_json(job.failure, error.to_dict())
         return 1
     return 0
+
+
+def _told() -> list[str] | None:
+    """Import what a training needs, then wait for the arguments; None if there will be none."""
+    die_with(int(os.environ.get(PARENT) or os.getppid()), signal.SIGKILL)
+    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)  # without a traceback of a training that never was
+    keep_freed(_KEPT)
+    import lepton_tasks.training.fit  # noqa: F401 - the rest of this process has it from here
+
+    line = sys.stdin.readline()
+    signal.signal(signal.SIGINT, handler)
+    return list(json.loads(line)) if line else None
 
 
 def _agent(job: Path, processes: int, machines: Training) -> int:

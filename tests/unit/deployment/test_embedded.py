@@ -195,3 +195,11 @@ def test_services_see_our_folders_and_no_airflow_settings_of_the_shell(tmp_path,
     assert variables["LEPTON_HOME"] == str(tmp_path)
     # Otherwise MLflow starts processes of a job queue, `huey_consumer`, that nothing here uses.
     assert variables["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
+
+
+def test_what_begins_is_waited_for_later(root, ports):
+    events = []
+    finish = embedded.begin(root, services=["serving"], on_event=lambda *event: events.append(event[:2]), timeout=20)
+    assert events == [("serving", "starting")]
+    assert finish() == {"serving_url": f"http://127.0.0.1:{ports['SERVING']}"}
+    assert events == [("serving", "starting"), ("serving", "ready")]
