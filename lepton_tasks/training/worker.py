@@ -66,7 +66,7 @@ def _told() -> list[str] | None:
     """Import what a training needs, then wait for the arguments; None if there will be none."""
     die_with(int(os.environ.get(PARENT) or os.getppid()), signal.SIGKILL)
     handler = signal.signal(signal.SIGINT, signal.SIG_DFL)  # without a traceback of a training that never was
-    keep_freed(_KEPT)
+    retain_freed_memory(_KEPT)
     import lepton_tasks.training.fit  # noqa: F401 - the rest of this process has it from here
 
     line = sys.stdin.readline()
