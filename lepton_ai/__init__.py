@@ -14,7 +14,7 @@ with la.Client("http://127.0.0.1:8100") as client:
 """
 
 from lepton_ai import datasets, models
-from lepton_ai.models import load
+from lepton_ai.models import from_use_case, load
 from lepton_tasks.serving.client import AsyncClient, Client
 
-__all__ = ["AsyncClient", "Client", "datasets", "load", "models"]
+__all__ = ["AsyncClient", "Client", "datasets", "from_use_case", "load", "models"]

@@ -31,7 +31,62 @@ class Score(NamedTuple):
     """What is better when larger, e.g. accuracy."""
 
 
-class Model:
+class Trained:
+    """What every model has once it is trained, however its data are named."""
+
+    def __init__(self) -> None:
+        self._trained: Checkpoint | None = None
+        self.history: list[dict[str, Any]] = []
+        """One row an epoch: losses, validation metrics, learning rate, samples/s, seconds."""
+
+    def predict(self, inputs: Sequence[Any]) -> list[dict[str, Any]]:
+        """Predict each input; answers have the endpoint's form.
+
+        Args:
+            inputs: A list: encoded samples (bytes), paths of files that hold them, pictures (PIL, or NumPy uint8 [H, W]
+                or [H, W, C]), texts, or JSON values as the endpoint takes.
+
+        Raises:
+            ConfigError: the model is not trained, or `inputs` is a single one.
+            DataError: an input cannot be read.
+        """
+        from lepton_ai import running
+
+        if isinstance(inputs, str | bytes | Path | Mapping):
+            raise ConfigError("this is one input, not a list of them.", where="inputs", fix="Write predict([...]).")
+        return running.predict(self._ready(), inputs)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the trained model atomically to one file; `load` reads it without running code."""
+        from lepton_ai import running
+
+        return running.save(self._ready(), type(self).__name__, Path(path))
+
+    def export(self, folder: str | Path, *, name: str | None = None, title: str = "", description: str = "") -> Path:
+        """Write the model package that ``lepton serve FOLDER`` serves; its figures are those of the test rows.
+
+        Args:
+            folder: To write to; an older package in it is replaced.
+            name: Of the served model; by default the folder's.
+            title: For the model card.
+            description: Intended use, for the model card; Markdown.
+
+        Raises:
+            ConfigError: the model is not trained, its data have changed, or the folder or the name cannot be used.
+            GateError: ONNX Runtime answers otherwise than the trained network.
+        """
+        from lepton_ai import packaging
+
+        about = {"title": title, "description": description}
+        return packaging.export(self._ready(), Path(folder), name=name, about=about)
+
+    def _ready(self) -> Checkpoint:
+        if self._trained is None:
+            raise ConfigError("the model is not trained yet.", where=type(self).__name__, fix="Call fit, or load one.")
+        return self._trained
+
+
+class Model(Trained):
     """Base class of all models.
 
     Args:
@@ -48,11 +103,9 @@ class Model:
     """What `evaluate` gives, of the learning task's metrics."""
 
     def __init__(self, features: dict[str, Any], network: dict[str, Any], num_classes: int | None) -> None:
+        super().__init__()
         self._features, self._params, self._classes = features, network, num_classes
         self._task_params: dict[str, Any] = {}
-        self._trained: Checkpoint | None = None
-        self.history: list[dict[str, Any]] = []
-        """One row an epoch: losses, validation metrics, learning rate, samples/s, seconds."""
 
     def __repr__(self) -> str:
         state = "not trained" if self._trained is None else "trained"
@@ -104,52 +157,6 @@ class Model:
         _check_unseen(data, trained.spec["use_case"])
         figures = running.evaluate(self._use_case(data, {}), trained)
         return self._score(figures)
-
-    def predict(self, inputs: Sequence[Any]) -> list[dict[str, Any]]:
-        """Predict each input; answers have the endpoint's form.
-
-        Args:
-            inputs: A list: encoded samples (bytes), paths of files that hold them, pictures (PIL, or NumPy uint8 [H, W]
-                or [H, W, C]), texts, or JSON values as the endpoint takes.
-
-        Raises:
-            ConfigError: the model is not trained, or `inputs` is a single one.
-            DataError: an input cannot be read.
-        """
-        from lepton_ai import running
-
-        if isinstance(inputs, str | bytes | Path | Mapping):
-            raise ConfigError("this is one input, not a list of them.", where="inputs", fix="Write predict([...]).")
-        return running.predict(self._ready(), inputs)
-
-    def save(self, path: str | Path) -> Path:
-        """Write the trained model atomically to one file; `load` reads it without running code."""
-        from lepton_ai import running
-
-        return running.save(self._ready(), type(self).__name__, Path(path))
-
-    def export(self, folder: str | Path, *, name: str | None = None, title: str = "", description: str = "") -> Path:
-        """Write the model package that ``lepton serve FOLDER`` serves; its figures are those of the test rows.
-
-        Args:
-            folder: To write to; an older package in it is replaced.
-            name: Of the served model; by default the folder's.
-            title: For the model card.
-            description: Intended use, for the model card; Markdown.
-
-        Raises:
-            ConfigError: the model is not trained, its data have changed, or the folder or the name cannot be used.
-            GateError: ONNX Runtime answers otherwise than the trained network.
-        """
-        from lepton_ai import packaging
-
-        about = {"title": title, "description": description}
-        return packaging.export(self._ready(), Path(folder), name=name, about=about)
-
-    def _ready(self) -> Checkpoint:
-        if self._trained is None:
-            raise ConfigError("the model is not trained yet.", where=type(self).__name__, fix="Call fit, or load one.")
-        return self._trained
 
     def _score(self, figures: Mapping[str, float]) -> Score:
         return Score(*(figures[name] for name in self.figures))

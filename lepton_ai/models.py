@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_ai.base import Model, Score
+from lepton_ai.use_cases import UseCaseModel, from_use_case
 from lepton_tasks.core.errors import ArtifactError, ConfigError
+from lepton_tasks.core.use_case import parse_use_case
 
 if TYPE_CHECKING:
     from lepton_ai.datasets import Part
 
-__all__ = ["CNN", "GAN", "MLP", "RNN", "Model", "Score", "load"]
+__all__ = ["CNN", "GAN", "MLP", "RNN", "Model", "Score", "UseCaseModel", "from_use_case", "load"]
 
 _MANY = 100  # classes of a table: more are rather whole numbers
 
@@ -153,8 +155,8 @@ class GAN(Model):
         return base64.b64decode(self.predict([{"label": label, "seed": seed}])[0]["image"])
 
 
-def load(path: str | Path) -> Model:
-    """Load a model that `Model.save` wrote; no code in the file is run.
+def load(path: str | Path) -> Any:
+    """The model that `save` wrote, of the class that it had; no code in the file is run.
 
     Raises:
         ArtifactError: the file is not a model, or its weights do not fit.
@@ -162,6 +164,10 @@ def load(path: str | Path) -> Model:
     from lepton_ai import running
 
     name, trained = running.load(Path(path))
+    if name == UseCaseModel.__name__:
+        whole = UseCaseModel(parse_use_case(trained.spec["use_case"], where=str(path)))
+        whole._trained = trained
+        return whole
     classes = {cls.__name__: cls for cls in (CNN, GAN, MLP, RNN)}
     if name not in classes:
         raise ArtifactError(f"holds a {name}, which is none of {', '.join(classes)}.", where=str(path))

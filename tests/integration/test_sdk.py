@@ -14,6 +14,7 @@ import lepton_ai as la
 from lepton_ai.datasets import DogsAndCats, ImageFolder, Table, Texts
 from lepton_ai.models import CNN, GAN, MLP, RNN
 from lepton_ai.tables import rows_of
+from lepton_tasks.core.environment import project_root
 from lepton_tasks.core.errors import ArtifactError, ConfigError, DataError
 from lepton_tasks.serving.package import load_package
 
@@ -125,6 +126,24 @@ def test_a_table_is_learned_from_a_frame_and_exported(tmp_path, monkeypatch):
     package = load_package(again.export(tmp_path / "price"))
     for row, answer in zip(rows_of(frame.head(3)), answers, strict=True):
         assert package.predict(json.dumps(row).encode())["value"] == pytest.approx(answer["value"], abs=1e-4)
+
+
+def test_a_use_case_is_learned_and_exported(tmp_path, monkeypatch):
+    monkeypatch.setenv("LEPTON_HOME", str(tmp_path / "home"))
+    path = project_root() / "configs/use_cases/wine.yaml"
+    with pytest.raises(ConfigError, match=r"train.epoch: unknown key. Did you mean 'epochs'"):
+        la.from_use_case(path, {"train.epoch": 3})
+    model = la.from_use_case(path, {"train.epochs": 3})
+    with pytest.raises(ConfigError, match="not trained yet"):
+        model.evaluate()
+    figures = model.fit().evaluate()
+    assert (repr(model), len(model.history)) == ("<UseCaseModel wine, trained>", 3)
+    again = la.load(model.save(tmp_path / "wine.pth"))
+    assert again.evaluate() == figures
+    package = load_package(again.export(tmp_path / "wine"))
+    assert package.spec.metrics == pytest.approx(figures, abs=1e-6)
+    request, answer = package.example()
+    assert again.predict([json.loads(request)])[0]["label"] == answer["label"]
 
 
 def test_a_gan_draws_the_same_picture_for_the_same_seed(photos, tmp_path, monkeypatch):
