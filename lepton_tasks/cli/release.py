@@ -181,11 +181,12 @@ def tell(name: str, outcomes: Mapping[str, str | float]) -> int:
 def read_truths(path: Path) -> dict[str, str]:
     """Right labels by the id of the answer, or by trace, from a CSV file with one of these columns and ``label``."""
     try:
-        with path.open(newline="", encoding="utf-8") as stream:
+        with path.open(newline="", encoding="utf-8-sig") as stream:  # Excel begins with a mark
             return {row["id"] if "id" in row else row["trace"]: row["label"] for row in csv.DictReader(stream)}
     except (OSError, UnicodeDecodeError, KeyError, csv.Error) as error:
         fix = "Give a CSV file with the columns id (or trace) and label."
-        raise ConfigError(f"cannot read labels: {error!r}.", where=str(path), fix=fix) from error
+        reason = getattr(error, "strerror", None) or (f"no column {error}" if isinstance(error, KeyError) else error)
+        raise ConfigError(f"cannot read labels: {reason}.", where=str(path), fix=fix) from error
 
 
 def told_comparison(found: dict[str, Any]) -> list[str]:

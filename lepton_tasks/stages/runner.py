@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
+import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from lepton_tasks.core.artifacts import ArtifactRef
@@ -93,14 +97,14 @@ def run_stage(name: str, use_case: UseCase, ctx: RunContext, refs: Refs) -> Stag
     """Run one stage, or reuse its earlier outcome.
 
     Raises:
-        LeptonError: as the stage raised it; nothing was published then.
+        LeptonError: as the stage raised it, or `ArtifactError` for a full disk; nothing was published then.
     """
     stage = stage_named(name, use_case)
     _check_needs(stage, refs)
     started = time.monotonic()
     mark = fingerprint(stage, use_case, ctx, refs)
     ctx = dataclasses.replace(ctx, stage=name, fingerprint=mark, seed=use_case.seed)
-    with ctx.store.lock(name, mark):
+    with _room(ctx.root), ctx.store.lock(name, mark):
         ref = reusable(stage, use_case, ctx, mark)
         cached = ref is not None
         if ref is None:
@@ -108,6 +112,23 @@ def run_stage(name: str, use_case: UseCase, ctx: RunContext, refs: Refs) -> Stag
                 ctx = dataclasses.replace(ctx, force=True)
             ref = load_object(stage.function)(use_case, ctx, **{name: refs[name] for name in stage.inputs})
     return StageResult(name, "success", time.monotonic() - started, cached, ref)
+
+
+@contextlib.contextmanager
+def _room(root: Path) -> Iterator[None]:
+    """Convert the `OSError` of a full disk or an exhausted quota into an `ArtifactError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        free = shutil.disk_usage(root).free
+        raise ArtifactError(
+            f"no space left to write {error.filename or 'the outcome of the stage'}: {error.strerror}.",
+            where=f"{root} ({free / 2**20:,.0f} MiB free)",
+            fix="Make room there or where temporary files are, or choose another LEPTON_HOME, and run again: what is "
+            "done is kept.",
+        ) from error
 
 
 def run_pipeline(

@@ -65,10 +65,10 @@ def test_right_labels_make_an_accuracy(tmp_path):
     ]
     lines = told_comparison({"name": "tiny", "hours": 1, **compare(records, base="1", truths=read_truths(path))})
     assert lines[-1].startswith("  accuracy 75.00%, +0.00% (95 %: -2")
-    path.write_text("id,label\n1,cat\n")
+    path.write_text("\ufeffid,label\n1,cat\n")  # as Excel writes it
     assert read_truths(path) == {"1": "cat"}
     path.write_text("name,label\n1,cat\n")
-    with pytest.raises(ConfigError, match=r"id \(or trace\) and label"):
+    with pytest.raises(ConfigError, match=r"cannot read labels: no column 'trace'\. .* id \(or trace\) and label"):
         read_truths(path)
 
 

@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 
 import pytest
 
@@ -121,6 +122,23 @@ def test_retryable_errors_are_retried_and_others_are_not(ctx):
     assert not result.ok
     assert calls == ["first", "second"]
     assert str(result.stages[-1].error) == "bad row."
+
+
+@pytest.mark.parametrize("full", [OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EDQUOT, "Quota")])
+def test_a_full_disk_is_an_error_of_the_stage_that_says_how_much_is_free(ctx, full):
+    failures[:] = [full]
+    result = runner.run_pipeline(use_case(), ctx)
+    assert calls == ["first", "second"]
+    assert str(result.stages[-1].error).startswith(f"{ctx.root} (")
+    assert f"MiB free): no space left to write the outcome of the stage: {full.strerror}. Make" in str(
+        result.stages[-1].error
+    )
+
+
+def test_another_error_of_the_system_is_raised_as_it_is(ctx):
+    failures[:] = [OSError(errno.EIO, "Input/output error")]
+    with pytest.raises(OSError, match="Input/output"):
+        runner.run_pipeline(use_case(), ctx)
 
 
 def test_a_missing_input_names_the_stage_that_makes_it(ctx):
