@@ -41,6 +41,11 @@ def takes_tables(use_case: UseCase) -> bool:
     return use_case.features.name in TABLE_FEATURES.entries
 
 
+def learns_numbers(use_case: UseCase) -> bool:
+    """Whether its learning task says that the label has to be a number."""
+    return use_case.learns and getattr(LEARNING_TASKS.load(use_case.learning_task.name), "learns_numbers", False)
+
+
 def named_components(use_case: UseCase) -> list[tuple[str, Registry[Any], ComponentSpec]]:
     """Every component of a use case: its dotted key, its registry, and the spec."""
     tables = takes_tables(use_case)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -56,11 +55,14 @@ def worst(findings: Iterable[Finding]) -> Severity:
     return max((finding.severity for finding in findings), key=SEVERITIES.index, default="ok")
 
 
+def ranks(severities: Iterable[tuple[str, str]]) -> dict[str, int]:
+    """The place in `SEVERITIES` of the worst of each monitor, from pairs of a monitor and a severity."""
+    found: dict[str, int] = {}
+    for monitor, severity in severities:
+        found[monitor] = max(found.get(monitor, 0), SEVERITIES.index(severity))
+    return found
+
+
 def write_findings(folder: Path, findings: Iterable[Finding]) -> None:
     """Write ``findings.json`` into a folder."""
     write_json(folder / FINDINGS_FILE, [finding.as_json() for finding in findings])
-
-
-def read_findings(folder: Path) -> list[Finding]:
-    """Read ``findings.json`` from a folder."""
-    return [Finding(**values) for values in json.loads((folder / FINDINGS_FILE).read_text())]

@@ -20,7 +20,8 @@ class Train(Section):
     learning_rate: float = pydantic.Field(1e-3, gt=0, le=10)
     """Peak learning rate."""
     weight_decay: float = pydantic.Field(0.01, ge=0)
-    """Decoupled weight decay."""
+    """Weight decay of matrices and kernels: decoupled with ``adamw``, an L2 penalty with the other optimizers, for
+    which a good value is often far smaller."""
     optimizer: ComponentSpec = ComponentSpec(name="adamw")
     """Optimizer; see `lepton list optimizers`."""
     schedule: ComponentSpec = ComponentSpec(name="one_cycle")

@@ -33,6 +33,7 @@ class TabularRegression(Tabular):
     metric: ClassVar[str] = "rmse"
     outputs: ClassVar[tuple[str, ...]] = (VALUE,)
     loss_of: ClassVar[tuple[str, ...]] = ("numbers",)
+    learns_numbers: ClassVar[bool] = True
 
     def __init__(self, fitted: Mapping[str, Any], labels: Sequence[str]) -> None:
         super().__init__(fitted, labels)

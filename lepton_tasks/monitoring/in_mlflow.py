@@ -14,7 +14,7 @@ from typing import Any
 
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import LeptonError, UnavailableError
-from lepton_tasks.core.finding import SEVERITIES, Finding, worst
+from lepton_tasks.core.finding import SEVERITIES, Finding, ranks, worst
 from lepton_tasks.core.store import write_json
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.monitoring.book import Book, home_of, key_of, locked
@@ -28,6 +28,7 @@ SEVERITY, CHECKED = "lepton.severity", "lepton.checked"
 
 _NOTES = "mlflow.json"
 _KEPT = 200  # checks that wait for MLflow: a week of hourly ones
+_EACH, _THEN = 500, 24  # of a version: each of so many checks is drawn, about three weeks; then one of so many, a day's
 _LONGEST = 250  # characters of a metric's name, of MLflow
 
 
@@ -41,6 +42,9 @@ def show(
     report: Iterable[Path] = (),
 ) -> None:
     """Log a check on the run of the version, and those that MLflow has not taken yet. Never fails the check.
+
+    MLflow keeps every figure for good, 30 or so of a check. So after the first `_EACH` checks of a version, figures are
+    logged only of one check in `_THEN`, and of each that is more or less severe than the one logged before.
 
     Figures wait while MLflow is away, of the latest checks; of reports and tags only the newest counts. What MLflow
     has no version or run for is dropped, and said.
@@ -63,8 +67,10 @@ def show(
         path = home_of(ctx.root, use_case.name) / _NOTES
         notes = json.loads(path.read_text()) if path.exists() else {"steps": {}, "waiting": []}
         step = notes["steps"][version] = notes["steps"].get(version, 0) + 1
-        point = Point(now, step, figures_of(findings))
-        waiting = [*notes["waiting"], {"of": version, **dataclasses.asdict(point)}]
+        waiting, told = list(notes["waiting"]), notes.setdefault("told", {})
+        if step <= _EACH or step % _THEN == 0 or told.get(version) != worst(findings):
+            told[version] = worst(findings)
+            waiting.append({"of": version, **dataclasses.asdict(Point(now, step, figures_of(findings)))})
         if len(waiting) > _KEPT:
             ctx.log.warning("MLflow is away for long: the figures of the oldest check that waited for it are dropped.")
         waiting = waiting[-_KEPT:]
@@ -84,7 +90,7 @@ def show(
 def _log(url: str, name: str, current: str, waiting: Sequence[dict[str, Any]], ctx: RunContext) -> str | None:
     """Log what waits, by version; returns the run of the current one, if it has one."""
     run_id = None
-    for version in dict.fromkeys(one["of"] for one in waiting):
+    for version in dict.fromkeys([current, *(one["of"] for one in waiting)]):
         points = [Point(one["time"], one["step"], one["figures"]) for one in waiting if one["of"] == version]
         found = registry.version(url, name, version)
         try:
@@ -104,15 +110,15 @@ def _log(url: str, name: str, current: str, waiting: Sequence[dict[str, Any]], c
 def figures_of(findings: Iterable[Finding]) -> dict[str, float]:
     """The figures of a check by metric, e.g. ``monitoring/drift/alcohol PSI``, and the severity of each monitor."""
     figures: dict[str, float] = {}
-    ranks: dict[str, int] = {}
+    findings = list(findings)
     for finding in findings:
         monitor = finding.monitor
-        ranks[monitor] = max(ranks.get(monitor, 0), SEVERITIES.index(finding.severity))
         told = {} if finding.value is None else {finding.subject: finding.value}
         for subject, value in {**(finding.figures or {}), **told}.items():
             if math.isfinite(value) and (subject or not finding.figures):
                 figures.setdefault(_name(monitor, subject, finding.unit), float(value))
-    severities = {_name(monitor, "severity", "0 ok 1 warning 2 critical"): rank for monitor, rank in ranks.items()}
+    severe = ranks((finding.monitor, finding.severity) for finding in findings)
+    severities = {_name(monitor, "severity", "0 ok 1 warning 2 critical"): rank for monitor, rank in severe.items()}
     return {**figures, **severities}
 
 

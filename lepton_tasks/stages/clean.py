@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_tasks.core.artifacts import DatasetRef
 from lepton_tasks.core.catalogue import CLEANING_STEPS, FEATURES
-from lepton_tasks.core.components import takes_tables
+from lepton_tasks.core.components import learns_numbers, takes_tables
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.store import write_json
@@ -16,6 +16,12 @@ from lepton_tasks.core.use_case import UseCase
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+def label_state(use_case: UseCase, ctx: RunContext, *, raw: DatasetRef) -> dict[str, Any] | None:
+    """What belongs to the fingerprint of `clean`: the column that has to hold numbers, if one has."""
+    del ctx, raw
+    return {"numbers": use_case.data.label} if takes_tables(use_case) and learns_numbers(use_case) else None
 
 
 def clean(use_case: UseCase, ctx: RunContext, *, raw: DatasetRef) -> DatasetRef:

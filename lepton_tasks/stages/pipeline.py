@@ -98,6 +98,7 @@ STAGES: tuple[Stage, ...] = (
         produces="cleaned",
         sections=("clean", "features"),
         code=_DATA_CODE,
+        state="lepton_tasks.stages.clean:label_state",
     ),
     Stage(
         "split",

@@ -141,7 +141,7 @@ class Course(pl.Callback):
             return  # written once the epoch is judged: what went on from here would begin the next one without that
         if stepped and self._layout.stops(self.told_to_stop):
             self._save(trainer)
-            raise self._stopped()
+            raise self.stopped()
         if stepped and self._due():
             self._save(trainer)
 
@@ -152,7 +152,7 @@ class Course(pl.Callback):
         self._loss_sum, self._loss_steps = torch.zeros_like(self._loss_sum), 0
         self._save(trainer)
         if not self.done and self._layout.stops(self.told_to_stop):
-            raise self._stopped()
+            raise self.stopped()
         trainer.should_stop = self.done
         self._epoch_began, self._timed_steps = time.monotonic(), 0
 
@@ -276,7 +276,8 @@ class Course(pl.Callback):
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._began
 
-    def _stopped(self) -> StageError:
+    def stopped(self) -> StageError:
+        """What is raised when the training was told to stop."""
         return StageError(
             f"training was stopped after {self.module.step_done:,} steps.",
             where="train",

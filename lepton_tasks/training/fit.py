@@ -83,6 +83,8 @@ def fit(job: Job) -> None:
             if rank > 0 and course.told_to_stop:  # rank 0 was too, and has closed the connection
                 raise StageError("stopped together with rank 0.", where="train") from error
             raise
+        if rank == 0 and course.told_to_stop:  # in the last epoch; the next attempt finds it done
+            raise course.stopped()
     if rank == 0:
         _calibrate(job, module, rows)
         write_json(job.rates, course.rates)

@@ -130,6 +130,9 @@ def _forward_signals(process: Process) -> Iterator[None]:
             last_resort = threading.Timer(_GRACE_SECONDS, process.kill)
             last_resort.daemon = True  # this process need not wait for it
             last_resort.start()
+        else:  # nothing is left to be written: the signal is ours, as without a training
+            signal.signal(number, before[signal.Signals(number)])
+            os.kill(os.getpid(), number)
 
     if threading.current_thread() is not threading.main_thread():
         yield  # Python takes signals in the main thread only; the training still dies with this process

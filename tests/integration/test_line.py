@@ -178,7 +178,14 @@ def test_without_mlflow_register_fails_plainly_and_the_champion_is_served(line, 
     assert registry.aliases(line.tracking_url)["mnist_digits"]["champion"] == "2"
 
 
-def test_a_registered_version_is_deployed_promoted_and_taken_back_by_hand(line, first):
+@pytest.fixture
+def second(line, first):
+    """Two registered versions, of which the second one is the champion."""
+    if line.champion() == "1":
+        assert line.run("--set", "title=Digits again")[0] == 0
+
+
+def test_a_registered_version_is_deployed_promoted_and_taken_back_by_hand(line, second):
     champion = line.champion()
     code, held = line.lepton("deploy", "mnist_digits", "1", "--hold")
     assert (code, held["version"], held["challenger"]["version"]) == (0, champion, "1")

@@ -12,7 +12,7 @@ from lepton_tasks.codecs.image import ImageCodec
 from lepton_tasks.codecs.labels import LabelsCodec
 from lepton_tasks.core.artifacts import EndpointRef, ModelPackageRef
 from lepton_tasks.core.context import RunContext
-from lepton_tasks.core.finding import read_findings
+from lepton_tasks.core.finding import FINDINGS_FILE, Finding
 from lepton_tasks.core.use_case import parse_use_case
 from lepton_tasks.quality.served import profile_of_answers, profile_of_requests
 from lepton_tasks.serving.client import Client
@@ -68,7 +68,8 @@ def test_shifted_requests_and_wrong_answers_are_found_and_ordinary_ones_are_not(
             client.feedback("tiny", told)
             time.sleep(1.0)  # the log is written every half second
             ref = monitor(USE_CASE, dataclasses.replace(ctx, stage="monitor", fingerprint=mark), endpoint=endpoint)
-            return ctx.open(ref), {(one.monitor, one.subject): one for one in read_findings(ctx.open(ref))}
+            found = [Finding(**values) for values in ctx.read_json(ref, FINDINGS_FILE)]
+            return ctx.open(ref), {(one.monitor, one.subject): one for one in found}
 
         _, first = checked("m1", 2, right=0.6)
         report, second = checked("m2", 3, right=0.1, brightest=256)

@@ -159,7 +159,7 @@ def test_added_up_gradients_drawn_rows_and_a_plateau_survive_a_kill_too(tmp_path
     assert_same(of, *train(of), (torch.load(whole.best, weights_only=True), outcome, rows))
 
 
-@pytest.mark.parametrize("step", [STEPS + 3, 2 * STEPS])  # amid an epoch, and where one ends
+@pytest.mark.parametrize("step", [STEPS + 3, 2 * STEPS, 3 * STEPS])  # amid an epoch, where one ends, and the last
 def test_a_training_told_to_stop_writes_its_state_first(tmp_path, unbroken, step):
     of = job(tmp_path)
     stopped = signalled(of, step, signal.SIGTERM)

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from lepton_tasks.core.artifacts import DatasetRef
+from lepton_tasks.core.components import learns_numbers
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.store import write_json
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.data.tables.artifact import open_raw, parts_entry, write_table
 from lepton_tasks.data.tables.cleaning import Cleaning
+from lepton_tasks.data.tables.labels import check_numbers
 from lepton_tasks.data.tables.order import check_steps, steps_of
 from lepton_tasks.data.tables.rejected import RejectedFile
 
@@ -23,7 +25,7 @@ def clean_table(use_case: UseCase, ctx: RunContext, *, raw: DatasetRef) -> Datas
     rows at once writes new parts.
 
     Raises:
-        ConfigError: a step names a column that is not there.
+        ConfigError: a step names a column that is not there, or what is to be learned are not the numbers it has to be.
         DataError: every row was refused.
     """
     rows = open_raw(ctx, raw)
@@ -35,6 +37,8 @@ def clean_table(use_case: UseCase, ctx: RunContext, *, raw: DatasetRef) -> Datas
         cleaning = Cleaning(rows, draft, rejected, ctx)
         cleaning.apply([step for step in steps if step.kind != "fitted"])
         cleaning.finish()
+    if learns_numbers(use_case) and (label := use_case.data.label) in cleaning.rows.schema:
+        check_numbers(cleaning.rows, label, ctx)
     report = _report(cleaning, rejected, rows.height)
     if not cleaning.kept:
         raise DataError(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from lepton_tasks.core.context import RunContext
-from lepton_tasks.core.errors import DataError
+from lepton_tasks.core.errors import ConfigError, DataError
 from lepton_tasks.data.tables.rows import TableRows
 
 _FEW = 3  # classes, with which comparing takes half the time of looking up
@@ -37,6 +37,23 @@ def classes_of(rows: TableRows, label: str | None, ctx: RunContext) -> list[str]
             fix="Name another label, or read data that has rows of a second class.",
         )
     return classes
+
+
+def check_numbers(rows: TableRows, label: str, ctx: RunContext) -> None:
+    """Raise `ConfigError`, with the first such value, if the column holds anything but fractions."""
+    dtype = rows.schema[label]
+    if dtype.is_float():
+        return
+    held = f"holds {dtype}"
+    if not dtype.is_numeric():
+        values = pl.concat(rows.select([label]).map(functools.partial(_distinct, label), ctx))[label].cast(pl.String)
+        words = values.filter(values.cast(pl.Float64, strict=False).is_null() & values.is_not_null())
+        held = f"holds {words[0]!r}" if len(words) else f"holds numbers as {dtype}"
+    raise ConfigError(
+        f"the column {label!r} {held}, where the learning task needs fractions.",
+        where="data.label",
+        fix="Convert it to `float` in `clean`, with the step `types`; or learn classes with `tabular_classification`.",
+    )
 
 
 def place_among(classes: Sequence[str], label: pl.Expr) -> pl.Expr:

@@ -10,7 +10,7 @@ from typing import Any
 from prometheus_client import generate_latest
 from prometheus_client.core import GaugeMetricFamily
 
-from lepton_tasks.core.finding import BOOK_FILE, SEVERITIES
+from lepton_tasks.core.finding import BOOK_FILE, SEVERITIES, ranks
 from lepton_tasks.serving.observing.exposition import Merged
 
 _MOST_VALUES = 50  # of a model
@@ -50,17 +50,15 @@ class _Families:
     def add(self, model: str, book: Mapping[str, Any]) -> None:
         """Take in a book whole, or nothing of it."""
         found, lasting = book["findings"], [one["finding"] for one in book["lasting"].values()]
-        ranks = {finding["monitor"]: 0 for finding in found}
-        for finding in lasting:
-            monitor, rank = finding["monitor"], SEVERITIES.index(finding["severity"])
-            ranks[monitor] = max(ranks.get(monitor, 0), rank)
+        severities = [(finding["monitor"], SEVERITIES[0]) for finding in found]  # only what lasts is severe
+        severities += [(finding["monitor"], finding["severity"]) for finding in lasting]
         values = {
             (model, finding["monitor"], finding["subject"], finding["unit"]): float(finding["value"])
             for finding in found
             if finding["value"] is not None
         }
         checked = float(book["time"])
-        for monitor, rank in ranks.items():
+        for monitor, rank in ranks(severities).items():
             self.severity.add_metric((model, monitor), rank)
         for labels, value in list(values.items())[:_MOST_VALUES]:
             self.value.add_metric(labels, value)

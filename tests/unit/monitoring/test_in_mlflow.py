@@ -125,3 +125,13 @@ def test_where_mlflow_takes_no_files_its_client_stores_them(ctx, registry, tmp_p
     show(USE_CASE, ctx, [drift("warning")], version="3", report=[tmp_path / "drift.png"])
     assert stored == [("wine/3", tmp_path / "drift.png", "monitoring")]
     assert registry.tags["wine", "3"]["lepton.severity"] == "warning"
+
+
+def test_of_a_version_that_is_watched_for_long_fewer_checks_are_drawn(ctx, registry, monkeypatch):
+    monkeypatch.setattr(in_mlflow, "_EACH", 2)
+    monkeypatch.setattr(in_mlflow, "_THEN", 5)
+    for hour, severity in enumerate(["ok"] * 7 + ["warning"] * 2 + ["ok"] * 3):
+        show(USE_CASE, at(ctx, 3600 * hour), [drift(severity)], version="3")
+    # The first two, one in five, and those at which the severity is another one than it was.
+    assert [step for step, _, _ in registry.course("wine/3", PSI)] == [1, 2, 5, 8, 10]
+    assert registry.tags["wine", "3"]["lepton.checked"].startswith("2026-05-01 11:00 UTC")

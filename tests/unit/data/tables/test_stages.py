@@ -91,10 +91,14 @@ def test_a_stage_reads_no_section_that_its_fingerprint_lacks(tmp_path):
     for stage in (stage for stage in pipeline.STAGES if stage.name in STAGES):
         here, inputs = dataclasses.replace(ctx, stage=stage.name, fingerprint="f"), {n: refs[n] for n in stage.inputs}
         read.clear()
+        if stage.state:  # what it depends on is in the fingerprint, too
+            load_object(stage.state)(case, here, **{name: refs[name] for name in stage.needs})
+        by_state = set(read)
+        read.clear()
         refs[stage.produces] = load_object(stage.function)(case, here, **inputs)
         known = {section.partition(".")[0] for section in stage.sections}
         # In messages, and to tell tables from samples, whose references differ.
-        assert read - known <= {"name", "features"}, stage.name
+        assert read - known - by_state <= {"name", "features"}, stage.name
 
 
 def test_another_value_of_a_fitted_step_is_fitted_anew(tmp_path):
@@ -372,3 +376,23 @@ def test_the_number_of_workers_does_not_show(tmp_path):
         folder = run(tmp_path / str(workers), {"one": frame[:25], "two": frame[25:]}, ["duplicates"], workers=workers)
         digests.add(json.loads((folder["features"] / "_ref.json").read_text())["digest"])
     assert len(digests) == 1
+
+
+def test_a_label_that_is_no_number_is_refused_before_anything_is_learned(tmp_path):
+    Frames.frames = {"one": pl.DataFrame({"size": [1.0, 2.0, 3.0], "price": ["10", "cheap", None]})}
+    raw = {
+        "name": "tiny",
+        "task": "tabular_regression",
+        "model": "mlp",
+        "data": {"source": "frames", "label": "price"},
+        "features": "table",
+    }
+    case, ctx = parse_use_case(raw, where="tiny.yaml"), RunContext.local(tmp_path)
+    refs = {"raw": run_stage("ingest", case, ctx, {}).ref}
+    with pytest.raises(ConfigError, match=r"'price' holds 'cheap'.*needs fractions") as error:
+        run_stage("clean", case, ctx, refs)
+    assert "types" in error.value.fix
+    classes = parse_use_case(raw | {"task": "tabular_classification"}, where="tiny.yaml")
+    assert run_stage("clean", classes, ctx, refs).ref is not None
+    with pytest.raises(ConfigError, match="cheap"):  # nor is what was cleaned for classes taken for it
+        run_stage("clean", case, ctx, refs)
