@@ -28,9 +28,9 @@ from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.serving.access.auth import check_address, guard_of
 from lepton_tasks.serving.app import DRAIN_SECONDS, STOP_SECONDS, create_app
 from lepton_tasks.serving.http.admin import admin_token
-from lepton_tasks.serving.http.crowd import Crowd, most_connections
-from lepton_tasks.serving.http.edge import Cors
-from lepton_tasks.serving.http.lane import Lane
+from lepton_tasks.serving.http.connection_limit import ConnectionLimit, max_connections
+from lepton_tasks.serving.http.fast_lane import FastLane
+from lepton_tasks.serving.http.middleware import Cors
 from lepton_tasks.serving.http.tls import certificate_of
 from lepton_tasks.serving.observing import logs
 from lepton_tasks.serving.observing.redact import Redaction
@@ -41,24 +41,24 @@ from lepton_tasks.serving.versions.follow import Following
 VALUES_VARIABLE = "LEPTON_REQUEST_VALUES"
 FOLLOW_VARIABLE = "LEPTON_FOLLOW"
 
-_SEVERAL = 2  # of large machines: each process has its own copy of every model
+_DEFAULT_PROCESSES = 2  # not more: each process has its own copy of every model
 
 _log = logging.getLogger("lepton.serving")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT; then answer what was accepted, write the request log, and return 0."""
+    """Serve until SIGTERM or SIGINT; then finish accepted requests, write the request log, and return 0."""
     options = _parser().parse_args(arguments)
     logs.configure(options.log_format)
     options.home = options.home.resolve()
     options.home.mkdir(parents=True, exist_ok=True)
     options.start = secrets.token_hex(8)
     try:
-        with _only_server_of(options.home) as lock:
+        with _lock_folder(options.home) as lock:
             _check(options)
             if options.processes == 1:
                 return _serve(options)
-            serve = functools.partial(_serve_beside_others, options, os.getpid(), lock)
+            serve = functools.partial(_serve_member, options, os.getpid(), lock)
             address = options.host, options.port
             return Supervisor(serve, options.processes, address, grace=options.linger + STOP_SECONDS).run()
     except ConfigError as error:
@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Raise `ConfigError` for what would end every process of the server as soon as it starts."""
+    """Raise `ConfigError` for invalid options before any process is started."""
     guard = guard_of(options.home, admin_token(options.home), os.environ, options.keys)
     check_address(options.host, guard, insecure=options.insecure)
     certificate_of(options.tls_cert, options.tls_key)
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         "--processes",
         type=_processes,
         default="auto",
-        help=f"server processes on one port (default: auto: {_SEVERAL} if there are as many cores)",
+        help=f"server processes on one port (default: auto: {_DEFAULT_PROCESSES} if there are as many cores)",
     )
     parser.add_argument("--workers", type=int, help="inference threads per model (default: cores - 1)")
     parser.add_argument(
@@ -130,24 +130,22 @@ def _parser() -> argparse.ArgumentParser:
 
 def _processes(text: str) -> int:
     if text == "auto":
-        return min(_SEVERAL, len(os.sched_getaffinity(0)))
+        return min(_DEFAULT_PROCESSES, len(os.sched_getaffinity(0)))
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a number of processes")
     return int(text)
 
 
-def _serve_beside_others(
-    options: argparse.Namespace, parent: int, lock: TextIO, member: int, listening: socket.socket
-) -> int:
-    """One of several processes, forked from `parent`, with which it ends."""
+def _serve_member(options: argparse.Namespace, parent: int, lock: TextIO, member: int, listener: socket.socket) -> int:
+    """Run one of several processes, forked from `parent`; it exits with the parent."""
     lifetime.die_with(parent)
-    lock.close()  # the folder is free again as soon as the parent has ended
-    return _serve(options, Fleet(options.home, member, options.processes), listening)
+    lock.close()  # only the parent holds the folder lock
+    return _serve(options, Fleet(options.home, member, options.processes), listener)
 
 
-def _serve(options: argparse.Namespace, fleet: Fleet | None = None, listening: socket.socket | None = None) -> int:
-    """One process: the only one, or one of several, which then share the socket."""
-    # uvicorn hands SIGTERM on once it has drained; a server that was asked to stop and did has not failed.
+def _serve(options: argparse.Namespace, fleet: Fleet | None = None, listener: socket.socket | None = None) -> int:
+    """Run one server process; `fleet` and `listener` are set if there are several."""
+    # uvicorn raises SIGTERM again after draining; a requested stop is exit status 0.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
@@ -168,56 +166,56 @@ def _serve(options: argparse.Namespace, fleet: Fleet | None = None, listening: s
         following=following,
         keys=options.keys,
     )
-    lane = Lane(app.state.answerer, app.state.door, Crowd(most_connections()))
+    lane = FastLane(app.state.handler, app.state.access, ConnectionLimit(max_connections()))
     config = uvicorn.Config(
         app,
         host=options.host,
         port=options.port,
         loop="uvloop",
-        http=lane.protocol,  # type: ignore[arg-type]  # it is called like a class
+        http=lane.protocol,  # type: ignore[arg-type]  # a factory instead of a class
         ws="none",
         access_log=False,
         log_config=None,
         server_header=False,
         ssl_context_factory=(lambda *_: certificate.context()) if certificate else None,
-        timeout_keep_alive=75,  # above the idle time of common clients and proxies, so they close first
+        timeout_keep_alive=75,  # above the idle timeout of common clients and proxies, so that they close first
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
 
-    def leave() -> None:
-        app.state.table.leaving = lane.leaving = True
+    def announce_stop() -> None:
+        app.state.table.leaving = lane.stopping = True
 
-    server = _Server(config, app, options.linger, leave)
-    _leave_out_of_collections()
+    server = _Server(config, app, options.linger, announce_stop)
+    _tune_garbage_collector()
     try:
         with contextlib.suppress(KeyboardInterrupt):
-            server.run(sockets=[listening] if listening is not None else None)
+            server.run(sockets=[listener] if listener is not None else None)
     finally:
         if lane.unread:
-            _log.warning("%d clients did not read what they were answered; they are cut off", lane.unread)
+            _log.warning("%d clients did not read their responses and were disconnected", lane.unread)
     return 0 if server.started else 1
 
 
 class _Server(uvicorn.Server):
-    """A server that lingers after SIGTERM, closing each connection after its next answer.
+    """A server that lingers after SIGTERM, closing each connection after its next response.
 
-    Who balances load learns of a stop later than the server does, and sends requests until then.
+    Load balancers notice a stop with a delay, and send requests until then.
 
     Args:
-        config: What is served, and how.
+        config: uvicorn's configuration.
         app: The application.
-        linger: Seconds from SIGTERM until no more connections are taken.
-        leave: Called on SIGTERM.
+        linger: Seconds from SIGTERM until the server stops listening.
+        announce_stop: Called on SIGTERM.
     """
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI, linger: float, leave: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, app: FastAPI, linger: float, announce_stop: Callable[[], None]) -> None:
         super().__init__(config)
-        self._app, self._linger, self._leave = app, linger, leave
+        self._app, self._linger, self._announce_stop = app, linger, announce_stop
         self._until: float | None = None
         self._stopping: asyncio.Task[None] | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Ctrl+C stops at once; a further SIGTERM, of which some supervisors send several, changes nothing."""
+        """Ctrl+C stops at once; repeated SIGTERMs, which some supervisors send, are ignored."""
         if sig != signal.SIGTERM or self._linger <= 0:
             super().handle_exit(sig, frame)
             return
@@ -225,29 +223,29 @@ class _Server(uvicorn.Server):
             return
         self._captured_signals.append(sig)
         self._until = time.monotonic() + self._linger
-        self._leave()
-        goodbye = (b"connection", b"close")
-        self.config.encoded_headers.append(goodbye)  # of which uvicorn makes those of every reply, each second
-        self.server_state.default_headers = [*self.server_state.default_headers, goodbye]
+        self._announce_stop()
+        close_header = (b"connection", b"close")
+        self.config.encoded_headers.append(close_header)  # uvicorn rebuilds its default headers from these every second
+        self.server_state.default_headers = [*self.server_state.default_headers, close_header]
 
     async def on_tick(self, counter: int) -> bool:
-        """Whether it is time to stop."""
+        """Stop when the linger time is over."""
         if self._until is not None and time.monotonic() >= self._until:
             self.should_exit = True
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """HTTP and gRPC answer what they took at the same time: one after the other took longer than anyone waits."""
-        if (beside := self._app.state.grpc) is not None:
-            self._stopping = asyncio.create_task(beside.stop(DRAIN_SECONDS))  # the application waits for it at its end
+        """Drain HTTP and gRPC at the same time, so that the drain timeout is not doubled."""
+        if (grpc := self._app.state.grpc) is not None:
+            self._stopping = asyncio.create_task(grpc.stop(DRAIN_SECONDS))  # awaited at the end of the lifespan
         await super().shutdown(sockets)
 
 
-def _leave_out_of_collections() -> None:
-    """Let garbage collections pass over what is there already.
+def _tune_garbage_collector() -> None:
+    """Exclude existing objects from garbage collection, and collect less often.
 
-    A full one over the 70,000 objects of a server at rest took 17 ms of processor time, in which nobody is answered,
-    and requests, whose records wait for the log, bring it on several times a second.
+    A full collection of the 70,000 objects of an idle server took 17 ms of CPU time, which blocks all requests, and
+    under load, with records queued for the request log, it ran several times a second.
     """
     gc.collect()
     gc.freeze()
@@ -255,8 +253,8 @@ def _leave_out_of_collections() -> None:
 
 
 @contextlib.contextmanager
-def _only_server_of(home: Path) -> Iterator[TextIO]:
-    """Hold the folder while the file given stays open; two servers would overwrite each other's state."""
+def _lock_folder(home: Path) -> Iterator[TextIO]:
+    """Lock the state folder while the yielded file is open: two servers would overwrite each other's state."""
     with (home / "server.lock").open("w") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -14,7 +14,7 @@ from types import FrameType
 
 from lepton_tasks.core.errors import ConfigError
 
-_QUICK_SECONDS, _LONGEST_PAUSE_SECONDS = 5.0, 10.0
+_QUICK_EXIT_SECONDS, _MAX_BACKOFF_SECONDS = 5.0, 10.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 _log = logging.getLogger("lepton.serving.supervisor")
@@ -23,41 +23,41 @@ _log = logging.getLogger("lepton.serving.supervisor")
 class Supervisor:
     """Starts the processes, restarts those that exit, and stops them with itself.
 
-    They are forked, and so share the memory of all that is imported here, and start in a moment. Nothing here may have
-    threads of its own, or an event loop. Each listens on a socket of its own, once it is ready, and the kernel deals
-    connections out: from one socket for all, one process took up to all of 64 at times.
+    Processes are forked, so that they start quickly and share the memory of imported modules; the parent must therefore
+    have no threads and no event loop. Each process listens on its own socket (SO_REUSEPORT) and the kernel distributes
+    connections; with one shared socket, a single process sometimes accepted all of 64 connections.
 
     Args:
-        serve: What each does, given its number and its bound socket; returns its exit status. It begins with `SIGTERM`
-            and `SIGINT` blocked.
-        size: How many.
+        serve: Body of a process, given its number and bound socket; returns its exit status. `SIGTERM` and `SIGINT` are
+            blocked when it starts.
+        size: Number of processes.
         address: Host and port to listen on.
-        grace: Seconds that they get to answer what they have accepted.
+        grace: Seconds to finish accepted requests at shutdown.
     """
 
     def __init__(
         self, serve: Callable[[int, socket.socket], int], size: int, address: tuple[str, int], *, grace: float
     ) -> None:
         self._serve, self._grace = serve, grace
-        with bound(address):  # nobody else listens there, who could share the port with us
+        with bind_socket(address):  # fails if another program listens there, which SO_REUSEPORT would not
             pass
-        self._held = bound(address, shared=True)
-        self._address = self._held.getsockname()[:2]
+        self._reserved = bind_socket(address, shared=True)
+        self._address = self._reserved.getsockname()[:2]
         self._processes: list[ForkProcess | None] = [None] * size
-        self._due = [0.0] * size
-        self._pauses = [0.0] * size
-        self._began = [0.0] * size
+        self._restart_at = [0.0] * size
+        self._backoff = [0.0] * size
+        self._started_at = [0.0] * size
         self._stopping = False
 
     def run(self) -> int:
-        """Until SIGTERM or SIGINT; returns 0."""
+        """Run until SIGTERM or SIGINT; returns 0."""
         for number in _SIGNALS:
             signal.signal(number, self._stop)
         gc.collect()
-        gc.freeze()  # a collection would write to, and so copy, what the processes share
+        gc.freeze()  # a collection would write to the shared memory and so copy it
         while not self._stopping:
             for member in range(len(self._processes)):
-                self._keep(member)
+                self._ensure_running(member)
             time.sleep(0.05)
         running = [process for process in self._processes if process is not None]
         deadline = time.monotonic() + self._grace
@@ -66,23 +66,23 @@ class Supervisor:
         for process in running:
             process.kill()
             process.join()
-        self._held.close()
+        self._reserved.close()
         return 0
 
-    def _keep(self, member: int) -> None:
+    def _ensure_running(self, member: int) -> None:
         process, now = self._processes[member], time.monotonic()
         if process is not None and not process.is_alive():
             _log.error("process %d (pid %s) ended with %s", member, process.pid, process.exitcode)
-            quick = now - self._began[member] < _QUICK_SECONDS  # it will not do better at once
-            pause = min(_LONGEST_PAUSE_SECONDS, max(0.5, 2 * self._pauses[member])) if quick else 0.0
-            self._processes[member], self._pauses[member], self._due[member] = None, pause, now + pause
-        if self._processes[member] is None and now >= self._due[member] and not self._stopping:
-            self._began[member] = now
+            quick = now - self._started_at[member] < _QUICK_EXIT_SECONDS
+            pause = min(_MAX_BACKOFF_SECONDS, max(0.5, 2 * self._backoff[member])) if quick else 0.0
+            self._processes[member], self._backoff[member], self._restart_at[member] = None, pause, now + pause
+        if self._processes[member] is None and now >= self._restart_at[member] and not self._stopping:
+            self._started_at[member] = now
             self._processes[member] = self._start(member)
 
     def _start(self, member: int) -> ForkProcess:
         process = multiprocessing.get_context("fork").Process(target=self._child, args=(member,))
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until the child has handlers of its own
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until the child has its own handlers
         try:
             process.start()
         finally:
@@ -90,7 +90,7 @@ class Supervisor:
         return process
 
     def _child(self, member: int) -> None:
-        raise SystemExit(self._serve(member, bound(self._address, shared=True)))
+        raise SystemExit(self._serve(member, bind_socket(self._address, shared=True)))
 
     def _stop(self, _: int, __: FrameType | None) -> None:
         self._stopping = True
@@ -99,20 +99,20 @@ class Supervisor:
                 process.terminate()
 
 
-def bound(address: tuple[str, int], *, shared: bool = False) -> socket.socket:
-    """A socket that does not listen yet; with others of this server on the same port if it is `shared`.
+def bind_socket(address: tuple[str, int], *, shared: bool = False) -> socket.socket:
+    """A bound socket that does not listen yet; `shared` sets SO_REUSEPORT.
 
     Raises:
-        ConfigError: somebody else listens there, or nobody may.
+        ConfigError: the address is in use or not permitted.
     """
-    made = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+    bound = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
     try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if shared:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        made.bind(address)
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        bound.bind(address)
     except OSError as error:
-        made.close()
+        bound.close()
         what = f"cannot listen on {address[0]}:{address[1]}: {error.strerror}."
         raise ConfigError(what, where="--port", fix="Choose another, or stop the process that uses it.") from error
-    return made
+    return bound

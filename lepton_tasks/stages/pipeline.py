@@ -222,7 +222,7 @@ STAGES: tuple[Stage, ...] = (
             "lepton_tasks.learning",
             *_REPLAY_CODE,
             "lepton_tasks.core.redaction",
-            "lepton_tasks.serving.answers",
+            "lepton_tasks.serving.prediction_difference",
             "lepton_tasks.serving.package",
             "lepton_tasks.stages.contest",
         ),

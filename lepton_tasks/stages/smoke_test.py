@@ -14,9 +14,9 @@ from lepton_tasks.core.errors import GateError, LeptonError
 from lepton_tasks.core.finding import Finding, write_findings
 from lepton_tasks.core.release_protocols import Address
 from lepton_tasks.core.use_case import UseCase
-from lepton_tasks.serving.answers import difference
 from lepton_tasks.serving.client import Client
 from lepton_tasks.serving.package import read_example
+from lepton_tasks.serving.prediction_difference import difference
 from lepton_tasks.stages.deploy import still_serving, target_of, withdraw
 
 # Other processors and batch sizes round differently; a wrong model or preprocessing is off by far more.

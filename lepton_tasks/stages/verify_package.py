@@ -17,7 +17,6 @@ from lepton_tasks.core.protocols import LearningTask, Outputs
 from lepton_tasks.core.redaction import Redaction
 from lepton_tasks.core.store import sha256_file, write_json
 from lepton_tasks.core.use_case import UseCase
-from lepton_tasks.serving.answers import difference
 from lepton_tasks.serving.package import (
     ONNX_FILE,
     PARITY_FILE,
@@ -28,6 +27,7 @@ from lepton_tasks.serving.package import (
     load_package,
     seal,
 )
+from lepton_tasks.serving.prediction_difference import difference
 from lepton_tasks.stages import contest, replay
 
 _ROUNDING = 1e-6  # of a metric that is a mean of float32: no loss

@@ -5,10 +5,10 @@ import json
 
 import pytest
 import schemathesis
+from fast_lane_server import INFER, ask, fast_lane_server, light, request, tensor
 from google.protobuf.message import DecodeError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lane_server import INFER, ask, lane_server, light, request, tensor
 from tiny_packages import SIDE, picture
 
 from lepton_tasks.core.errors import DataError
@@ -30,7 +30,7 @@ JSON_VALUES = st.recursive(
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with lane_server(tmp_path_factory.mktemp("fuzz"), LIMITS) as server:
+    with fast_lane_server(tmp_path_factory.mktemp("fuzz"), LIMITS) as server:
         yield server
 
 
@@ -109,7 +109,7 @@ def wire():
 
 @pytest.fixture(scope="module")
 def package(server):
-    live = server.app.state.answerer._table.get("tiny")
+    live = server.app.state.handler._table.get("tiny")
     return load_package(live.package.folder)
 
 

@@ -22,10 +22,10 @@ from lepton_tasks.serving.versions.routing import ModelTable
 
 
 def admin_token(home: Path) -> str:
-    """The token in ``home/admin.token``, readable by its owner only; made if it is missing.
+    """The token in ``home/admin.token``, readable by its owner only; created if missing.
 
     Raises:
-        ConfigError: the file is empty: anybody could tell the token, and the key of the stages, which follows from it.
+        ConfigError: the file is empty: the token, and the stages' API key derived from it, could be guessed.
     """
     path = home / TOKEN_FILE
     token = secret_in(path, lambda: secrets.token_urlsafe(32).encode() + b"\n").decode().strip()
@@ -35,7 +35,7 @@ def admin_token(home: Path) -> str:
 
 
 def token_check(token: str) -> Callable[[Request], None]:
-    """What raises `ForbiddenError` for a request without ``Authorization: Bearer <token>``."""
+    """A dependency that raises `ForbiddenError` for requests without ``Authorization: Bearer <token>``."""
 
     def check_token(request: Request) -> None:
         given = request.headers.get("authorization", "")
@@ -48,7 +48,7 @@ def token_check(token: str) -> Callable[[Request], None]:
 
 
 def admin_router(table: ModelTable, token: str) -> APIRouter:
-    """The routes of administration; every one asks for ``Authorization: Bearer <token>``."""
+    """The admin routes; all require ``Authorization: Bearer <token>``."""
     refusals: dict[int | str, dict[str, Any]] = {
         401: {"model": ErrorReply, "description": "The token is missing or wrong."},
         409: {"model": ErrorReply, "description": "There is no previous version."},
@@ -63,7 +63,7 @@ def admin_router(table: ModelTable, token: str) -> APIRouter:
 
     @router.post("/{name}")
     async def deploy(name: str, wanted: DeployRequest) -> Response:
-        """Serve this package from now on, or beside the champion; that one answers until it is loaded and warm."""
+        """Deploy a package as champion or challenger; the champion keeps serving until it is loaded and warmed up."""
         served = await table.deploy(
             name,
             Path(wanted.package),
@@ -76,13 +76,13 @@ def admin_router(table: ModelTable, token: str) -> APIRouter:
 
     @router.post("/{name}/rollback")
     async def rollback(name: str, by: str = "", version: str | None = None) -> Response:
-        """Undo what was done last, or `version`: the challenger goes, or the version before the champion is back."""
+        """Undo the last deployment, or that of `version`: remove the challenger or restore the previous champion."""
         served = await table.rollback(name, by=by, only=version)
         return json_reply(served)
 
     @router.post("/{name}/promote")
     async def promote(name: str, by: str = "", version: str | None = None) -> Response:
-        """Let the challenger be the champion."""
+        """Make the challenger the champion."""
         return json_reply(await table.promote(name, by=by, only=version))
 
     @router.delete("/{name}")

@@ -1,4 +1,4 @@
-"""``/v1/models/<name>/feedback``: true labels, by the id of the answer."""
+"""``/v1/models/<name>/feedback``: true labels, by prediction id."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from lepton_tasks.serving.versions.lookup import Lookup
 
 
 def feedback_router(table: Lookup, log: RequestLog, limits: Limits) -> APIRouter:
-    """The route that takes outcomes down, in the request log."""
+    """The route that stores outcomes in the request log."""
     router = APIRouter(prefix="/v1", tags=["predict"])
 
     @router.post(
         "/models/{name}/feedback", response_model=FeedbackReply, responses=ERRORS, openapi_extra=feedback_body()
     )
     async def feedback(name: str, request: Request) -> Response:
-        """Tell what was right: ``{"id": "...", "label": ...}``, or ``{"outcomes": [...]}`` with up to 10,000 of them.
+        """Report true labels: ``{"id": "...", "label": ...}``, or ``{"outcomes": [...]}`` with up to 10,000 of them.
 
-        The id is that of a reply; of one with several predictions, ``<id>/0`` and so on. The later of two for one id
-        counts.
+        The id comes from the prediction response; with several predictions it is ``<id>/0``, ``<id>/1`` and so on. The
+        last outcome per id counts.
         """
-        table.served(name)  # before a long body for nothing is read
+        table.served(name)  # fail before reading the body
         outcomes = await asyncio.to_thread(_outcomes, await read_body(request, limits))
-        for taken, outcome in enumerate(outcomes):
+        for stored, outcome in enumerate(outcomes):
             record = {"time": time.time(), "id": outcome.id, "label": outcome.label, "caller": request.state.key}
             if not log.add_outcome(name, record):
-                raise UnavailableError(f"the log is full; {taken} of {len(outcomes)} outcomes are taken.")
+                raise UnavailableError(f"the log is full; {stored} of {len(outcomes)} outcomes were stored.")
         return json_reply({"model": name, "taken": len(outcomes)})
 
     return router
 
 
 def _outcomes(body: bytes) -> list[Outcome]:
-    """The outcomes of a body; raises `DataError` naming what is wrong with the first that is none."""
+    """Parse the body; raises `DataError` that describes the first invalid outcome."""
     try:
         if b'"outcomes"' in body:
             return Outcomes.model_validate_json(body).outcomes

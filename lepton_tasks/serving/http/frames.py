@@ -1,8 +1,8 @@
 """Video decoder process: ``python -m lepton_tasks.serving.http.frames VIDEO --fps 1 ...``.
 
-A process of its own, because videos come from anybody: a decoder that crashes, hangs or swallows memory takes no server
-with it, and one that is ended with its client leaves nothing behind. It writes each frame as a line of JSON and
-the bytes of a BMP file, which loses nothing and costs little; a slow reader makes it wait.
+Videos are untrusted input, so they are decoded in a separate process: a decoder that crashes, hangs or exhausts memory
+does not affect the server, and is killed when the client disconnects. Each frame is written as a line of JSON and
+the bytes of a BMP file (lossless and cheap); the pipe applies backpressure.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 MISSING = 3  # exit status without OpenCV
 _MEMORY_BYTES = 4 << 30
-_NICE = 5  # answers to others come first
+_NICE = 5  # prediction requests have priority
 
-# What an upload may be: containers, and no playlist, which would make FFmpeg open what it names.
+# Formats allowed for uploads. Playlists are excluded: FFmpeg would open the files they refer to.
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,asf,flv,ogg,h264,hevc,gif"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the frames of one video to standard output, and at last a line with ``decoded``, or ``error``."""
+    """Write the frames of one video to standard output, then a line with ``decoded`` or ``error``."""
     parser = argparse.ArgumentParser(prog="python -m lepton_tasks.serving.http.frames", description=__doc__)
     parser.add_argument("video", help="a file, or an address that FFmpeg reads")
     parser.add_argument("--fps", type=float, required=True, help="frames per second to sample")
@@ -60,28 +60,28 @@ def _write(frames: Iterator[Frame], most: int, pixels: int, out: BinaryIO) -> in
     decoded = 0
     for frame in frames:
         if decoded == most:
-            _line(out, {"decoded": decoded, "cut": True})
+            _write_record(out, {"decoded": decoded, "cut": True})
             return 0
-        told = {"frame": frame.number, "time_s": round(frame.time_s, 6)}
+        header = {"frame": frame.number, "time_s": round(frame.time_s, 6)}
         if frame.pixels is None:
-            _line(out, {**told, "bytes": 0})
+            _write_record(out, {**header, "bytes": 0})
         elif frame.pixels.shape[0] * frame.pixels.shape[1] > pixels:
             height, width = frame.pixels.shape[:2]
-            _line(out, {"error": f"a frame has {width} x {height} pixels, more than the {pixels:,} allowed."})
+            _write_record(out, {"error": f"a frame has {width} x {height} pixels, more than the {pixels:,} allowed."})
             return 1
         else:
             data = cv2.imencode(".bmp", frame.pixels)[1].tobytes()
-            _line(out, {**told, "bytes": len(data)}, data)
+            _write_record(out, {**header, "bytes": len(data)}, data)
         decoded += 1
     if not decoded:
-        _line(out, {"error": "no frame of the video can be decoded."})
+        _write_record(out, {"error": "no frame of the video can be decoded."})
         return 1
-    _line(out, {"decoded": decoded, "cut": False})
+    _write_record(out, {"decoded": decoded, "cut": False})
     return 0
 
 
-def _line(out: BinaryIO, told: dict[str, object], data: bytes = b"") -> None:
-    out.write(json.dumps(told).encode() + b"\n" + data)
+def _write_record(out: BinaryIO, header: dict[str, object], data: bytes = b"") -> None:
+    out.write(json.dumps(header).encode() + b"\n" + data)
     out.flush()
 
 

@@ -46,8 +46,8 @@ Id = Annotated[str, Query(min_length=1, max_length=200, description="The person:
 class Gallery:
     """The enrolled samples of a server's models, on disk.
 
-    Kept are the samples as the network sees them, too, so that a new version of a model, whose embeddings cannot be
-    compared with those of the old one, knows the same people.
+    The decoded samples are stored with their embeddings, because embeddings of two model versions cannot be compared: a
+    new version computes its own from the samples.
 
     Args:
         path: The SQLite file; readable by its owner only.
@@ -57,7 +57,7 @@ class Gallery:
         self._path = path
 
     def enrol(self, model: str, who: str, package: Package, samples: Sequence[np.ndarray]) -> int:
-        """Add decoded samples of somebody; returns how many there are of them now."""
+        """Add decoded samples of a person; returns their number of samples."""
         embeddings = package.run(np.stack(samples))[EMBEDDING]
         with self._open() as store:
             store.executemany(
@@ -71,32 +71,32 @@ class Gallery:
             return int(store.execute(query, (model, who)).fetchone()[0])
 
     def known(self, model: str) -> dict[str, int]:
-        """How many samples there are of each person, by id."""
+        """Number of samples per person id."""
         with self._open() as store:
             query = "SELECT id, COUNT(*) FROM enrolled WHERE model = ? GROUP BY id ORDER BY id"
             return dict(store.execute(query, (model,)).fetchall())
 
     def forget(self, model: str, who: str) -> int:
-        """Remove somebody; returns how many samples there were."""
+        """Remove a person; returns the number of deleted samples."""
         with self._open() as store:
             store.execute("PRAGMA secure_delete = ON")
             return store.execute("DELETE FROM enrolled WHERE model = ? AND id = ?", (model, who)).rowcount
 
     def embeddings(self, model: str, package: Package, who: str | None = None) -> dict[str, np.ndarray]:
-        """Embeddings float32 [samples, D] by id, of one person or of all; what an earlier version computed anew."""
-        asked = {"model": model, "who": who, "digest": package.digest}
+        """Embeddings float32 [samples, D] by id, of one person or all; those of other versions are recomputed."""
+        parameters = {"model": model, "who": who, "digest": package.digest}
         with self._open() as store:
             query = "SELECT number, sample FROM enrolled WHERE model = :model AND digest <> :digest"
-            for number, sample in store.execute(f"{query} AND {_WHO}", asked).fetchall():
-                anew = package.run(_unpacked(sample)[np.newaxis])[EMBEDDING][0]
-                values = (package.digest, anew.astype("<f4").tobytes(), number)
+            for number, sample in store.execute(f"{query} AND {_WHO}", parameters).fetchall():
+                embedding = package.run(_unpacked(sample)[np.newaxis])[EMBEDDING][0]
+                values = (package.digest, embedding.astype("<f4").tobytes(), number)
                 store.execute("UPDATE enrolled SET digest = ?, embedding = ? WHERE number = ?", values)
             query = "SELECT id, embedding FROM enrolled WHERE model = :model"
-            rows = store.execute(f"{query} AND {_WHO}", asked).fetchall()
+            rows = store.execute(f"{query} AND {_WHO}", parameters).fetchall()
         found: dict[str, list[np.ndarray]] = {}
-        for who, embedding in rows:
-            found.setdefault(who, []).append(np.frombuffer(embedding, "<f4"))
-        return {who: np.stack(several) for who, several in found.items()}
+        for who, stored in rows:
+            found.setdefault(who, []).append(np.frombuffer(stored, "<f4"))
+        return {who: np.stack(embeddings) for who, embeddings in found.items()}
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -108,38 +108,38 @@ class Gallery:
 
 
 def ranked(embedding: np.ndarray, known: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
-    """Everybody with the mean similarity of their samples to an embedding, the most similar first."""
-    found = [{"id": who, "similarity": float((several @ embedding).mean())} for who, several in known.items()]
+    """All people with the mean cosine similarity of their samples to an embedding, most similar first."""
+    found = [{"id": who, "similarity": float((own @ embedding).mean())} for who, own in known.items()]
     return sorted(found, key=lambda row: (-float(row["similarity"]), str(row["id"])))
 
 
 def gallery_router(table: ModelTable, telemetry: Telemetry, limits: Limits, home: Path, token: str) -> APIRouter:
-    """The routes of enrolment, for holders of the admin token, and of verification and identification, for all."""
+    """Routes of enrolment (admin token required), verification and identification."""
     gallery = Gallery(home / GALLERY_FILE)
     router = APIRouter(prefix="/v1/models/{name}", tags=["gallery"], responses=ERRORS)
-    guarded = [Depends(token_check(token))]
+    admin_only = [Depends(token_check(token))]
 
-    async def asked(request: Request, name: str, call: Call) -> tuple[Live, np.ndarray]:
-        """The champion, whoever else answers predictions, and the embedding of the one sample that was sent.
+    async def embed(request: Request, name: str, call: Call) -> tuple[Live, np.ndarray]:
+        """The champion, and its embedding of the one sample in the request.
 
-        Embeddings of two versions cannot be compared: a canary here would compute those of all enrolled anew and anew.
+        Canaries are not used here: each switch of versions would recompute all stored embeddings.
         """
         call.live, call.caller = _with_embeddings(table, name), request.state.key
         samples = await read_samples(request, limits, call.live.package.codec)
         if len(samples) != 1:
-            raise DataError(f"{len(samples)} samples; one is compared at a time.")
+            raise DataError(f"{len(samples)} samples; send one at a time.")
         live = call.live = _with_embeddings(table, name)
         job = SampleJob(samples[0])
-        answer = await live.batcher.ask(job)
-        call.samples = job.seen
+        answer = await live.batcher.submit_future(job)
+        call.samples = job.sample_records
         return live, np.array(answer[EMBEDDING], np.float32)
 
     async def people(live: Live, who: str | None = None) -> dict[str, np.ndarray]:
         return await asyncio.to_thread(gallery.embeddings, live.model, live.package, who)
 
-    @router.post("/enrol", dependencies=guarded, openapi_extra=predict_body())
+    @router.post("/enrol", dependencies=admin_only, openapi_extra=predict_body())
     async def enrol(name: str, request: Request, id: Id) -> Response:
-        """Remember samples as those of somebody; ask them first. Needs the admin token."""
+        """Enrol samples of a person, with their consent. Requires the admin token."""
         live = _with_embeddings(table, name)
         payloads = await read_samples(request, limits, live.package.codec)
         decoded = [await asyncio.to_thread(live.package.codec.decode, payload) for payload in payloads]
@@ -148,12 +148,12 @@ def gallery_router(table: ModelTable, telemetry: Telemetry, limits: Limits, home
 
     @router.post("/verify", openapi_extra=predict_body())
     async def verify(name: str, request: Request, id: Id, threshold: float | None = None) -> Response:
-        """Whether a sample shows somebody who is enrolled.
+        """Whether a sample shows the enrolled person.
 
-        Without `threshold`, the one that let 1 % of the pairs of strangers of the validation split pass.
+        The default `threshold` has a false acceptance rate of 1 % on the validation split.
         """
         with telemetry.watch(name, "gallery", probe=request.headers.get("lepton-probe", "")[:32]) as call:
-            live, embedding = await asked(request, name, call)
+            live, embedding = await embed(request, name, call)
             known = await people(live, id)
             if id not in known:
                 raise UnknownModelError(f"nobody is enrolled as {id!r}.")
@@ -166,31 +166,31 @@ def gallery_router(table: ModelTable, telemetry: Telemetry, limits: Limits, home
     async def identify(
         name: str, request: Request, most: Annotated[int, Query(ge=1, le=100)] = 3, threshold: float | None = None
     ) -> Response:
-        """Who of the enrolled a sample is most alike; ``id`` is null if nobody reaches the threshold."""
+        """The enrolled people most similar to a sample; ``id`` is null if none reaches the threshold."""
         with telemetry.watch(name, "gallery", probe=request.headers.get("lepton-probe", "")[:32]) as call:
-            live, embedding = await asked(request, name, call)
+            live, embedding = await embed(request, name, call)
             rows = ranked(embedding, await people(live))[:most]
             limit = _limit(live, threshold)
             best = rows[0]["id"] if rows and rows[0]["similarity"] >= limit else None
             reply = {"model": name, "version": live.release.version, "id": best, "threshold": limit}
             return json_reply({**reply, "candidates": rows}, version=live.release.version)
 
-    @router.get("/gallery", dependencies=guarded)
+    @router.get("/gallery", dependencies=admin_only)
     async def known(name: str) -> dict[str, Any]:
-        """Who is enrolled, and with how many samples. Needs the admin token."""
+        """Enrolled people and their numbers of samples. Requires the admin token."""
         _with_embeddings(table, name)
         return {"model": name, "known": await asyncio.to_thread(gallery.known, name)}
 
-    @router.delete("/gallery", dependencies=guarded)
+    @router.delete("/gallery", dependencies=admin_only)
     async def forget(name: str, id: Id) -> dict[str, Any]:
-        """Forget somebody, samples and embeddings. Needs the admin token."""
+        """Delete a person's samples and embeddings. Requires the admin token."""
         return {"model": name, "id": id, "samples": await asyncio.to_thread(gallery.forget, name, id)}
 
     return router
 
 
 def knows_people(package: Package) -> bool:
-    """Whether samples can be enrolled and compared: the model answers with an embedding."""
+    """Whether the model outputs an embedding, so that samples can be enrolled and compared."""
     return EMBEDDING in package.output_names
 
 

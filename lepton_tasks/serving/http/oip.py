@@ -1,4 +1,4 @@
-"""``/v2``: the Open Inference Protocol, tensors in and out.
+"""``/v2``: the Open Inference Protocol.
 
 Source: https://github.com/kserve/open-inference-protocol (REST, version 2).
 """
@@ -12,28 +12,28 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from lepton_tasks.serving.http.predict import answered, json_reply
+from lepton_tasks.serving.http.predict import json_reply, prediction_response
 from lepton_tasks.serving.http.schema import ERRORS, infer_body
-from lepton_tasks.serving.inference.answering import Answerer
-from lepton_tasks.serving.inference.tensors import DATATYPES, open_shape
+from lepton_tasks.serving.inference.handler import RequestHandler
+from lepton_tasks.serving.inference.tensors import DATATYPES, wire_shape
 from lepton_tasks.serving.package import TensorSpec
 from lepton_tasks.serving.versions.lookup import Lookup
 
 
 def metadata_of(table: Lookup, name: str, version: str | None = None) -> dict[str, Any]:
-    """What a model takes and gives, as the protocol tells it."""
+    """Model metadata as the protocol defines it."""
     live = table.get(name, version)
     return {
         "name": name,
-        "versions": [one.release.version for one in table.served(name).versions()],  # that may be asked for
+        "versions": [loaded.release.version for loaded in table.served(name).versions()],
         "platform": "onnxruntime_onnx",
-        "inputs": [_described(tensor) for tensor in live.package.spec.inputs],
-        "outputs": [_described(tensor) for tensor in live.package.spec.outputs],
+        "inputs": [_tensor_metadata(tensor) for tensor in live.package.spec.inputs],
+        "outputs": [_tensor_metadata(tensor) for tensor in live.package.spec.outputs],
     }
 
 
-def _described(spec: TensorSpec) -> dict[str, Any]:
-    return {"name": spec.name, "datatype": DATATYPES[spec.dtype], "shape": open_shape(spec)}
+def _tensor_metadata(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "datatype": DATATYPES[spec.dtype], "shape": wire_shape(spec)}
 
 
 def own_version() -> str:
@@ -44,7 +44,7 @@ def own_version() -> str:
         return "0"
 
 
-def oip_router(table: Lookup, answerer: Answerer) -> APIRouter:
+def oip_router(table: Lookup, handler: RequestHandler) -> APIRouter:
     """The routes of the protocol."""
     router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 
@@ -55,32 +55,32 @@ def oip_router(table: Lookup, answerer: Answerer) -> APIRouter:
 
     @router.get("/health/live")
     async def is_live() -> dict[str, bool]:
-        """Whether the process answers."""
+        """Whether the process responds."""
         return {"live": True}
 
     @router.get("/health/ready")
     async def is_ready() -> Response:
-        """Whether requests may come: what was deployed is loaded, the registry's champions are, and no stop is near."""
+        """Whether the deployed models and the registry's champions are loaded, and the server is not stopping."""
         reason = table.not_ready()
         return json_reply({"ready": False, "reason": reason} if reason else {"ready": True}, 503 if reason else 200)
 
     @router.get("/models/{name}", responses=ERRORS)
     @router.get("/models/{name}/versions/{version}", responses=ERRORS)
     async def metadata(name: str, version: str | None = None) -> dict[str, Any]:
-        """What the model takes and gives."""
+        """Versions, inputs and outputs of the model."""
         return metadata_of(table, name, version)
 
     @router.get("/models/{name}/ready", responses=ERRORS)
     @router.get("/models/{name}/versions/{version}/ready", responses=ERRORS)
     async def model_ready(name: str, version: str | None = None) -> dict[str, Any]:
-        """Whether the model answers."""
+        """Whether the model is loaded."""
         table.get(name, version)
         return {"name": name, "ready": True}
 
     @router.post("/models/{name}/infer", responses=ERRORS, openapi_extra=infer_body())
     @router.post("/models/{name}/versions/{version}/infer", responses=ERRORS, openapi_extra=infer_body())
     async def infer(name: str, request: Request, version: str | None = None) -> Response:
-        """Outputs of the network for a batch of tensors."""
-        return await answered(request, "v2", name, version, table, answerer)
+        """Run the network on a batch of tensors."""
+        return await prediction_response(request, "v2", name, version, table, handler)
 
     return router

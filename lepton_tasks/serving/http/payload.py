@@ -1,4 +1,4 @@
-"""Decode request bodies: form file, single raw sample, or JSON for the model's codec."""
+"""Read request bodies within limits: form file, single raw sample, or JSON for the model's codec."""
 
 from __future__ import annotations
 
@@ -17,50 +17,50 @@ from lepton_tasks.serving.inference.samples import check_count, instances
 
 
 @dataclasses.dataclass
-class Held:
-    """Bytes of request bodies in memory.
+class BufferedBytes:
+    """Bytes of all request bodies in memory.
 
     Attributes:
-        most: That may be there at a time; more are refused.
-        now: That are there.
+        limit: Maximum; further bodies are refused.
+        current: Current number.
     """
 
-    most: int = 1024 * 2**20
-    now: int = 0
+    limit: int = 1024 * 2**20
+    current: int = 0
 
     def check(self) -> None:
-        """Raise `UnavailableError` if there are too many."""
-        if self.now > self.most:
+        """Raise `UnavailableError` above the limit."""
+        if self.current > self.limit:
             raise UnavailableError("too much is being sent at once.", fix="Try again later.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What a request may cost. A picture's pixels are limited by the codec."""
+    """Limits per request. The codec limits the pixels of an image."""
 
     body_bytes: int = 16 * 2**20
     samples: int = 256
     """In one request."""
     seconds: float = 30.0
-    """A request that has waited longer is not begun."""
+    """Deadline for starting a queued request."""
     read_seconds: float = 30.0
-    """In which a request must have come in, with one more for every `read_bytes_a_second`."""
+    """For receiving a request, plus one for every `read_bytes_a_second` received."""
     read_bytes_a_second: int = 16 * 1024
-    held: Held = dataclasses.field(default_factory=Held)
-    """Of all requests together: those that come in slowly, and those that wait."""
+    buffered: BufferedBytes = dataclasses.field(default_factory=BufferedBytes)
+    """Shared by all requests that are being received or queued."""
 
     def too_large(self) -> TooLargeError:
-        """What a longer body is refused with."""
+        """The error for a body above `body_bytes`."""
         return TooLargeError(f"the body is larger than {self.body_bytes:,} bytes.", fix="Send less at a time.")
 
 
 def media_type(text: str | None) -> str:
-    """The media type that a header ``Content-Type`` names, in small letters and without parameters."""
+    """The media type in a ``Content-Type`` header, lower-case and without parameters."""
     return (text or "").partition(";")[0].strip().lower()
 
 
 async def read_body(request: Request, limits: Limits) -> bytes:
-    """The whole body; raises `TooLargeError` as soon as it is longer than allowed, `UnavailableError` if all are."""
+    """The whole body; raises `TooLargeError` above `body_bytes`, `UnavailableError` if too much is buffered."""
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limits.body_bytes:
         raise limits.too_large()
@@ -69,21 +69,21 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     try:
         async for chunk in request.stream():
             length += len(chunk)
-            limits.held.now += len(chunk)
+            limits.buffered.current += len(chunk)
             if length > limits.body_bytes:
                 raise limits.too_large()
-            limits.held.check()
+            limits.buffered.check()
             parts.append(chunk)
         return b"".join(parts)
     finally:
-        limits.held.now -= length
+        limits.buffered.current -= length
 
 
 async def read_samples(request: Request, limits: Limits, codec: Codec) -> list[bytes]:
-    """The encoded samples of a request with a form, one raw sample, or JSON, in order.
+    """The encoded samples of a form, a raw sample or JSON, in order.
 
     Raises:
-        DataError: the body holds none, or is not of the announced form.
+        DataError: the body contains no sample or does not match its content type.
     """
     kind = media_type(request.headers.get("content-type"))
     body = await read_body(request, limits)
@@ -96,7 +96,7 @@ async def read_samples(request: Request, limits: Limits, codec: Codec) -> list[b
 
 
 async def read_files(request: Request, body: bytes, limits: Limits) -> list[bytes]:
-    """The files in the field ``file`` of a form."""
+    """The files in the form field ``file``."""
 
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body

@@ -12,46 +12,46 @@ from starlette.responses import Response
 from lepton_tasks.core.errors import LeptonError
 from lepton_tasks.serving.http.payload import read_body, read_files
 from lepton_tasks.serving.http.schema import ERRORS, ModelList, PredictReply, predict_body
-from lepton_tasks.serving.inference.answering import Answerer
-from lepton_tasks.serving.inference.asked import Api, Asked, Heading, Reply
+from lepton_tasks.serving.inference.handler import RequestHandler
+from lepton_tasks.serving.inference.request import Api, PredictionRequest, Reply, RequestHead
 from lepton_tasks.serving.versions.lookup import VERSION_HEADER, Lookup
 
 
 def json_reply(value: Any, status: int = 200, *, version: str | None = None) -> Response:
-    """A JSON response; numbers of NumPy are understood. `version` is the model version that answered."""
+    """A JSON response; `value` may contain NumPy values. `version`: the model version that produced it."""
     body = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
     headers = {VERSION_HEADER: version} if version is not None else None
     return Response(body, status, headers, media_type="application/json")
 
 
 def as_response(reply: Reply) -> Response:
-    """The reply as the framework sends it."""
+    """The reply as a Starlette response."""
     return Response(reply.body, reply.status, dict(reply.headers))
 
 
-async def answered(
-    request: Request, api: Api, name: str, version: str | None, table: Lookup, answerer: Answerer
+async def prediction_response(
+    request: Request, api: Api, name: str, version: str | None, table: Lookup, handler: RequestHandler
 ) -> Response:
-    """The response to a request for predictions, whose headers and body are still to be read."""
-    heading = Heading.read(api, name, version, request.headers.get)
-    asked = Asked(heading, caller=request.state.key)
+    """Read a prediction request and return its response."""
+    head = RequestHead.from_headers(api, name, version, request.headers.get)
+    prediction = PredictionRequest(head, caller=request.state.key)
     try:
-        table.route(name, version=version)  # before a long body for nothing is read
-        asked.body = await read_body(request, answerer.limits)
-        if api == "v1" and heading.kind == "multipart/form-data":
-            asked.payloads = await read_files(request, asked.body, answerer.limits)
+        table.route(name, version=version)  # fail before reading the body
+        prediction.body = await read_body(request, handler.limits)
+        if api == "v1" and head.kind == "multipart/form-data":
+            prediction.payloads = await read_files(request, prediction.body, handler.limits)
     except LeptonError as error:
-        return as_response(answerer.refuse(asked, error))
-    return as_response(await answerer.answer(asked))
+        return as_response(handler.refuse(prediction, error))
+    return as_response(await handler.handle(prediction))
 
 
-def predict_router(table: Lookup, answerer: Answerer) -> APIRouter:
+def predict_router(table: Lookup, handler: RequestHandler) -> APIRouter:
     """The routes of the prediction API."""
     router = APIRouter(prefix="/v1", tags=["predict"])
 
     @router.get("/models", response_model=ModelList)
     async def models() -> Response:
-        """What is served, and what should be but is not ready."""
+        """All deployed models, with the reason if one is not ready."""
         unready = [
             {"name": name, "ready": False, "reason": why, "refused": table.refused.get(name)}
             for name, why in table.unready().items()
@@ -60,7 +60,7 @@ def predict_router(table: Lookup, answerer: Answerer) -> APIRouter:
 
     @router.get("/models/{name}", responses=ERRORS)
     async def model(name: str) -> Response:
-        """One model: version, digest, what it takes, labels, test metrics."""
+        """One model: version, digest, media type, labels, test metrics."""
         return json_reply(table.about(name))
 
     @router.post("/models/{name}/predict", response_model=PredictReply, responses=ERRORS, openapi_extra=predict_body())
@@ -71,7 +71,7 @@ def predict_router(table: Lookup, answerer: Answerer) -> APIRouter:
         openapi_extra=predict_body(),
     )
     async def predict(name: str, request: Request, version: str | None = None) -> Response:
-        """Answer one sample (a file field, the raw body, or JSON), or several (``{"instances": [...]}``)."""
-        return await answered(request, "v1", name, version, table, answerer)
+        """Predict one sample (form file, raw body or JSON), or several (``{"instances": [...]}``)."""
+        return await prediction_response(request, "v1", name, version, table, handler)
 
     return router

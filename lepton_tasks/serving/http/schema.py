@@ -10,13 +10,13 @@ from lepton_tasks.core.rollout import Rollout
 
 
 class ErrorReply(pydantic.BaseModel):
-    """Every refusal."""
+    """The body of every error response."""
 
     error: str
 
 
 class PredictReply(pydantic.BaseModel):
-    """The answers to one request, in its order; by the id somebody may tell later what would have been right."""
+    """The predictions of one request, in its order; `id` is used to report true labels later."""
 
     model: str
     version: str
@@ -29,15 +29,15 @@ MOST_OUTCOMES = 10_000
 
 
 _Whole = Annotated[int, pydantic.Field(ge=-(2**63), lt=2**63)]
-"""A larger one is read as a float: JSON writers take 64 bits."""
+"""Larger numbers are parsed as floats: JSON serialisers support 64 bits."""
 
 
 class Outcome(pydantic.BaseModel):
-    """What turned out to be right.
+    """The true label of a prediction.
 
     Attributes:
-        id: Of the answer; with several predictions ``<id>/<index>``.
-        label: The right label, or number.
+        id: Of the prediction response; with several predictions ``<id>/<index>``.
+        label: True label or number.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid")
@@ -47,7 +47,7 @@ class Outcome(pydantic.BaseModel):
 
 
 class Outcomes(pydantic.BaseModel):
-    """Several of them."""
+    """Several outcomes."""
 
     model_config = pydantic.ConfigDict(extra="forbid")
 
@@ -55,14 +55,14 @@ class Outcomes(pydantic.BaseModel):
 
 
 class FeedbackReply(pydantic.BaseModel):
-    """How many outcomes are taken down."""
+    """The number of outcomes stored."""
 
     model: str
     taken: int
 
 
 class ModelReply(pydantic.BaseModel):
-    """One model of this server; the last fields only once it is ready."""
+    """One model; version and digest are set once it is ready."""
 
     name: str
     ready: bool
@@ -78,21 +78,21 @@ class ModelList(pydantic.BaseModel):
 
 
 class ExampleReply(pydantic.BaseModel):
-    """What somebody must know to try a model.
+    """Description of a model for the try-out form.
 
     Attributes:
-        model: Its name.
-        version: The champion.
-        title: What people call it.
-        description: What it is for.
+        model: Name.
+        version: Champion version.
+        title: Display name.
+        description: Intended use.
         task: Learning task.
-        labels: What it tells apart.
+        labels: Class labels.
         metrics: On the test split: ``name, value, unit, meaning``; the unit ``share`` goes from 0 to 1.
         media_type: Of a sample.
-        input: Numbers of the codec: height and width of pictures, steps of windows.
+        input: Numeric codec parameters, e.g. image height and width, steps of a window.
         fields: ``name, type, required, choices, columns`` of each field of a sample.
         example: ``media_type`` and ``text`` or ``base64`` of a sample; null if the package has none.
-        expected: The answer to it.
+        expected: Expected prediction for the example.
         gallery: Whether people can be enrolled, verified and identified.
     """
 
@@ -112,14 +112,14 @@ class ExampleReply(pydantic.BaseModel):
 
 
 class DeployRequest(pydantic.BaseModel):
-    """What to serve.
+    """A package to deploy.
 
     Attributes:
         package: Folder of the package, readable by the server.
         version: Version in the model registry.
-        digest: sha256 of the package, as its artifact reference gives it.
-        by: Who asks, for the record.
-        rollout: How it takes over; without one, at once.
+        digest: sha256 of the package, as in its artifact reference.
+        by: Initiator, for the deployment record.
+        rollout: Rollout plan; immediate by default.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid")
@@ -144,7 +144,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def predict_body() -> dict[str, Any]:
-    """The request body of predict, which is read by hand, as OpenAPI describes it."""
+    """OpenAPI request body of predict (the route parses the body itself)."""
     binary = {"type": "string", "format": "binary"}
     one = {"description": 'One sample: {"image": "<base64>"}, {"text": "..."}, or the columns of a row.'}
     several = {
@@ -163,22 +163,22 @@ def predict_body() -> dict[str, Any]:
 
 
 def feedback_body() -> dict[str, Any]:
-    """The request body of feedback, which is read by hand."""
+    """OpenAPI request body of feedback."""
     outcome, several = Outcome.model_json_schema(), Outcomes.model_json_schema()
-    del several["$defs"]  # the document has its definitions elsewhere
+    del several["$defs"]  # inlined below
     several["properties"]["outcomes"]["items"] = outcome
     content = {"application/json": {"schema": {"anyOf": [outcome, several]}}}
     return {"requestBody": {"required": True, "content": content}}
 
 
 def video_body() -> dict[str, Any]:
-    """The request body of a video; ``video/*`` is read, too."""
+    """OpenAPI request body of a video; ``video/*`` is accepted, too."""
     binary = {"type": "string", "format": "binary"}
     return {"requestBody": {"content": {"application/octet-stream": {"schema": binary}}}}
 
 
 def infer_body() -> dict[str, Any]:
-    """The request body of the Open Inference Protocol's infer."""
+    """OpenAPI request body of the Open Inference Protocol's infer."""
     tensor = {
         "type": "object",
         "required": ["name", "shape", "datatype", "data"],

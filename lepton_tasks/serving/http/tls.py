@@ -14,7 +14,7 @@ from lepton_tasks.core.errors import ConfigError
 if TYPE_CHECKING:
     import grpc
 
-_LOOK_EVERY = 1.0  # seconds
+_CHECK_INTERVAL = 1.0  # seconds
 
 _log = logging.getLogger("lepton.serving.tls")
 
@@ -22,14 +22,14 @@ _Signature = tuple[tuple[int, int, int], ...]
 
 
 class Certificate:
-    """A certificate and its key. New connections get the one on disk, looked for at most once a second.
+    """A certificate and its key. New connections use the files on disk, checked at most once a second.
 
-    Files that do not fit together, as in the middle of a renewal, are not taken; the pair before them stays.
+    If certificate and key do not match, e.g. during a renewal, the previous pair stays in use.
 
     Args:
-        cert: PEM file: the server's certificate, then those between it and its authority.
-        key: PEM file of its private key, without a password.
-        clock: Seconds that never go back.
+        cert: PEM file: the server certificate followed by its intermediate certificates.
+        key: PEM file of the private key, without a password.
+        clock: Monotonic seconds.
 
     Raises:
         ConfigError: they cannot be used.
@@ -37,17 +37,17 @@ class Certificate:
 
     def __init__(self, cert: Path, key: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._cert, self._key, self._clock = cert, key, clock
-        self._seen = self._signature()
+        self._loaded = self._signature()
         self._current = self._load()
-        self._look_again = clock() + _LOOK_EVERY
+        self._next_check = clock() + _CHECK_INTERVAL
 
     def context(self) -> ssl.SSLContext:
-        """The context to listen with: TLS 1.2 and later, as Python's defaults have it."""
+        """The server context; TLS 1.2 or later (Python's default)."""
         listening = self._load()
 
         def choose(connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
-            self._look()
-            connection.context = self._current  # called for every handshake, with a server name or without
+            self._reload()
+            connection.context = self._current  # called on every handshake, with or without a server name
 
         listening.sni_callback = choose
         return listening
@@ -60,41 +60,41 @@ class Certificate:
             pair = self._key.read_bytes(), self._cert.read_bytes()
             return grpc.ssl_server_certificate_configuration([pair])
 
-        given = self._current
+        sent = self._current
 
         def renewed() -> grpc.ServerCertificateConfiguration | None:
-            nonlocal given
-            self._look()
-            if given is self._current:
+            nonlocal sent
+            self._reload()
+            if sent is self._current:
                 return None
-            given = self._current
+            sent = self._current
             return configuration()
 
         return grpc.dynamic_ssl_server_credentials(configuration(), renewed, require_client_authentication=False)
 
-    def _look(self) -> None:
+    def _reload(self) -> None:
         now = self._clock()
-        if now < self._look_again:
+        if now < self._next_check:
             return
-        self._look_again = now + _LOOK_EVERY
+        self._next_check = now + _CHECK_INTERVAL
         try:
-            if (signature := self._signature()) == self._seen:
+            if (signature := self._signature()) == self._loaded:
                 return
-            self._seen = signature
+            self._loaded = signature
             self._current = self._load()
             _log.info("new certificate: %s", self._cert)
         except ConfigError as error:
             _log.error("%s The certificate before it stays.", error)
 
     def _signature(self) -> _Signature:
-        """What changes whenever the files do."""
+        """Modification time, inode and size of both files."""
         found = []
         for path in (self._cert, self._key):
             try:
-                about = path.stat()
+                status = path.stat()
             except OSError as error:
                 raise ConfigError(f"it cannot be read: {error.strerror}.", where=str(path)) from error
-            found.append((about.st_mtime_ns, about.st_ino, about.st_size))
+            found.append((status.st_mtime_ns, status.st_ino, status.st_size))
         return tuple(found)
 
     def _load(self) -> ssl.SSLContext:
@@ -111,10 +111,10 @@ class Certificate:
 
 
 def certificate_of(cert: Path | None, key: Path | None) -> Certificate | None:
-    """The certificate to listen with; None without any.
+    """The server certificate; None if neither file is given.
 
     Raises:
-        ConfigError: only one of the files is given, or they cannot be used.
+        ConfigError: only one file is given, or they cannot be used.
     """
     if cert is None or key is None:
         if cert or key:
@@ -124,5 +124,5 @@ def certificate_of(cert: Path | None, key: Path | None) -> Certificate | None:
 
 
 def _no_password() -> str:
-    """Instead of asking on the terminal."""
+    """Fail instead of prompting on the terminal."""
     raise ValueError("the key has a password")

@@ -1,4 +1,4 @@
-"""``/v1/models/<name>/video``: answers for the frames of a video, as server-sent events."""
+"""``/v1/models/<name>/video``: predictions for the frames of a video, as server-sent events."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from lepton_tasks.core.errors import DataError, LeptonError, UnavailableError
 from lepton_tasks.serving.errors import MediaTypeError, NoDecoderError
 from lepton_tasks.serving.http.frames import MISSING
 from lepton_tasks.serving.http.schema import ERRORS, video_body
-from lepton_tasks.serving.http.video_input import Sources, VideoLimits, received
+from lepton_tasks.serving.http.video_input import Sources, VideoLimits, save_upload
 from lepton_tasks.serving.inference.samples import SampleJob
 from lepton_tasks.serving.observing.telemetry import Telemetry
 from lepton_tasks.serving.versions.lookup import Lookup
 
-_AHEAD = 4  # frames of one video that are being answered at a time
+_MAX_FRAMES_IN_FLIGHT = 4  # per video
 
 
 def video_router(
     table: Lookup, telemetry: Telemetry, home: Path, *, sources: Sources, limits: VideoLimits | None = None
 ) -> APIRouter:
-    """The route of videos."""
+    """The video route."""
     limits = limits or VideoLimits()
     router = APIRouter(prefix="/v1", tags=["predict"])
-    places = asyncio.Semaphore(limits.at_once)
+    slots = asyncio.Semaphore(limits.concurrent)
 
-    @router.post("/models/{name}/video", responses={**ERRORS, **_MORE}, openapi_extra=video_body())
+    @router.post("/models/{name}/video", responses={**ERRORS, **_VIDEO_RESPONSES}, openapi_extra=video_body())
     async def video(
         name: str,
         request: Request,
@@ -45,41 +45,41 @@ def video_router(
         differences: Annotated[bool, Query(description="Process the change since the previous frame.")] = False,
         source: Annotated[str, Query(max_length=2000, description="Address to open instead of a body.")] = "",
     ) -> Response:
-        """Answer the frames of a video, as server-sent events: one ``frame`` each, and a ``summary`` at the end."""
+        """Predict the frames of a video, as server-sent events: one ``frame`` each, and a ``summary`` at the end."""
         if not table.get(name).package.codec.media_type.startswith("image/"):
             raise MediaTypeError(f"{name!r} does not accept images, so it cannot process video.")
-        place = sources.checked(source) if source else ""
-        if places.locked():
-            raise UnavailableError(f"{limits.at_once} videos are already being processed.", fix="Try again later.")
-        held = contextlib.AsyncExitStack()
+        location = sources.checked(source) if source else ""
+        if slots.locked():
+            raise UnavailableError(f"{limits.concurrent} videos are already being processed.", fix="Try again later.")
+        resources = contextlib.AsyncExitStack()
         try:
-            await places.acquire()
-            held.callback(places.release)
-            upload = None if place else held.enter_context(await received(request, limits, home))
-            child = await _decoder(place, upload, limits, fps=fps, differences=differences)
-            held.push_async_callback(_ended, child)
+            await slots.acquire()
+            resources.callback(slots.release)
+            upload = None if location else resources.enter_context(await save_upload(request, limits, home))
+            child = await _start_decoder(location, upload, limits, fps=fps, differences=differences)
+            resources.push_async_callback(_kill, child)
             frames = Frames(table, telemetry, name, child, caller=request.state.key)
-            frames.first = await frames.read()  # until it is there, an error can still be a status
+            frames.first = await frames.read()  # before the response starts, so that errors get an HTTP status
         except BaseException:
-            await held.aclose()
+            await resources.aclose()
             raise
-        return EventStream(frames, held)
+        return EventStream(frames, resources)
 
     return router
 
 
-_MORE: dict[int | str, dict[str, Any]] = {
+_VIDEO_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {}}, "description": "Events: frame, summary, error."},
     403: ERRORS[400] | {"description": "A source that the server may not open."},
     501: ERRORS[400] | {"description": "The server has no video decoder."},
 }
 
 
-async def _decoder(
-    place: str, upload: IO[bytes] | None, limits: VideoLimits, *, fps: float, differences: bool
+async def _start_decoder(
+    location: str, upload: IO[bytes] | None, limits: VideoLimits, *, fps: float, differences: bool
 ) -> Process:
     handles = () if upload is None else (upload.fileno(),)
-    path = f"/proc/self/fd/{handles[0]}" if handles else place
+    path = f"/proc/self/fd/{handles[0]}" if handles else location
     command = [
         sys.executable,
         "-m",
@@ -93,24 +93,24 @@ async def _decoder(
     return await asyncio.create_subprocess_exec(*command, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, pass_fds=handles)
 
 
-async def _ended(child: Process) -> None:
+async def _kill(child: Process) -> None:
     with contextlib.suppress(ProcessLookupError):
         child.kill()
     await child.wait()
 
 
 class Frames:
-    """A video that is being looked at.
+    """Predictions for the frames of one video.
 
     Args:
-        table: Which version answers.
-        telemetry: What is told of every frame.
+        table: Routes requests to versions.
+        telemetry: Records every frame as a request.
         name: The model.
-        child: Decodes.
-        caller: Id of the API key that asks.
+        child: Decoder process.
+        caller: Id of the API key.
 
     Attributes:
-        first: What was read before anything was told.
+        first: The first frame, read before the response starts.
     """
 
     def __init__(self, table: Lookup, telemetry: Telemetry, name: str, child: Process, *, caller: str) -> None:
@@ -119,8 +119,8 @@ class Frames:
         self.first: tuple[dict[str, Any], bytes] | None = None
 
     async def read(self) -> tuple[dict[str, Any], bytes]:
-        """The next frame and its picture, or how it ended; raises if the decoder is not there or died."""
-        assert self._child.stdout is not None  # it was asked for
+        """The next frame's header and image, or the final record; raises if OpenCV is missing or the decoder died."""
+        assert self._child.stdout is not None  # created with PIPE
         line = await self._child.stdout.readline()
         if not line:
             if await self._child.wait() == MISSING:
@@ -129,31 +129,33 @@ class Frames:
                     fix="Install it there: pip install opencv-python-headless.",
                 )
             raise DataError("the video could not be decoded.", fix="Send a complete MP4 or WebM file.")
-        told: dict[str, Any] = orjson.loads(line)
-        if "error" in told:
-            raise DataError(told["error"], fix="Send a complete video: MP4, WebM, Matroska, AVI, MPEG.")
-        return told, await self._child.stdout.readexactly(told.get("bytes", 0))
+        header: dict[str, Any] = orjson.loads(line)
+        if "error" in header:
+            raise DataError(header["error"], fix="Send a complete video: MP4, WebM, Matroska, AVI, MPEG.")
+        return header, await self._child.stdout.readexactly(header.get("bytes", 0))
 
     async def events(self) -> AsyncGenerator[bytes, None]:
-        """One event a frame, in the order of time, and the summary; frames ahead are answered meanwhile."""
-        queue: asyncio.Queue[tuple[dict[str, Any], asyncio.Task[dict[str, Any]] | None]] = asyncio.Queue(_AHEAD)
-        reading = asyncio.create_task(self._ahead(queue))
+        """One event per frame, in order, then the summary; the following frames are processed meanwhile."""
+        queue: asyncio.Queue[tuple[dict[str, Any], asyncio.Task[dict[str, Any]] | None]] = asyncio.Queue(
+            _MAX_FRAMES_IN_FLIGHT
+        )
+        reading = asyncio.create_task(self._read_ahead(queue))
         began, answered, refused = time.monotonic(), 0, 0
         waiting: asyncio.Task[dict[str, Any]] | None = None
         try:
             while True:
-                told, waiting = await queue.get()
+                header, waiting = await queue.get()
                 if waiting is None:
                     break
                 event = await waiting
                 answered, refused = answered + ("answer" in event), refused + ("error" in event)
-                yield _event("frame", {"frame": told["frame"], "time_s": told["time_s"], **event}, told["frame"])
-            if "error" in told:
-                yield _event("error", told)
+                yield _event("frame", {"frame": header["frame"], "time_s": header["time_s"], **event}, header["frame"])
+            if "error" in header:
+                yield _event("error", header)
                 return
             seconds = time.monotonic() - began
-            counts = {"model": self._name, "frames": told["decoded"], "answered": answered, "refused": refused}
-            yield _event("summary", {**counts, "cut": told["cut"], "seconds": round(seconds, 3)})
+            counts = {"model": self._name, "frames": header["decoded"], "answered": answered, "refused": refused}
+            yield _event("summary", {**counts, "cut": header["cut"], "seconds": round(seconds, 3)})
         finally:
             reading.cancel()
             while not queue.empty():
@@ -162,21 +164,21 @@ class Frames:
             if waiting is not None:
                 waiting.cancel()
 
-    async def _ahead(self, queue: asyncio.Queue[Any]) -> None:
+    async def _read_ahead(self, queue: asyncio.Queue[Any]) -> None:
         while True:
             try:
-                told, data = self.first or await self.read()
+                header, data = self.first or await self.read()
             except LeptonError as error:
-                told, data = {"error": str(error)}, b""
+                header, data = {"error": str(error)}, b""
             except asyncio.IncompleteReadError:
-                told, data = {"error": "the decoder died."}, b""
+                header, data = {"error": "the decoder died."}, b""
             self.first = None
-            task = asyncio.create_task(self._answer(data)) if "frame" in told else None
-            await queue.put((told, task))
+            task = asyncio.create_task(self._predict(data)) if "frame" in header else None
+            await queue.put((header, task))
             if task is None:
                 return
 
-    async def _answer(self, picture: bytes) -> dict[str, Any]:
+    async def _predict(self, picture: bytes) -> dict[str, Any]:
         try:
             with self._telemetry.watch(self._name, "video") as call:
                 live, call.caller = self._table.get(self._name), self._caller
@@ -184,41 +186,41 @@ class Frames:
                 if not picture:
                     raise DataError("the frame cannot be decoded.")
                 job = SampleJob(picture)
-                answer = await live.batcher.ask(job)
-                call.samples = job.seen
+                answer = await live.batcher.submit_future(job)
+                call.samples = job.sample_records
                 return {"version": live.release.version, "answer": answer}
         except LeptonError as error:
             return {"error": str(error)}
 
 
 class EventStream(Response):
-    """Sends events as they come; ends with its client.
+    """Streams the events until the end or until the client disconnects.
 
     Args:
-        frames: Where they come from.
-        held: What to let go of at the end.
+        frames: Source of the events.
+        resources: Closed at the end.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, frames: Frames, held: contextlib.AsyncExitStack) -> None:
+    def __init__(self, frames: Frames, resources: contextlib.AsyncExitStack) -> None:
         super().__init__(headers={"x-accel-buffering": "no"})
         del self.headers["content-length"]
-        self._frames, self._held = frames, held
+        self._frames, self._resources = frames, resources
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send all events, unless the client goes before."""
+        """Send all events, unless the client disconnects first."""
         sending = asyncio.create_task(self._send(send))
-        leaving = asyncio.create_task(_gone(receive))
+        disconnect = asyncio.create_task(_wait_for_disconnect(receive))
         try:
-            await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((sending, disconnect), return_when=asyncio.FIRST_COMPLETED)
             if sending.done():
                 sending.result()
         finally:
-            for task in (sending, leaving):
+            for task in (sending, disconnect):
                 task.cancel()
-            await asyncio.gather(sending, leaving, return_exceptions=True)
-            await self._held.aclose()
+            await asyncio.gather(sending, disconnect, return_exceptions=True)
+            await self._resources.aclose()
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
@@ -228,12 +230,12 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b""})
 
 
-async def _gone(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 def _event(kind: str, data: Mapping[str, Any], number: int | None = None) -> bytes:
     body = orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY)
-    mark = b"" if number is None else b"id: %d\n" % number
-    return b"event: %b\n%bdata: %b\n\n" % (kind.encode(), mark, body)
+    event_id = b"" if number is None else b"id: %d\n" % number
+    return b"event: %b\n%bdata: %b\n\n" % (kind.encode(), event_id, body)

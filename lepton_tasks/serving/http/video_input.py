@@ -1,4 +1,4 @@
-"""Video input: the request body, or a source that the operator has allowed."""
+"""Video input: the request body, or a source that the operator allows."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ SOURCES_VARIABLE = "LEPTON_VIDEO_SOURCES"
 
 @dataclasses.dataclass(frozen=True)
 class VideoLimits:
-    """What a video may cost."""
+    """Limits per video."""
 
     body_bytes: int = 512 * 2**20
-    """Of an upload; it lies on disk while it is looked at."""
+    """Of an upload, which is kept on disk while it is processed."""
     frames: int = 100_000
-    """That are answered; then the summary says ``cut``."""
+    """Processed frames; beyond it, the summary has ``cut`` set."""
     pixels: int = 50_000_000
-    """Of a frame."""
-    at_once: int = 2
+    """Per frame."""
+    concurrent: int = 2
     """Videos that one process decodes at a time."""
 
 
 class Sources:
-    """Sources that the server may open itself.
+    """Allow-list of sources that the server may open.
 
     Args:
-        text: Folders, and beginnings of addresses that end in ``/``, or whole addresses; parted by commas.
+        text: Comma-separated folders, URL prefixes that end in ``/``, and full URLs.
     """
 
     def __init__(self, text: str) -> None:
@@ -46,39 +46,39 @@ class Sources:
         self._folders = [Path(entry).expanduser().resolve() for entry in entries if "://" not in entry]
 
     def checked(self, source: str) -> str:
-        """The path or address to open; raises `NotAllowedError` if it is not among them."""
+        """The path or URL to open; raises `NotAllowedError` if it is not allowed."""
         if "://" in source:
             allowed = ".." not in source and any(
                 source.startswith(entry) if entry.endswith("/") else source == entry for entry in self._addresses
             )
-            place = source
+            location = source
         else:
             path = Path(source).resolve()
             allowed = path.is_file() and any(path.is_relative_to(folder) for folder in self._folders)
-            place = str(path)
+            location = str(path)
         if not allowed:
             raise NotAllowedError(
                 "this server does not open that source.",
                 where="source",
                 fix=f"Send the video as the body, or ask the server's operator to add it to {SOURCES_VARIABLE}.",
             )
-        return place
+        return location
 
 
 def sources_of(variables: Mapping[str, str] | None = None) -> Sources:
-    """What ``LEPTON_VIDEO_SOURCES`` lets the server open; nothing without it."""
+    """The allow-list in ``LEPTON_VIDEO_SOURCES``; empty by default."""
     return Sources((os.environ if variables is None else variables).get(SOURCES_VARIABLE, ""))
 
 
-async def received(request: Request, limits: VideoLimits, home: Path) -> IO[bytes]:
-    """The body in a file without a name, which goes when it is closed or this process ends."""
+async def save_upload(request: Request, limits: VideoLimits, home: Path) -> IO[bytes]:
+    """The body as an anonymous temporary file, deleted when it is closed or this process ends."""
     kind = media_type(request.headers.get("content-type"))
     if not (kind.startswith("video/") or kind in ("application/octet-stream", "image/gif", "")):
         raise MediaTypeError(
             f"the content type {kind!r} is not video.",
             fix="Send the file itself: curl -H 'content-type: video/mp4' --data-binary @film.mp4 URL",
         )
-    upload = tempfile.TemporaryFile(dir=home)  # noqa: SIM115  # the reply closes it
+    upload = tempfile.TemporaryFile(dir=home)  # noqa: SIM115  # closed by the response
     try:
         length = 0
         async for chunk in request.stream():

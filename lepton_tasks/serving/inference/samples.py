@@ -1,4 +1,4 @@
-"""Jobs of the prediction API: encoded samples in, decoded answers out."""
+"""Jobs of the prediction API (``/v1``): encoded samples in, predictions out."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ _log = logging.getLogger("lepton.serving.samples")
 
 
 class SampleJob:
-    """One encoded sample, e.g. a picture file; its answer is the output codec's."""
+    """One encoded sample, e.g. an image file; the result is the output codec's dictionary."""
 
     def __init__(self, payload: bytes) -> None:
         self._payload = payload
-        self.seen: list[dict[str, Any]] = []
+        self.sample_records: list[dict[str, Any]] = []
 
     def decode(self, package: Package) -> list[np.ndarray]:
         """The sample with a batch axis of one."""
-        return [_decode(package, self._payload, self.seen)]
+        return [_decode(package, self._payload, self.sample_records)]
 
     def answer(self, package: Package, outputs: Sequence[Outputs]) -> Any:
-        """The output codec's answer."""
+        """The output codec's prediction."""
         return package.output_codec.encode(outputs[0], 0)
 
 
 class PredictJob:
-    """One predict request; parsing and replying happen in the worker thread, too.
+    """One predict request; parsing and encoding run in the worker thread, too.
 
     Args:
         body: One encoded sample, or JSON.
@@ -47,10 +47,10 @@ class PredictJob:
         payloads: Encoded samples, instead of a body.
         model: Name for the reply.
         version: Version for the reply.
-        most: How many samples are allowed.
+        most: Maximum number of samples.
 
     Attributes:
-        seen: For the request log, one mapping a sample: size, mean, std, values, and what is kept of the answer.
+        sample_records: For the request log, one mapping per sample: size, mean, std, values and prediction.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class PredictJob:
     ) -> None:
         self._body, self._json, self._payloads, self._most = body, json, payloads, most
         self._reply: dict[str, Any] = {"model": model, "version": version}
-        self.seen: list[dict[str, Any]] = []
+        self.sample_records: list[dict[str, Any]] = []
 
     def decode(self, package: Package) -> list[np.ndarray]:
         """Each sample with a batch axis of one."""
@@ -76,7 +76,7 @@ class PredictJob:
         arrays = []
         for i, payload in enumerate(payloads):
             try:
-                arrays.append(_decode(package, payload, self.seen))
+                arrays.append(_decode(package, payload, self.sample_records))
             except DataError as error:
                 where = f"instances[{i}].{error.where}".rstrip(".") if len(payloads) > 1 else error.where
                 raise type(error)(error.what, where=where, fix=error.fix) from error
@@ -86,14 +86,14 @@ class PredictJob:
         """The reply's body."""
         answers = [package.output_codec.encode(output, 0) for output in outputs]
         key = next_id()
-        for i, (seen, answer) in enumerate(zip(self.seen, answers, strict=True)):
-            seen["id"] = key if len(answers) == 1 else f"{key}/{i}"
-            seen |= answered(answer)
+        for i, (record, answer) in enumerate(zip(self.sample_records, answers, strict=True)):
+            record["id"] = key if len(answers) == 1 else f"{key}/{i}"
+            record |= answered(answer)
         return orjson.dumps({**self._reply, "id": key, "predictions": answers}, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def next_id() -> str:
-    """What an answer is known by, to tell later what would have been right; no other process gives the same."""
+    """A unique id for a prediction response, used to report true labels later."""
     return _ids()()
 
 
@@ -104,16 +104,16 @@ def _ids() -> Callable[[], str]:
 
 
 def check_count(samples: Sequence[bytes], most: int) -> None:
-    """Raise `TooLargeError` if a request has more samples than are taken."""
+    """Raise `TooLargeError` if a request has more than `most` samples."""
     if len(samples) > most:
-        raise TooLargeError(f"{len(samples)} samples in one request; at most {most} are taken.")
+        raise TooLargeError(f"{len(samples)} samples in one request; at most {most} are allowed.")
 
 
 def instances(body: bytes, codec: Codec) -> list[bytes]:
-    """The encoded samples of a JSON body: that of ``{"instances": [...]}``, or the one that it is.
+    """The encoded samples of a JSON body: ``{"instances": [...]}``, or a single sample.
 
     Raises:
-        DataError: it is not JSON, or holds no sample as the codec reads it.
+        DataError: it is not JSON, or the codec rejects a sample.
     """
     try:
         value = orjson.loads(body)
@@ -133,16 +133,16 @@ def instances(body: bytes, codec: Codec) -> list[bytes]:
     return samples
 
 
-def _decode(package: Package, payload: bytes, seen: list[dict[str, Any]]) -> np.ndarray:
-    """The sample with a batch axis of one; what the request log keeps of it is added to `seen`."""
-    told: dict[str, Any] = {"bytes": len(payload)}
-    seen.append(told)
+def _decode(package: Package, payload: bytes, records: list[dict[str, Any]]) -> np.ndarray:
+    """The sample with a batch axis of one; its record for the request log is appended to `records`."""
+    record: dict[str, Any] = {"bytes": len(payload)}
+    records.append(record)
     if not payload:
         raise DataError("the sample is empty.", fix="Send the bytes of a file.")
     sample = package.codec.decode(payload)
-    told |= {"mean": float(sample.mean()), "std": float(sample.std())}
+    record |= {"mean": float(sample.mean()), "std": float(sample.std())}
     try:
-        told["values"] = observed(package.codec, payload, sample)
-    except Exception:  # noqa: BLE001  # whatever it is, the request is answered all the same
+        record["values"] = observed(package.codec, payload, sample)
+    except Exception:  # noqa: BLE001  # logging must not fail the request
         _log.exception("a sample of %s is logged without its values", package.spec.name)
     return sample[np.newaxis]

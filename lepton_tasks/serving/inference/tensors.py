@@ -22,16 +22,16 @@ from lepton_tasks.core.errors import DataError
 from lepton_tasks.serving.inference.batching import Outputs
 from lepton_tasks.serving.package import Package, TensorSpec
 
-_LONGEST_HEADER, _MOST_HEADERS = 1024, 256  # that are remembered, of one package
-_SIZES = {int}  # what sizes may be; true and false, which count as 1 and 0, may not
-_NUMBERS = {int, float, bool}
+_MAX_CACHED_HEADER_BYTES, _MAX_CACHED_HEADERS = 1024, 256  # per package
+_SIZE_TYPES = {int}  # not bool, although `True == 1`
+_NUMBER_TYPES = {int, float, bool}
 
-_QUICK: Mapping[str, Callable[[list[Any]], Any]] = {
+_FAST_CONVERTERS: Mapping[str, Callable[[list[Any]], Any]] = {
     "uint8": bytes,
     **{name: functools.partial(array.array, code) for name, code in (("int32", "i"), ("int64", "q"))},
     **{name: functools.partial(array.array, code) for name, code in (("float32", "f"), ("float64", "d"))},
 }
-"""What makes of numbers, if all fit, the bytes of this type: in a quarter of the time that NumPy takes."""
+"""Convert a list of numbers to a buffer of this dtype, if all fit; four times as fast as NumPy."""
 
 DATATYPES = {
     "bool": "BOOL",
@@ -45,104 +45,106 @@ DATATYPES = {
 }
 
 
-OF_DTYPES = {np.dtype(name): datatype for name, datatype in DATATYPES.items()}
-"""The same by NumPy's dtypes; their names take NumPy five microseconds."""
+DATATYPE_BY_DTYPE = {np.dtype(name): datatype for name, datatype in DATATYPES.items()}
+"""Keyed by dtype, because `dtype.name` takes NumPy 5 us."""
 
 
-class _Asks(NamedTuple):
-    """What an infer request asks for, apart from its tensor: its id, the outputs, and which of them as bytes."""
+class _RequestFields(NamedTuple):
+    """Fields of an infer request besides its tensor: id, and the names of the outputs with whether each is binary."""
 
     id: str | None
     wanted: list[tuple[str, bool]]
 
 
-class _Known(NamedTuple):
-    """What a header said that was read before; `size` are the bytes of the whole body."""
+class _CachedHeader(NamedTuple):
+    """A parsed JSON header; `size` is that of the whole body in bytes."""
 
-    asks: _Asks
+    fields: _RequestFields
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     size: int
 
 
 class InferJob:
-    """One infer request; parsing and replying happen in the worker thread, too.
+    """One infer request; parsing and encoding run in the worker thread, too.
 
     Args:
-        body: The body: JSON, and behind it the bytes of the input if `header` is given.
+        body: JSON, followed by the binary input if `header` is given.
         model: Name for the reply.
         version: Version for the reply.
-        most: How many rows are allowed.
-        header: How many bytes of the body are JSON; all without it.
+        most: Maximum number of rows.
+        header: Bytes of JSON at the start of the body; all by default.
 
     Attributes:
-        header_length: How many bytes of the reply are JSON, if there are others; set with the answer.
-        seen: For the request log.
+        header_length: Bytes of JSON at the start of a reply with binary outputs; set by `answer`.
+        sample_records: For the request log.
     """
 
     def __init__(self, body: bytes, *, model: str, version: str, most: int, header: int | None = None) -> None:
         self._body, self._most, self._header = body, most, header
         self._model, self._version = model, version
-        self._asks = _Asks(None, [])
+        self._fields = _RequestFields(None, [])
         self.header_length: int | None = None
-        self.seen: list[dict[str, Any]] = []
+        self.sample_records: list[dict[str, Any]] = []
 
     def decode(self, package: Package) -> list[np.ndarray]:
-        """The input tensor; raises `DataError` naming what does not fit the model."""
-        told: dict[str, Any] = {"bytes": len(self._body)}
-        self.seen.append(told)
-        values = self._json(package) if self._header is None else self._binary(package, self._header)
-        told["rows"] = len(values)
+        """The input tensor; raises `DataError` if it does not match the model's input."""
+        record: dict[str, Any] = {"bytes": len(self._body)}
+        self.sample_records.append(record)
+        values = self._read_json(package) if self._header is None else self._read_binary(package, self._header)
+        record["rows"] = len(values)
         return [values]
 
     def answer(self, package: Package, outputs: Sequence[Outputs]) -> bytes:
         """The reply's body."""
         tensors, raw = [], []
-        for name, binary in self._asks.wanted:
+        for name, binary in self._fields.wanted:
             value = outputs[0][name]
-            tensor: dict[str, Any] = {"name": name, "shape": value.shape, "datatype": OF_DTYPES[value.dtype]}
+            tensor: dict[str, Any] = {"name": name, "shape": value.shape, "datatype": DATATYPE_BY_DTYPE[value.dtype]}
             if binary:
-                raw.append(little_end_first(value))
+                raw.append(little_endian_bytes(value))
                 tensor["parameters"] = {"binary_data_size": len(raw[-1])}
             else:
                 tensor["data"] = np.ascontiguousarray(value).ravel()
             tensors.append(tensor)
         reply: dict[str, Any] = {"model_name": self._model, "model_version": self._version, "outputs": tensors}
-        if self._asks.id is not None:
-            reply["id"] = self._asks.id
+        if self._fields.id is not None:
+            reply["id"] = self._fields.id
         body = orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY)
         if not raw:
             return body
         self.header_length = len(body)
         return b"".join((body, *raw))
 
-    def _json(self, package: Package) -> np.ndarray:
-        """The tensor of a request that is JSON alone."""
-        self._asks, tensor = _asks(self._body, package)
+    def _read_json(self, package: Package) -> np.ndarray:
+        """The tensor of a JSON request."""
+        self._fields, tensor = _parse_request(self._body, package)
         spec = package.spec.inputs[0]
-        return checked(_values(tensor, spec, None), tensor.get("shape"), tensor.get("datatype"), spec, self._most)
+        return validated_tensor(
+            _values(tensor, spec, None), tensor.get("shape"), tensor.get("datatype"), spec, self._most
+        )
 
-    def _binary(self, package: Package, length: int) -> np.ndarray:
-        """The tensor behind a header of so many bytes. Most headers have come before: they are not read again."""
+    def _read_binary(self, package: Package, length: int) -> np.ndarray:
+        """The tensor after a JSON header of `length` bytes; parsed headers are cached, as clients repeat them."""
         header, spec = self._body[:length], package.spec.inputs[0]
-        known: _Known | None = package.headers.get(header)
-        if known is not None and len(self._body) == known.size:
-            self._asks = known.asks
-            return np.frombuffer(self._body, known.dtype, offset=length).reshape(known.shape)
+        cached: _CachedHeader | None = package.headers.get(header)
+        if cached is not None and len(self._body) == cached.size:
+            self._fields = cached.fields
+            return np.frombuffer(self._body, cached.dtype, offset=length).reshape(cached.shape)
         if length > len(self._body):
             raise DataError(f"the header is said to have {length} bytes; the body has {len(self._body)}.")
-        self._asks, tensor = _asks(header, package)
+        self._fields, tensor = _parse_request(header, package)
         raw = _values(tensor, spec, memoryview(self._body)[length:])
-        values = checked(raw, tensor.get("shape"), tensor.get("datatype"), spec, self._most)
-        if "data" not in tensor and length <= _LONGEST_HEADER and sys.byteorder == "little":
-            if len(package.headers) >= _MOST_HEADERS:
+        values = validated_tensor(raw, tensor.get("shape"), tensor.get("datatype"), spec, self._most)
+        if "data" not in tensor and length <= _MAX_CACHED_HEADER_BYTES and sys.byteorder == "little":
+            if len(package.headers) >= _MAX_CACHED_HEADERS:
                 package.headers.clear()
-            package.headers[header] = _Known(self._asks, values.dtype, values.shape, len(self._body))
+            package.headers[header] = _CachedHeader(self._fields, values.dtype, values.shape, len(self._body))
         return values
 
 
-def _asks(text: bytes, package: Package) -> tuple[_Asks, dict[str, Any]]:
-    """What a request's JSON asks for, and the tensor it tells of."""
+def _parse_request(text: bytes, package: Package) -> tuple[_RequestFields, dict[str, Any]]:
+    """Parse a request's JSON into its fields and the input tensor's entry."""
     try:
         request = orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -151,21 +153,21 @@ def _asks(text: bytes, package: Package) -> tuple[_Asks, dict[str, Any]]:
         raise DataError("the body is not a JSON object.", fix="See /docs for its form.")
     if (key := request.get("id")) is not None and not isinstance(key, str):
         raise DataError("'id' is not a string.")
-    asks = _Asks(key, _wanted_outputs(request, package))
-    return asks, _only_input(request.get("inputs"), package.spec.inputs[0])
+    fields = _RequestFields(key, _wanted_outputs(request, package))
+    return fields, _only_input(request.get("inputs"), package.spec.inputs[0])
 
 
 def _wanted_outputs(request: Mapping[str, Any], package: Package) -> list[tuple[str, bool]]:
-    """The outputs asked for, and whether each is wanted as bytes."""
-    asked = request.get("outputs")
+    """The requested outputs, and whether each is returned as bytes."""
+    requested = request.get("outputs")
     default = _flag(request, "binary_data_output")
     names = package.output_names
-    if not asked:
+    if not requested:
         return [(name, default) for name in names]
-    if not isinstance(asked, list):
+    if not isinstance(requested, list):
         raise DataError("'outputs' is not a list.")
     wanted = []
-    for item in asked:
+    for item in requested:
         name = item.get("name") if isinstance(item, dict) else item
         if name not in names:
             raise DataError(f"no output {name!r}.", where="outputs", fix=f"Known: {', '.join(names)}.")
@@ -193,27 +195,27 @@ def _only_input(inputs: Any, spec: TensorSpec) -> dict[str, Any]:
     return only
 
 
-def checked(values: np.ndarray, shape: Any, datatype: Any, spec: TensorSpec, most: int) -> np.ndarray:
-    """The values in the shape they are said to have, if that is one the model takes.
+def validated_tensor(values: np.ndarray, shape: Any, datatype: Any, spec: TensorSpec, most: int) -> np.ndarray:
+    """The values reshaped to `shape`; raises `DataError` if shape or datatype do not match the model's input.
 
     Args:
-        values: All of them, already of the model's dtype.
-        shape: What came as the shape.
-        datatype: What came as the datatype.
-        spec: What the model takes.
-        most: How many rows are allowed.
+        values: Flat, in the model's dtype.
+        shape: The request's shape.
+        datatype: The request's datatype.
+        spec: The model's input.
+        most: Maximum number of rows.
     """
     at = f"inputs.{spec.name}"
     if datatype != DATATYPES[spec.dtype]:
         raise DataError(f"the datatype is {datatype!r}, not {DATATYPES[spec.dtype]}.", where=at)
-    if not isinstance(shape, list) or not {*map(type, shape)} <= _SIZES or (shape and min(shape) < 0):
+    if not isinstance(shape, list) or not {*map(type, shape)} <= _SIZE_TYPES or (shape and min(shape) < 0):
         raise DataError("'shape' is not a list of sizes.", where=at)
     fits = len(shape) == len(spec.shape) and (
         shape[1:] == list(spec.shape[1:])
         or all(want in (None, size) for want, size in zip(spec.shape, shape, strict=True))
     )
     if not fits:
-        raise DataError(f"the shape is {shape}, not {open_shape(spec)} (-1: any size).", where=at)
+        raise DataError(f"the shape is {shape}, not {wire_shape(spec)} (-1: any size).", where=at)
     if values.size != math.prod(shape):
         raise DataError(f"{values.size} values came; the shape {shape} asks for {math.prod(shape)}.", where=at)
     tensor = values.reshape(shape)
@@ -227,7 +229,7 @@ def _values(tensor: Mapping[str, Any], spec: TensorSpec, binary: memoryview | No
     parameters = tensor.get("parameters")
     size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
     if size is None:
-        return _listed(tensor.get("data"), spec, at)
+        return _values_from_list(tensor.get("data"), spec, at)
     if binary is None:
         raise DataError(
             "the tensor is said to be binary, but the request has no binary part.",
@@ -238,7 +240,7 @@ def _values(tensor: Mapping[str, Any], spec: TensorSpec, binary: memoryview | No
 
 
 def raw_values(size: Any, binary: memoryview, spec: TensorSpec, at: str) -> np.ndarray:
-    """The values of a tensor that came as bytes, little end first, said to be `size` of them."""
+    """The values of a little-endian binary tensor; `size` is the declared number of bytes."""
     dtype = np.dtype(spec.dtype)
     if type(size) is not int or size != len(binary) or size % dtype.itemsize:
         raise DataError(
@@ -249,17 +251,17 @@ def raw_values(size: Any, binary: memoryview, spec: TensorSpec, at: str) -> np.n
     return np.frombuffer(binary, dtype.newbyteorder("<")).astype(dtype)
 
 
-def _listed(data: Any, spec: TensorSpec, at: str) -> np.ndarray:
-    """The values of a tensor that came as JSON; a `DataError` where the model's type would change them."""
+def _values_from_list(data: Any, spec: TensorSpec, at: str) -> np.ndarray:
+    """The values of a JSON tensor; raises `DataError` if the model's dtype cannot represent them."""
     if not isinstance(data, list):
         raise DataError("'data' is not a list.", where=at)
     data = _flat(data, at)
-    if data and type(data[0]) in (int, float) and spec.dtype in _QUICK:
-        with contextlib.suppress(TypeError, ValueError, OverflowError):  # no such numbers: below is said why
-            return np.frombuffer(_QUICK[spec.dtype](data), spec.dtype)
+    if data and type(data[0]) in (int, float) and spec.dtype in _FAST_CONVERTERS:
+        with contextlib.suppress(TypeError, ValueError, OverflowError):  # checked in detail below
+            return np.frombuffer(_FAST_CONVERTERS[spec.dtype](data), spec.dtype)
     dtype = np.dtype(spec.dtype)
     other = DataError(f"'data' holds other values than {DATATYPES[dtype.name]} numbers.", where=at)
-    if not {*map(type, data)} <= _NUMBERS:  # NumPy would give every text among them as much room as the longest
+    if not {*map(type, data)} <= _NUMBER_TYPES:  # NumPy would allocate the longest text's size for every value
         raise other
     values = np.asarray(data)
     allowed = {"b": "b", "u": "iu", "i": "iu", "f": "iuf"}[dtype.kind]
@@ -273,7 +275,7 @@ def _listed(data: Any, spec: TensorSpec, at: str) -> np.ndarray:
 
 
 def _flat(data: list[Any], at: str) -> list[Any]:
-    """The values of nested lists, the last axis first."""
+    """Flatten nested lists in C order."""
     while data and type(data[0]) is list:
         if {*map(type, data)} != {list} or len({*map(len, data)}) > 1:
             raise DataError("'data' is ragged.", where=at)
@@ -281,11 +283,11 @@ def _flat(data: list[Any], at: str) -> list[Any]:
     return data
 
 
-def little_end_first(value: np.ndarray) -> bytes:
-    """The values as bytes, the first axis first."""
+def little_endian_bytes(value: np.ndarray) -> bytes:
+    """The values as little-endian bytes in C order."""
     return value.tobytes() if sys.byteorder == "little" else value.astype(value.dtype.newbyteorder("<")).tobytes()
 
 
-def open_shape(spec: TensorSpec) -> list[int]:
-    """The shape with -1 for any size."""
+def wire_shape(spec: TensorSpec) -> list[int]:
+    """The shape as the protocol writes it: -1 for any size."""
     return [-1 if size is None else size for size in spec.shape]

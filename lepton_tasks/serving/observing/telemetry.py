@@ -14,8 +14,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, generate_latest
 
 from lepton_tasks.serving.errors import CLIENT_GONE, reason_of, status_of
-from lepton_tasks.serving.inference.asked import Reply
 from lepton_tasks.serving.inference.batching import Ticket, Timings
+from lepton_tasks.serving.inference.request import Reply
 from lepton_tasks.serving.observing.counting import Counter, Histogram
 from lepton_tasks.serving.observing.request_log import RequestLog
 from lepton_tasks.serving.versions.live import Live

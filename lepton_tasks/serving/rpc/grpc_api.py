@@ -12,15 +12,15 @@ from lepton_tasks.core.errors import DataError, LeptonError
 from lepton_tasks.serving.access.auth import Guard
 from lepton_tasks.serving.errors import status_of
 from lepton_tasks.serving.http.oip import metadata_of, own_version
-from lepton_tasks.serving.inference.answering import Answerer
-from lepton_tasks.serving.inference.asked import TIMEOUT_HEADER, Asked, Heading
 from lepton_tasks.serving.inference.batching import Outputs
+from lepton_tasks.serving.inference.handler import RequestHandler
+from lepton_tasks.serving.inference.request import TIMEOUT_HEADER, PredictionRequest, RequestHead
 from lepton_tasks.serving.inference.tensors import (
+    DATATYPE_BY_DTYPE,
     DATATYPES,
-    OF_DTYPES,
-    checked,
-    little_end_first,
+    little_endian_bytes,
     raw_values,
+    validated_tensor,
 )
 from lepton_tasks.serving.package import Package, TensorSpec
 from lepton_tasks.serving.rpc.grpc_messages import MESSAGES, SERVICE
@@ -54,21 +54,21 @@ class MessageJob:
     Args:
         request: A ``ModelInferRequest``.
         version: Version for the reply.
-        most: How many rows are allowed.
+        most: Maximum number of rows.
 
     Attributes:
-        seen: For the request log.
+        sample_records: For the request log.
     """
 
     def __init__(self, request: Any, *, version: str, most: int) -> None:
         self._request, self._version, self._most = request, version, most
         self._wanted: list[str] = []
-        self.seen: list[dict[str, Any]] = []
+        self.sample_records: list[dict[str, Any]] = []
 
     def decode(self, package: Package) -> list[np.ndarray]:
-        """The input tensor; raises `DataError` naming what does not fit the model."""
-        told: dict[str, Any] = {"bytes": self._request.ByteSize()}
-        self.seen.append(told)
+        """The input tensor; raises `DataError` if it does not match the model's input."""
+        record: dict[str, Any] = {"bytes": self._request.ByteSize()}
+        self.sample_records.append(record)
         names = [tensor.name for tensor in package.spec.outputs]
         self._wanted = [output.name for output in self._request.outputs] or names
         for name in self._wanted:
@@ -79,9 +79,11 @@ class MessageJob:
         if len(inputs) != 1 or inputs[0].name != spec.name or len(raw) > 1:
             raise DataError("'inputs' is not a list of one tensor.", fix=f"Send one input named {spec.name!r}.")
         at = f"inputs.{spec.name}"
-        values = raw_values(len(raw[0]), memoryview(raw[0]), spec, at) if raw else _listed(inputs[0], spec, at)
-        array = checked(values, list(inputs[0].shape), inputs[0].datatype, spec, self._most)
-        told["rows"] = len(array)
+        values = (
+            raw_values(len(raw[0]), memoryview(raw[0]), spec, at) if raw else _values_from_contents(inputs[0], spec, at)
+        )
+        array = validated_tensor(values, list(inputs[0].shape), inputs[0].datatype, spec, self._most)
+        record["rows"] = len(array)
         return [array]
 
     def answer(self, package: Package, outputs: Sequence[Outputs]) -> bytes:
@@ -92,16 +94,16 @@ class MessageJob:
         )
         for name in self._wanted:
             value = outputs[0][name]
-            tensor = reply.outputs.add(name=name, datatype=OF_DTYPES[value.dtype], shape=value.shape)
+            tensor = reply.outputs.add(name=name, datatype=DATATYPE_BY_DTYPE[value.dtype], shape=value.shape)
             contents = _CONTENTS.get(value.dtype.name)
             if request.raw_input_contents or contents is None:
-                reply.raw_output_contents.append(little_end_first(value))
+                reply.raw_output_contents.append(little_endian_bytes(value))
             else:
                 getattr(tensor.contents, contents).extend(value.ravel().tolist())
         return bytes(reply.SerializeToString())
 
 
-def _listed(tensor: Any, spec: TensorSpec, at: str) -> np.ndarray:
+def _values_from_contents(tensor: Any, spec: TensorSpec, at: str) -> np.ndarray:
     contents = _CONTENTS.get(spec.dtype)
     if contents is None:
         raise DataError(f"{DATATYPES[spec.dtype]} travels in raw_input_contents only.", where=at)
@@ -113,29 +115,29 @@ def _listed(tensor: Any, spec: TensorSpec, at: str) -> np.ndarray:
 
 
 class GrpcServer:
-    """The gRPC side of a server. Made and used inside its event loop.
+    """The gRPC listener of a server. Created and used inside its event loop.
 
     Args:
         table: The models.
-        answerer: What answers.
-        guard: What lets requests in.
-        address: ``host:port`` to listen on; port 0 takes a free one.
-        shared: Whether other processes listen there, too.
+        handler: Handles the prediction requests.
+        guard: Checks API keys.
+        address: ``host:port`` to listen on; port 0 selects a free one.
+        shared: Whether other processes listen on the same port.
         credentials: For TLS.
     """
 
     def __init__(
         self,
         table: Lookup,
-        answerer: Answerer,
+        handler: RequestHandler,
         guard: Guard,
         address: str,
         *,
         shared: bool = False,
         credentials: grpc.ServerCredentials | None = None,
     ) -> None:
-        self._table, self._answerer, self._guard = table, answerer, guard
-        most = answerer.limits.body_bytes
+        self._table, self._handler, self._guard = table, handler, guard
+        most = handler.limits.body_bytes
         self._server = grpc.aio.server(
             options=[("grpc.max_receive_message_length", most), ("grpc.so_reuseport", int(shared))],
         )
@@ -147,7 +149,7 @@ class GrpcServer:
             "ModelMetadata": self._model_metadata,
             "ModelInfer": self._infer,
         }
-        handlers = {name: _handler(name, method) for name, method in methods.items()}
+        handlers = {name: _method_handler(name, method) for name, method in methods.items()}
         self._server.add_registered_method_handlers(SERVICE, handlers)
         if credentials is None:
             self.port = self._server.add_insecure_port(address)
@@ -155,11 +157,11 @@ class GrpcServer:
             self.port = self._server.add_secure_port(address, credentials)
 
     async def start(self) -> None:
-        """Begin to listen."""
+        """Start listening."""
         await self._server.start()
 
     async def stop(self, seconds: float) -> None:
-        """Take no more, and give what is being answered some seconds; while it stops, only wait until it has."""
+        """Stop listening and wait up to `seconds` for running requests; a second call only waits."""
         await self._server.stop(seconds)
 
     async def _live(self, _: Any, __: Any) -> dict[str, Any]:
@@ -181,23 +183,23 @@ class GrpcServer:
         return metadata_of(self._table, request.name, request.version or None)
 
     def _admit(self, context: Any, model: str) -> str:
-        """The id of the caller's key: metadata ``authorization``, as in HTTP."""
-        given = dict(context.invocation_metadata() or ())
-        return self._guard.admit(given.get("authorization"), model)
+        """Check the metadata ``authorization`` as in HTTP; returns the id of the API key."""
+        metadata = dict(context.invocation_metadata() or ())
+        return self._guard.admit(metadata.get("authorization"), model)
 
     async def _infer(self, request: Any, context: Any) -> bytes:
-        given = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         caller = self._admit(context, request.model_name)
-        given.pop("content-encoding", None)  # gRPC has undone it
+        metadata.pop("content-encoding", None)  # already decoded by gRPC
         if (left := context.time_remaining()) is not None:
-            given[TIMEOUT_HEADER] = str(max(left * 1000, 1.0))
-        heading = Heading.read("grpc", request.model_name, request.model_version or None, given.get)
-        most = self._answerer.limits.samples
+            metadata[TIMEOUT_HEADER] = str(max(left * 1000, 1.0))
+        head = RequestHead.from_headers("grpc", request.model_name, request.model_version or None, metadata.get)
+        most = self._handler.limits.samples
 
-        def job(live: Live) -> MessageJob:
+        def make_job(live: Live) -> MessageJob:
             return MessageJob(request, version=live.release.version, most=most)
 
-        reply = await self._answerer.answer(Asked(heading, caller=caller, make=job))
+        reply = await self._handler.handle(PredictionRequest(head, caller=caller, make_job=make_job))
         if reply.status != 200:
             await _abort(context, reply.status, reply.reason)
         return reply.body
@@ -207,8 +209,8 @@ async def _abort(context: Any, status: int, reason: str) -> None:
     await context.abort(_CODES.get(status, grpc.StatusCode.INTERNAL), reason)
 
 
-def _handler(name: str, method: Callable[[Any, Any], Awaitable[Any]]) -> grpc.RpcMethodHandler:
-    """A method that takes a message, and gives a mapping of its reply's fields or the reply's bytes."""
+def _method_handler(name: str, method: Callable[[Any, Any], Awaitable[Any]]) -> grpc.RpcMethodHandler:
+    """The gRPC handler of a method that returns the reply's fields as a mapping, or its bytes."""
     reply = MESSAGES[f"{name}Response"]
 
     async def call(request: Any, context: Any) -> bytes:

@@ -14,7 +14,7 @@ from typing import Any
 
 from lepton_tasks.core.errors import ArtifactError, LeptonError
 from lepton_tasks.serving.inference.batching import Batcher, Timings
-from lepton_tasks.serving.inference.pace import Pace, measure
+from lepton_tasks.serving.inference.calibration import Calibration, calibrate
 from lepton_tasks.serving.package import Package, load_package
 from lepton_tasks.serving.versions.releases import Release, Releases, State
 from lepton_tasks.serving.versions.tally import Tally
@@ -161,16 +161,16 @@ class Loader:
 
     async def _one(self, name: str, release: Release, loaded: dict[str, Live]) -> Live:
         if release.folder not in loaded:
-            package, pace = await asyncio.to_thread(_load, self._releases.folder(name, release))
+            package, calibration = await asyncio.to_thread(_load, self._releases.folder(name, release))
             observe = self._observer and self._observer(name, release.version)
             batcher = Batcher(
                 package,
-                max_batch=pace.batch,
-                deep=pace.deep,
+                max_batch=calibration.max_batch,
+                burst_batch=calibration.burst_batch,
                 workers=self._workers,
-                small=pace.small,
-                busy=pace.busy,
-                rate=pace.rate,
+                inline_bytes=calibration.inline_bytes,
+                inline_when_busy=calibration.inline_when_busy,
+                rate=calibration.rate,
                 observe=observe,
             )
             loaded[release.folder] = Live(name, release, package, batcher, Tally())
@@ -192,11 +192,11 @@ def close(versions: Iterable[Live]) -> None:
         live.batcher.close()
 
 
-def _load(folder: Path) -> tuple[Package, Pace]:
+def _load(folder: Path) -> tuple[Package, Calibration]:
     """A package that has answered its own example, and how fast it does."""
     package = load_package(folder)
     try:
-        return package, measure(package)
+        return package, calibrate(package)
     except Exception as error:  # whatever it is, this package must not be let at requests
         reason = " ".join(str(error).split())
         raise ArtifactError(f"the model does not answer: {reason}.", where=str(folder)) from error

@@ -164,7 +164,7 @@ def _computed(job: Job, package: Package) -> tuple[list[Outputs], float]:
     The seconds are those of the processor: a thread of the least priority waits for others most of the time.
     """
     twin: Any = copy.copy(job)
-    twin.seen = []
+    twin.sample_records = []
     began = time.thread_time()
     outputs: list[Outputs] = [package.run(samples) for samples in twin.decode(package)]
     return outputs, time.thread_time() - began

@@ -13,7 +13,7 @@ from lepton_tasks.core.errors import DataError
 from lepton_tasks.learning.generation_judge import frechet_distance
 from lepton_tasks.learning.image_generation import ImageGeneration
 from lepton_tasks.models.gan import DCGAN, gradient_penalty
-from lepton_tasks.serving.answers import difference
+from lepton_tasks.serving.prediction_difference import difference
 
 CODEC = LatentCodec(latent=8, labels=["3", "seven"])
 

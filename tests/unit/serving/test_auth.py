@@ -13,7 +13,7 @@ from lepton_tasks.serving.access.auth import Guard, check_address
 from lepton_tasks.serving.access.keys import KEYS_FILE, add_key, expiry, read_keys, revoke_keys
 from lepton_tasks.serving.access.rates import Rates
 from lepton_tasks.serving.errors import ForbiddenError, NotAllowedError, TooManyError, status_of
-from lepton_tasks.serving.inference.asked import error_reply
+from lepton_tasks.serving.inference.request import error_reply
 
 
 class Clock:

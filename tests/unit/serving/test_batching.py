@@ -10,7 +10,7 @@ from tiny_packages import make_package, picture
 from lepton_tasks.core.errors import DataError, UnavailableError
 from lepton_tasks.serving.errors import DeadlineError
 from lepton_tasks.serving.inference.batching import Batcher, answer_all
-from lepton_tasks.serving.inference.pace import best_batch
+from lepton_tasks.serving.inference.calibration import best_batch
 from lepton_tasks.serving.inference.samples import SampleJob
 from lepton_tasks.serving.package import load_package
 
@@ -65,7 +65,7 @@ def test_what_queues_up_while_a_worker_is_busy_is_answered_as_one_batch(package)
     async def scenario():
         gate, seen = threading.Event(), Recording(package)
         batcher = Batcher(seen, max_batch=4, workers=1)
-        futures = [batcher.ask(Blocking(gate)) for _ in range(10)]
+        futures = [batcher.submit_future(Blocking(gate)) for _ in range(10)]
         gate.set()
         assert await asyncio.gather(*futures) == [(1, 2)] * 10
         batcher.close()
@@ -82,7 +82,7 @@ def test_close_answers_what_is_queued(package):
     async def scenario():
         gate = threading.Event()
         batcher = Batcher(package, max_batch=2, workers=2)
-        futures = [batcher.ask(Blocking(gate)) for _ in range(20)]
+        futures = [batcher.submit_future(Blocking(gate)) for _ in range(20)]
         batcher.close()
         gate.set()
         answers = await asyncio.gather(*futures)
@@ -96,11 +96,11 @@ def test_a_full_backlog_refuses(package):
     async def scenario():
         gate = threading.Event()
         batcher = Batcher(package, max_batch=1, workers=1, backlog=3)
-        busy = batcher.ask(first := Blocking(gate))
+        busy = batcher.submit_future(first := Blocking(gate))
         await asyncio.to_thread(first.started.wait, 10)
-        waiting = [batcher.ask(Blocking(gate)) for _ in range(3)]
+        waiting = [batcher.submit_future(Blocking(gate)) for _ in range(3)]
         with pytest.raises(UnavailableError, match="3 requests are waiting"):
-            batcher.ask(Blocking(gate))
+            batcher.submit_future(Blocking(gate))
         gate.set()
         await asyncio.gather(busy, *waiting)
         batcher.close()
@@ -113,10 +113,12 @@ def test_a_full_backlog_refuses(package):
 def test_a_batch_is_larger_while_many_wait(package, waiting, sizes):
     async def scenario():
         gate, seen = threading.Event(), []
-        batcher = Batcher(package, max_batch=1, deep=8, workers=1, observe=lambda timings: seen.append(timings.jobs))
-        futures = [batcher.ask(first := Blocking(gate))]
+        batcher = Batcher(
+            package, max_batch=1, burst_batch=8, workers=1, observe=lambda timings: seen.append(timings.jobs)
+        )
+        futures = [batcher.submit_future(first := Blocking(gate))]
         await asyncio.to_thread(first.started.wait, 10)
-        futures += [batcher.ask(Blocking(gate)) for _ in range(waiting)]
+        futures += [batcher.submit_future(Blocking(gate)) for _ in range(waiting)]
         gate.set()
         await asyncio.gather(*futures)
         batcher.close()
@@ -166,7 +168,7 @@ def test_one_that_is_cancelled_while_it_is_computed_leaves_the_others_their_answ
 def test_an_answer_that_cannot_be_given_keeps_none_from_the_others(package, caplog):
     async def scenario():
         answers = []
-        batcher = Batcher(package, max_batch=8, workers=1, small=1, busy=True)
+        batcher = Batcher(package, max_batch=8, workers=1, inline_bytes=1, inline_when_busy=True)
         batcher.submit(SampleJob(picture(0)), lambda _: 1 / 0, size=1)
         batcher.submit(SampleJob(picture(0)), answers.append, size=1)
         await asyncio.sleep(0.01)
@@ -174,14 +176,14 @@ def test_an_answer_that_cannot_be_given_keeps_none_from_the_others(package, capl
         return answers
 
     assert len(asyncio.run(scenario())) == 1
-    assert "an answer could not be given" in caplog.text
+    assert "delivering a result failed" in caplog.text
 
 
 @pytest.mark.parametrize("busy", [True, False])
 def test_small_jobs_are_answered_in_the_event_loop(package, busy):
     async def scenario():
         seen, answers = Recording(package), []
-        batcher = Batcher(seen, max_batch=4, workers=1, small=100, busy=busy)
+        batcher = Batcher(seen, max_batch=4, workers=1, inline_bytes=100, inline_when_busy=busy)
         for value in range(6):
             batcher.submit(SampleJob(picture(value)), answers.append, size=100)
         batcher.submit(SampleJob(picture(0)), answers.append, size=100, seconds=-1)
@@ -246,7 +248,7 @@ class Clock:
 )
 def test_the_batch_grows_only_as_long_as_it_pays(monkeypatch, fixed, each, size, deep):
     clock = Clock()
-    monkeypatch.setattr("lepton_tasks.serving.inference.pace.time", clock)
+    monkeypatch.setattr("lepton_tasks.serving.inference.calibration.time", clock)
     assert best_batch(Timed(clock, fixed, each), np.zeros((8, 8, 1))) == (
         size,
         deep,

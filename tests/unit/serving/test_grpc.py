@@ -36,8 +36,8 @@ def talk(tmp_path_factory):
         async def scenario():
             app = create_app(home, grpc=f"127.0.0.1:{port}")
             async with app.router.lifespan_context(app):
-                await app.state.answerer._table.deploy("tiny", folder, version="7", digest=digest)
-                while not app.state.answerer._table.restored:
+                await app.state.handler._table.deploy("tiny", folder, version="7", digest=digest)
+                while not app.state.handler._table.restored:
                     await asyncio.sleep(0.01)
                 async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
                     return await conversation(channel)

@@ -318,7 +318,7 @@ def test_a_version_can_be_asked_for_by_its_number(client):
 
 
 def test_made_up_requests_do_not_count_for_a_canary(client):
-    tally = client.app.state.answerer._table.get("tiny").tally
+    tally = client.app.state.handler._table.get("tiny").tally
     before = tally.figures().requests
     for probe, more in (("smoke_test", 0), ("", 1)):
         assert client.post(PREDICT, content=picture(9), headers=PNG | {"lepton-probe": probe}).status_code == 200

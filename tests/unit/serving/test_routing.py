@@ -40,7 +40,7 @@ async def deploy(table, packages, i, rollout=None):
 
 
 async def light(table):
-    answer = await table.get("tiny").batcher.ask(SampleJob(picture(0)))
+    answer = await table.get("tiny").batcher.submit_future(SampleJob(picture(0)))
     return round(answer["probabilities"]["light"], 4)
 
 
@@ -234,9 +234,9 @@ def test_a_removed_model_is_gone_after_a_restart_too(tmp_path, packages):
 def test_requests_taken_in_before_a_swap_are_answered_by_what_they_met(tmp_path, packages):
     async def scenario(table):
         await deploy(table, packages, 1)
-        early = [table.get("tiny").batcher.ask(SampleJob(picture(0))) for _ in range(100)]
+        early = [table.get("tiny").batcher.submit_future(SampleJob(picture(0))) for _ in range(100)]
         await deploy(table, packages, 2)
-        late = [table.get("tiny").batcher.ask(SampleJob(picture(0))) for _ in range(100)]
+        late = [table.get("tiny").batcher.submit_future(SampleJob(picture(0))) for _ in range(100)]
         answers = await asyncio.gather(*early, *late)
         values = [round(answer["probabilities"]["light"], 4) for answer in answers]
         assert values == [expected(0, 0.1)["probabilities"]["light"]] * 100 + [0.2] * 100

@@ -81,7 +81,9 @@ def test_a_table_casts_a_shadow_and_says_how_it_does(tmp_path, packages):
         table = ModelTable(tmp_path, workers=1)
         for i, rollout in ((0, None), (3, Rollout(kind="shadow", share=100))):
             await table.deploy("tiny", packages[i][0], version=str(i), digest=packages[i][1], rollout=rollout)
-        answers = await asyncio.gather(*(table.route("tiny").batcher.ask(SampleJob(picture(0))) for _ in range(20)))
+        answers = await asyncio.gather(
+            *(table.route("tiny").batcher.submit_future(SampleJob(picture(0))) for _ in range(20))
+        )
         assert {answer["label"] for answer in answers} == {"dark"}
         async with asyncio.timeout(10):
             while table.shadow("tiny").rows < 20:

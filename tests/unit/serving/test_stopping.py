@@ -8,7 +8,7 @@ from free_ports import free_port
 from tiny_packages import SIDE, make_package, picture
 
 from lepton_tasks.serving import app, server
-from lepton_tasks.serving.inference.answering import Answerer
+from lepton_tasks.serving.inference.handler import RequestHandler
 from lepton_tasks.serving.rpc.grpc_messages import MESSAGES, SERVICE
 
 MANY_SECONDS = 10  # of draining, and none of them are used
@@ -45,7 +45,7 @@ def test_http_and_grpc_answer_what_they_took_at_the_same_time(tmp_path, monkeypa
     (home := tmp_path / "home").mkdir()
     monkeypatch.setattr(app, "DRAIN_SECONDS", MANY_SECONDS)
     monkeypatch.setattr(server, "DRAIN_SECONDS", MANY_SECONDS)
-    at_once = Answerer.answer
+    at_once = RequestHandler.handle
 
     async def scenario():
         taken, go_on = asyncio.Semaphore(0), asyncio.Event()
@@ -55,7 +55,7 @@ def test_http_and_grpc_answer_what_they_took_at_the_same_time(tmp_path, monkeypa
             await go_on.wait()
             return await at_once(self, asked)
 
-        monkeypatch.setattr(Answerer, "answer", slowly)
+        monkeypatch.setattr(RequestHandler, "handle", slowly)
         async with (
             stoppable(home, tmp_path / "package") as (running, (port, rpc_port), serving),
             httpx.AsyncClient(trust_env=False) as http,

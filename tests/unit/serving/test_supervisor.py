@@ -41,7 +41,7 @@ def test_what_ends_as_soon_as_it_starts_is_started_ever_more_seldom(monkeypatch)
     monkeypatch.setattr(held, "_start", lambda member: started.append(now[0]) or ended)
     for tenth in range(600):
         now[0] = tenth / 10
-        held._keep(0)
+        held._ensure_running(0)
     assert [round(after - before, 1) for before, after in itertools.pairwise(started)] == [
         0.6,
         1.1,
@@ -52,6 +52,6 @@ def test_what_ends_as_soon_as_it_starts_is_started_ever_more_seldom(monkeypatch)
     ]
     lasting = SimpleNamespace(is_alive=lambda: now[0] < 100, pid=1, exitcode=-9)
     held._processes[0], held._began[0], now[0] = lasting, 60.0, 100.0
-    held._keep(0)
+    held._ensure_running(0)
     assert started[-1] == 100.0
-    held._held.close()
+    held._reserved.close()

@@ -5,7 +5,7 @@ import pytest
 
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.serving.errors import in_words
-from lepton_tasks.serving.inference.asked import error_reply
+from lepton_tasks.serving.inference.request import error_reply
 from lepton_tasks.serving.inference.tensors import _listed
 from lepton_tasks.serving.package import TensorSpec
 

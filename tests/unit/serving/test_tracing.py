@@ -7,7 +7,7 @@ import time
 
 import pytest
 from collector import collecting
-from lane_server import INFER, ask, lane_server, tensor
+from fast_lane_server import INFER, ask, fast_lane_server, tensor
 from starlette.testclient import TestClient
 
 from lepton_tasks.serving.app import create_app
@@ -82,7 +82,7 @@ def test_a_request_arrives_at_the_collector_with_its_stages(tmp_path, monkeypatc
     body = json.dumps(tensor(51)).encode()
     with collecting() as (collector, url):
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
-        with lane_server(tmp_path, Limits()) as server:
+        with fast_lane_server(tmp_path, Limits()) as server:
             before = time.time_ns()
             _, headers, _ = ask(server, INFER, body, traceparent=GIVEN)
             assert ask(server, INFER, b"{", traceparent=GIVEN.replace("4bf9", "4bf8"))[0] == 400

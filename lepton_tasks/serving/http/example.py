@@ -1,4 +1,4 @@
-"""Description of a model for input forms: purpose, fields, example."""
+"""``/v1/models/<name>/example``: description of a model for the try-out form."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from lepton_tasks.serving.versions.lookup import Lookup
 
 _TITLE = re.compile(r"^# (.+)$", re.MULTILINE)
 _PURPOSE = re.compile(r"^## Intended use\s+(.+?)\s*(?=^## |\Z)", re.MULTILINE | re.DOTALL)
-_NOT_STATED = "Not stated."  # what a card says of a use case without a description
+_NOT_STATED = "Not stated."  # in model cards of use cases without a description
 
 
-def trying_router(table: Lookup) -> APIRouter:
-    """The route of the examples."""
+def example_router(table: Lookup) -> APIRouter:
+    """The route of examples."""
     router = APIRouter(prefix="/v1", tags=["predict"])
 
     @router.get("/models/{name}/example", response_model=ExampleReply, responses=ERRORS)
     async def example(name: str) -> Response:
-        """What the model is for and takes: title, purpose, test metrics with units, fields, and a sample to send."""
+        """Title, intended use, test metrics with units, input fields and an example of the model."""
         live = table.get(name)
-        about = {"model": name, "version": live.release.version, **to_try(live.package)}
-        return json_reply(about, version=live.release.version)
+        reply = {"model": name, "version": live.release.version, **describe_package(live.package)}
+        return json_reply(reply, version=live.release.version)
 
     return router
 
 
-def to_try(package: Package) -> dict[str, Any]:
-    """What `ExampleReply` holds of a package."""
+def describe_package(package: Package) -> dict[str, Any]:
+    """The fields of `ExampleReply` that come from the package."""
     spec, codec = package.spec, package.codec
     title, purpose = read_card(package)
     found = package.example()
@@ -70,7 +70,7 @@ def _unit(metric: str, package: Package) -> str:
 
 
 def read_card(package: Package) -> tuple[str, str]:
-    """Title and purpose in the model card; empty where it says nothing."""
+    """Title and intended use from the model card; empty if missing."""
     try:
         card = (package.folder / CARD_FILE).read_text(encoding="utf-8")
     except OSError:

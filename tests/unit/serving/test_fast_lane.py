@@ -8,12 +8,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from lane_server import INFER, ask, lane_server, light, replies, request, tensor
+from fast_lane_server import INFER, ask, fast_lane_server, first_probability, replies, request, tensor
 from tiny_packages import SIDE, expected, picture
 
-from lepton_tasks.serving.http import lane
+from lepton_tasks.serving.http import fast_lane
 from lepton_tasks.serving.http.payload import Limits
-from lepton_tasks.serving.inference import pace
+from lepton_tasks.serving.inference import calibration
 
 LIMITS = Limits(body_bytes=100_000, samples=4, read_seconds=0.3, read_bytes_a_second=10**6)
 
@@ -21,16 +21,16 @@ LIMITS = Limits(body_bytes=100_000, samples=4, read_seconds=0.3, read_bytes_a_se
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lane, "_SWEEP_SECONDS", 0.1)
-        patch.setattr(pace, "_QUICK_SECONDS", 0.0)  # all goes to the inference thread, which tests hold
-        with lane_server(tmp_path_factory.mktemp("lane"), LIMITS) as server:
+        patch.setattr(fast_lane, "_SWEEP_INTERVAL", 0.1)
+        patch.setattr(calibration, "_INLINE_SECONDS", 0.0)  # use the worker thread, which tests can block
+        with fast_lane_server(tmp_path_factory.mktemp("lane"), LIMITS) as server:
             yield server
 
 
 def test_both_apis_answer_and_name_the_version(server):
     status, headers, body = ask(server, INFER, json.dumps(tensor(51)).encode())
     assert (status, headers["lepton-version"], headers["content-type"]) == (200, "7", "application/json")
-    assert light(body) == pytest.approx(0.1, abs=1e-6)
+    assert first_probability(body) == pytest.approx(0.1, abs=1e-6)
     status, headers, body = ask(server, "/v1/models/tiny/predict", picture(100), content_type="image/png")
     assert (status, headers["lepton-version"]) == (200, "7")
     assert json.loads(body)["predictions"][0]["probability"] == pytest.approx(expected(100)["probability"], abs=1e-6)
@@ -88,10 +88,10 @@ def test_many_requests_of_one_connection_are_answered_in_their_order(server):
     values = list(range(0, 250, 10))
     with contextlib.closing(server.connect()) as connection:  # all at once: the first goes the fast way
         connection.sendall(b"".join(request(INFER, json.dumps(tensor(value)).encode()) for value in values))
-        found = [light(body) for _, _, body in replies(connection, len(values))]
+        found = [first_probability(body) for _, _, body in replies(connection, len(values))]
         assert found == pytest.approx([value / 510 for value in values], abs=1e-6)
         connection.sendall(request(INFER, json.dumps(tensor(255)).encode()))  # and it still lives
-        assert light(next(replies(connection))[2]) == pytest.approx(0.5)
+        assert first_probability(next(replies(connection))[2]) == pytest.approx(0.5)
 
 
 def test_a_body_in_pieces_and_one_in_chunks_are_read(server):
@@ -100,11 +100,11 @@ def test_a_body_in_pieces_and_one_in_chunks_are_read(server):
         for start in range(0, len(whole), 97):
             connection.sendall(whole[start : start + 97])
             time.sleep(0.001)
-        assert light(next(replies(connection))[2]) == pytest.approx(0.1, abs=1e-6)
+        assert first_probability(next(replies(connection))[2]) == pytest.approx(0.1, abs=1e-6)
         body = json.dumps(tensor(51)).encode()
         chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:50], body[50:])) + b"0\r\n\r\n"
         connection.sendall(f"POST {INFER} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n".encode() + chunks)
-        assert light(next(replies(connection))[2]) == pytest.approx(0.1, abs=1e-6)
+        assert first_probability(next(replies(connection))[2]) == pytest.approx(0.1, abs=1e-6)
 
 
 def test_a_head_that_comes_again_means_the_same_and_another_one_does_not(server):
@@ -117,17 +117,19 @@ def test_a_head_that_comes_again_means_the_same_and_another_one_does_not(server)
             return next(replies(connection))
 
         for value in (51, 52, 53):
-            assert light(answer(request(INFER, json.dumps(tensor(value)).encode()))[2]) == pytest.approx(value / 510)
+            assert first_probability(answer(request(INFER, json.dumps(tensor(value)).encode()))[2]) == pytest.approx(
+                value / 510
+            )
         again = request(INFER, json.dumps(tensor(54)).encode())
         assert answer(again.replace(b"/tiny/", b"/tony/"))[0] == 404
         assert answer(again.replace(b"content-type", b"content-tape"))[0] == 200
         head, _, body = again.partition(b"\r\n\r\n")
-        assert light(answer(head + b"\r\n", b"\r\n" + body)[2]) == pytest.approx(54 / 510)
+        assert first_probability(answer(head + b"\r\n", b"\r\n" + body)[2]) == pytest.approx(54 / 510)
         assert answer(head + b"\r\n\r\n" + b"x" * len(body))[0] == 400
         around = request(INFER, again)  # its body looks like a request, and is none
         status, _, text = answer(around[: -len(again)], again)
         assert (status, "not JSON" in json.loads(text)["error"]) == (400, True)
-        assert light(answer(again)[2]) == pytest.approx(54 / 510)
+        assert first_probability(answer(again)[2]) == pytest.approx(54 / 510)
 
 
 def test_a_connection_that_rests_is_closed(server, monkeypatch):
@@ -175,21 +177,21 @@ def test_headers_of_some_length_are_read(server):
 
 @pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=x"])
 def test_bodies_together_stay_below_a_bound(server, monkeypatch, kind):
-    held = server.app.state.answerer.limits.held
-    monkeypatch.setattr(held, "most", 150_000)
+    held = server.app.state.handler.limits.buffered
+    monkeypatch.setattr(held, "limit", 150_000)
     opening = request(INFER.replace("v2", "v1").replace("infer", "predict"), content_type=kind, content_length=100_000)
     with contextlib.closing(server.connect()) as first, contextlib.closing(server.connect()) as second:
         first.sendall(opening + b"x" * 90_000)
-        while held.now < 90_000:
+        while held.current < 90_000:
             time.sleep(0.001)
         second.sendall(opening + b"x" * 90_000)
         status, _, body = next(replies(second))
         assert (status, "too much is being sent at once" in json.loads(body)["error"]) == (503, True)
     assert ask(server, INFER, json.dumps(tensor(51)).encode())[0] == 200
     deadline = time.monotonic() + 5
-    while held.now and time.monotonic() < deadline:
+    while held.current and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert held.now == 0
+    assert held.current == 0
 
 
 def test_a_connection_that_rests_keeps_no_body(server):
@@ -227,7 +229,7 @@ def test_who_sends_much_steadily_is_not_slow(received, closed):
         _received=received,
     )
     ended = []
-    lane.LaneProtocol.close_if_slow(connection, 1.2)  # 0.3 s, and one more for a million bytes
+    fast_lane.FastLaneProtocol.close_if_slow(connection, 1.2)  # 0.3 s, and one more for a million bytes
     assert bool(ended) is closed
 
 
@@ -251,7 +253,7 @@ class Gate:
 def gate(server):
     """The inference thread stands still until the gate opens."""
     gate = Gate()
-    batcher = server.app.state.answerer._table.get("tiny").batcher
+    batcher = server.app.state.handler._table.get("tiny").batcher
     batcher._loop.call_soon_threadsafe(batcher.submit, gate, lambda _: None)
     assert gate.held.wait(10)
     yield gate
@@ -287,17 +289,17 @@ def test_the_request_of_a_client_that_went_away_leaves_the_queue(server, gate):
 
 
 def test_a_request_that_there_is_no_room_for_is_refused_as_any_counted_and_logged(server, monkeypatch):
-    answerer, body, logged = server.app.state.answerer, json.dumps(tensor(51)).encode(), []
-    monkeypatch.setattr(answerer._telemetry._log, "add", lambda model, record: logged.append(record))
+    handler, body, logged = server.app.state.handler, json.dumps(tensor(51)).encode(), []
+    monkeypatch.setattr(handler._telemetry._log, "add", lambda model, record: logged.append(record))
     with contextlib.closing(server.connect()) as connection:
 
         def again():
             connection.sendall(request(INFER, body))
             return next(replies(connection))
 
-        assert light(again()[2]) == pytest.approx(0.1, abs=1e-6)  # from now on its head is known, and not read
+        assert first_probability(again()[2]) == pytest.approx(0.1, abs=1e-6)  # caches its head
         with monkeypatch.context() as patch:
-            patch.setattr(answerer._table.get("tiny").batcher, "backlog", 0)
+            patch.setattr(handler._table.get("tiny").batcher, "backlog", 0)
             before = refused(server)
             began = time.time()
             read, *known = ask(server, INFER, body), *(again() for _ in range(3))
@@ -306,7 +308,7 @@ def test_a_request_that_there_is_no_room_for_is_refused_as_any_counted_and_logge
                 assert json.loads(told) == {"error": "0 requests are waiting already. Send fewer at a time."}
                 assert (status, headers | {"date": ""}, told) == (503, read[1] | {"date": ""}, read[2])
             assert refused(server) == before + 4
-        assert light(again()[2]) == pytest.approx(0.1, abs=1e-6)
+        assert first_probability(again()[2]) == pytest.approx(0.1, abs=1e-6)
     assert [record["status"] for record in logged] == [200, 503, 503, 503, 503, 200]
     for record in logged[1:5]:
         assert record.keys() == logged[1].keys()
@@ -316,13 +318,13 @@ def test_a_request_that_there_is_no_room_for_is_refused_as_any_counted_and_logge
 
 
 def test_a_server_that_leaves_closes_the_connection_of_a_request_that_it_refuses(server, monkeypatch):
-    batcher, body = server.app.state.answerer._table.get("tiny").batcher, json.dumps(tensor(51)).encode()
+    batcher, body = server.app.state.handler._table.get("tiny").batcher, json.dumps(tensor(51)).encode()
     with contextlib.closing(server.connect()) as connection:
         for _ in range(2):
             connection.sendall(request(INFER, body))
             next(replies(connection))
         monkeypatch.setattr(batcher, "backlog", 0)
-        monkeypatch.setattr(server.server.config.http.__self__, "leaving", True)
+        monkeypatch.setattr(server.server.config.http.__self__, "stopping", True)
         connection.sendall(request(INFER, body))
         assert next(replies(connection))[0] == 503
         connection.settimeout(5)
@@ -344,4 +346,4 @@ def test_a_clock_that_jumps_changes_no_answer(server, monkeypatch, jump):
     for shift in (0, jump, 0):
         monkeypatch.setattr(time, "time", lambda shift=shift: real() + shift)
         status, _, body = ask(server, INFER, json.dumps(tensor(51)).encode(), lepton_timeout_ms=5000)
-        assert (status, light(body)) == (200, pytest.approx(0.1, abs=1e-6))
+        assert (status, first_probability(body)) == (200, pytest.approx(0.1, abs=1e-6))

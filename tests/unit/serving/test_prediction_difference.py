@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from lepton_tasks.serving.answers import difference
+from lepton_tasks.serving.prediction_difference import difference
 
 
 @pytest.mark.parametrize(

@@ -26,21 +26,21 @@ Api = Literal["v1", "v2", "grpc"]
 Headers = tuple[tuple[str, str], ...]
 
 
-class Answering(Job, Protocol):
-    """A job that answers with bytes and reports to the request log."""
+class ReplyJob(Job, Protocol):
+    """A job that returns bytes and has records for the request log."""
 
-    seen: list[dict[str, Any]]
+    sample_records: list[dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Heading:
+class RequestHead:
     """The parsed head of a prediction request; requests with identical heads may share it.
 
     Attributes:
-        api: ``v1``: encoded samples; ``v2``: tensors; ``grpc``: tensors, too.
-        model: Name asked for.
-        version: Version asked for; None for whichever answers.
-        kind: Media type of the body, in small letters and without parameters.
+        api: ``v1``: encoded samples; ``v2`` and ``grpc``: tensors.
+        model: Requested model.
+        version: Requested version; None for any.
+        kind: Media type of the body, lower-case and without parameters.
         key: Text of the header ``lepton-key``.
         probe: Text of the header ``lepton-probe``.
         timeout_ms: Text of the header ``lepton-timeout-ms``.
@@ -61,8 +61,8 @@ class Heading:
     traceparent: str | None
 
     @classmethod
-    def read(cls, api: Api, model: str, version: str | None, get: Callable[[str], str | None]) -> Heading:
-        """What the headers say, which `get` gives by name."""
+    def from_headers(cls, api: Api, model: str, version: str | None, get: Callable[[str], str | None]) -> RequestHead:
+        """Parse the headers; `get` returns the value of a lower-case header name."""
         return cls(
             api,
             model,
@@ -78,29 +78,29 @@ class Heading:
 
 
 @dataclasses.dataclass(slots=True)
-class Asked:
-    """A request for predictions.
+class PredictionRequest:
+    """A prediction request.
 
     Attributes:
-        heading: What it says before its body.
+        head: Its parsed head.
         body: The whole body.
-        payloads: The encoded samples, where the body was a form.
-        caller: Id of the API key that let it in.
-        make: Makes the job, where the request is no bytes.
-        began: `time.perf_counter` when it came.
+        payloads: The encoded samples, if the body is a form.
+        caller: Id of the API key.
+        make_job: Creates the job of a request that is already parsed (gRPC).
+        began: `time.perf_counter` on arrival.
     """
 
-    heading: Heading
+    head: RequestHead
     body: bytes = b""
     payloads: list[bytes] | None = None
     caller: str = ""
-    make: Callable[[Live], Answering] | None = None
+    make_job: Callable[[Live], ReplyJob] | None = None
     began: float = dataclasses.field(default_factory=time.perf_counter)
 
 
 @dataclasses.dataclass(slots=True)
 class Reply:
-    """The reply: status, headers and body, and the reason if it is an error."""
+    """A reply; `reason` is the error message, if any."""
 
     status: int
     body: bytes
@@ -109,7 +109,7 @@ class Reply:
 
 
 def error_reply(error: Exception) -> Reply:
-    """The reply that tells of an error: its reason if it is one of ours, and a Retry-After where that may help."""
+    """The reply for an error: its message if it is a `LeptonError`, and Retry-After for 429 and 503."""
     status = status_of(error)
     reason = "the server failed; its log says why."
     if isinstance(error, HTTPException):

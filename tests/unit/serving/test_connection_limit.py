@@ -1,4 +1,4 @@
-"""A server keeps room for new connections, and for its files."""
+"""The connection limit keeps file descriptors for new clients and files."""
 
 import contextlib
 import json
@@ -8,9 +8,9 @@ import sys
 import time
 
 import pytest
-from lane_server import INFER, ask, lane_server, replies, request, tensor
+from fast_lane_server import INFER, ask, fast_lane_server, replies, request, tensor
 
-from lepton_tasks.serving.http.crowd import Crowd
+from lepton_tasks.serving.http.connection_limit import ConnectionLimit
 from lepton_tasks.serving.http.payload import Limits
 
 BODY = json.dumps(tensor(51)).encode()
@@ -18,14 +18,14 @@ BODY = json.dumps(tensor(51)).encode()
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with lane_server(tmp_path_factory.mktemp("crowd"), Limits(), crowd=Crowd(20)) as server:
+    with fast_lane_server(tmp_path_factory.mktemp("limit"), Limits(), connection_limit=ConnectionLimit(20)) as server:
         yield server
 
 
-def test_the_connections_that_rest_longest_make_room(server):
+def test_the_longest_idle_connections_are_closed_at_the_limit(server):
     with contextlib.ExitStack() as stack:
         busy, kept = (stack.enter_context(contextlib.closing(server.connect())) for _ in range(2))
-        busy.sendall(request(INFER, BODY)[:-5])  # a request on its way is not at rest
+        busy.sendall(request(INFER, BODY)[:-5])  # an incomplete request is not idle
         time.sleep(0.05)
         idle = [stack.enter_context(contextlib.closing(server.connect())) for _ in range(40)]
         for _ in range(3):
@@ -39,7 +39,7 @@ def test_the_connections_that_rest_longest_make_room(server):
         assert next(replies(idle[-1]))[0] == 200
 
 
-def test_a_client_is_refused_while_all_connections_are_busy(server):
+def test_a_client_is_refused_if_no_connection_is_idle(server):
     with contextlib.ExitStack() as stack:
         busy = [stack.enter_context(contextlib.closing(server.connect())) for _ in range(20)]
         for connection in busy:
@@ -53,12 +53,12 @@ def test_a_client_is_refused_while_all_connections_are_busy(server):
     assert ask(server, INFER, BODY)[0] == 200
 
 
-def test_the_limit_of_files_is_raised_and_a_part_of_it_left_to_files():
+def test_the_limit_of_open_files_is_raised_and_a_quarter_is_reserved():
     code = (
         "import resource\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 1000))\n"
-        "from lepton_tasks.serving.http.crowd import most_connections\n"
-        "print(most_connections(), *resource.getrlimit(resource.RLIMIT_NOFILE))"
+        "from lepton_tasks.serving.http.connection_limit import max_connections\n"
+        "print(max_connections(), *resource.getrlimit(resource.RLIMIT_NOFILE))"
     )
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[1] >= 1000
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

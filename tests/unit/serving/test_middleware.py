@@ -9,7 +9,7 @@ from lepton_tasks.core.access import own_key
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.serving.access.keys import KEYS_FILE, add_key
 from lepton_tasks.serving.app import create_app
-from lepton_tasks.serving.http.edge import Cors, asked_model
+from lepton_tasks.serving.http.middleware import Cors, model_of_path
 
 PREDICT = "/v1/models/tiny/predict"
 SHOP = "https://shop.example"
@@ -95,7 +95,7 @@ def test_health_and_documentation_are_open(served, path):
     ],
 )
 def test_which_model_a_path_is_about(path, wanted):
-    assert asked_model(path) == wanted
+    assert model_of_path(path) == wanted
 
 
 def test_metrics_are_for_those_who_may_read_them(served):

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from lane_server import INFER, ask, lane_server, replies, request, tensor
+from fast_lane_server import INFER, ask, fast_lane_server, replies, request, tensor
 
 from lepton_tasks.serving.access.keys import KEYS_FILE, add_key
 from lepton_tasks.serving.http.payload import Limits
@@ -15,7 +15,7 @@ SHOP = "https://shop.example"
 @pytest.fixture
 def guarded(tmp_path):
     key, _ = add_key(tmp_path / "home" / KEYS_FILE, "shop", now=0, models=["tiny"], rate=0.01, burst=3)
-    with lane_server(tmp_path, Limits(body_bytes=100_000), origins=[SHOP]) as server:
+    with fast_lane_server(tmp_path, Limits(body_bytes=100_000), origins=[SHOP]) as server:
         server.key = {"authorization": f"Bearer {key}"}
         yield server
 
@@ -44,7 +44,7 @@ def test_keys_are_asked_for_and_charged_where_there_is_no_room(guarded, monkeypa
             return next(replies(connection))
 
         assert answer(**guarded.key)[0] == 200
-        monkeypatch.setattr(guarded.app.state.answerer._table.get("tiny").batcher, "backlog", 0)
+        monkeypatch.setattr(guarded.app.state.handler._table.get("tiny").batcher, "backlog", 0)
         assert [answer(**guarded.key)[0] for _ in range(3)] == [503, 503, 429]
         wrong = {"authorization": "Bearer " + "x" * (len(guarded.key["authorization"]) - len("Bearer "))}
         assert [answer(**wrong)[0] for _ in range(2)] == [401, 401]

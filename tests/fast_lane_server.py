@@ -1,4 +1,4 @@
-"""A real server in a thread, whose fast lane is spoken to over sockets."""
+"""A real server in a thread, for tests of the fast lane over sockets."""
 
 import contextlib
 import json
@@ -10,12 +10,12 @@ import uvicorn
 from tiny_packages import SIDE, make_package
 
 from lepton_tasks.serving.app import create_app
-from lepton_tasks.serving.http.lane import Lane
+from lepton_tasks.serving.http.fast_lane import FastLane
 
 INFER = "/v2/models/tiny/infer"
 
 
-class Held:
+class RunningServer:
     """A running server."""
 
     def __init__(self, app, server):
@@ -27,19 +27,19 @@ class Held:
 
 
 @contextlib.contextmanager
-def lane_server(folder, limits, *, crowd=None, **options):
+def fast_lane_server(folder, limits, *, connection_limit=None, **options):
     """Serves version 7 of the tiny model with one inference thread; its state lies in `folder`."""
     home, package = folder / "home", folder / "package"
     home.mkdir(exist_ok=True)
     digest = make_package(package)
     app = create_app(home, limits=limits, workers=1, **options)
-    protocol = Lane(app.state.answerer, app.state.door, crowd).protocol
+    protocol = FastLane(app.state.handler, app.state.access, connection_limit).protocol
     made = uvicorn.Server(uvicorn.Config(app, port=0, loop="uvloop", http=protocol, log_config=None))
     thread = threading.Thread(target=made.run)
     thread.start()
     while not made.started:
         time.sleep(0.005)
-    server = Held(app, made)
+    server = RunningServer(app, made)
     body = json.dumps({"package": str(package), "version": "7", "digest": digest}).encode()
     token = (home / "admin.token").read_text().strip()
     assert ask(server, "/admin/models/tiny", body, authorization=f"Bearer {token}")[0] == 200
@@ -77,5 +77,5 @@ def tensor(value, **more):
     return {"inputs": [{"name": "image", "shape": [1, SIDE, SIDE, 1], "datatype": "UINT8", "data": data}], **more}
 
 
-def light(body):
+def first_probability(body):
     return json.loads(body)["outputs"][0]["data"][1]
