@@ -51,7 +51,7 @@ def test_what_ends_as_soon_as_it_starts_is_started_ever_more_seldom(monkeypatch)
         *[10.1] * 4,
     ]
     lasting = SimpleNamespace(is_alive=lambda: now[0] < 100, pid=1, exitcode=-9)
-    held._processes[0], held._began[0], now[0] = lasting, 60.0, 100.0
+    held._processes[0], held._started_at[0], now[0] = lasting, 60.0, 100.0
     held._ensure_running(0)
     assert started[-1] == 100.0
     held._reserved.close()
