@@ -4,7 +4,7 @@ import dataclasses
 import json
 import time
 
-from lepton_tasks.codecs.observing import observed
+from lepton_tasks.codecs.monitored_values import sample_values
 from lepton_tasks.core.artifacts import EndpointRef, ModelPackageRef
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.store import write_json
@@ -43,4 +43,4 @@ def ask(root, name, records, *, outcomes=(), redaction=None):
 def seen(codec, row):
     """What the server keeps of a row."""
     payload = json.dumps(row).encode()
-    return {"values": observed(codec, payload, codec.decode(payload)), "std": 1.0}
+    return {"values": sample_values(codec, payload, codec.decode(payload)), "std": 1.0}

@@ -28,12 +28,12 @@ def export(
     from lepton_tasks.core.catalogue import FORMATS
     from lepton_tasks.core.context import RunContext
     from lepton_tasks.core.settings import parse_override
-    from lepton_tasks.scoring.choose import chosen
+    from lepton_tasks.scoring.package_selection import select_package
     from lepton_tasks.serving.package import load_package
 
     params = dict(parse_override(text) for text in overrides or [])
     form = FORMATS.build(format_, params, where="--format")
-    found = chosen(name, RunContext.from_env("export"), version=version)
+    found = select_package(name, RunContext.from_env("export"), version=version)
     loaded = load_package(found.folder)
     folder = form.write(loaded.folder, output)
     if as_json:

@@ -45,14 +45,14 @@ def score_files(
     name: str, path: str, output: Path, *, version: str | None, alias: str | None, console: Console
 ) -> dict[str, Any]:
     """Score the files at `path` with a model's package, and show how far it is; returns the summary."""
-    from lepton_tasks.scoring.choose import chosen
+    from lepton_tasks.scoring.package_selection import select_package
     from lepton_tasks.scoring.score import score
 
     if output.suffix != ".parquet":
         raise ConfigError("the output must be a Parquet file.", where=f"--output {output}", fix="Name it *.parquet.")
     run_id = f"predict-{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S}"
     ctx = dataclasses.replace(RunContext.from_env(run_id), stage="predict", fingerprint=run_id)
-    model = chosen(name, ctx, version=version, alias=alias)
+    model = select_package(name, ctx, version=version, alias=alias)
     with console.status("predict: reading") as status:
 
         def told(progress: Progress) -> None:

@@ -45,10 +45,10 @@ def serve_package(model: str, options: Sequence[str], *, host: str, port: int, c
     """
     from lepton_tasks.core.context import RunContext
     from lepton_tasks.core.lifetime import die_with
-    from lepton_tasks.scoring.choose import chosen
+    from lepton_tasks.scoring.package_selection import select_package
     from lepton_tasks.serving.supervisor import bind_socket
 
-    found = chosen(model, RunContext.from_env("serve"))
+    found = select_package(model, RunContext.from_env("serve"))
     with bind_socket((host, port)):  # what listens there would be taken for the server that is to start
         pass
     with tempfile.TemporaryDirectory(prefix="lepton-serve-") as home:

@@ -1,4 +1,4 @@
-"""Output codec of anomaly detection: scores and errors -> JSON answer."""
+"""Output codec of anomaly detection: scores and errors -> JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 CELL = 8
-"""Pixels or steps a side of the cells that errors are averaged over."""
+"""Side of the cells over which errors are averaged, in pixels or steps."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,22 +17,22 @@ class AnomalyCodec:
     """Anomaly score, decision and location.
 
     Args:
-        sides: Height and width of a picture in pixels, or steps of a window.
-        cell: Pixels or steps a side of a cell.
+        sides: Height and width of an image in pixels, or steps of a window.
+        cell: Side of a cell, in pixels or steps.
     """
 
     sides: tuple[int, ...]
     cell: int
 
     def encode(self, outputs: Mapping[str, np.ndarray], row: int) -> dict[str, Any]:
-        """One row: whether it is an anomaly, score and threshold, and where the largest error is.
+        """Decision, score, threshold and location of the largest error of one row.
 
-        ``where`` is the box of a cell in pixels of the array that the network saw (``xmin, ymin, xmax, ymax``), or the
-        first and last step of it, counted from 0.
+        ``where`` is the cell as a box in pixels of the network's input (``xmin, ymin, xmax, ymax``), or its first and
+        last step, counted from 0.
         """
         errors = outputs["errors"][row]
-        place = np.unravel_index(int(errors.argmax()), errors.shape)
-        starts = [int(index) * self.cell for index in place]
+        cell = np.unravel_index(int(errors.argmax()), errors.shape)
+        starts = [int(index) * self.cell for index in cell]
         ends = [min(start + self.cell, side) for start, side in zip(starts, self.sides, strict=True)]
         if len(self.sides) == 2:
             where = {"xmin": starts[1], "ymin": starts[0], "xmax": ends[1], "ymax": ends[0]}

@@ -22,9 +22,9 @@ class ContinuationCodec:
     tokenizer: str
 
     def encode(self, outputs: Mapping[str, np.ndarray], row: int) -> dict[str, Any]:
-        """The next words with their probabilities, a continuation, and the text's perplexity, its end included.
+        """The next words with their probabilities, a continuation, and the text's perplexity including its end token.
 
-        ``end`` among the next words says that the text is complete; a continuation stops there.
+        ``end`` marks the end token among the next words; a continuation stops there.
         """
         tokens = [int(token) for token in outputs["continuation"][row]]
         surprise = outputs["surprise"][row]

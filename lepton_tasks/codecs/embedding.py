@@ -14,5 +14,5 @@ class EmbeddingCodec:
     """Embeddings, compared by cosine similarity."""
 
     def encode(self, outputs: Mapping[str, np.ndarray], row: int) -> dict[str, Any]:
-        """The numbers of one row of ``embedding`` (float32 [N, D], of unit length)."""
+        """One row of ``embedding`` (float32 [N, D], unit length)."""
         return {"embedding": [float(value) for value in outputs["embedding"][row]]}

@@ -8,9 +8,9 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from lepton_tasks.core.protocols import Codec
 
 FieldType = Literal["int", "float", "bool", "text", "time", "picture", "list", "rows"]
-"""``list``: of texts or numbers; ``rows``: objects of the field's `columns`, in the order of time."""
+"""``list``: texts or numbers; ``rows``: objects with the field's `columns`, in chronological order."""
 
-_MOST_CHOICES = 200
+_MAX_CHOICES = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,11 +18,11 @@ class Field:
     """One field of a request.
 
     Attributes:
-        name: Its key.
-        type: What its value is.
-        required: Whether a request without it is refused.
-        choices: What can be chosen, or the best known of that; empty if anything can.
-        columns: Of ``rows``.
+        name: Key in the request.
+        type: Type of its value.
+        required: Whether requests without it are refused.
+        choices: Allowed or known values; empty if unrestricted.
+        columns: Columns of ``rows``.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Field:
             "name": self.name,
             "type": self.type,
             "required": self.required,
-            "choices": list(self.choices[:_MOST_CHOICES]),
+            "choices": list(self.choices[:_MAX_CHOICES]),
             "columns": [column.to_dict() for column in self.columns],
         }
 
@@ -47,9 +47,9 @@ class Fielded(Protocol):
     """A codec that describes the fields of its requests."""
 
     def fields(self) -> list[Field]:
-        """In the order of the input form."""
+        """The fields in the order of the input form."""
 
 
 def fields_of(codec: Codec) -> list[Field]:
-    """The fields of a codec's requests as JSON objects; empty if it does not describe them."""
+    """The fields of a codec's requests; empty if the codec does not describe them."""
     return codec.fields() if isinstance(codec, Fielded) else []

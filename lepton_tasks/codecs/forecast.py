@@ -1,4 +1,4 @@
-"""Output codec of forecasting: predicted values -> JSON answer."""
+"""Output codec of forecasting: predicted values -> JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sample frames from a video, identically in training and serving. Needs OpenCV."""
+"""Sample frames from a video, identically in training and serving. Requires OpenCV."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-_RATE = 25.0  # a file that does not tell its rate plays at some rate, too
+_DEFAULT_RATE = 25.0  # frames per second, for files without a frame rate
 
 
 class Frame(NamedTuple):
     """One frame.
 
     Attributes:
-        number: In the video, from 0.
-        time_s: Seconds from its start.
-        pixels: uint8 [H, W, 3] in OpenCV's order (blue, green, red), or how far they are from those of the frame taken
-            before; None if it cannot be decoded.
+        number: Index in the video, from 0.
+        time_s: Seconds from the start.
+        pixels: uint8 [H, W, 3] in OpenCV's channel order (blue, green, red), or absolute differences from the previous
+            sampled frame; None if it cannot be decoded.
     """
 
     number: int
@@ -27,40 +27,40 @@ class Frame(NamedTuple):
 
 
 def frames_of(path: str, frames_per_second: float, *, differences: bool = False) -> Iterator[Frame]:
-    """The first frame of each slot of 1 / `frames_per_second` seconds, in the order of time; none if it is no video.
+    """The first frame of each interval of 1 / `frames_per_second` seconds, in order; none if it is not a video.
 
     Args:
-        path: A file, or an address that FFmpeg reads.
-        frames_per_second: At most all there are.
-        differences: Give what moved: the distance of each pixel from the frame taken before, of all but the first.
+        path: A file or URL that FFmpeg reads.
+        frames_per_second: Sampling rate; at most the video's frame rate has an effect.
+        differences: Yield absolute pixel differences from the previous sampled frame instead, without the first frame.
     """
-    frames = _taken(path, frames_per_second)
+    frames = _sampled(path, frames_per_second)
     return _differences(frames) if differences else frames
 
 
 def _differences(frames: Iterator[Frame]) -> Iterator[Frame]:
     import cv2
 
-    for before, now in itertools.pairwise(frames):
-        moved = None
-        if before.pixels is not None and now.pixels is not None:
-            moved = np.asarray(cv2.absdiff(now.pixels, before.pixels))
-        yield now._replace(pixels=moved)
+    for previous, current in itertools.pairwise(frames):
+        difference = None
+        if previous.pixels is not None and current.pixels is not None:
+            difference = np.asarray(cv2.absdiff(current.pixels, previous.pixels))
+        yield current._replace(pixels=difference)
 
 
-def _taken(path: str, frames_per_second: float) -> Iterator[Frame]:
+def _sampled(path: str, frames_per_second: float) -> Iterator[Frame]:
     import cv2
 
     capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG)
-    taken = -1
+    last_slot = -1
     try:
-        rate = capture.get(cv2.CAP_PROP_FPS) or _RATE
+        rate = capture.get(cv2.CAP_PROP_FPS) or _DEFAULT_RATE
         number = 0
         while capture.grab():
-            if (slot := int(number * frames_per_second / rate + 1e-9)) > taken:
-                taken = slot
-                whole, pixels = capture.retrieve()
-                yield Frame(number, number / rate, np.asarray(pixels) if whole else None)
+            if (slot := int(number * frames_per_second / rate + 1e-9)) > last_slot:
+                last_slot = slot
+                decoded, pixels = capture.retrieve()
+                yield Frame(number, number / rate, np.asarray(pixels) if decoded else None)
             number += 1
     finally:
         capture.release()

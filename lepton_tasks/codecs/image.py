@@ -22,13 +22,13 @@ Mode = Literal["L", "RGB", "RGBA"]
 Side = Annotated[int, pydantic.Field(ge=1, le=4096)]
 Resize = Literal["stretch", "crop", "pad"]
 
-# Part of the wanted size that a JPEG must have when it is decoded at 1/2, 1/4 or 1/8. A tenth less than all costs one
-# level of 255 on average, and makes the step from 640 x 480 to 128 pixels 1.4 times as fast.
-_ENOUGH = 0.9
+# Minimum size of a JPEG decoded at 1/2, 1/4 or 1/8, as a fraction of the target size. 0.9 instead of 1 costs one level
+# of 255 on average, and makes resizing from 640 x 480 to 128 pixels 1.4 times as fast.
+_MIN_JPEG_SCALE = 0.9
 
 _MODES: dict[int, Mode] = {1: "L", 3: "RGB", 4: "RGBA"}
 _ORIENTATION = 0x0112
-_TURNS = {
+_TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -37,11 +37,11 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_SIDEWAYS = {_TURNS[tag] for tag in (5, 6, 7, 8)}
+_SWAPS_SIDES = {_TRANSPOSE[tag] for tag in (5, 6, 7, 8)}
 
 
-class Opened(NamedTuple):
-    """A decoded picture, upright, and the size it has at full scale, in pixels."""
+class DecodedImage(NamedTuple):
+    """A decoded, upright image, and its full-scale size in pixels."""
 
     picture: Image.Image
     width: int
@@ -56,8 +56,8 @@ class ImageCodec:
         height: Pixels.
         width: Pixels.
         channels: 1 grey, 3 RGB, 4 RGBA.
-        resize: ``stretch`` to the size, ``crop`` the middle that fills it, or ``pad`` with black around the whole.
-        max_pixels: A picture with more is refused before it is decoded.
+        resize: ``stretch`` to the size, ``crop`` the centre, or ``pad`` with black.
+        max_pixels: Larger images are refused before decoding.
     """
 
     height: Side
@@ -70,7 +70,7 @@ class ImageCodec:
     suffix: ClassVar[str] = ".png"
 
     def decode(self, payload: bytes) -> np.ndarray:
-        """One encoded picture as uint8 [height, width, channels].
+        """One encoded image as uint8 [height, width, channels].
 
         Raises:
             DataError: the bytes are not a complete image, or it is too large.
@@ -78,7 +78,7 @@ class ImageCodec:
         return self.resized(self.open(payload))
 
     def payload(self, instance: Any) -> bytes:
-        """The encoded picture in ``{"image": "<base64>"}``; raises `DataError` if there is none."""
+        """The encoded image in ``{"image": "<base64>"}``; raises `DataError` if there is none."""
         text = instance.get("image") if isinstance(instance, dict) else None
         if not isinstance(text, str):
             raise DataError("a base64 string is missing.", where="image", fix='Send {"image": "<base64>"}.')
@@ -88,64 +88,64 @@ class ImageCodec:
             raise DataError(f"not base64: {error}.", where="image") from error
 
     def fields(self) -> list[Field]:
-        """The picture."""
+        """The image."""
         return [Field("image", "picture", required=True)]
 
     def observe(self, payload: bytes, sample: np.ndarray) -> dict[str, Any]:
-        """Mean and standard deviation of its pixels, both in [0, 1]."""
+        """Mean and standard deviation of the pixels, both in [0, 1]."""
         return {"brightness": float(sample.mean()) / 255, "contrast": float(sample.std()) / 255}
 
-    def open(self, payload: bytes) -> Opened:
-        """The picture in the codec's channels, a JPEG at the smallest scale that is not much below the codec's size.
+    def open(self, payload: bytes) -> DecodedImage:
+        """The decoded image in the codec's channels; a JPEG at the smallest scale not much below the codec's size.
 
         Raises:
             DataError: the bytes are not a complete image, or it is too large.
         """
-        least = max(1, int(_ENOUGH * max(self.height, self.width)))
+        least = max(1, int(_MIN_JPEG_SCALE * max(self.height, self.width)))
         return open_picture(payload, _MODES[self.channels], least=least, max_pixels=self.max_pixels)
 
-    def resized(self, opened: Opened) -> np.ndarray:
-        """What `open` gave, as uint8 [height, width, channels]."""
-        picture, size = opened.picture, (self.width, self.height)
+    def resized(self, image: DecodedImage) -> np.ndarray:
+        """The result of `open` resized to uint8 [height, width, channels]."""
+        picture, size = image.picture, (self.width, self.height)
         bilinear = Image.Resampling.BILINEAR  # Pillow widens the filter when it shrinks: no aliasing
         if picture.size == size:
             pass
         elif self.resize == "pad":
-            left, top, right, bottom = self._inner(opened.width, opened.height)
+            left, top, right, bottom = self._target_box(image.width, image.height)
             canvas = Image.new(picture.mode, size)
             canvas.paste(picture.resize((right - left, bottom - top), bilinear), (left, top))
             picture = canvas
         else:
-            picture = picture.resize(size, bilinear, box=self._outer(*picture.size))
+            picture = picture.resize(size, bilinear, box=self._source_box(*picture.size))
         return np.asarray(picture).reshape(self.height, self.width, self.channels)
 
-    def placed(self, points: np.ndarray, width: int, height: int) -> np.ndarray:
-        """Where points of a picture come to lie in the array, so that boxes follow their picture.
+    def map_points(self, points: np.ndarray, width: int, height: int) -> np.ndarray:
+        """Map image coordinates, e.g. of boxes, to coordinates of the resized array.
 
         Args:
-            points: float [..., 2], x and y in pixels of the upright picture at full scale.
-            width: Of that picture, in pixels.
-            height: Likewise.
+            points: float [..., 2], x and y in pixels of the upright image at full scale.
+            width: Of that image, in pixels.
+            height: Of that image, in pixels.
 
         Returns:
-            float64 [..., 2], x and y in pixels of the array; outside of it where ``crop`` cuts them off.
+            float64 [..., 2], x and y in pixels of the array; may lie outside of it with ``crop``.
         """
         source: tuple[float, ...] = (0, 0, width, height)
         target: tuple[float, ...] = (0, 0, self.width, self.height)
         if self.resize == "pad":
-            target = self._inner(width, height)
+            target = self._target_box(width, height)
         else:
-            source = self._outer(width, height)
+            source = self._source_box(width, height)
         (low, high), (first, last) = np.reshape(source, (2, 2)), np.reshape(target, (2, 2))
-        placed: np.ndarray = (points - low) * ((last - first) / (high - low)) + first
-        return placed
+        mapped: np.ndarray = (points - low) * ((last - first) / (high - low)) + first
+        return mapped
 
-    def filled(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """The part of the array that a picture of this size fills, in pixels: left, top, right, bottom."""
-        return self._inner(width, height) if self.resize == "pad" else (0, 0, self.width, self.height)
+    def content_box(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """The part of the array that an image of this size covers, in pixels: left, top, right, bottom."""
+        return self._target_box(width, height) if self.resize == "pad" else (0, 0, self.width, self.height)
 
-    def _outer(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """The part of a picture that fills the array: left, top, right, bottom."""
+    def _source_box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """The part of the image that is resized to the whole array: left, top, right, bottom."""
         if self.resize == "stretch":
             return 0, 0, width, height
         scale = max(self.width / width, self.height / height)
@@ -153,22 +153,22 @@ class ImageCodec:
         top = max(0.0, (height - self.height / scale) / 2)
         return left, top, width - left, height - top
 
-    def _inner(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """The part of the array that a whole picture fills: left, top, right, bottom."""
+    def _target_box(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """The part of the array that the padded image covers: left, top, right, bottom."""
         scale = min(self.width / width, self.height / height)
         across, down = max(1, round(width * scale)), max(1, round(height * scale))
         left, top = (self.width - across) // 2, (self.height - down) // 2
         return left, top, left + across, top + down
 
 
-def open_picture(payload: bytes, mode: Mode, *, least: int | None = None, max_pixels: int = MAX_PIXELS) -> Opened:
-    """The decoded picture, upright (EXIF), 8 bits a channel, transparency laid on white unless `mode` keeps it.
+def open_picture(payload: bytes, mode: Mode, *, least: int | None = None, max_pixels: int = MAX_PIXELS) -> DecodedImage:
+    """Decode an image: upright (EXIF), 8 bits per channel, transparency on white unless `mode` is RGBA.
 
     Args:
-        payload: An encoded picture; of an animation, the first frame counts.
-        mode: The channels wanted.
-        least: A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as no side falls below this. Pixels.
-        max_pixels: A larger picture is refused before it is decoded.
+        payload: Encoded image; of an animation, the first frame is used.
+        mode: Channels of the result.
+        least: Minimum side in pixels to which a JPEG may be reduced by decoding at 1/2, 1/4 or 1/8 of its size.
+        max_pixels: Larger images are refused before decoding.
 
     Raises:
         DataError: the bytes are not a complete image, or it is too large.
@@ -183,21 +183,21 @@ def open_picture(payload: bytes, mode: Mode, *, least: int | None = None, max_pi
                 f"the picture has {width} x {height} pixels, more than the {max_pixels:,} allowed.",
                 fix="Scale it down.",
             )
-        if least is not None:  # does something to a JPEG, nothing to the rest
+        if least is not None:  # affects JPEG only
             picture.draft("L" if mode == "L" else "RGB", (least, least))
         picture.load()
-        turn = _TURNS.get(_orientation(picture))
-        picture = _converted(picture, mode)
+        transpose = _TRANSPOSE.get(_orientation(picture))
+        picture = _to_mode(picture, mode)
     except DataError:
         raise
-    except UnidentifiedImageError as error:  # its own text holds a memory address
+    except UnidentifiedImageError as error:  # its message contains a memory address
         raise DataError(f"not a picture in a known format ({', '.join(FORMATS)}).") from error
-    except Exception as error:  # Pillow's parsers raise a dozen kinds on broken bytes
+    except Exception as error:  # Pillow's parsers raise many types for invalid data
         raise DataError(f"the picture cannot be decoded: {_reason(error)}.") from error
-    if turn is None:
-        return Opened(picture, width, height)
-    sides = (height, width) if turn in _SIDEWAYS else (width, height)
-    return Opened(picture.transpose(turn), *sides)
+    if transpose is None:
+        return DecodedImage(picture, width, height)
+    sides = (height, width) if transpose in _SWAPS_SIDES else (width, height)
+    return DecodedImage(picture.transpose(transpose), *sides)
 
 
 def _reason(error: Exception) -> str:
@@ -207,11 +207,11 @@ def _reason(error: Exception) -> str:
 def _orientation(picture: Image.Image) -> int:
     try:
         return int(picture.getexif().get(_ORIENTATION, 1))
-    except Exception:  # noqa: BLE001  # broken EXIF raises many kinds, and the pixels are good without it
+    except Exception:  # noqa: BLE001  # invalid EXIF raises many types, and the pixels are still usable
         return 1
 
 
-def _converted(picture: Image.Image, mode: Mode) -> Image.Image:
+def _to_mode(picture: Image.Image, mode: Mode) -> Image.Image:
     if picture.mode == "F":
         raise DataError("the picture has floating-point pixels, whose range is unknown.", fix="Save 8 or 16 bits.")
     if picture.mode == "I" or picture.mode.startswith("I;16"):  # Pillow would clip 16 bits to 8, not scale them

@@ -1,4 +1,4 @@
-"""Shared code of codecs whose requests are one JSON object."""
+"""Shared base of codecs whose samples are JSON objects."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from lepton_tasks.core.errors import DataError
 
 
 class JsonRequests:
-    """The part of a codec whose samples are JSON objects."""
+    """Base class of codecs whose samples are JSON objects."""
 
     media_type: ClassVar[str] = "application/json"
     suffix: ClassVar[str] = ".json"
 
     def payload(self, instance: Any) -> bytes:
-        """The bytes of an object that came inside a larger JSON value."""
+        """The bytes of a sample that is part of a larger JSON value."""
         return json_bytes(instance)
 
 
 def json_bytes(value: Any) -> bytes:
-    """A JSON value as text; raises `DataError` if it is nested too deeply to be written."""
+    """Serialise a JSON value; raises `DataError` if it is nested too deeply."""
     try:
         return json.dumps(value, ensure_ascii=False).encode()
     except RecursionError as error:
@@ -28,7 +28,7 @@ def json_bytes(value: Any) -> bytes:
 
 
 def json_object(payload: bytes) -> dict[str, Any]:
-    """The object that a request holds; raises `DataError` if it is none."""
+    """Parse a JSON object; raises `DataError` if it is none."""
     try:
         value = json.loads(payload)
     except (ValueError, RecursionError) as error:

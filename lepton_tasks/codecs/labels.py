@@ -1,4 +1,4 @@
-"""Output codec of classification: class probabilities -> JSON answer."""
+"""Output codec of classification: class probabilities -> JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class LabelsCodec:
     """Label probabilities.
 
     Args:
-        labels: Names of the classes, in the order of the model's outputs.
+        labels: Class names, in the order of the model's outputs.
     """
 
     labels: list[str]

@@ -22,18 +22,18 @@ class LatentCodec(JsonRequests):
     """Label and seed for image generation: ``{"label": "3", "seed": 1}``. Equal seeds give equal images.
 
     Args:
-        latent: Length of the noise.
-        labels: What can be asked for; empty if nothing can.
+        latent: Length of the noise vector.
+        labels: Classes of a conditional generator; otherwise empty.
     """
 
     latent: Annotated[int, pydantic.Field(ge=1)]
     labels: list[str]
 
     def decode(self, payload: bytes) -> np.ndarray:
-        """Noise, and 1 at the place of the label, float32 [latent + labels]; without a seed, another one each time.
+        """Noise and one-hot label, float32 [latent + labels]; without a seed, a random one is used.
 
         Raises:
-            DataError: a field is unknown, the label is, or the seed is not a whole number from 0 to 2**32 - 1.
+            DataError: a field or label is unknown, or the seed is not an integer from 0 to 2**32 - 1.
         """
         request = json_object(payload)
         for name in request:
@@ -42,14 +42,14 @@ class LatentCodec(JsonRequests):
         return self.code(self._seed(request.get("seed")), self._label(request.get("label")))
 
     def fields(self) -> list[Field]:
-        """Label, where one can be asked for, and seed."""
+        """Label, if the generator is conditional, and seed."""
         label = [Field("label", "text", required=True, choices=tuple(self.labels))] if self.labels else []
         return [*label, Field("seed", "int")]
 
     def code(self, seed: int, label: int | None) -> np.ndarray:
-        """The code of a seed and the number of a label, float32 [latent + labels]."""
+        """The code of a seed and a label index, float32 [latent + labels]."""
         code = np.zeros(self.latent + len(self.labels), np.float32)
-        # Of NumPy's generators, this one alone promises the same numbers in every version.
+        # The only NumPy generator whose numbers are guaranteed not to change between versions.
         code[: self.latent] = np.random.RandomState(seed).standard_normal(self.latent)
         if label is not None:
             code[self.latent + label] = 1

@@ -14,7 +14,7 @@ class NumberCodec:
     """One number.
 
     Args:
-        name: What the number is called.
+        name: Key in the prediction.
     """
 
     name: str = "value"

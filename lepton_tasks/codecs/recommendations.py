@@ -14,7 +14,7 @@ class ItemsCodec:
     """Recommended items by name.
 
     Args:
-        items: Names of the items, in the order of their numbers, which count from 1.
+        items: Item names; the first has index 1.
         titles: Display names in the same order; empty if identical.
     """
 
@@ -22,9 +22,9 @@ class ItemsCodec:
     titles: list[str] = dataclasses.field(default_factory=list)
 
     def encode(self, outputs: Mapping[str, np.ndarray], row: int) -> dict[str, Any]:
-        """Names and scores of one row of ``items`` (int [N, K]) and ``scores`` (float32 [N, K]), the best first.
+        """Names and scores of one row of ``items`` (int [N, K]) and ``scores`` (float32 [N, K]), best first.
 
-        What has no finite score, because the user has touched nearly everything, is left out.
+        Items without a finite score are omitted; they occur if the user has interacted with nearly all items.
         """
         pairs = zip(outputs["items"][row].tolist(), outputs["scores"][row].tolist(), strict=True)
         return {"items": [{**self._named(n - 1), "score": score} for n, score in pairs if np.isfinite(score)]}

@@ -25,20 +25,20 @@ _PERIODS: dict[Calendar, int] = {"hour": 24, "weekday": 7, "month": 12}
 class SeriesCodec(JsonRequests):
     """The latest rows of a time series.
 
-    A request is ``{"rows": [{"<time>": "2024-01-01T00:00", "<column>": 1.5, ...}, ...]}`` in the order of time: at
-    least `window` rows and as many more as the longest lag; the last ones count.
+    A request is ``{"rows": [{"<time>": "2024-01-01T00:00", "<column>": 1.5, ...}, ...]}`` in chronological order, with
+    at least `window` rows plus the longest lag; earlier rows are ignored.
 
     Args:
-        time: Name of the time of a row; UTC where it names no zone.
+        time: Name of the time column; UTC if a value has no zone.
         step: Seconds between two rows.
-        columns: Names of the numbers.
-        mean: Of each column, subtracted.
-        std: Of each column, divided by.
-        categories: Names of the columns of text, and the values that are told apart.
-        window: Rows of an input.
-        lags: Of the column `lagged`, the values so many rows earlier.
+        columns: Names of the numeric columns.
+        mean: Mean of each column, for scaling.
+        std: Standard deviation of each column, for scaling.
+        categories: Names of the text columns, and the values with one-hot features.
+        window: Rows per input.
+        lags: Lags of the column `lagged` added as features, in rows.
         lagged: One of `columns`.
-        calendar: What of the time goes in, as sine and cosine.
+        calendar: Time components added as sine and cosine.
     """
 
     time: str
@@ -54,22 +54,22 @@ class SeriesCodec(JsonRequests):
 
     @property
     def width(self) -> int:
-        """Numbers a row becomes."""
+        """Number of features per row."""
         one_hot = sum(map(len, self.categories.values()))
         return len(self.columns) + one_hot + len(self.lags) + 2 * len(self.calendar)
 
     @property
     def history(self) -> int:
-        """Rows needed before a window."""
+        """Rows required before a window."""
         return max(self.lags, default=0)
 
     def features(self, times: np.ndarray, numbers: np.ndarray, words: Mapping[str, Sequence[str]]) -> np.ndarray:
-        """The numbers of consecutive rows of one series, float32 [N, width]; NaN where a lag reaches before the first.
+        """Features of consecutive rows of one series, float32 [N, width]; NaN if a lag reaches before the first row.
 
         Args:
             times: int64 [N], seconds since 1970.
             numbers: float64 [N, columns].
-            words: Of each column of text its N values; an unknown one is none of those told apart.
+            words: The N values of each text column; unknown values have all-zero features.
         """
         scaled = (numbers - np.asarray(self.mean)) / np.asarray(self.std)
         parts = [scaled]
@@ -86,7 +86,7 @@ class SeriesCodec(JsonRequests):
         return np.concatenate(parts, axis=1, dtype=np.float32)
 
     def decode(self, payload: bytes) -> np.ndarray:
-        """The last window of a request's rows, float32 [window, width]; raises `DataError` if it has none."""
+        """The last window of a request's rows, float32 [window, width]; raises `DataError` for invalid rows."""
         rows = _rows_of(payload)
         needed = self.window + self.history
         if len(rows) < needed:
@@ -97,18 +97,20 @@ class SeriesCodec(JsonRequests):
             where = f"rows[{first + uneven[0] + 1}].{self.time}"
             raise DataError(f"not {self.step} seconds after the previous row.", where=where)
         numbers = [[_number(r.get(c), f"rows[{first + i}].{c}") for c in self.columns] for i, r in enumerate(rows)]
-        words = {name: _cut([str(row.get(name)) for row in rows], known) for name, known in self.categories.items()}
+        words = {
+            name: _truncated([str(row.get(name)) for row in rows], known) for name, known in self.categories.items()
+        }
         return self.features(times, np.array(numbers, np.float64), words)[-self.window :]
 
     def fields(self) -> list[Field]:
-        """The rows, and what each holds."""
+        """The rows and their columns."""
         columns = [Field(self.time, "time", required=True)]
         columns += [Field(name, "float", required=True) for name in self.columns]
         columns += [Field(name, "text", choices=known) for name, known in self.categories.items()]
         return [Field("rows", "rows", required=True, columns=tuple(columns))]
 
     def observe(self, payload: bytes, sample: np.ndarray) -> dict[str, Any]:
-        """The numbers of the last row, to 6 digits, and its categories; null for one that training did not know."""
+        """The numbers of the last row, to 6 digits, and its categories; null if not in the training data."""
         last, width = sample[-1].tolist(), len(self.columns)
         scaled = zip(self.columns, last[:width], self.mean, self.std, strict=True)
         values: dict[str, Any] = {name: float(f"{value * std + mean:.6g}") for name, value, mean, std in scaled}
@@ -143,8 +145,8 @@ def _time(value: Any, where: str) -> int:
     return int((time if time.tzinfo else time.replace(tzinfo=dt.UTC)).timestamp())
 
 
-def _cut(words: Sequence[str], known: Sequence[str]) -> list[str]:
-    """Words not longer than one letter more than any known one: NumPy gives each as much room as the longest."""
+def _truncated(words: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Words cut to one letter more than the longest known one, as NumPy allocates the longest length for each."""
     longest = 1 + max(map(len, known), default=0)
     return [word[:longest] for word in words]
 

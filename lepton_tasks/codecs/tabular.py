@@ -13,16 +13,16 @@ import numpy as np
 
 from lepton_tasks.codecs.fields import Field
 from lepton_tasks.codecs.json_rows import JsonRequests, json_object
-from lepton_tasks.codecs.observing import MOST_VALUES
+from lepton_tasks.codecs.monitored_values import MAX_VALUES
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.registry import did_you_mean
 
 UNKNOWN_CODE, MISSING_CODE, FIRST_CODE = 0, 1, 2
-"""Codes of categories: what training did not know, what is missing, and the first of the others."""
+"""Category codes: not in the training data, missing, and the first code of a known category."""
 
 
 def bucket_of(text: str, buckets: int) -> int:
-    """The code of a category that is hashed: CRC-32 of its UTF-8, the same everywhere."""
+    """The code of a hashed category: CRC-32 of its UTF-8, so the same on every platform."""
     return zlib.crc32(text.encode(errors="surrogatepass")) % buckets + FIRST_CODE
 
 
@@ -31,11 +31,11 @@ class TabularColumn:
     """A column of a request.
 
     Args:
-        name: Its name.
-        type: What a value must be.
-        required: Whether it must be there: no value was missing in training.
-        values: The categories with a code of their own, in order; None if it is no category.
-        buckets: Number of hashed codes, instead of `values`.
+        name: Column name.
+        type: Type of its values.
+        required: Whether a value is required, as none was missing in training.
+        values: Categories with their own code, in order; None for a numeric column.
+        buckets: Number of hash buckets, instead of `values`.
     """
 
     name: str
@@ -44,25 +44,25 @@ class TabularColumn:
     values: tuple[str, ...] | None = None
     buckets: int | None = None
 
-    def number(self, value: Any) -> float:
-        """What stands for a JSON value; NaN, or `MISSING_CODE` of a category, for null.
+    def encode(self, value: Any) -> float:
+        """The number that represents a JSON value; for null, NaN or the category `MISSING_CODE`.
 
         Raises:
-            DataError: the value is of another type.
+            DataError: the value has the wrong type.
         """
         category = self.values is not None or self.buckets is not None
         if value is None:
             if self.required:
                 raise self._error("no value; in training it always had one")
             return float(MISSING_CODE) if category else math.nan
-        checked = self._checked(value)
-        return float(self._code(_text(checked))) if category else float(checked)
+        value = self._validated(value)
+        return float(self._code(_text(value))) if category else float(value)
 
-    def told(self, value: Any) -> Any:
-        """A JSON value of a row that was decoded, in the column's type; times in seconds since 1970."""
-        return None if value is None else self._checked(value)
+    def typed_value(self, value: Any) -> Any:
+        """A valid JSON value converted to the column's type; times in seconds since 1970."""
+        return None if value is None else self._validated(value)
 
-    def _checked(self, value: Any) -> Any:
+    def _validated(self, value: Any) -> Any:
         if self.type == "text":
             if isinstance(value, str):
                 return value
@@ -112,14 +112,14 @@ class TabularCodec(JsonRequests):
 
     Args:
         columns: The columns in the order of the graph's input.
-        ignored: Further columns of the table that a request may hold, and that are not looked at.
+        ignored: Further columns that a request may contain.
     """
 
     columns: tuple[TabularColumn, ...]
     ignored: tuple[str, ...] = ()
 
     def decode(self, payload: bytes) -> np.ndarray:
-        """The row as float64 [columns]: numbers, seconds since 1970, and codes of categories; NaN where one is missing.
+        """The row as float64 [columns]: numbers, seconds since 1970 and category codes; NaN for missing numbers.
 
         Raises:
             DataError: not a JSON object, an unknown or missing column, or a value of the wrong type.
@@ -129,18 +129,18 @@ class TabularCodec(JsonRequests):
         for name in row:
             if name not in known:
                 raise DataError(f"there is no column {name!r}.", where=name, fix=did_you_mean(name, known))
-        return np.array([column.number(row.get(column.name)) for column in self.columns], np.float64)
+        return np.array([column.encode(row.get(column.name)) for column in self.columns], np.float64)
 
     def fields(self) -> list[Field]:
-        """One a column."""
+        """One field per column."""
         return [Field(c.name, c.type, required=c.required, choices=c.values or ()) for c in self.columns]
 
     def observe(self, payload: bytes, sample: np.ndarray) -> dict[str, Any]:
         """The row's values by column, in the columns' types."""
         row = json_object(payload)
-        return {column.name: column.told(row.get(column.name)) for column in self.columns[:MOST_VALUES]}
+        return {column.name: column.typed_value(row.get(column.name)) for column in self.columns[:MAX_VALUES]}
 
 
 def _text(value: Any) -> str:
-    """A category as text: what Polars writes for a column of this type."""
+    """A category as text, as Polars formats this type."""
     return str(value).lower() if isinstance(value, bool) else str(value)

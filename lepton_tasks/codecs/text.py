@@ -22,16 +22,16 @@ from lepton_tasks.core.errors import DataError
 
 PAD, UNKNOWN, BEGIN, END = range(4)
 SPECIAL = ("<pad>", "<unk>", "<s>", "</s>")
-"""The first tokens of every vocabulary."""
+"""The special tokens, first in every vocabulary."""
 
 MAX_CHARACTERS = 100_000
 
-# Classes are written out, so that Python's and Rust's regular expressions, which differ in `\s`, mean the same.
+# Character classes are explicit, because Python's and Rust's regular expressions define `\s` differently.
 WHITE_SPACE = "[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+"
 INVISIBLE = "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u200b\u202a-\u202e\u2060\u2066-\u2069\ufeff\ufff9-\ufffb]+"
-"""Control characters, soft hyphens, marks of direction; not the joiners that Persian, Hindi and emoji need."""
+"""Control characters, soft hyphens, direction marks; not the joiners that Persian, Hindi and emoji need."""
 HTML = "&(?:#|[A-Za-z])|<[/!A-Za-z]"
-"""What a text holds that may have an entity, a tag or a comment in it."""
+"""Matches in every text that contains an entity, a tag or a comment."""
 
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 _AMPERSANDS = re.compile(r"&(?:amp;)+")
@@ -43,30 +43,30 @@ _ELEMENTS = (
     " option output p param picture pre progress q s samp script section select small source span strike strong style"
     " sub summary sup svg table tbody td template textarea tfoot th thead time title tr track tt u ul var video wbr"
 )
-# Only HTML's own elements, and in capitals only where nothing else is meant: in news, <CHMP> and <NAV> are companies.
-# Texts come from anybody: no two parts of a choice may share letters, or some take minutes (`=` and what is before it).
+# HTML element names only, and few in capitals: in news, <CHMP> and <NAV> are companies.
+# Texts are untrusted: alternatives must not overlap, or backtracking takes minutes (`=` and what is before it).
 _NAMES = f"(?:{'|'.join(_ELEMENTS.split())})"
 _MARKUP = rf"/?{_NAMES}(?:[ /][^<>]*)?>|(?i:/{_NAMES}>|{_NAMES} [^<>=]*=[^<>]*>)|BR>|![A-Za-z][^<>]*>"
-_TAG = re.compile(f"<(?:{_MARKUP})")  # "<" is outside all choices: so Python looks for it, and tries nothing elsewhere
+_TAG = re.compile(f"<(?:{_MARKUP})")  # "<" as a common prefix lets Python skip to it
 _TAG_OR_COMMENT = re.compile(f"<(?:!--(?s:.*?)-->|{_MARKUP})")
 _COMMENT_END = "-->"
 
-_MOST_MARKS = 100  # on one letter
-_dense = re.compile(f"[^\x00-\u02ff]{{{_MOST_MARKS + 1}}}")  # where there may be more: no mark is below U+0300
-_MARKS_OF_TWO = frozenset("\u0f73\u0f75\u0f81")  # become two marks, without being one
+_MAX_MARKS = 100  # combining marks per letter
+_dense = re.compile(f"[^\x00-\u02ff]{{{_MAX_MARKS + 1}}}")  # may contain more; no combining mark is below U+0300
+_DECOMPOSED_MARKS = frozenset("\u0f73\u0f75\u0f81")  # decompose to two marks, but have combining class 0
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_PASSES = 8  # markup inside markup; a bound, since each pass reads the whole text
+_MAX_PASSES = 8  # for nested markup; limited because each pass reads the whole text
 
 _white_space, _invisible, _html = (re.compile(pattern) for pattern in (WHITE_SPACE, INVISIBLE, HTML))
 
 
 def canonical(text: str) -> str:
-    """The text as it is tokenised: NFC, without HTML and control characters, single spaces, none at the ends.
+    """Normalise a text for tokenisation: NFC, no HTML or control characters, single spaces, stripped.
 
-    Idempotent, so that text that was cleaned before training and raw text in a request end up equal.
+    Idempotent, so that text cleaned before training and raw text in a request become equal.
     """
     text = _tidy(text)
-    for _ in range(_PASSES):
+    for _ in range(_MAX_PASSES):
         if not _html.search(text):
             break
         plain = _ENTITY.sub(lambda match: html.unescape(match[0]), _AMPERSANDS.sub("&", text))
@@ -78,7 +78,7 @@ def canonical(text: str) -> str:
 
 
 def _without_markup(text: str) -> str:
-    """Tags and comments as spaces. Behind the last end of a comment none is looked for: each would read to the end."""
+    """Replace tags and comments by spaces; after the last ``-->`` only tags, as open comments would scan to the end."""
     head, end, tail = text.rpartition(_COMMENT_END)
     return _TAG_OR_COMMENT.sub(" ", head + end) + _TAG.sub(" ", tail)
 
@@ -91,21 +91,21 @@ def _tidy(text: str) -> str:
 
 
 def _unstacked(text: str) -> str:
-    """The text without the marks beyond the hundredth on one letter: Python takes minutes to order 100,000 of them."""
+    """Drop marks beyond the hundredth on one letter: NFC takes minutes to reorder 100,000 of them."""
     kept, marks = [], 0
     for letter in text:
-        marks = marks + 1 if unicodedata.combining(letter) or letter in _MARKS_OF_TWO else 0
-        if marks <= _MOST_MARKS:
+        marks = marks + 1 if unicodedata.combining(letter) or letter in _DECOMPOSED_MARKS else 0
+        if marks <= _MAX_MARKS:
             kept.append(letter)
     return "".join(kept)
 
 
 @functools.lru_cache(maxsize=32)
 def load_tokenizer(text: str) -> Tokenizer:
-    """The tokenizer that a JSON text describes; ``<pad>`` and the like in a text are words, not commands.
+    """Load a tokenizer from JSON; special tokens such as ``<pad>`` in a text are encoded as ordinary text.
 
     Raises:
-        DataError: it is none.
+        DataError: the JSON is not a tokenizer.
     """
     try:
         tokenizer = Tokenizer.from_str(text)
@@ -116,24 +116,24 @@ def load_tokenizer(text: str) -> Tokenizer:
 
 
 def token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens of canonical texts, one after the other (int32 [sum of lengths]), and the lengths (int32 [N])."""
+    """Concatenated token ids of canonical texts (int32 [sum of lengths]), and the lengths (int32 [N])."""
     rows = [encoding.ids for encoding in tokenizer.encode_batch_fast(texts)]
     lengths = np.fromiter(map(len, rows), np.int32, count=len(rows))
     return np.fromiter(itertools.chain.from_iterable(rows), np.int32, count=int(lengths.sum())), lengths
 
 
 def padded(ids: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarray:
-    """The tokens as int32 [N, width], `PAD` after each row's end."""
+    """The token ids as int32 [N, width], padded with `PAD`."""
     table = np.full((len(lengths), width), PAD, np.int32)
     table[np.arange(width) < lengths[:, np.newaxis]] = ids
     return table
 
 
 def text_of(payload: bytes, columns: Sequence[str]) -> str:
-    """The text of a request: UTF-8, or with several columns a JSON object of them, joined by spaces; canonical.
+    """The canonical text of a request: UTF-8, or a JSON object of several columns, joined by spaces.
 
     Raises:
-        DataError: it is not UTF-8, lacks a column, is too long, or holds nothing to read.
+        DataError: it is not UTF-8, lacks a column, is too long or empty.
     """
     try:
         text = payload.decode("utf-8")
@@ -168,7 +168,7 @@ def _fields(text: str, columns: Sequence[str]) -> list[str]:
 
 
 class TextRequests:
-    """The part of a codec whose samples are plain text, or JSON objects of several texts."""
+    """Base class of codecs whose samples are plain text, or JSON objects of several texts."""
 
     columns: tuple[str, ...]
     media_type: ClassVar[str] = "text/plain"
@@ -178,7 +178,7 @@ class TextRequests:
         """The bytes of ``"..."`` or ``{"text": "..."}``, or of an object with all columns.
 
         Raises:
-            DataError: it holds no text.
+            DataError: there is no text.
         """
         if len(self.columns) > 1:
             return json_bytes(instance)
@@ -190,7 +190,7 @@ class TextRequests:
         return text.encode()
 
     def fields(self) -> list[Field]:
-        """The texts."""
+        """One field per text column."""
         return [Field(name, "text", required=True) for name in self.columns]
 
 
@@ -199,9 +199,9 @@ class TextCodec(TextRequests):
     """Text to token ids.
 
     Args:
-        tokenizer: JSON of a Hugging Face tokenizer, its truncation included.
-        max_length: Width of a row, in tokens.
-        columns: What a request holds: one column is plain text, several are a JSON object.
+        tokenizer: JSON of a Hugging Face tokenizer, including truncation.
+        max_length: Tokens per row.
+        columns: Text columns; a request is plain text for one column, a JSON object for several.
     """
 
     tokenizer: str
@@ -209,17 +209,17 @@ class TextCodec(TextRequests):
     columns: tuple[str, ...] = ("text",)
 
     def decode(self, payload: bytes) -> np.ndarray:
-        """The tokens of one text as int32 [max_length], 0 after the end; raises `DataError` if there is none."""
+        """The token ids of one text as int32 [max_length], padded with 0; raises `DataError` if there is no text."""
         row: np.ndarray = self.encode([text_of(payload, self.columns)])[0][0]
         return row
 
     def observe(self, payload: bytes, sample: np.ndarray) -> dict[str, Any]:
-        """The number of tokens, and the share of them unknown in training."""
+        """The number of tokens, and the share of unknown ones."""
         tokens = int(np.count_nonzero(sample != PAD))
         return {"tokens": tokens, "unknown": int(np.count_nonzero(sample == UNKNOWN)) / max(1, tokens)}
 
     def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens of canonical texts as int32 [N, max_length], and how many each has, int32 [N]."""
+        """Token ids of canonical texts as int32 [N, max_length], and their lengths, int32 [N]."""
         ids, lengths = token_ids(load_tokenizer(self.tokenizer), texts)
         return padded(ids, lengths, self.max_length), lengths
 
@@ -230,8 +230,8 @@ class TfidfCodec(TextRequests):
 
     Args:
         tokenizer: JSON of a Hugging Face tokenizer.
-        idf: Weight of each token; 0 for one that does not count.
-        columns: What a request holds: one column is plain text, several are a JSON object.
+        idf: Inverse document frequency of each token; 0 for ignored tokens.
+        columns: Text columns; a request is plain text for one column, a JSON object for several.
     """
 
     tokenizer: str
@@ -239,21 +239,21 @@ class TfidfCodec(TextRequests):
     columns: tuple[str, ...] = ("text",)
 
     def decode(self, payload: bytes) -> np.ndarray:
-        """The weights of one text as float32 [tokens]; raises `DataError` if there is none."""
+        """The weights of one text as float32 [tokens]; raises `DataError` if there is no text."""
         values, indices, _ = self.encode([text_of(payload, self.columns)])
         row = np.zeros(len(self.idf), np.float32)
         row[indices] = values
         return row
 
     def observe(self, payload: bytes, sample: np.ndarray) -> dict[str, Any]:
-        """How many different known words count."""
+        """The number of distinct tokens with a weight."""
         return {"words": int(np.count_nonzero(sample))}
 
     def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Weights of canonical texts as compressed sparse rows of unit length.
 
         Returns:
-            Values (float32), their columns (int32, rising within a row), and the number of them in each row (int64).
+            Values (float32), their columns (int32, ascending within a row), and the number per row (int64).
             A weight is (1 + ln count) * idf. Source: Manning, Raghavan, Schütze, Introduction to Information
             Retrieval, 2008, chapter 6.4.
         """

@@ -133,7 +133,7 @@ OUTPUT_CODECS: Registry[protocols.OutputCodec] = Registry(
         "labels": "lepton_tasks.codecs.labels:LabelsCodec",
         "number": "lepton_tasks.codecs.number:NumberCodec",
         "picture": "lepton_tasks.codecs.picture:PictureCodec",
-        "text_made": "lepton_tasks.codecs.text_made:TextMadeCodec",
+        "text_made": "lepton_tasks.codecs.generated_text:GeneratedTextCodec",
     },
 )
 

@@ -91,7 +91,9 @@ class ImageFeatures:
         picture, width, height = opened
         digest = hashlib.sha256(f"{width}x{height}:".encode() + picture.tobytes())
         pixels = self._codec.resized(opened)
-        left, top, right, bottom = self._codec.filled(width, height)  # a blank picture shows no more for black bars
+        left, top, right, bottom = self._codec.content_box(
+            width, height
+        )  # a blank picture shows no more for black bars
         return {
             "width": width,
             "height": height,
@@ -152,7 +154,7 @@ class ImageFeatures:
         for row, sample in enumerate(rows.select(["sample_id", "boxes", "width", "height"]).to_pylist()):
             for box in sample["boxes"] or ():
                 corners = np.array([[box["xmin"], box["ymin"]], [box["xmax"], box["ymax"]]])
-                low, high = np.clip(self._codec.placed(corners, sample["width"], sample["height"]), 0, sides)
+                low, high = np.clip(self._codec.map_points(corners, sample["width"], sample["height"]), 0, sides)
                 if (high - low).min() >= _MIN_SIDE:
                     lines.append((row, sample["sample_id"], box["label"], *low, *high))
         columns = list(zip(*lines, strict=True)) or [()] * len(_BOXES_SCHEMA)

@@ -1,4 +1,4 @@
-"""Client of Airflow's REST API: trigger a run, follow it, read task results."""
+"""Client of Airflow's REST API: trigger runs, poll their state, read task results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lepton_tasks.core.errors import ConfigError, LeptonError, UnavailableError
 
 @dataclasses.dataclass(frozen=True)
 class TaskState:
-    """One task of a run. `state` is Airflow's own word, or None before the scheduler has looked at it."""
+    """One task of a run. `state` is Airflow's task state; None before the task is scheduled."""
 
     task_id: str
     state: str | None
@@ -34,21 +34,21 @@ class TaskState:
 
 
 class AirflowClient:
-    """Airflow's REST API v2, logged in as one user; use it in a ``with`` block.
+    """Airflow's REST API v2, logged in as one user; a context manager.
 
     Args:
         url: The API server, e.g. ``http://127.0.0.1:8080``.
-        user: Name of the user.
-        password: Their password.
-        timeout: Seconds for one request.
+        user: User name.
+        password: Password.
+        timeout: Seconds per request.
 
     Raises:
-        UnavailableError: if Airflow does not answer, here and in every method.
+        UnavailableError: Airflow does not respond; raised by every method.
     """
 
     def __init__(self, url: str, user: str, password: str, *, timeout: float = 30.0) -> None:
         self.url = url.rstrip("/")
-        # Proxies of the environment are for the world outside, and Airflow is not there.
+        # No proxies from the environment: Airflow is a local service.
         self._http = httpx.Client(base_url=self.url, timeout=timeout, trust_env=False)
         try:
             token = self._call("POST", "/auth/token", {"username": user, "password": password})["access_token"]
@@ -66,15 +66,15 @@ class AirflowClient:
         self._http.close()
 
     def wait_for_dag(self, dag_id: str, *, timeout: float = 60.0) -> None:
-        """Return once Airflow has read the Dag; raises `ConfigError` with its import errors if it does not."""
+        """Wait until Airflow has parsed the Dag; raises `ConfigError` with the import errors on timeout."""
         deadline = time.monotonic() + timeout
         while not self._exists(dag_id):
             if time.monotonic() > deadline:
-                told = "\n".join(f"{e['filename']}: {e['stack_trace']}" for e in self.import_errors())
+                errors = "\n".join(f"{e['filename']}: {e['stack_trace']}" for e in self.import_errors())
                 raise ConfigError(
                     f"Airflow found no Dag {dag_id!r} within {timeout:.0f} s.",
                     where=self.url,
-                    fix=f"Its import errors:\n{told}" if told else "It reads configs/use_cases/*.yaml.",
+                    fix=f"Its import errors:\n{errors}" if errors else "It reads configs/use_cases/*.yaml.",
                 )
             time.sleep(0.5)
 
@@ -83,7 +83,7 @@ class AirflowClient:
         self._call("PATCH", f"/api/v2/dags/{_id(dag_id)}?update_mask=is_paused", {"is_paused": False})
 
     def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> str:
-        """Start a run with the given Params; returns its run id. Raises `ConfigError` if a Param is refused."""
+        """Start a run with the given Params; returns its run id. Raises `ConfigError` if a Param is invalid."""
         body = {"logical_date": None, "conf": dict(conf or {})}
         return str(self._call("POST", f"/api/v2/dags/{_id(dag_id)}/dagRuns", body)["dag_run_id"])
 
@@ -92,12 +92,12 @@ class AirflowClient:
         return str(self._call("GET", _run(dag_id, run_id))["state"])
 
     def is_active(self, dag_id: str) -> bool:
-        """Whether a run of the Dag waits or goes on."""
+        """Whether a run of the Dag is queued or running."""
         path = f"/api/v2/dags/{_id(dag_id)}/dagRuns?state=queued&state=running&limit=1"
         return bool(self._call("GET", path)["dag_runs"])
 
     def tasks(self, dag_id: str, run_id: str) -> list[TaskState]:
-        """Every task of the run, those that started first."""
+        """All tasks of the run by start time."""
         found = self._call("GET", f"{_run(dag_id, run_id)}/taskInstances?limit=1000")["task_instances"]
         states = [
             TaskState(t["task_id"], t["state"], _time(t["start_date"]), _time(t["end_date"]), t["try_number"])
@@ -106,12 +106,12 @@ class AirflowClient:
         return sorted(states, key=lambda t: (t.start is None, t.start or dt.datetime.min))
 
     def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
-        """What a task left: what it returned (for a stage, its reference as JSON values), or the value of `key`."""
+        """An XCom value of a task; by default its return value (for a stage, its artifact reference as JSON)."""
         path = f"{_task(dag_id, run_id, task_id)}/xcomEntries/{_id(key)}?deserialize=true"
         return self._call("GET", path)["value"]
 
     def log(self, dag_id: str, run_id: str, task_id: str, *, attempt: int = 1) -> str:
-        """What one attempt of a task said, a line each; the errors it ended with come last."""
+        """The log lines of one attempt of a task, errors last."""
         path = f"{_task(dag_id, run_id, task_id)}/logs/{attempt}?full_content=true"
         lines = []
         for line in self._call("GET", path)["content"]:
@@ -120,11 +120,11 @@ class AirflowClient:
         return "\n".join(lines)
 
     def set_task_state(self, dag_id: str, run_id: str, task_id: str, state: str) -> None:
-        """Mark a task, as the page's button does; a running task that is marked ``failed`` is killed."""
+        """Set the state of a task, as in Airflow's UI; a running task set to ``failed`` is killed."""
         self._call("PATCH", _task(dag_id, run_id, task_id), {"new_state": state})
 
     def import_errors(self) -> list[dict[str, Any]]:
-        """Files that gave no Dag: ``filename``, ``stack_trace`` and ``timestamp`` of each."""
+        """Files that failed to import: ``filename``, ``stack_trace`` and ``timestamp`` of each."""
         return list(self._call("GET", "/api/v2/importErrors?limit=100")["import_errors"])
 
     def _exists(self, dag_id: str) -> bool:
@@ -132,13 +132,13 @@ class AirflowClient:
         return any(dag["dag_id"] == dag_id for dag in found)
 
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        answer = self._send(method, path, body)
-        if answer.is_success:
-            return answer.json() if answer.content else None
-        raise _refusal(answer, where=f"{method} {self.url}{path.partition('?')[0]}")
+        response = self._send(method, path, body)
+        if response.is_success:
+            return response.json() if response.content else None
+        raise _error_of(response, where=f"{method} {self.url}{path.partition('?')[0]}")
 
     def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> httpx.Response:
-        attempts = 3 if method == "GET" else 1  # a question can be asked again; an order might be carried out twice
+        attempts = 3 if method == "GET" else 1  # only idempotent requests are retried
         for attempt in range(1, attempts + 1):
             try:
                 return self._http.request(method, path, json=body, headers={"Accept": "application/json"})
@@ -151,17 +151,17 @@ class AirflowClient:
         raise AssertionError("unreachable: the loop returns or raises")
 
 
-def _refusal(answer: httpx.Response, *, where: str) -> LeptonError:
+def _error_of(response: httpx.Response, *, where: str) -> LeptonError:
     try:
-        reason = answer.json()["detail"]
+        reason = response.json()["detail"]
     except (ValueError, KeyError, TypeError):
-        reason = answer.text[:500]
+        reason = response.text[:500]
     if isinstance(reason, list):
         reason = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in reason)
-    if answer.status_code == 401:
+    if response.status_code == 401:
         return ConfigError(f"Airflow does not accept the password: {reason}.", where=where)
-    kind = UnavailableError if answer.status_code >= 500 else ConfigError
-    return kind(f"Airflow answers {answer.status_code}: {reason}", where=where)
+    kind = UnavailableError if response.status_code >= 500 else ConfigError
+    return kind(f"Airflow answers {response.status_code}: {reason}", where=where)
 
 
 def _id(text: str) -> str:

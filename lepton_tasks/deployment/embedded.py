@@ -24,11 +24,11 @@ from lepton_tasks.deployment import embedded_processes as processes
 from lepton_tasks.deployment import embedded_services as definitions
 
 ADDRESSES = {"mlflow": "tracking_url", "serving": "serving_url", "airflow": "airflow_url"}
-"""Service -> the field of `Environment` that holds its address."""
+"""Field of `Environment` with the address of each service."""
 
 SERVICES = tuple(ADDRESSES)
 
-_HOST = "stages"  # The stage host goes with Airflow. It has no address, and nobody waits for it: it saves time only.
+_STAGE_HOST = "stages"  # started with Airflow; without an address, and optional: it only saves time
 
 OnEvent = Callable[[str, str, float], None]
 """Called with a service's name, ``"starting" | "running" | "ready"``, and the seconds since `up` was called."""
@@ -44,21 +44,21 @@ def up(
     on_event: OnEvent = lambda service, state, seconds: None,
     timeout: float = 180.0,
 ) -> dict[str, str]:
-    """Start what is not running, and wait until it answers.
+    """Start the services that are not running, and wait until they respond.
 
     Args:
         root: The state folder.
-        services: Which of `SERVICES`.
-        on_event: Told about each service that starts, runs already, or is ready.
-        timeout: Seconds until a service that does not answer counts as failed.
+        services: Subset of `SERVICES`.
+        on_event: Called for each service that starts, is already running, or is ready.
+        timeout: Seconds until a service that does not respond counts as failed.
 
     Returns:
-        ``airflow_url``, ``tracking_url`` and ``serving_url`` of what was asked for, and ``airflow_password`` if it was
-        generated now: it is shown this once.
+        ``airflow_url``, ``tracking_url`` and ``serving_url`` of the given services, and ``airflow_password`` if it was
+        generated now: it is shown only once.
 
     Raises:
-        ConfigError: a port is taken, or the project's folder is not here. Nothing was started then.
-        UnavailableError: a service ended or did not answer; what this call started has been ended again.
+        ConfigError: a port is in use, or this is not a project folder; nothing was started.
+        UnavailableError: a service exited or did not respond; the services started by this call were stopped.
     """
     return begin(root, services=services, on_event=on_event, timeout=timeout)()
 
@@ -70,10 +70,10 @@ def begin(
     on_event: OnEvent = lambda service, state, seconds: None,
     timeout: float = 180.0,
 ) -> Callable[[], dict[str, str]]:
-    """Do as `up` does, without waiting: returns what waits for the services, and returns or raises as `up` does.
+    """As `up`, without waiting: returns a function that waits for the services, and returns or raises as `up` does.
 
     Raises:
-        ConfigError: a port is taken, or the project's folder is not here. Nothing was started then.
+        ConfigError: a port is in use, or this is not a project folder; nothing was started.
     """
     root = root.resolve()
     project = project_root()
@@ -83,56 +83,56 @@ def begin(
         raise ConfigError(
             "not a Lepton project: there is no `dags` folder.", where=str(project), fix="Run it in the project."
         )
-    with contextlib.ExitStack() as held:
-        held.enter_context(_only_one(root))
-        started = _Start(root, project, services, on_event, timeout)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_locked(root))
+        started = _Startup(root, project, services, on_event, timeout)
         started.begin()
-        kept = held.pop_all()
+        lock = stack.pop_all()
 
     def finish() -> dict[str, str]:
-        with kept:
+        with lock:
             return started.finish()
 
     return finish
 
 
 def down(root: Path, *, grace: float = 30.0) -> list[str]:
-    """End every service of this state folder with all it started; returns the names that were running.
+    """Stop all services of this state folder and their child processes; returns the names of those that were running.
 
-    The server answers what it has accepted for up to 25 s (`serving.app.STOP_SECONDS`), so `grace` is longer.
+    The server finishes accepted requests for up to 25 s (`serving.app.STOP_SECONDS`), so `grace` is longer.
     """
     root = root.resolve()
-    with _only_one(root):
-        ended = processes.end(root, processes.recorded(root), grace=grace)
+    with _locked(root):
+        ended = processes.stop(root, processes.recorded(root), grace=grace)
         forget_addresses(root)
     return ended
 
 
 def status(root: Path) -> dict[str, dict[str, Any]]:
-    """What was started, by name: ``state`` ("running", "starting" or "stopped"), ``pid``, ``url``, ``log``."""
+    """The started services by name: ``state`` ("running", "starting" or "stopped"), ``pid``, ``url``, ``log``."""
     root = root.resolve()
     report = {}
     for name, record in processes.recorded(root).items():
         url = f"http://{definitions.HOST}:{record.port}" if record.port else f"unix:{root / SOCKET_FILE}"
         state = "stopped"
         if record.process():
-            state = "running" if _answers(root, record, url) else "starting"
+            state = "running" if _responds(root, record, url) else "starting"
         log = str(processes.log_path(root, name))
         report[name] = {"state": state, "pid": record.pid, "url": url, "log": log}
     return report
 
 
 def is_local(url: str) -> bool:
-    """Whether an address is this machine's."""
+    """Whether a URL points to this machine."""
     return urlsplit(url).hostname in _LOCAL
 
 
-class _Start:
-    """One call of `up`."""
+class _Startup:
+    """State of one `up` call."""
 
     def __init__(self, root: Path, project: Path, services: Sequence[str], on_event: OnEvent, timeout: float) -> None:
         self.root, self.project, self.timeout = root, project, timeout
-        self.services = [*services, _HOST] if "airflow" in services else list(services)
+        self.services = [*services, _STAGE_HOST] if "airflow" in services else list(services)
         self.began = time.monotonic()
         self.on_event = on_event
         self.environment = load_environment({**os.environ, "LEPTON_HOME": str(root)})
@@ -144,8 +144,8 @@ class _Start:
         self.result = {field: self.urls[name] for name, field in ADDRESSES.items() if name in self.services}
 
     def begin(self) -> None:
-        """Start what does not run."""
-        processes.end(self.root, self.missing, grace=3)  # what outlived a killed service still holds its port
+        """Start the services that are not running."""
+        processes.stop(self.root, self.missing, grace=3)  # orphans of a killed service still hold its port
         for name in self.missing:
             if name in ADDRESSES:
                 self._check_port(name)
@@ -154,33 +154,33 @@ class _Start:
         if "airflow" in self.missing:
             password = definitions.write_airflow_config(self.root, self.project, self.ports["airflow"])
             self.result |= {"airflow_password": password} if password else {}
-        with self._ended_if_it_fails():
+        with self._stopped_on_error():
             for name in self.services:
                 if name in self.missing:
-                    self._begin(name)
+                    self._start(name)
                 else:
-                    self._tell(name, "running")
+                    self._report(name, "running")
 
     def finish(self) -> dict[str, str]:
-        """Wait until what was started answers."""
-        with self._ended_if_it_fails():
+        """Wait until the started services respond."""
+        with self._stopped_on_error():
             self._wait([name for name in self.missing if name in ADDRESSES])
         record_addresses(self.root, {field: self.urls[name] for name, field in ADDRESSES.items()})
         return self.result
 
     @contextlib.contextmanager
-    def _ended_if_it_fails(self) -> Iterator[None]:
+    def _stopped_on_error(self) -> Iterator[None]:
         try:
             yield
         except BaseException:
-            processes.end(self.root, self.missing, grace=3)
+            processes.stop(self.root, self.missing, grace=3)
             raise
 
-    def _tell(self, name: str, state: str) -> None:
+    def _report(self, name: str, state: str) -> None:
         self.on_event(name, state, time.monotonic() - self.began)
 
     def _urls(self) -> dict[str, str]:
-        """The address in the environment, unless ours runs already at another."""
+        """The configured addresses; for running services, the actual ones."""
         urls = {name: str(getattr(self.environment, field)) for name, field in ADDRESSES.items()}
         return urls | {n: f"http://{definitions.HOST}:{r.port}" for n, r in self.records.items() if n in ADDRESSES}
 
@@ -196,8 +196,8 @@ class _Start:
                 fix=f"Choose another: {_VARIABLES[name]}={_free_port_after(port)}",
             )
 
-    def _begin(self, name: str) -> None:
-        self._tell(name, "starting")
+    def _start(self, name: str) -> None:
+        self._report(name, "starting")
         self.records[name] = processes.start(
             name,
             definitions.commands(self.root, self.ports, self.urls["mlflow"])[name],
@@ -217,14 +217,14 @@ class _Start:
                     raise _failed(name, "exited during start-up", log)
                 if definitions.probe(name, self.urls[name], record.created):
                     waiting.remove(name)
-                    self._tell(name, "ready")
+                    self._report(name, "ready")
                 elif time.monotonic() - self.began > self.timeout:
                     raise _failed(name, f"did not answer within {self.timeout:.0f} s", log)
             time.sleep(0.2)
 
 
-def _answers(root: Path, record: processes.Record, url: str) -> bool:
-    if record.name != _HOST:
+def _responds(root: Path, record: processes.Record, url: str) -> bool:
+    if record.name != _STAGE_HOST:
         return definitions.probe(record.name, url, record.created)
     try:
         connect(root).close()
@@ -238,8 +238,8 @@ def _failed(name: str, how: str, log: Path) -> UnavailableError:
 
 
 @contextlib.contextmanager
-def _only_one(root: Path) -> Iterator[None]:
-    """Hold the state folder: two `up` at once would start everything twice."""
+def _locked(root: Path) -> Iterator[None]:
+    """Lock the state folder: concurrent `up` calls would start everything twice."""
     (root / "run").mkdir(parents=True, exist_ok=True)
     with (root / "run" / "lock").open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)

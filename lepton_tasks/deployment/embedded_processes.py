@@ -16,13 +16,13 @@ import psutil
 from lepton_tasks.core.errors import ArtifactError
 from lepton_tasks.core.store import write_json
 
-# Every service and all it starts inherit this variable, so that what outlived its parent is still found.
-MARK = "LEPTON_STARTED_BY"
+# Inherited by every service and its children, so that orphaned processes are found.
+MARKER_VARIABLE = "LEPTON_STARTED_BY"
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """A process we started. A pid alone is not enough: the kernel gives it out again."""
+    """A started process. The creation time is needed because pids are reused."""
 
     name: str
     pid: int
@@ -30,7 +30,7 @@ class Record:
     port: int | None
 
     def process(self) -> psutil.Process | None:
-        """The process, if it still runs."""
+        """The process, if it is still running."""
         try:
             process = psutil.Process(self.pid)
             same = abs(process.create_time() - self.created) < 0.01
@@ -48,14 +48,14 @@ def start(
     environment: Mapping[str, str],
     port: int | None,
 ) -> Record:
-    """Start a service in a session of its own, its output in ``root/logs/<name>.log``, and remember it."""
+    """Start a service in its own session with output in ``root/logs/<name>.log``, and record it."""
     log = log_path(root, name)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as stream:
         process = subprocess.Popen(
             command,
             cwd=cwd,
-            env={**environment, MARK: f"{root}:{name}"},
+            env={**environment, MARKER_VARIABLE: f"{root}:{name}"},
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,
@@ -68,12 +68,12 @@ def start(
     return record
 
 
-# Kept, because a Popen that is collected while its process runs warns about it.
+# Prevents the warning of a Popen that is garbage-collected while its process runs.
 _detached: list[subprocess.Popen[bytes]] = []
 
 
 def recorded(root: Path) -> dict[str, Record]:
-    """What was started and not yet ended, by name; it may have died since."""
+    """Records of services that were not stopped, by name; their processes may have died."""
     records = {}
     for path in sorted((root / "run").glob("*.process.json")):
         record = Record(**json.loads(path.read_text()))
@@ -82,7 +82,7 @@ def recorded(root: Path) -> dict[str, Record]:
 
 
 def log_path(root: Path, name: str) -> Path:
-    """Where a service's output goes."""
+    """The log file of a service."""
     return root / "logs" / f"{name}.log"
 
 
@@ -94,21 +94,21 @@ def tail(path: Path, lines: int = 15) -> str:
         return ""
 
 
-def end(root: Path, names: Iterable[str], *, grace: float = 10.0) -> list[str]:
-    """End services and all they started: SIGTERM, `grace` seconds, SIGKILL.
+def stop(root: Path, names: Iterable[str], *, grace: float = 10.0) -> list[str]:
+    """Stop services and their child processes: SIGTERM, `grace` seconds, SIGKILL.
 
     Returns:
-        The names that were running.
+        The names of those that were running.
 
     Raises:
-        ArtifactError: if a process cannot be ended.
+        ArtifactError: a process does not exit.
     """
     records = {name: record for name, record in recorded(root).items() if name in set(names)}
     alive = [name for name, record in records.items() if record.process()]
     remaining: set[psutil.Process] = set()
     deadline = time.monotonic() + grace
     for signal_name in ("terminate", "kill", "kill"):  # twice: a process may fork while it is being killed
-        remaining = _families(root, records.values())
+        remaining = _find_processes(root, records.values())
         for process in remaining:
             with contextlib.suppress(psutil.NoSuchProcess):
                 getattr(process, signal_name)()
@@ -125,21 +125,21 @@ def end(root: Path, names: Iterable[str], *, grace: float = 10.0) -> list[str]:
     return alive
 
 
-def family(root: Path) -> set[psutil.Process]:
-    """Every live process that belongs to the services of this state folder."""
-    return _families(root, recorded(root).values())
+def running_processes(root: Path) -> set[psutil.Process]:
+    """All live processes of the services of this state folder."""
+    return _find_processes(root, recorded(root).values())
 
 
-def _families(root: Path, records: Iterable[Record]) -> set[psutil.Process]:
-    """Descendants, members of the sessions, and whoever inherited our mark: each alone misses some.
+def _find_processes(root: Path, records: Iterable[Record]) -> set[psutil.Process]:
+    """Descendants, members of the sessions, and processes with the marker variable: each criterion alone misses some.
 
-    A process whose parent died is nobody's descendant, one that made a session of its own left ours, and one that
-    renamed itself overwrote its environment.
+    An orphan is not a descendant, a process can create its own session, and one that changes its title may overwrite
+    its environment.
     """
     found: set[psutil.Process] = set()
-    sessions, marks = set(), set()
+    sessions, markers = set(), set()
     for record in records:
-        marks.add(f"{root}:{record.name}")
+        markers.add(f"{root}:{record.name}")
         process = record.process()
         if process is not None:
             found |= {process, *_descendants(process)}
@@ -147,9 +147,9 @@ def _families(root: Path, records: Iterable[Record]) -> set[psutil.Process]:
             sessions.add(record.pid)
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, ProcessLookupError):
-            if os.getsid(process.pid) in sessions or process.environ().get(MARK) in marks:
+            if os.getsid(process.pid) in sessions or process.environ().get(MARKER_VARIABLE) in markers:
                 found |= {process, *_descendants(process)}
-    return {p for p in found if p.pid != os.getpid() and _runs(p)}
+    return {p for p in found if p.pid != os.getpid() and _is_alive(p)}
 
 
 def _descendants(process: psutil.Process) -> list[psutil.Process]:
@@ -159,7 +159,7 @@ def _descendants(process: psutil.Process) -> list[psutil.Process]:
         return []
 
 
-def _runs(process: psutil.Process) -> bool:
+def _is_alive(process: psutil.Process) -> bool:
     try:
         return bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:

@@ -12,21 +12,21 @@ from lepton_tasks.core.errors import ConfigError
 
 _LABEL = "app.kubernetes.io/name"
 _NAMESPACE_LABEL = "kubernetes.io/metadata.name"
-_UID = 10001  # of the image
+_UID = 10001  # the image's user
 _HOME, _KEYS, _TLS = "/var/lib/lepton", "/etc/lepton/keys", "/etc/lepton/tls"
-_READABLE = 0o440  # by `fsGroup`; the server refuses a file of keys that others may write to
-_DRAIN_SECONDS, _SLACK_SECONDS = 20, 10  # the server's `DRAIN_SECONDS`, and what it takes to end
-_START_SECONDS = 600  # until a large package is fetched and warmed up
-_MOST_PROCESSES = 2  # each has its own copy of every model
+_SECRET_MODE = 0o440  # readable by `fsGroup`; the server refuses a key file that others may write to
+_DRAIN_SECONDS, _EXIT_SECONDS = 20, 10  # the server's `DRAIN_SECONDS`, and the time to exit
+_START_SECONDS = 600  # to download and warm up large packages
+_MAX_PROCESSES = 2  # each has its own copy of every model
 
 
 def manifest(environment: Environment) -> dict[str, Any]:
-    """A ``v1`` ``List`` of what serves, as JSON values: Deployment, Services, disruption budget, network policy.
+    """The Kubernetes objects as a ``v1`` ``List``: Deployment, Services, PodDisruptionBudget, NetworkPolicy.
 
-    And, where the environment asks for it, HorizontalPodAutoscaler and PodMonitor.
+    If configured in the environment, also HorizontalPodAutoscaler and PodMonitor.
 
     Raises:
-        ConfigError: the environment describes no pods.
+        ConfigError: the environment has no ``serving.kubernetes``.
 
     Source: https://kubernetes.io/docs/reference/kubernetes-api/
     """
@@ -37,13 +37,13 @@ def manifest(environment: Environment) -> dict[str, Any]:
             where="serving.kubernetes",
             fix="Set LEPTON_ENVIRONMENT=configs/environments/kubernetes.yaml.",
         )
-    made = [_deployment(pods, environment.tracking_url), _service(pods), _replicas(pods)]
-    made += [_budget(pods), _network_policy(pods, environment.tracking_url)]
+    items = [_deployment(pods, environment.tracking_url), _service(pods), _replicas(pods)]
+    items += [_budget(pods), _network_policy(pods, environment.tracking_url)]
     if pods.most_replicas > pods.replicas:
-        made.append(_autoscaler(pods))
+        items.append(_autoscaler(pods))
     if pods.metrics == "podmonitor":
-        made.append(_pod_monitor(pods))
-    return {"apiVersion": "v1", "kind": "List", "items": made}
+        items.append(_pod_monitor(pods))
+    return {"apiVersion": "v1", "kind": "List", "items": items}
 
 
 def _object(pods: ServingPods, version: str, kind: str, spec: dict[str, Any], name: str = "") -> dict[str, Any]:
@@ -52,7 +52,7 @@ def _object(pods: ServingPods, version: str, kind: str, spec: dict[str, Any], na
 
 
 def _deployment(pods: ServingPods, tracking_url: str) -> dict[str, Any]:
-    scaled = pods.most_replicas > pods.replicas  # then the autoscaler sets their number; `kubectl apply` must not
+    scaled = pods.most_replicas > pods.replicas  # the autoscaler sets the number of replicas; `kubectl apply` must not
     return _object(
         pods,
         "apps/v1",
@@ -83,7 +83,7 @@ def _pod(pods: ServingPods, tracking_url: str) -> dict[str, Any]:
     return {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": pods.linger + _DRAIN_SECONDS + _SLACK_SECONDS,
+        "terminationGracePeriodSeconds": pods.linger + _DRAIN_SECONDS + _EXIT_SECONDS,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": _UID,
@@ -106,14 +106,14 @@ def _pod(pods: ServingPods, tracking_url: str) -> dict[str, Any]:
 
 def _secret_volume(name: str, secret: str, files: list[str]) -> dict[str, Any]:
     items = [{"key": file, "path": file} for file in files]
-    return {"name": name, "secret": {"secretName": secret, "defaultMode": _READABLE, "items": items}}
+    return {"name": name, "secret": {"secretName": secret, "defaultMode": _SECRET_MODE, "items": items}}
 
 
 def _container(pods: ServingPods, tracking_url: str) -> dict[str, Any]:
-    processes = min(_MOST_PROCESSES, pods.cpus)
+    processes = min(_MAX_PROCESSES, pods.cpus)
     command = ["python", "-m", "lepton_tasks.serving", "--host", "0.0.0.0", "--port", str(pods.port)]
     command += ["--home", f"{_HOME}/serving", "--follow", tracking_url, "--keys", f"{_KEYS}/keys.json"]
-    # As many threads as cores: more of them use up a share of the limit at once, and then all wait for the next.
+    # As many threads as cores: more would exhaust the CPU quota of a period and then be throttled.
     command += ["--processes", str(processes), "--workers", str(max(1, pods.cpus // processes))]
     command += ["--linger", str(pods.linger), "--log-format", "json"]
     mounts = {"state": _HOME, "scratch": "/tmp", "keys": _KEYS}
@@ -132,11 +132,11 @@ def _container(pods: ServingPods, tracking_url: str) -> dict[str, Any]:
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
-        # It listens once what it served before is loaded.
+        # The server listens once its models are loaded.
         "startupProbe": _probe(pods, "live", every=2, failures=_START_SECONDS // 2),
-        # Only a server that hangs is killed; one that is slow because it is busy is not.
+        # A hanging server is killed; a busy one is not.
         "livenessProbe": _probe(pods, "live", every=10, failures=6),
-        # Ready: it serves every champion of the registry, and was not told to stop.
+        # Ready: the server serves every champion of the registry, and is not stopping.
         "readinessProbe": _probe(pods, "ready", every=2, failures=2),
         "volumeMounts": [
             {"name": name, "mountPath": path, **({} if name in ("state", "scratch") else {"readOnly": True})}
@@ -147,8 +147,8 @@ def _container(pods: ServingPods, tracking_url: str) -> dict[str, Any]:
 
 def _probe(pods: ServingPods, what: str, *, every: int, failures: int) -> dict[str, Any]:
     scheme = {"scheme": "HTTPS"} if pods.tls_secret else {}
-    asked = {"httpGet": {"path": f"/v2/health/{what}", "port": "http", **scheme}}
-    return {**asked, "periodSeconds": every, "timeoutSeconds": 5, "failureThreshold": failures}
+    request = {"httpGet": {"path": f"/v2/health/{what}", "port": "http", **scheme}}
+    return {**request, "periodSeconds": every, "timeoutSeconds": 5, "failureThreshold": failures}
 
 
 def _service(pods: ServingPods) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def _service(pods: ServingPods) -> dict[str, Any]:
 
 
 def _replicas(pods: ServingPods) -> dict[str, Any]:
-    """A name that resolves to every ready replica: the environment's `serving.replicas`."""
+    """Headless Service that resolves to all ready replicas: the environment's `serving.replicas`."""
     ports = [{"name": "http", "port": pods.port, "targetPort": "http"}]
     spec = {"clusterIP": "None", "selector": {_LABEL: pods.name}, "ports": ports}
     return _object(pods, "v1", "Service", spec, name=f"{pods.name}-replicas")
@@ -169,15 +169,15 @@ def _budget(pods: ServingPods) -> dict[str, Any]:
 
 
 def _network_policy(pods: ServingPods, tracking_url: str) -> dict[str, Any]:
-    """In: the port, from pods of its own namespace and of `clients`. Out: names and MLflow's port."""
+    """Ingress: the port, from the own namespace and those in `clients`. Egress: DNS and MLflow's port."""
     url = urllib.parse.urlsplit(tracking_url)
     mlflow = url.port or (443 if url.scheme == "https" else 80)
-    askers: list[dict[str, Any]] = [{"podSelector": {}}]
-    askers += [{"namespaceSelector": {"matchLabels": {_NAMESPACE_LABEL: name}}} for name in pods.clients]
+    sources: list[dict[str, Any]] = [{"podSelector": {}}]
+    sources += [{"namespaceSelector": {"matchLabels": {_NAMESPACE_LABEL: name}}} for name in pods.clients]
     spec = {
         "podSelector": {"matchLabels": {_LABEL: pods.name}},
         "policyTypes": ["Ingress", "Egress"],
-        "ingress": [{"from": askers, "ports": [{"protocol": "TCP", "port": pods.port}]}],
+        "ingress": [{"from": sources, "ports": [{"protocol": "TCP", "port": pods.port}]}],
         "egress": [
             {"ports": [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]},
             {"ports": [{"protocol": "TCP", "port": mlflow}]},
@@ -198,7 +198,7 @@ def _autoscaler(pods: ServingPods) -> dict[str, Any]:
 
 
 def _pod_monitor(pods: ServingPods) -> dict[str, Any]:
-    """For the Prometheus Operator.
+    """PodMonitor of the Prometheus Operator.
 
     Source: https://prometheus-operator.dev/docs/api-reference/api/#monitoring.coreos.com/v1.PodMonitor
     """
@@ -211,7 +211,7 @@ def _pod_monitor(pods: ServingPods) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Write the manifest of the environment in force to standard output; YAML readers take JSON."""
+    """Write the manifest of the current environment to standard output as JSON, which is valid YAML."""
     sys.stdout.write(json.dumps(manifest(load_environment()), indent=2) + "\n")
 
 

@@ -14,22 +14,22 @@ from lepton_tasks.core.use_case import UseCase
 if TYPE_CHECKING:
     import httpx
 
-_TIMEOUT_SECONDS = 120.0  # a large package is copied, checked and warmed up before the answer comes
+_TIMEOUT_SECONDS = 120.0  # a large package is copied, verified and warmed up during the request
 
 
 class ProcessTarget:
-    """The inference server at ``serving_url``; its state is in ``<state root>/serving``."""
+    """The inference server at ``serving_url``, with its state in ``<state root>/serving``."""
 
     def deploy(self, use_case: UseCase, ctx: RunContext, release: Registered) -> dict[str, Any]:
-        """Load and warm up the version, then let it answer as ``deploy.rollout`` says; the old one answers until then.
+        """Load and warm up the version, then roll it out as in ``deploy.rollout``; the old one serves until then.
 
         Returns:
-            What is served: ``url, version, digest, previous, challenger`` and ``changed``, False if it was served so
-            before.
+            The served model: ``url, version, digest, previous, challenger`` and ``changed``, False if it was already
+            served like this.
 
         Raises:
-            ArtifactError: the server refuses the package; what was served still is.
-            UnavailableError: the server does not answer.
+            ArtifactError: the server refuses the package; serving is unchanged.
+            UnavailableError: the server does not respond.
         """
         wanted = {
             "package": str(release.package()),
@@ -41,7 +41,7 @@ class ProcessTarget:
         return self._admin(use_case, ctx, "POST", "", json=wanted)
 
     def health(self, use_case: UseCase, ctx: RunContext) -> dict[str, Any]:
-        """What is served now: ``version, digest, previous, challenger, ready``, which is False if it is nothing."""
+        """The served model: ``version, digest, previous, challenger, ready``; ``ready`` is False if there is none."""
         url = ctx.environment.serving_url
         headers = bearer(own_key(ctx.root / "serving"))
         reply = _request("GET", f"{url}/v1/models/{use_case.name}", headers=headers)
@@ -50,11 +50,11 @@ class ProcessTarget:
         return _served(reply, url)
 
     def promote(self, use_case: UseCase, ctx: RunContext) -> dict[str, Any]:
-        """Let the challenger be the champion; returns what is served then."""
+        """Make the challenger the champion; returns the served model."""
         return self._admin(use_case, ctx, "POST", "/promote", params={"by": ctx.run_id})
 
     def rollback(self, use_case: UseCase, ctx: RunContext) -> dict[str, Any]:
-        """Take the challenger away, or without one serve the version before this one; returns what is served then."""
+        """Remove the challenger, or without one restore the previous version; returns the served model."""
         return self._admin(use_case, ctx, "POST", "/rollback", params={"by": ctx.run_id})
 
     def remove(self, use_case: UseCase, ctx: RunContext) -> None:
@@ -62,7 +62,7 @@ class ProcessTarget:
         self._admin(use_case, ctx, "DELETE", "", params={"by": ctx.run_id})
 
     def addresses(self, ctx: RunContext) -> list[Address]:
-        """The server."""
+        """The address of the server."""
         return [Address(ctx.environment.serving_url)]
 
     def logs(self, ctx: RunContext) -> list[Address]:

@@ -10,7 +10,7 @@ import numpy as np
 import pydantic
 
 from lepton_tasks.codecs.latent import LatentCodec
-from lepton_tasks.codecs.picture import levels
+from lepton_tasks.codecs.picture import to_uint8
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.protocols import Outputs, Phase, Rows
 from lepton_tasks.data.stored import open_split
@@ -194,7 +194,7 @@ class ImageGeneration(Task):
         """``samples.png`` and ``real.png``: a line for each label; and what the drawn ones are taken for."""
         from lepton_tasks.learning.classification_plots import confusion_plot
 
-        drawn = [self._grid(folder / "samples.png", levels(outputs[PICTURE]), rows.targets["label"])]
+        drawn = [self._grid(folder / "samples.png", to_uint8(outputs[PICTURE]), rows.targets["label"])]
         drawn.append(self._grid(folder / "real.png", rows.targets[PICTURE], rows.targets["label"]))
         if self.conditional:
             _, seen = self._judged.look(outputs[PICTURE])
@@ -205,7 +205,7 @@ class ImageGeneration(Task):
 
     def epoch_plot(self, path: Path, rows: Rows, outputs: Outputs) -> None:
         """The same seeds after each epoch, a line for each label."""
-        self._grid(path, levels(outputs[PICTURE]), rows.targets["label"])
+        self._grid(path, to_uint8(outputs[PICTURE]), rows.targets["label"])
 
     def output_codec(self) -> tuple[str, dict[str, Any]]:
         """The codec that writes a PNG file."""

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import numpy as np
 import pydantic
 
+from lepton_tasks.codecs.generated_text import decode_tokens
 from lepton_tasks.codecs.text import BEGIN, PAD, load_tokenizer
-from lepton_tasks.codecs.text_made import text_made
 from lepton_tasks.core.protocols import Outputs, Rows, Validation
 from lepton_tasks.data.stored import check_texts, open_split
 from lepton_tasks.learning.task import Task
@@ -131,14 +131,14 @@ class Translation(Task):
 
     def baseline(self, rows: Rows) -> dict[str, float]:
         """The metrics of answering with the source as it is."""
-        source = [text_made(self.fitted["tokenizer"], tokens) for tokens in rows.inputs]
+        source = [decode_tokens(self.fitted["tokenizer"], tokens) for tokens in rows.inputs]
         return _compared(source, self._made(rows.targets))
 
     def plots(self, folder: Path, rows: Rows, outputs: Outputs, *, worst: int) -> list[Path]:
         """The `worst` texts by chrF beside their references, and text lengths."""
         from lepton_tasks.learning.translation_plots import length_plot, worst_plot
 
-        source = [text_made(self.fitted["tokenizer"], tokens) for tokens in rows.inputs]
+        source = [decode_tokens(self.fitted["tokenizer"], tokens) for tokens in rows.inputs]
         made, wanted = self._made(outputs[TOKENS]), self._made(rows.targets)
         return [
             worst_plot(folder / "worst.png", source, made, wanted, count=worst),
@@ -173,7 +173,7 @@ class Translation(Task):
         return "text_made", {"tokenizer": self.fitted["target_tokenizer"]}
 
     def _made(self, tokens: np.ndarray) -> list[str]:
-        return [text_made(self.fitted["target_tokenizer"], row) for row in tokens]
+        return [decode_tokens(self.fitted["target_tokenizer"], row) for row in tokens]
 
 
 def _pairs(features: Path, split: str) -> Rows:

@@ -140,7 +140,7 @@ def _operate(values: Values, operation: Mapping[str, Any], column: Mapping[str, 
     missing = x == MISSING_CODE if category else torch.isnan(x)
     low, high = (_double(x, operation.get(end, math.nan)) for end in ("low", "high"))
     if kind == "fill":
-        value = TabularColumn(**column).number(operation["value"]) if category else float(operation["value"])
+        value = TabularColumn(**column).encode(operation["value"]) if category else float(operation["value"])
         values[operation["column"]] = torch.where(missing, _double(x, value), x)
     elif kind == "missing":
         values[operation["into"]] = missing.to(x.dtype)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import pydantic
 
-from lepton_tasks.codecs.observing import ANSWERED
+from lepton_tasks.codecs.monitored_values import PREDICTION_FIELDS
 from lepton_tasks.core.artifacts import EndpointRef
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.finding import Finding, Severity
@@ -89,7 +89,7 @@ class Drift:
             known = profile["answers"]["columns"]
             shifts += [
                 _shift(_OF_ANSWERS + name, known[name], [record.get(name) for record in records])
-                for name in ANSWERED
+                for name in PREDICTION_FIELDS
                 if name in known
             ]
         if hidden:

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from lepton_tasks.codecs.observing import answered, observed
+from lepton_tasks.codecs.monitored_values import prediction_values, sample_values
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.protocols import Codec, OutputCodec, Outputs
@@ -28,7 +28,7 @@ def profile_of_requests(codec: Codec, payloads: Iterable[bytes], ctx: RunContext
     values = []
     for payload in payloads:
         try:
-            values.append(observed(codec, payload, codec.decode(payload)))
+            values.append(sample_values(codec, payload, codec.decode(payload)))
         except DataError:
             continue
     return _profile(values, ctx)
@@ -43,7 +43,7 @@ def profile_of_answers(codec: OutputCodec, outputs: Outputs, ctx: RunContext) ->
         ctx: The run.
     """
     rows = len(next(iter(outputs.values())))
-    return _profile([answered(codec.encode(outputs, row)) for row in range(rows)], ctx)
+    return _profile([prediction_values(codec.encode(outputs, row)) for row in range(rows)], ctx)
 
 
 def _profile(values: Sequence[Mapping[str, Any]], ctx: RunContext) -> dict[str, Any]:

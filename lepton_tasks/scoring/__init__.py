@@ -1,1 +1,1 @@
-"""Batch scoring: from files of samples to a file of answers, without a server."""
+"""Batch scoring: from files of samples to a file of predictions, without a server."""

@@ -21,23 +21,23 @@ from lepton_tasks.core.registry import did_you_mean
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 LINES = (".jsonl", ".ndjson")
 _TABLES = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
-_PACKED = (".gz", ".bz2", ".xz")
+_COMPRESSED = (".gz", ".bz2", ".xz")
 
-_OF_USE_CASES = "data.source.params"
-_READABLE = "Write it as UTF-8 CSV with a header, comma-separated, fields with commas quoted; or as Parquet."
+_USE_CASE_FIX = "data.source.params"
+_FORMAT_FIX = "Write it as UTF-8 CSV with a header, comma-separated, fields with commas quoted; or as Parquet."
 
-_PICTURES_A_CHUNK, _ROWS_A_CHUNK = 32, 512
+_IMAGES_PER_CHUNK, _ROWS_PER_CHUNK = 32, 512
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """One sample, read where it is scored.
+    """One sample, which may be read only by the worker that scores it.
 
     Attributes:
-        origin: The file it comes from.
-        row: Its number in the file, from 0; None of a file that is one sample.
-        form: What `value` is: the bytes of a request, a line of JSON, a mapping of a row, the path of a file that holds
-            the bytes, or the reason for which there is no sample.
+        origin: Source file.
+        row: Row in the file, from 0; None if the file is one sample.
+        form: Type of `value`: bytes of a request, a line of JSON, a row as a mapping, the path of a file with the
+            bytes, or the reason why the sample is invalid (``fault``).
         value: See `form`.
     """
 
@@ -47,7 +47,7 @@ class Sample:
     value: Any
 
     def payload(self, codec: Codec) -> bytes:
-        """The bytes that the endpoint would be sent; raises `DataError` with the reason if there are none."""
+        """The bytes of the equivalent request; raises `DataError` if the sample is invalid or unreadable."""
         if self.form == "fault":
             raise DataError(self.value)
         if self.form == "file":
@@ -58,7 +58,7 @@ class Sample:
         if self.form == "bytes":
             return bytes(self.value)
         if self.form == "row":
-            return codec.payload({name: _plain(value) for name, value in self.value.items()})
+            return codec.payload({name: _to_json(value) for name, value in self.value.items()})
         try:
             return codec.payload(json.loads(self.value))
         except ValueError as error:
@@ -69,13 +69,13 @@ class Sample:
 
 @dataclasses.dataclass
 class Inputs:
-    """The samples of some files.
+    """The samples of one or more files.
 
     Attributes:
         chunks: Lists of samples, in the order of the files.
-        total: How many samples there are; None if only reading tells.
-        files: How many files.
-        notes: What a person should know of them.
+        total: Number of samples; None if unknown before reading.
+        files: Number of files.
+        notes: Messages for the user, e.g. about missing columns.
     """
 
     chunks: Iterator[list[Sample]]
@@ -88,42 +88,42 @@ def open_inputs(path: str, codec: Codec, root: Path) -> Inputs:
     """The samples at a path.
 
     Args:
-        path: A file, a folder, a pattern such as ``days/*.csv``, an archive or an address (``s3://``); pictures, CSV,
-            Parquet, JSON lines (a request each) or texts (a line each). Files of one kind.
-        codec: The model's.
-        root: What a relative path starts from.
+        path: A file, a folder, a pattern such as ``days/*.csv``, an archive or a URL (``s3://``); images, CSV, Parquet,
+            JSON lines (a request each) or texts (a line each). All files must have the same type.
+        codec: The model's input codec.
+        root: Base folder of relative paths.
 
     Raises:
-        DataError: there is nothing, or nothing that this model takes.
+        DataError: there are no files, or none that this model accepts.
     """
-    with _way_out(_READABLE):
-        found = _opened(path, codec, root)
+    with _replace_fix(_FORMAT_FIX):
+        found = _open(path, codec, root)
     return dataclasses.replace(found, chunks=_read(found.chunks))
 
 
 def _read(chunks: Iterator[list[Sample]]) -> Iterator[list[Sample]]:
-    with _way_out(_READABLE):
+    with _replace_fix(_FORMAT_FIX):
         yield from chunks
 
 
 @contextlib.contextmanager
-def _way_out(fix: str) -> Iterator[None]:
-    """Give errors of the sources of data a way out that is none of a use case, which who scores a file has not."""
+def _replace_fix(fix: str) -> Iterator[None]:
+    """Replace hints of data sources that refer to a use case: there is none in batch scoring."""
     try:
         yield
     except DataError as error:
-        if _OF_USE_CASES not in error.fix:
+        if _USE_CASE_FIX not in error.fix:
             raise
         raise DataError(error.what, where=error.where, fix=fix) from error
 
 
-def _opened(path: str, codec: Codec, root: Path) -> Inputs:
+def _open(path: str, codec: Codec, root: Path) -> Inputs:
     from lepton_tasks.data.sources.files import find_files
 
     pictures = codec.media_type.startswith("image/")
     texts = (".txt",) if codec.media_type.startswith("text/") and len(fields_of(codec)) == 1 else ()
     known = (*(PICTURES if pictures else ()), *texts, *LINES, *_TABLES)
-    with _way_out("Give a file, a folder, a pattern such as 'days/*.csv', an archive, or an address (s3://...)."):
+    with _replace_fix("Give a file, a folder, a pattern such as 'days/*.csv', an archive, or an address (s3://...)."):
         files = find_files(path, root, known)
     kinds = {_suffix(file.address) for file in files}
     if kinds <= set(PICTURES) and pictures:
@@ -131,7 +131,7 @@ def _opened(path: str, codec: Codec, root: Path) -> Inputs:
     if len(kinds) == 1 and (kind := kinds.pop()) in known:
         if kind in _TABLES:
             return _table(path, _TABLES[kind], codec, root)
-        return Inputs(_chunked(_lines(files, as_json=kind in LINES), _ROWS_A_CHUNK), None, len(files))
+        return Inputs(_chunked(_lines(files, as_json=kind in LINES), _ROWS_PER_CHUNK), None, len(files))
     found = ", ".join(sorted(_suffixes(files)))
     what = "unsupported file type" if len(kinds) < 2 else "files of several types cannot be scored together"
     raise DataError(
@@ -147,7 +147,7 @@ def _suffixes(files: Sequence[Any]) -> set[str]:
 
 def _suffix(address: str) -> str:
     low = address.lower()
-    for ending in _PACKED:
+    for ending in _COMPRESSED:
         low = low.removesuffix(ending)
     return Path(low).suffix
 
@@ -164,11 +164,11 @@ def _pictures(files: Sequence[tuple[str, Any]]) -> Inputs:
                     parts.append(part)
             yield Sample(address, None, "bytes", b"".join(parts))
 
-    return Inputs(_chunked(samples(), _PICTURES_A_CHUNK), len(files), len(files))
+    return Inputs(_chunked(samples(), _IMAGES_PER_CHUNK), len(files), len(files))
 
 
 def _lines(files: Sequence[Any], *, as_json: bool) -> Iterator[Sample]:
-    """A sample a line; of texts, empty lines too, so that there are as many answers as lines."""
+    """One sample per line; empty lines of texts are included, so that rows and lines correspond."""
     from lepton_tasks.data.sources.lines import read_blocks, without_mark
 
     for file in files:
@@ -187,32 +187,32 @@ def _table(path: str, kind: str, codec: Codec, root: Path) -> Inputs:
     source: Any = TABLE_SOURCES.build(kind, params, data_root=root)
     fields = fields_of(codec)[0].columns if isinstance(codec, SeriesCodec) else tuple(fields_of(codec))
     schema = source.schema()
-    notes = _compared(fields, list(schema), path)
-    if kind == "csv" and (types := _types(fields, schema)):
+    notes = _check_columns(fields, list(schema), path)
+    if kind == "csv" and (types := _csv_types(fields, schema)):
         source = TABLE_SOURCES.build(kind, {**params, "types": types}, data_root=root)
     names = [field.name for field in fields if field.name in schema] or list(schema)
     if isinstance(codec, SeriesCodec):
         return Inputs(_chunked(_series(source, names, codec), 1), len(source.files), len(source.files), notes)
     total = _parquet_rows(source) if kind == "parquet" else None
-    return Inputs(_chunked(_rows(source, names), _ROWS_A_CHUNK), total, len(source.files), notes)
+    return Inputs(_chunked(_rows(source, names), _ROWS_PER_CHUNK), total, len(source.files), notes)
 
 
-def _compared(fields: Sequence[Field], columns: Sequence[str], path: str) -> list[str]:
-    """What to say of columns that are missing or left over; raises `DataError` if one is needed."""
-    lacking = [field for field in fields if field.name not in columns]
-    for field in lacking:
+def _check_columns(fields: Sequence[Field], columns: Sequence[str], path: str) -> list[str]:
+    """Notes on missing and extra columns; raises `DataError` if a required column is missing."""
+    missing = [field for field in fields if field.name not in columns]
+    for field in missing:
         if field.required:
             raise DataError(f"no column {field.name!r}.", where=path, fix=did_you_mean(field.name, columns))
-    if fields and len(lacking) == len(fields):
+    if fields and len(missing) == len(fields):
         wanted = ", ".join(field.name for field in fields)
         raise DataError(f"none of the model's columns: {wanted}.", where=path, fix=f"Known: {', '.join(columns)}.")
-    left = [name for name in columns if name not in {field.name for field in fields}] if fields else []
-    notes = [f"taken as missing: {', '.join(field.name for field in lacking)}"] if lacking else []
-    return [*notes, f"ignored: {', '.join(left)}"] if left else notes
+    extra = [name for name in columns if name not in {field.name for field in fields}] if fields else []
+    notes = [f"taken as missing: {', '.join(field.name for field in missing)}"] if missing else []
+    return [*notes, f"ignored: {', '.join(extra)}"] if extra else notes
 
 
-def _types(fields: Sequence[Field], schema: Mapping[str, Any]) -> dict[str, str]:
-    """Types of CSV columns where the ones told by their first rows would change what the model is asked."""
+def _csv_types(fields: Sequence[Field], schema: Mapping[str, Any]) -> dict[str, str]:
+    """Types of CSV columns for which the inferred type would change the values of a request."""
     types = {}
     for field in fields:
         found = schema.get(field.name)
@@ -240,7 +240,7 @@ def _rows(source: Any, names: Sequence[str]) -> Iterator[Sample]:
 
 
 def _series(source: Any, names: Sequence[str], codec: SeriesCodec) -> Iterator[Sample]:
-    """A sample a file: the last of its rows."""
+    """One sample per file: its last rows."""
     needed = codec.window + codec.history
     last: dict[str, list[dict[str, Any]]] = {}
     faults: dict[str, str] = {}
@@ -278,16 +278,16 @@ def _chunked(samples: Iterator[Sample], size: int) -> Iterator[list[Sample]]:
         yield chunk
 
 
-def _plain(value: Any) -> Any:
-    """A value of a table as JSON has it: times as ISO 8601, bytes in base64, null for what is not a number."""
-    if value is None or isinstance(value, str | int):  # most are
+def _to_json(value: Any) -> Any:
+    """Convert a table value to JSON: times as ISO 8601, bytes as base64, NaN and infinity as null."""
+    if value is None or isinstance(value, str | int):  # the common case
         return value
     if isinstance(value, dt.date | dt.datetime | dt.time):
         return value.isoformat()
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [_to_json(item) for item in value]
     if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
+        return {name: _to_json(item) for name, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""Score files of samples on all cores or a Dask cluster, with the same answers as the endpoint."""
+"""Score files of samples on all cores or a Dask cluster, with the same predictions as the endpoint."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ import numpy as np
 
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ArtifactError, DataError
-from lepton_tasks.scoring.answers import answers_file, flat, schema_of
-from lepton_tasks.scoring.choose import Chosen
 from lepton_tasks.scoring.inputs import Sample, open_inputs
+from lepton_tasks.scoring.package_selection import SelectedPackage
+from lepton_tasks.scoring.results import flatten, open_results, schema_of
 from lepton_tasks.serving.package import Package, load_package
 
-_BATCH = 32  # samples of one inference: where batches gain anything, this many gain nearly all of it
-_SHOWN = 5
+_BATCH = 32  # samples per inference; larger batches gain little
+_MAX_REASONS = 5
 
-_loading = threading.Lock()
+_load_lock = threading.Lock()
 
 
-def scored(samples: Sequence[Sample], *, folder: str, digest: str) -> list[dict[str, Any]]:
-    """For each sample, in order: ``origin``, ``row``, and the columns of the answer or ``error``.
+def score_samples(samples: Sequence[Sample], *, folder: str, digest: str) -> list[dict[str, Any]]:
+    """For each sample, in order: ``origin``, ``row``, and the columns of the prediction or ``error``.
 
     Args:
-        samples: Of one model.
-        folder: Of its package, as every worker sees it.
-        digest: Of the package.
+        samples: The samples.
+        folder: Folder of the package, on all workers.
+        digest: Digest of the package.
     """
-    package = _loaded(folder, digest)
+    package = _load_once(folder, digest)
     answers: list[dict[str, Any]] = [{"origin": sample.origin, "row": sample.row} for sample in samples]
-    groups: dict[tuple[Any, ...], list[tuple[int, np.ndarray]]] = {}  # samples of free size join with their like
+    groups: dict[tuple[Any, ...], list[tuple[int, np.ndarray]]] = {}  # samples may differ in shape
     for i, sample in enumerate(samples):
         try:
-            array = _decoded(package, sample)
+            array = _decode(package, sample)
             groups.setdefault((array.dtype, array.shape), []).append((i, array))
         except DataError as error:
             answers[i]["error"] = str(error)
@@ -46,11 +46,11 @@ def scored(samples: Sequence[Sample], *, folder: str, digest: str) -> list[dict[
             batch = members[start : start + _BATCH]
             outputs = package.run(np.stack([array for _, array in batch]))
             for row, (i, _) in enumerate(batch):
-                answers[i] |= flat(package.output_codec.encode(outputs, row))
+                answers[i] |= flatten(package.output_codec.encode(outputs, row))
     return answers
 
 
-def _decoded(package: Package, sample: Sample) -> np.ndarray:
+def _decode(package: Package, sample: Sample) -> np.ndarray:
     payload = sample.payload(package.codec)
     if not payload:
         raise DataError("the sample is empty.")
@@ -65,51 +65,53 @@ def _load(folder: str, digest: str) -> Package:
     return package
 
 
-def _loaded(folder: str, digest: str) -> Package:
-    with _loading:
+def _load_once(folder: str, digest: str) -> Package:
+    with _load_lock:
         return _load(folder, digest)
 
 
-def score(path: str, output: Path, model: Chosen, ctx: RunContext) -> dict[str, Any]:
-    """Score the samples at `path` and write the answers.
+def score(path: str, output: Path, model: SelectedPackage, ctx: RunContext) -> dict[str, Any]:
+    """Score the samples at `path` and write the predictions.
 
     Args:
-        path: See `open_inputs`; a relative one starts from the current folder.
-        output: The Parquet file to write; it is replaced once all is done, and left alone otherwise.
+        path: See `open_inputs`; relative to the current folder.
+        output: The Parquet file to write; replaced only on success.
         model: The package.
-        ctx: Says where to compute, and is told the progress.
+        ctx: Cluster and progress meter.
 
     Returns:
         ``model, version, digest, files, rows, answered, refused, reasons`` (of the first refused rows), ``notes,
         seconds, rows_per_second, output``.
 
     Raises:
-        DataError: nothing can be read there, or the output cannot be written.
-        ArtifactError: the package is altered, or not the one that was registered.
+        DataError: there are no readable samples, or the output cannot be written.
+        ArtifactError: the package is damaged, or not the registered one.
     """
     from lepton_tasks.data.cluster import map_chunks
 
     package = load_package(model.folder)
     folder, digest = str(model.folder), model.digest or package.digest
-    _loaded(folder, digest)
-    job = functools.partial(scored, folder=folder, digest=digest)
+    _load_once(folder, digest)
+    job = functools.partial(score_samples, folder=folder, digest=digest)
     version = model.version or package.digest[:12]
     inputs = open_inputs(path, package.codec, Path.cwd())
-    about = {"model": package.spec.name, "version": version, "digest": package.digest, "input": path}
+    identity = {"model": package.spec.name, "version": version, "digest": package.digest, "input": path}
     refused: list[dict[str, Any]] = []
     counts = {"rows": 0, "refused": 0}
     started = time.monotonic()
-    with answers_file(output, schema_of(_any_answer(package), about), model=package.spec.name, version=version) as file:
+    with open_results(
+        output, schema_of(_sample_prediction(package), identity), model=package.spec.name, version=version
+    ) as file:
         for rows in map_chunks(job, inputs.chunks, ctx, total=inputs.total, unit="rows"):
             file.add(rows)
             wrong = [row for row in rows if "error" in row]
-            refused += wrong[: _SHOWN - len(refused)]
+            refused += wrong[: _MAX_REASONS - len(refused)]
             counts = {"rows": counts["rows"] + len(rows), "refused": counts["refused"] + len(wrong)}
         if not counts["rows"]:
             raise DataError("there are no rows.", where=path)
     seconds = time.monotonic() - started
     return {
-        **about,
+        **identity,
         "files": inputs.files,
         **counts,
         "answered": counts["rows"] - counts["refused"],
@@ -121,8 +123,8 @@ def score(path: str, output: Path, model: Chosen, ctx: RunContext) -> dict[str, 
     }
 
 
-def _any_answer(package: Package) -> dict[str, Any]:
-    """An answer of the package, whose columns are those of all its answers."""
+def _sample_prediction(package: Package) -> dict[str, Any]:
+    """A prediction of the package, from which the columns of the file are derived."""
     if (example := package.example()) is not None:
         return package.predict(example[0])
     tensor = package.spec.inputs[0]

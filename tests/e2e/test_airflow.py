@@ -270,7 +270,7 @@ def stage_processes(root, module="lepton_tasks."):
     """
     services = {record.pid for record in embedded_processes.recorded(root).values()}
     found = []
-    for process in embedded_processes.family(root):
+    for process in embedded_processes.running_processes(root):
         with contextlib.suppress(psutil.NoSuchProcess):
             words = process.cmdline()
             if "lepton_tasks.serving" in words:  # it has several processes
@@ -296,7 +296,7 @@ def test_a_killed_train_task_leaves_no_process(platform, first_run):
 
 def test_everything_listens_on_this_machine_only(platform):
     listening = set()
-    for process in embedded_processes.family(platform.root):
+    for process in embedded_processes.running_processes(platform.root):
         with contextlib.suppress(psutil.NoSuchProcess):  # it ended while we looked
             listening |= {
                 connection.laddr.ip
@@ -323,9 +323,9 @@ def test_a_component_that_dies_is_started_again(platform):
 
 
 def test_nothing_is_left_in_the_home_directory_nor_after_down(platform, first_run):
-    family = embedded_processes.family(platform.root)
+    family = embedded_processes.running_processes(platform.root)
     assert len(family) >= 7
     assert embedded.down(platform.root) == ["airflow", "mlflow", "serving", "stages"]
     assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family)
-    assert embedded_processes.family(platform.root) == set()
+    assert embedded_processes.running_processes(platform.root) == set()
     assert list(platform.home.iterdir()) == []

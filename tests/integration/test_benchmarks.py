@@ -16,7 +16,7 @@ from benchmarks.served.sequential import sequential
 from benchmarks.served.wire import Request
 from lepton_tasks.core.environment import project_root
 from lepton_tasks.deployment.embedded import SERVICES
-from lepton_tasks.deployment.embedded_processes import family, recorded
+from lepton_tasks.deployment.embedded_processes import recorded, running_processes
 
 AMONG_OTHERS = "from benchmarks.__main__ import *; leave_on_signals(); run('pipeline')"
 
@@ -35,7 +35,7 @@ def test_a_benchmark_told_to_end_takes_its_platform_along(tmp_path, way):
         try:
             root = wait_for(lambda: next((p.parent for p in tmp_path.glob("*/run")), None), 60)
             wait_for(lambda: set(SERVICES) <= set(recorded(root)), 60)
-            started = family(root)
+            started = running_processes(root)
             assert len(started) >= len(SERVICES)
             process.send_signal(signal.SIGTERM)
             assert process.wait(60) == 128 + signal.SIGTERM

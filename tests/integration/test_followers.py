@@ -59,7 +59,7 @@ def servers(tmp_path_factory, registry):
 
 @pytest.fixture
 def ctx(tmp_path, registry, servers, monkeypatch):
-    monkeypatch.setattr("lepton_tasks.deployment.followers._LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("lepton_tasks.deployment.followers._POLL_SECONDS", 0.1)
     serving = {"target": "followers", "replicas": [server.url for server in servers], "patience": 60}
     return RunContext.local(
         tmp_path / "state", run_id="r1", tracking_url=registry.url, serving_url=servers[0].url, serving=serving
@@ -112,7 +112,7 @@ def test_a_replica_that_is_away_or_refuses_is_named_and_the_alias_goes_back(ctx,
     monkeypatch.setattr("lepton_tasks.deployment.followers._SETTLE_SECONDS", 0.5)
     deploy(ctx, registry, "1")
     os.kill(servers[1].process.pid, signal.SIGSTOP)  # it hangs: connections are taken, nothing is said
-    monkeypatch.setattr("lepton_tasks.deployment.followers._ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr("lepton_tasks.deployment.followers._TIMEOUT_SECONDS", 0.3)
     with pytest.raises(UnavailableError, match=rf"of 2 replicas .* version 2 .*{servers[1].url} does not answer"):
         deploy(given(ctx, 2), registry, "2")
     assert registry.aliases["tiny"] == {"champion": "1"}

@@ -11,7 +11,7 @@ from free_ports import free_ports
 
 from lepton_tasks.core.environment import project_root
 from lepton_tasks.deployment import embedded
-from lepton_tasks.deployment.embedded_processes import end, family
+from lepton_tasks.deployment.embedded_processes import running_processes, stop
 from lepton_tasks.serving.client import Client
 from lepton_tasks.serving.package import load_package
 from lepton_tasks.stages.pipeline import STAGES
@@ -63,7 +63,7 @@ def line(tmp_path_factory):
         yield line
     finally:
         embedded.down(line.root)
-        assert not family(line.root)
+        assert not running_processes(line.root)
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def test_a_worse_model_than_the_champion_is_not_promoted(line, first):
 def test_without_mlflow_register_fails_plainly_and_the_champion_is_served(line, first):
     changed = ["--set", "title=Digits again", "--until", "verify_package"]
     assert line.run(*changed)[0] == 0
-    end(line.root, ["mlflow"])
+    stop(line.root, ["mlflow"])
     try:
         # The address is not this machine's default any more, so that the command does not start MLflow by itself.
         line.variables["LEPTON_TRACKING_URL"] = line.tracking_url.replace("127.0.0.1", "127.0.0.2")

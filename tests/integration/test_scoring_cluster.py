@@ -3,7 +3,7 @@ import dataclasses
 from tiny_packages import TABLE, make_sums
 
 from lepton_tasks.core.context import RunContext
-from lepton_tasks.scoring.choose import Chosen
+from lepton_tasks.scoring.package_selection import SelectedPackage
 from lepton_tasks.scoring.score import score
 
 
@@ -18,7 +18,7 @@ def test_workers_of_a_cluster_write_what_threads_write(tmp_path):
         ctx = RunContext.local(tmp_path / "state", data_root=str(tmp_path), **environment)
         output = tmp_path / f"{name}.parquet"
         ctx = dataclasses.replace(ctx, stage="predict", fingerprint=name)
-        found = score(str(tmp_path / "rows.csv"), output, Chosen(tmp_path / "package"), ctx)
+        found = score(str(tmp_path / "rows.csv"), output, SelectedPackage(tmp_path / "package"), ctx)
         assert (found["rows"], found["answered"], found["refused"]) == (3000, 2970, 30)
         return output.read_bytes()
 

@@ -7,7 +7,7 @@ import time
 import polars as pl
 import pytest
 
-from lepton_tasks.codecs.observing import observed
+from lepton_tasks.codecs.monitored_values import sample_values
 from lepton_tasks.codecs.tabular import TabularCodec, TabularColumn
 from lepton_tasks.core.artifacts import EndpointRef, ModelPackageRef
 from lepton_tasks.core.context import RunContext
@@ -63,7 +63,7 @@ def endpoint(ctx):
 def ask(ctx, rows, redaction=None):
     log = RequestLog(ctx.root / "serving" / "requests", redaction=redaction)
     for payload in rows:
-        told = {"values": observed(CODEC, payload, CODEC.decode(payload)), "std": 1.0, "probability": 0.9}
+        told = {"values": sample_values(CODEC, payload, CODEC.decode(payload)), "std": 1.0, "probability": 0.9}
         log.add("people", {"time": time.time(), "version": "1", "status": 200, "probe": "", **told})
     log.start()
     log.close()

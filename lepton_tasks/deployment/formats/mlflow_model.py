@@ -12,10 +12,10 @@ from lepton_tasks.core.errors import ConfigError
 
 
 class MlflowModel:
-    """A folder with ``MLmodel``; its inputs are tensors as decoded by the codec."""
+    """A folder with ``MLmodel``; its inputs are tensors as the codec decodes them."""
 
     def write(self, package: Path, output: Path) -> Path:
-        """The folder `output`/<name>; raises `ConfigError` if it exists already."""
+        """Write the folder `output`/<name>; raises `ConfigError` if it exists already."""
         import mlflow.onnx
         import onnx
 

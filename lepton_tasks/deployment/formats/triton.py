@@ -24,12 +24,12 @@ _TYPES = {
 
 
 class Triton:
-    """``config.pbtxt`` and ``<version>/model.onnx``; its inputs are tensors as decoded by the codec.
+    """``config.pbtxt`` and ``<version>/model.onnx``; its inputs are tensors as the codec decodes them.
 
     Args:
-        version: The number that the graph gets in the repository.
-        max_batch: Most rows of a batch that requests are gathered to; 0 for none.
-        queue_delay: How long a request may wait for others, microseconds.
+        version: Version number in the repository.
+        max_batch: Maximum rows of a dynamic batch; 0 for no batching.
+        queue_delay: Maximum time a request waits to be batched, microseconds.
 
     Source: https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/model_configuration.html
     """
@@ -40,7 +40,7 @@ class Triton:
         self.version, self.max_batch, self.queue_delay = version, max_batch, queue_delay
 
     def write(self, package: Path, output: Path) -> Path:
-        """The model's folder in the repository `output`; other models there are left alone."""
+        """Write the model's folder in the repository `output`; other models there are not touched."""
         spec = json.loads((package / _SPEC).read_text())
         folder: Path = output / spec["name"]
         versioned = folder / str(self.version)
@@ -68,10 +68,10 @@ class Triton:
         return "\n".join(lines) + "\n"
 
     def _tensor(self, kind: str, tensor: Mapping[str, Any], labels: Any) -> str:
-        """One input or output; the batch is no dimension of it if there is batching."""
+        """One input or output; with batching, `dims` excludes the batch axis."""
         sizes = [-1 if size is None else size for size in tensor["shape"][1 if self.max_batch else 0 :]]
         parts = [f"name: {_text(tensor['name'])}", f"data_type: {_TYPES[tensor['dtype']]}"]
-        # Without dimensions of its own, a number for each row: Triton must be told that it has one of size 1 outside.
+        # A scalar per row: Triton requires `dims: [1]` and a reshape to no dimensions.
         parts.append(f"dims: [ {', '.join(map(str, sizes or [1]))} ]")
         if not sizes:
             parts.append("reshape { shape: [ ] }")

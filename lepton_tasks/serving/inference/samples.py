@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from lepton_tasks.codecs.observing import answered, observed
+from lepton_tasks.codecs.monitored_values import prediction_values, sample_values
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.protocols import Codec
 from lepton_tasks.serving.errors import TooLargeError
@@ -88,7 +88,7 @@ class PredictJob:
         key = next_id()
         for i, (record, answer) in enumerate(zip(self.sample_records, answers, strict=True)):
             record["id"] = key if len(answers) == 1 else f"{key}/{i}"
-            record |= answered(answer)
+            record |= prediction_values(answer)
         return orjson.dumps({**self._reply, "id": key, "predictions": answers}, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
@@ -142,7 +142,7 @@ def _decode(package: Package, payload: bytes, records: list[dict[str, Any]]) -> 
     sample = package.codec.decode(payload)
     record |= {"mean": float(sample.mean()), "std": float(sample.std())}
     try:
-        record["values"] = observed(package.codec, payload, sample)
+        record["values"] = sample_values(package.codec, payload, sample)
     except Exception:  # noqa: BLE001  # logging must not fail the request
         _log.exception("a sample of %s is logged without its values", package.spec.name)
     return sample[np.newaxis]

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import pydantic
 
-from lepton_tasks.codecs.observing import ANSWERED
+from lepton_tasks.codecs.monitored_values import PREDICTION_FIELDS
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.redaction import Redaction as Rule
 from lepton_tasks.serving.access.secrets import secret_in
@@ -116,7 +116,7 @@ class Redaction:
         change = plan.change_of_answers(model)
         if change is not None:
             hidden.append(ANSWER)
-            for told in ANSWERED:
+            for told in PREDICTION_FIELDS:
                 if told != "probability" and record.get(told) is not None:
                     record[told] = change(record[told])
         if hidden:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lepton_tasks.codecs.fields import fields_of
 from lepton_tasks.codecs.interactions import InteractionCodec, VisitorCodec
 from lepton_tasks.codecs.latent import LatentCodec
-from lepton_tasks.codecs.observing import observed
+from lepton_tasks.codecs.monitored_values import sample_values
 from lepton_tasks.codecs.series import SeriesCodec
 from lepton_tasks.codecs.tabular import TabularCodec, TabularColumn
 from lepton_tasks.core.errors import DataError
@@ -61,4 +61,4 @@ def test_it_is_decoded_or_refused(codec, data):
     with contextlib.suppress(DataError):
         sample = codec.decode(payload)
         assert isinstance(sample, np.ndarray)
-        orjson.dumps(observed(codec, payload, sample))  # as the request log writes it
+        orjson.dumps(sample_values(codec, payload, sample))  # as the request log writes it

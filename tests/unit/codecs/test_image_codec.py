@@ -145,7 +145,7 @@ def test_a_point_is_placed_where_its_pixels_come_to_lie(width, height, codec, fo
     pixels[round(top) : round(bottom), round(left) : round(right)] = 255
     array = codec.decode(encoded(pixels, format_))[..., 0].astype(float)
     corners = np.round([[left, top], [right, bottom]])
-    low, high = np.clip(codec.placed(corners, width, height), 0, (codec.width, codec.height))  # `crop` cuts
+    low, high = np.clip(codec.map_points(corners, width, height), 0, (codec.width, codec.height))  # `crop` cuts
     down, across = np.mgrid[0 : codec.height, 0 : codec.width] + 0.5
     centre = np.array([(across * array).sum(), (down * array).sum()]) / array.sum()
     np.testing.assert_allclose(centre, (low + high) / 2, atol=0.75)

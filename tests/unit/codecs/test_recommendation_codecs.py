@@ -29,8 +29,8 @@ def test_visitors(payload, row):
     [
         (b"x", "not JSON"),
         (b'{"user": 1.5}', "'user' is neither"),
-        (b'{"user": 7, "recent": "a"}', "'recent' is no list"),
-        (b'{"user": 7, "recent": [null]}', "'recent' is no list"),
+        (b'{"user": 7, "recent": "a"}', "'recent' is not a list"),
+        (b'{"user": 7, "recent": [null]}', "'recent' is not a list"),
         (b'{"user": 7, "item": "a"}', "no field 'item'"),
     ],
 )

@@ -84,7 +84,7 @@ def test_what_outlived_a_killed_service_does_not_stand_in_its_way(root, ports, m
     before.wait()
     up(root, services=["mlflow"])
     assert processes.recorded(root)["mlflow"].pid != before.pid
-    assert len(processes.family(root)) == 2
+    assert len(processes.running_processes(root)) == 2
 
 
 def test_later_commands_find_the_addresses_until_down(root, ports):
@@ -93,7 +93,7 @@ def test_later_commands_find_the_addresses_until_down(root, ports):
     assert found.serving_url == f"http://127.0.0.1:{ports['SERVING']}"
     assert embedded.down(root) == ["mlflow", "serving"]
     assert embedded.down(root) == []
-    assert processes.family(root) == set()
+    assert processes.running_processes(root) == set()
     assert load_environment({"LEPTON_HOME": str(root)}).serving_url == "http://127.0.0.1:8100"
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -122,7 +122,7 @@ def test_the_stage_host_goes_with_airflow(root, ports, monkeypatch):
     assert events == [("airflow", "running"), ("stages", "starting")]
     wait_for(running)
     assert embedded.down(root) == ["airflow", "stages"]
-    assert processes.family(root) == set()
+    assert processes.running_processes(root) == set()
 
 
 def test_a_stage_host_that_does_not_start_stops_nothing(root, ports, monkeypatch):

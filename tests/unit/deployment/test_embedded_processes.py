@@ -23,7 +23,7 @@ time.sleep(600)
 @pytest.fixture
 def root(tmp_path):
     yield tmp_path
-    processes.end(tmp_path, processes.recorded(tmp_path), grace=0)
+    processes.stop(tmp_path, processes.recorded(tmp_path), grace=0)
 
 
 def start(root, name, code):
@@ -48,27 +48,31 @@ def test_a_service_has_a_session_of_its_own_and_its_output_in_a_log(root):
 
 def test_end_takes_children_that_ignore_sigterm_or_left_the_session(root):
     start(root, "one", STUBBORN)
-    wait_for(lambda: "ready" in processes.tail(processes.log_path(root, "one")) and len(processes.family(root)) == 2)
-    family = processes.family(root)
-    assert processes.end(root, ["one"], grace=0.2) == ["one"]
+    wait_for(
+        lambda: (
+            "ready" in processes.tail(processes.log_path(root, "one")) and len(processes.running_processes(root)) == 2
+        )
+    )
+    family = processes.running_processes(root)
+    assert processes.stop(root, ["one"], grace=0.2) == ["one"]
     assert [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
     assert processes.recorded(root) == {}
 
 
 def test_end_finds_what_outlived_a_killed_service(root):
     record = start(root, "one", STUBBORN)
-    wait_for(lambda: len(processes.family(root)) == 2)
+    wait_for(lambda: len(processes.running_processes(root)) == 2)
     os.kill(record.pid, signal.SIGKILL)
     wait_for(lambda: record.process() is None)
-    (orphan,) = processes.family(root)
-    assert processes.end(root, ["one"], grace=0.2) == []
+    (orphan,) = processes.running_processes(root)
+    assert processes.stop(root, ["one"], grace=0.2) == []
     assert not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
 
 
 def test_end_leaves_other_services_alone(root):
     start(root, "one", "import time; time.sleep(600)")
     other = start(root, "two", "import time; time.sleep(600)")
-    processes.end(root, ["one"])
+    processes.stop(root, ["one"])
     assert set(processes.recorded(root)) == {"two"}
     assert other.process() is not None
 
@@ -82,7 +86,7 @@ def test_a_pid_that_was_given_out_again_is_not_ours(root):
         (root / "run" / "one.process.json").write_text(
             f'{{"name": "one", "pid": {stranger.pid}, "created": {record.created}, "port": 1}}'
         )
-        assert processes.end(root, ["one"]) == []
+        assert processes.stop(root, ["one"]) == []
         assert stranger.poll() is None
     finally:
         stranger.kill()

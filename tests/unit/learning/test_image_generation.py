@@ -8,7 +8,7 @@ from PIL import Image
 from tiny_training import FITTED, LABELS, SIDE, write_features
 
 from lepton_tasks.codecs.latent import LatentCodec
-from lepton_tasks.codecs.picture import PictureCodec, levels
+from lepton_tasks.codecs.picture import PictureCodec, to_uint8
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.learning.generation_judge import frechet_distance
 from lepton_tasks.learning.image_generation import ImageGeneration
@@ -57,8 +57,8 @@ def test_the_answer_is_a_png_file():
     answer = PictureCodec().encode({"picture": picture}, 0)
     image = Image.open(io.BytesIO(base64.b64decode(answer["image"])))
     assert image.format == "PNG"
-    np.testing.assert_array_equal(np.asarray(image), levels(picture[0])[:, :, 0])
-    assert levels(picture).ravel()[[0, -1]].tolist() == [0, 255]
+    np.testing.assert_array_equal(np.asarray(image), to_uint8(picture[0])[:, :, 0])
+    assert to_uint8(picture).ravel()[[0, -1]].tolist() == [0, 255]
 
 
 def test_pictures_that_differ_by_rounding_are_the_same_answer():

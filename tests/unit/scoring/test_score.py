@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from lepton_tasks.cli import app as cli
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ArtifactError, ConfigError, DataError
-from lepton_tasks.scoring.choose import Chosen, chosen
+from lepton_tasks.scoring.package_selection import SelectedPackage, select_package
 from lepton_tasks.scoring.score import score
 from lepton_tasks.serving.app import create_app
 
@@ -23,7 +23,7 @@ def run(tmp_path):
 
     def scored(package, path):
         """The summary, and the rows of the answers."""
-        summary = score(str(path), tmp_path / "out" / "answers.parquet", Chosen(package), ctx)
+        summary = score(str(path), tmp_path / "out" / "answers.parquet", SelectedPackage(package), ctx)
         return summary, pl.read_parquet(tmp_path / "out" / "answers.parquet").to_dicts()
 
     return scored
@@ -177,28 +177,28 @@ def test_a_registered_model_is_found_by_alias_or_version(tmp_path, monkeypatch, 
     for name in ("alias", "version"):
         monkeypatch.setattr(f"lepton_tasks.tracking.registry.{name}", lambda *args: asked.append(args) or found)
     with pytest.raises(ArtifactError, match="not on this machine"):
-        chosen("sums", ctx)
+        select_package("sums", ctx)
     (folder / "package.json").write_text("{}")
-    assert chosen("sums", ctx) == Chosen(folder, "3", "d")
-    chosen("sums", ctx, version="3")
+    assert select_package("sums", ctx) == SelectedPackage(folder, "3", "d")
+    select_package("sums", ctx, version="3")
     assert [args[1:] for args in asked] == [("sums", "champion")] * 2 + [("sums", "3")]
     monkeypatch.setattr("lepton_tasks.tracking.registry.alias", lambda *_: None)
     with pytest.raises(ConfigError, match="alias 'best' of 'sums'"):
-        chosen("sums", ctx, alias="best")
+        select_package("sums", ctx, alias="best")
     with pytest.raises(ConfigError, match="no versions"):
-        chosen(str(table), ctx, alias="champion")
+        select_package(str(table), ctx, alias="champion")
 
 
 def test_a_folder_that_is_not_there_is_not_looked_up_as_a_model(tmp_path):
     with pytest.raises(ConfigError, match="no such folder"):
-        chosen(str(tmp_path / "gone"), RunContext.local(tmp_path))
+        select_package(str(tmp_path / "gone"), RunContext.local(tmp_path))
 
 
 def test_a_package_other_than_the_registered_one_is_refused(tmp_path, table):
     ctx = dataclasses.replace(RunContext.local(tmp_path / "state"), stage="predict")
     (tmp_path / "rows.jsonl").write_text('{"a": 1}')
     with pytest.raises(ArtifactError, match="digest is"):
-        score(str(tmp_path / "rows.jsonl"), tmp_path / "a.parquet", Chosen(table, "3", "0" * 64), ctx)
+        score(str(tmp_path / "rows.jsonl"), tmp_path / "a.parquet", SelectedPackage(table, "3", "0" * 64), ctx)
 
 
 def test_the_command_scores_a_package_folder(tmp_path, monkeypatch, table):

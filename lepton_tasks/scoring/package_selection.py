@@ -14,13 +14,13 @@ CHAMPION = "champion"
 
 
 @dataclasses.dataclass(frozen=True)
-class Chosen:
-    """A package.
+class SelectedPackage:
+    """A model package to score with.
 
     Attributes:
-        folder: Where it lies.
-        version: In the registry; None of a folder that was named by itself.
-        digest: What its digest must be, if the registry says so.
+        folder: Folder of the package.
+        version: Version in the registry; None for a package given as a folder.
+        digest: Expected digest, if the registry has one.
     """
 
     folder: Path
@@ -28,14 +28,16 @@ class Chosen:
     digest: str | None = None
 
 
-def chosen(name: str, ctx: RunContext, *, version: str | None = None, alias: str | None = None) -> Chosen:
-    """The package of a model.
+def select_package(
+    name: str, ctx: RunContext, *, version: str | None = None, alias: str | None = None
+) -> SelectedPackage:
+    """Locate the package of a model.
 
     Args:
         name: A registered model, or the folder of a package.
-        ctx: Where the registry and the packages are.
-        version: Its number; without it, the one that `alias` points to.
-        alias: ``champion`` if neither is given.
+        ctx: Registry and artifact store.
+        version: Version number; by default, that of `alias`.
+        alias: By default ``champion``.
 
     Raises:
         ConfigError: there is no such model, version or alias.
@@ -47,7 +49,7 @@ def chosen(name: str, ctx: RunContext, *, version: str | None = None, alias: str
             raise ConfigError("a folder has no versions.", where=name, fix="Leave --version and --alias out.")
         if not (folder / _PACKAGE_FILE).is_file():
             raise ConfigError(f"no model package: it has no {_PACKAGE_FILE}.", where=name)
-        return Chosen(folder.resolve())
+        return SelectedPackage(folder.resolve())
     if "/" in name:
         raise ConfigError("no such folder.", where=name, fix="Give the folder of a model package, or a model's name.")
     url = ctx.environment.tracking_url
@@ -67,4 +69,4 @@ def chosen(name: str, ctx: RunContext, *, version: str | None = None, alias: str
             where=str(folder),
             fix="Point LEPTON_HOME at the state folder that holds it, or give the package's folder.",
         )
-    return Chosen(folder, str(found["version"]), found["tags"].get("lepton.package_digest"))
+    return SelectedPackage(folder, str(found["version"]), found["tags"].get("lepton.package_digest"))

@@ -12,12 +12,12 @@ import numpy as np
 from lepton_tasks.codecs.text import END, PAD, load_tokenizer
 
 
-def text_made(tokenizer: str, tokens: Sequence[int] | np.ndarray) -> str:
-    """The text of a row of tokens up to ``</s>``, without special tokens.
+def decode_tokens(tokenizer: str, tokens: Sequence[int] | np.ndarray) -> str:
+    """The text of token ids up to ``</s>``, without special tokens.
 
     Args:
         tokenizer: JSON of a Hugging Face tokenizer.
-        tokens: Numbers of tokens, int [T].
+        tokens: Token ids, int [T].
     """
     ids = [int(token) for token in tokens if token != PAD]
     text: str = load_tokenizer(tokenizer).decode(ids[: ids.index(END)] if END in ids else ids)
@@ -25,11 +25,11 @@ def text_made(tokenizer: str, tokens: Sequence[int] | np.ndarray) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class TextMadeCodec:
+class GeneratedTextCodec:
     """Generated text.
 
     Args:
-        tokenizer: JSON of a Hugging Face tokenizer, of the text that is made.
+        tokenizer: JSON of the target language's Hugging Face tokenizer.
     """
 
     tokenizer: str
@@ -37,11 +37,11 @@ class TextMadeCodec:
     def encode(self, outputs: Mapping[str, np.ndarray], row: int) -> dict[str, Any]:
         """The text, whether it is complete, and the geometric mean of its tokens' probabilities.
 
-        Of ``tokens`` (int [N, T]) and ``scores`` (their mean log-probabilities, float [N]).
+        Reads ``tokens`` (int [N, T]) and ``scores`` (mean log-probabilities of the tokens, float [N]).
         """
         tokens = outputs["tokens"][row]
         return {
-            "text": text_made(self.tokenizer, tokens),
+            "text": decode_tokens(self.tokenizer, tokens),
             "complete": bool((tokens == END).any()),
             "probability": math.exp(float(outputs["scores"][row])),
         }

@@ -6,7 +6,13 @@ import pytest
 
 from lepton_tasks.codecs.image import ImageCodec
 from lepton_tasks.codecs.interactions import InteractionCodec, VisitorCodec
-from lepton_tasks.codecs.observing import ANSWERED, LONGEST_VALUE, MOST_VALUES, answered, observed
+from lepton_tasks.codecs.monitored_values import (
+    MAX_VALUE_LENGTH,
+    MAX_VALUES,
+    PREDICTION_FIELDS,
+    prediction_values,
+    sample_values,
+)
 from lepton_tasks.codecs.series import SeriesCodec
 from lepton_tasks.codecs.tabular import TabularCodec, TabularColumn
 from lepton_tasks.codecs.text import PAD, UNKNOWN, TextCodec
@@ -24,7 +30,7 @@ PEOPLE = TabularCodec(
 
 def of(codec, request):
     payload = json.dumps(request).encode()
-    return observed(codec, payload, codec.decode(payload))
+    return sample_values(codec, payload, codec.decode(payload))
 
 
 def test_a_row_is_told_by_its_values_in_the_types_of_its_columns():
@@ -35,22 +41,22 @@ def test_a_row_is_told_by_its_values_in_the_types_of_its_columns():
 
 @pytest.mark.parametrize("row", [{"age": 10**30}, {"work": "\ud800"}, {"work": "x" * 10_000}])
 def test_whatever_a_row_holds_the_log_can_write_it_in_a_short_line(row):
-    assert len(orjson.dumps(of(PEOPLE, row))) < LONGEST_VALUE + 100
+    assert len(orjson.dumps(of(PEOPLE, row))) < MAX_VALUE_LENGTH + 100
 
 
 def test_of_a_wide_row_the_first_values_are_told():
-    wide = TabularCodec(tuple(TabularColumn(f"c{i}", "float") for i in range(MOST_VALUES + 5)))
-    assert list(of(wide, {})) == [f"c{i}" for i in range(MOST_VALUES)]
+    wide = TabularCodec(tuple(TabularColumn(f"c{i}", "float") for i in range(MAX_VALUES + 5)))
+    assert list(of(wide, {})) == [f"c{i}" for i in range(MAX_VALUES)]
 
 
 def test_a_text_is_told_by_its_tokens_and_what_share_of_them_is_unknown():
     row = np.array([7, UNKNOWN, 9, UNKNOWN, PAD, PAD], np.int32)
-    assert observed(TextCodec("", 6), b"", row) == {"tokens": 4, "unknown": 0.5}
+    assert sample_values(TextCodec("", 6), b"", row) == {"tokens": 4, "unknown": 0.5}
 
 
 def test_a_picture_is_told_by_its_brightness_and_contrast():
     pixels = np.array([[[0], [255]]], np.uint8)
-    assert observed(ImageCodec(1, 2, 1), b"", pixels) == {"brightness": 0.5, "contrast": 0.5}
+    assert sample_values(ImageCodec(1, 2, 1), b"", pixels) == {"brightness": 0.5, "contrast": 0.5}
 
 
 def test_a_series_is_told_by_its_last_row():
@@ -67,7 +73,7 @@ def test_users_and_items_are_told_by_whether_they_are_known():
 
 
 def test_a_codec_that_tells_nothing_is_no_fault():
-    assert observed(object(), b"", np.zeros(1)) == {}
+    assert sample_values(object(), b"", np.zeros(1)) == {}
 
 
 @pytest.mark.parametrize(
@@ -81,6 +87,6 @@ def test_a_codec_that_tells_nothing_is_no_fault():
     ],
 )
 def test_of_an_answer_a_few_values_are_kept(answer, kept):
-    found = answered(answer)
+    found = prediction_values(answer)
     assert {name: value for name, value in found.items() if value is not None} == kept
-    assert set(found) <= set(ANSWERED)
+    assert set(found) <= set(PREDICTION_FIELDS)
