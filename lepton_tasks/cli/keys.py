@@ -90,7 +90,7 @@ def _row(about: Any) -> dict[str, Any]:
         "name": about.name,
         "models": list(about.models),
         "rate": about.rate,
-        "burst": about.most if about.rate else None,
+        "burst": about.burst_size if about.rate else None,
         "expires": dt.datetime.fromtimestamp(until, dt.UTC).isoformat(timespec="seconds") if until else None,
     }
 

@@ -113,7 +113,7 @@ def create_app(
     def on_change() -> None:
         loaded = (live for served in table.models() for live in served.versions())
         redaction.packaged([(live.model, live.package.redaction) for live in loaded if live.package.redaction])
-        telemetry.serving(table.answering())
+        telemetry.serving(table.active_versions())
 
     table = ModelTable(home, workers=workers, observer=telemetry.observer, changed=on_change, fleet=fleet)
     tracer = tracer_of(os.environ)
@@ -235,7 +235,7 @@ def _metrics_router(telemetry: Telemetry, fleet: Fleet | None, watched: Path) ->
         """Prometheus metrics."""
         own = telemetry.exposition()
         if fleet is not None:
-            others = {reply["member"]: reply["text"] for reply in await fleet.ask(op="metrics")}
+            others = {reply["member"]: reply["text"] for reply in await fleet.broadcast(op="metrics")}
             own = merged({fleet.member: own.decode(), **others})
         found = await asyncio.to_thread(exposed_findings, watched)  # 0.3 ms of CPU time per model
         return Response(own + found, media_type=CONTENT_TYPE_LATEST)

@@ -183,7 +183,7 @@ def _serve(options: argparse.Namespace, fleet: Fleet | None = None, listener: so
     )
 
     def announce_stop() -> None:
-        app.state.table.leaving = lane.stopping = True
+        app.state.table.stopping = lane.stopping = True
 
     server = _Server(config, app, options.linger, announce_stop)
     _tune_garbage_collector()

@@ -9,18 +9,18 @@ import struct
 from pathlib import Path
 
 _SLOT = struct.Struct("=d")
-_TRIES = 100  # some 50 us; who holds a slot needs 2
+_MAX_TRIES = 100  # about 50 us; a slot is locked for 2 us
 
 
 class Rates:
-    """How much of its rate each key has used, in a file that the processes of a server share.
+    """The used rate of each key, in a file shared by the processes of a server.
 
-    Kept is, for each slot, the moment from which on its bucket is full: the generic cell rate algorithm, a token bucket
+    Each slot stores the time at which its token bucket is full again: the generic cell rate algorithm, a token bucket
     in one number.
 
     Args:
-        path: The file, made if it is missing; without one, memory of this process.
-        slots: Numbers it holds.
+        path: The file, created if missing; None for memory of this process.
+        slots: Number of slots.
 
     Source: ITU-T I.371, annex A.
     """
@@ -43,35 +43,35 @@ class Rates:
         """Count one request.
 
         Args:
-            slot: The key's place.
-            interval: Seconds between two requests of the rate.
-            burst: Requests that may come at once.
-            now: Seconds.
+            slot: The key's slot.
+            interval: Seconds between two requests at the rate limit.
+            burst: Requests allowed at once.
+            now: Monotonic seconds.
 
         Returns:
-            Seconds until it would be taken; 0 if it is.
+            0 if the request is allowed, else the seconds until it would be.
         """
-        at, room = slot * _SLOT.size, burst * interval
+        at, capacity = slot * _SLOT.size, burst * interval
         locked = self._lock(at)
         try:
-            return self._take(at, interval, room, now)
+            return self._take(at, interval, capacity, now)
         finally:
             if locked:
                 fcntl.lockf(self._handle, fcntl.LOCK_UN, _SLOT.size, at)
 
-    def _take(self, at: int, interval: float, room: float, now: float) -> float:
+    def _take(self, at: int, interval: float, capacity: float, now: float) -> float:
         (until,) = _SLOT.unpack_from(self._until, at)
-        if not now < until <= now + room + 1e-6:  # over, or left by another boot of the machine
+        if not now < until <= now + capacity + 1e-6:  # in the past, or from before a reboot
             until = now
-        wait = float(until - now + interval - room)
-        if wait > 1e-9:  # what rounding makes of zero
+        wait = float(until - now + interval - capacity)
+        if wait > 1e-9:  # above rounding errors
             return wait
         _SLOT.pack_into(self._until, at, until + interval)
         return 0.0
 
     def _lock(self, at: int) -> bool:
-        """Hold a slot against other processes; False if one of them does not let go, for which nobody here waits."""
-        for _ in range(_TRIES if self._handle >= 0 else 0):
+        """Lock a slot against other processes; False if another process holds it for too long."""
+        for _ in range(_MAX_TRIES if self._handle >= 0 else 0):
             try:
                 fcntl.lockf(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB, _SLOT.size, at)
                 return True

@@ -1,4 +1,4 @@
-"""Files that hold one secret each, of which only their owner may know."""
+"""Files with one secret each, readable by their owner only."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 
 def secret_in(path: Path, make: Callable[[], bytes]) -> bytes:
-    """What a file holds; made, whole or not at all, if it is missing, and equal for all who ask at the same time.
+    """The secret in a file; created atomically if missing, so that concurrent callers get the same one.
 
     Args:
         path: The file.
-        make: Gives a new secret.
+        make: Creates a new secret.
     """
     with contextlib.suppress(FileNotFoundError):
         return path.read_bytes()

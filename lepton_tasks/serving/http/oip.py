@@ -61,7 +61,7 @@ def oip_router(table: Lookup, handler: RequestHandler) -> APIRouter:
     @router.get("/health/ready")
     async def is_ready() -> Response:
         """Whether the deployed models and the registry's champions are loaded, and the server is not stopping."""
-        reason = table.not_ready()
+        reason = table.unready_reason()
         return json_reply({"ready": False, "reason": reason} if reason else {"ready": True}, 503 if reason else 200)
 
     @router.get("/models/{name}", responses=ERRORS)

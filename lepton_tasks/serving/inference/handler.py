@@ -128,7 +128,7 @@ class RequestHandler:
         """The version with a full queue that would serve the request; None if there is room or the head cannot tell."""
         if self._tracer.on or head.traceparent is not None or head.version is not None:
             return None
-        live = self._table.sole(head.model)
+        live = self._table.only_version(head.model)
         return live if live is not None and live.batcher.full else None
 
     def overload_response(self, live: Live) -> Reply:

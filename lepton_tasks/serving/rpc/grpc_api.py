@@ -168,7 +168,7 @@ class GrpcServer:
         return {"live": True}
 
     async def _ready(self, _: Any, __: Any) -> dict[str, Any]:
-        return {"ready": not self._table.not_ready()}
+        return {"ready": not self._table.unready_reason()}
 
     async def _metadata(self, _: Any, __: Any) -> dict[str, Any]:
         return {"name": "lepton", "version": own_version(), "extensions": []}

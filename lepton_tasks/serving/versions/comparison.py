@@ -19,10 +19,10 @@ from lepton_tasks.core.proportions import (
 )
 from lepton_tasks.serving.errors import CLIENT_GONE
 
-_MOST_TIMES = 100_000  # of each version, the latest
-_MOST_LABELS = 1000  # others are counted as one
+_MAX_TIMES = 100_000  # of each version, the latest
+_MAX_LABELS = 1000  # others are counted as one
 _OTHER = "(others)"
-_SURE = 0.05
+_SIGNIFICANCE = 0.05
 
 
 class _Version:
@@ -30,11 +30,11 @@ class _Version:
 
     def __init__(self) -> None:
         self.answers = self.failed = 0
-        self.times: collections.deque[float] = collections.deque(maxlen=_MOST_TIMES)
+        self.times: collections.deque[float] = collections.deque(maxlen=_MAX_TIMES)
         self.labels: collections.Counter[str] = collections.Counter()
         self.probabilities: list[float] = [0.0, 0.0, 0.0]  # how many, their sum, the sum of their squares
         self.judged = self.right = 0
-        self.wrong_by: list[float] = [0.0, 0.0, 0.0]  # of numbers: how many, the sum of the errors, of their squares
+        self.error_sums: list[float] = [0.0, 0.0, 0.0]  # of numbers: how many, the sum of the errors, of their squares
 
     def add(self, record: Mapping[str, Any], truth: object) -> None:
         self.answers += 1
@@ -45,20 +45,20 @@ class _Version:
         label = record.get("label")
         if label is not None:
             name = str(label)
-            self.labels[name if name in self.labels or len(self.labels) < _MOST_LABELS else _OTHER] += 1
+            self.labels[name if name in self.labels or len(self.labels) < _MAX_LABELS else _OTHER] += 1
             if truth is not None:
                 self.judged += 1
                 self.right += str(truth) == name
         number = record.get("value")
         if truth is not None and isinstance(number, float) and isinstance(truth := _number(truth), float):
             for power in range(3):
-                self.wrong_by[power] += abs(number - truth) ** power
+                self.error_sums[power] += abs(number - truth) ** power
         if (value := record.get("probability")) is not None:
             self.probabilities[0] += 1
             self.probabilities[1] += value
             self.probabilities[2] += value * value
 
-    def told(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         cuts = statistics.quantiles(self.times, n=20, method="inclusive") if len(self.times) > 1 else []
         count, total, squares = self.probabilities
         named = sum(self.labels.values())
@@ -77,8 +77,8 @@ class _Version:
         if self.judged:
             row |= {"judged": self.judged, "accuracy": self.right / self.judged}
             row["accuracy_interval"] = wilson(self.right / self.judged, self.judged)
-        if count := self.wrong_by[0]:
-            row |= {"judged": int(count), "mean_error": self.wrong_by[1] / count}
+        if count := self.error_sums[0]:
+            row |= {"judged": int(count), "mean_error": self.error_sums[1] / count}
         return row
 
 
@@ -116,16 +116,16 @@ def compare(
             version.add(record, next((truths[key] for key in known), None))
     if base not in seen:
         base = max(seen, key=lambda name: seen[name].answers, default=None)
-    against = {} if base is None else {v: _against(seen[base], one) for v, one in seen.items() if v != base}
-    return {"versions": {v: one.told() for v, one in seen.items()}, "base": base, "against": against}
+    against = {} if base is None else {v: _compare_pair(seen[base], one) for v, version in seen.items() if v != base}
+    return {"versions": {v: version.to_dict() for v, version in seen.items()}, "base": base, "against": against}
 
 
-def _against(first: _Version, second: _Version) -> dict[str, Any]:
+def _compare_pair(first: _Version, second: _Version) -> dict[str, Any]:
     failed = (first.failed, first.answers), (second.failed, second.answers)
     names = sorted(first.labels | second.labels)
-    counts = [[one.labels[name] for name in names] for one in (first, second)]
+    counts = [[version.labels[name] for name in names] for version in (first, second)]
     compared = len(names) > 1 and all(sum(row) for row in counts)
-    before, after = first.told()["p95_ms"], second.told()["p95_ms"]
+    before, after = first.to_dict()["p95_ms"], second.to_dict()["p95_ms"]
     row: dict[str, Any] = {
         "failed_difference": second.failed / second.answers - first.failed / first.answers,
         "failed_interval": newcombe(*failed, z=Z95),
@@ -138,12 +138,12 @@ def _against(first: _Version, second: _Version) -> dict[str, Any]:
         right = (first.right, first.judged), (second.right, second.judged)
         row["accuracy_difference"] = second.right / second.judged - first.right / first.judged
         row |= {"accuracy_interval": newcombe(*right, z=Z95), "accuracy_p": two_proportion_p_value(*right)}
-    if min(first.wrong_by[0], second.wrong_by[0]) > 1:
-        row |= _errors(first.wrong_by, second.wrong_by)
+    if min(first.error_sums[0], second.error_sums[0]) > 1:
+        row |= _compare_errors(first.error_sums, second.error_sums)
     return {**row, "verdict": _verdict(row)}
 
 
-def _errors(first: list[float], second: list[float]) -> dict[str, Any]:
+def _compare_errors(first: list[float], second: list[float]) -> dict[str, Any]:
     """The difference of two mean absolute errors, its 95 % interval and p-value: Welch's test, by the normal tail.
 
     Source: Welch, "The generalization of 'Student's' problem when several different population variances are involved",
@@ -167,13 +167,13 @@ def _number(value: object) -> float | None:
 
 
 def _verdict(row: Mapping[str, Any]) -> str:
-    said = []
-    if row["failed_p"] < _SURE:
-        said.append(f"it fails {'more' if row['failed_difference'] > 0 else 'less'} often")
-    if row.get("accuracy_p", 1.0) < _SURE:
-        said.append(f"it is right {'more' if row['accuracy_difference'] > 0 else 'less'} often")
-    if row.get("error_p", 1.0) < _SURE:
-        said.append(f"its errors are {'larger' if row['error_difference'] > 0 else 'smaller'}")
-    if row["labels_p"] is not None and row["labels_p"] < _SURE:
-        said.append(f"it answers with other labels (stability index {row['labels_psi']:.2f})")
-    return "; ".join(said) or "no difference beyond chance"
+    findings = []
+    if row["failed_p"] < _SIGNIFICANCE:
+        findings.append(f"it fails {'more' if row['failed_difference'] > 0 else 'less'} often")
+    if row.get("accuracy_p", 1.0) < _SIGNIFICANCE:
+        findings.append(f"it is right {'more' if row['accuracy_difference'] > 0 else 'less'} often")
+    if row.get("error_p", 1.0) < _SIGNIFICANCE:
+        findings.append(f"its errors are {'larger' if row['error_difference'] > 0 else 'smaller'}")
+    if row["labels_p"] is not None and row["labels_p"] < _SIGNIFICANCE:
+        findings.append(f"it answers with other labels (stability index {row['labels_psi']:.2f})")
+    return "; ".join(findings) or "no difference beyond chance"

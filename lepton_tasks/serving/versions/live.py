@@ -1,4 +1,4 @@
-"""Loaded versions, and which of them answers a request."""
+"""Loaded versions of a model, and the choice between them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Live:
     tally: Tally
 
     def to_dict(self) -> dict[str, Any]:
-        """What a caller may know about it."""
+        """Public information about the version."""
         return {
             "name": self.model,
             "version": self.release.version,
@@ -54,13 +54,13 @@ class Live:
 
 @dataclasses.dataclass(frozen=True)
 class Served:
-    """The versions of one model; swapped whole, so that a request never sees a mixture.
+    """The loaded versions of one model; replaced as a whole, so that a request never sees a mixture.
 
     Attributes:
-        state: What the disk says.
-        champion: What answers.
-        challenger: What answers a share, or copies.
-        previous: What answers after a rollback; None if there is none, or if it lies on disk only.
+        state: State as stored on disk.
+        champion: Serves the requests.
+        challenger: Serves a share of the requests (canary) or copies of them (shadow).
+        previous: The champion after a rollback; None if there is none, or it is on disk only.
     """
 
     state: State
@@ -70,30 +70,30 @@ class Served:
 
     @functools.cached_property
     def weight(self) -> float:
-        """Share of the requests that the challenger answers."""
+        """Share of requests served by the challenger."""
         return self.state.challenger.weight if self.state.challenger else 0.0
 
     @functools.cached_property
     def _salt(self) -> bytes:
-        """Other keys are the first to meet the next challenger."""
+        """Differs per challenger, so that each starts with different keys."""
         return self.challenger.release.digest.encode() if self.challenger else b""
 
     def versions(self) -> list[Live]:
-        """All that are loaded, the champion first."""
+        """All loaded versions, the champion first."""
         return [live for live in (self.champion, self.challenger, self.previous) if live]
 
-    def answering(self, key: str | None) -> Live:
-        """What answers a request of this key."""
-        if self.weight and self.challenger is not None and lot(key, self._salt) < self.weight:
+    def route(self, key: str | None) -> Live:
+        """The version that serves a request with this key."""
+        if self.weight and self.challenger is not None and bucket(key, self._salt) < self.weight:
             return self.challenger
         return self.champion
 
-    def answers(self, live: Live) -> bool:
-        """Whether requests meet this version without asking for it."""
+    def receives_traffic(self, live: Live) -> bool:
+        """Whether requests without a version may be routed to this version."""
         return live is self.champion or (live is self.challenger and self.weight > 0)
 
     def to_dict(self) -> dict[str, Any]:
-        """What a caller may know about the model."""
+        """Public information about the model."""
         state, challenge = self.state, self.state.challenger
         about = {**self.champion.to_dict(), "previous": state.previous.version if state.previous else None}
         if challenge is None:
@@ -111,22 +111,22 @@ class Served:
         }
 
 
-def lot(key: str | None, salt: bytes) -> float:
-    """A number in [0, 1): by chance without a key, else always the same for key and salt."""
+def bucket(key: str | None, salt: bytes) -> float:
+    """A number in [0, 1): random without a key, else a hash of key and salt."""
     if key is None:
         return random.random()
-    drawn = hashlib.blake2b(salt + key.encode(), digest_size=_BITS // 8).digest()
-    return float(int.from_bytes(drawn, "little") / 2**_BITS)
+    digest = hashlib.blake2b(salt + key.encode(), digest_size=_BITS // 8).digest()
+    return float(int.from_bytes(digest, "little") / 2**_BITS)
 
 
 class Loader:
-    """Loads versions from a server's disk.
+    """Loads versions from a server's state folder.
 
     Args:
-        releases: Where they lie.
-        workers: Inference threads of each.
-        previous: Whether the version before the champion is loaded, too.
-        observer: Gives, for a model and a version, what is told of its batches.
+        releases: The stored packages.
+        workers: Inference threads per version.
+        previous: Whether to load the previous champion, too.
+        observer: Returns, for a model and version, the function called with the timings of its batches.
     """
 
     def __init__(self, releases: Releases, *, workers: int, previous: bool, observer: Observer | None) -> None:
@@ -136,32 +136,32 @@ class Loader:
     async def load(
         self, name: str, state: State, old: Served | None, *, previous: bool = True
     ) -> tuple[Served, list[Live]]:
-        """What `state` says, ready to answer, and those of `old` that are no part of it.
+        """The loaded versions of `state`, and those of `old` that are not part of it.
 
         Args:
             name: The model.
-            state: What to serve.
-            old: What is loaded already.
-            previous: False leaves out the version before the champion for now.
+            state: Versions to load.
+            old: Versions already loaded.
+            previous: False to skip the previous champion.
 
         Raises:
-            ArtifactError: the champion or the challenger cannot be used; nothing new stays loaded.
+            ArtifactError: champion or challenger cannot be used; nothing new stays loaded.
         """
         known = {live.release.folder: live for live in old.versions()} if old else {}
         loaded = dict(known)
         try:
-            champion = await self._one(name, state.current, loaded)
-            challenger = await self._one(name, state.challenger.release, loaded) if state.challenger else None
+            champion = await self._load_version(name, state.current, loaded)
+            challenger = await self._load_version(name, state.challenger.release, loaded) if state.challenger else None
         except BaseException:
             close(live for folder, live in loaded.items() if folder not in known)
             raise
-        spare = await self._spare(name, state, loaded) if previous else None
-        served = Served(state, champion, challenger, spare)
+        previous_version = await self._load_previous(name, state, loaded) if previous else None
+        served = Served(state, champion, challenger, previous_version)
         return served, [live for live in known.values() if live not in served.versions()]
 
-    async def _one(self, name: str, release: Release, loaded: dict[str, Live]) -> Live:
+    async def _load_version(self, name: str, release: Release, loaded: dict[str, Live]) -> Live:
         if release.folder not in loaded:
-            package, calibration = await asyncio.to_thread(_load, self._releases.folder(name, release))
+            package, calibration = await asyncio.to_thread(_load_and_calibrate, self._releases.folder(name, release))
             observe = self._observer and self._observer(name, release.version)
             batcher = Batcher(
                 package,
@@ -176,27 +176,27 @@ class Loader:
             loaded[release.folder] = Live(name, release, package, batcher, Tally())
         return loaded[release.folder]
 
-    async def _spare(self, name: str, state: State, loaded: dict[str, Live]) -> Live | None:
+    async def _load_previous(self, name: str, state: State, loaded: dict[str, Live]) -> Live | None:
         if state.previous is None or not self._keep_previous:
             return None
         try:
-            return await self._one(name, state.previous, loaded)
-        except (LeptonError, OSError) as error:  # a rollback will say so; until then nobody needs it
+            return await self._load_version(name, state.previous, loaded)
+        except (LeptonError, OSError) as error:  # reported again by a rollback
             _log.error("version %s of %s cannot be loaded: %s", state.previous.version, name, error)
             return None
 
 
 def close(versions: Iterable[Live]) -> None:
-    """Let them answer what is queued, and end."""
+    """Finish the queued jobs of these versions, and stop their threads."""
     for live in versions:
         live.batcher.close()
 
 
-def _load(folder: Path) -> tuple[Package, Calibration]:
-    """A package that has answered its own example, and how fast it does."""
+def _load_and_calibrate(folder: Path) -> tuple[Package, Calibration]:
+    """Load a package and calibrate it on its own example."""
     package = load_package(folder)
     try:
         return package, calibrate(package)
-    except Exception as error:  # whatever it is, this package must not be let at requests
+    except Exception as error:  # a package that fails on its example must not be served
         reason = " ".join(str(error).split())
         raise ArtifactError(f"the model does not answer: {reason}.", where=str(folder)) from error

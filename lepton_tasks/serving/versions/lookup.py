@@ -1,4 +1,4 @@
-"""Table of models and their active versions, swapped atomically."""
+"""Table of models and their loaded versions, swapped atomically."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from lepton_tasks.serving.versions.live import Live, Served, close
 from lepton_tasks.serving.versions.releases import State
 from lepton_tasks.serving.versions.shadow import Shadow, ShadowFigures
 
-KEY_HEADER = "lepton-key"  # requests of one key are answered by one version as long as the split stays
-VERSION_HEADER = "lepton-version"  # in every reply: the version that answered
+KEY_HEADER = "lepton-key"  # requests with the same key go to the same version while the split is unchanged
+VERSION_HEADER = "lepton-version"  # in every response: the version that served it
 
 Topic = Literal["progress", "refused"]
 
 
 class Lookup:
-    """The models that a process serves. A request asks it once, so it never sees two versions.
+    """The models that a process serves. Each request is routed once, so it never sees two versions.
 
     Args:
-        changed: Called after each change of what is served.
+        changed: Called after each change of the served versions.
     """
 
     def __init__(self, changed: Callable[[], None]) -> None:
@@ -30,43 +30,43 @@ class Lookup:
         self._served: dict[str, Served] = {}
         self._unready: dict[str, str] = {}
         self.restored = False
-        self.leaving = False
+        self.stopping = False
         self.behind: Callable[[], str] = lambda: ""
-        """Why what is served is not yet what the model registry says; empty once it is, and without a registry."""
+        """Why the served versions lag behind the model registry; empty if they do not, or without a registry."""
         self.progress: dict[str, dict[str, Any]] = {}
-        """How the rollout of a model goes, for those who ask; kept by who judges it."""
+        """Rollout progress by model, set by the `Controller`."""
         self.refused: dict[str, dict[str, Any]] = {}
-        """By model, the version that the registry wants and that cannot be used, and why."""
+        """By model, the version in the registry that cannot be used, with the reason."""
         self._shadows: dict[str, Shadow] = {}
 
     def route(self, name: str, *, key: str | None = None, version: str | None = None) -> Live:
-        """What answers this request: the hot path's one question. Not to be kept across an ``await``.
+        """The version that serves a request (hot path). Must not be kept across an ``await``.
 
         Args:
             name: The model.
-            key: Text of the header ``lepton-key``: equal keys meet the same version; without one, chance decides.
-            version: The version asked for, if the request names one.
+            key: Text of the header ``lepton-key``: equal keys get the same version; without one, it is random.
+            version: The requested version, if any.
 
         Raises:
-            UnavailableError: it is known, but not loaded.
-            UnknownModelError: nothing is served under the name, or not this version.
+            UnavailableError: the model is known, but not loaded.
+            UnknownModelError: there is no such model or version.
         """
         served = self._served.get(name)
         if served is None or version is not None:
             return self.get(name, version)
-        return served.answering(key)
+        return served.route(key)
 
-    def sole(self, name: str) -> Live | None:
-        """What answers every request for this model that names no version; None if chance decides, or nothing does."""
+    def only_version(self, name: str) -> Live | None:
+        """The version that serves all requests without a version; None during a canary, or if there is none."""
         served = self._served.get(name)
         return None if served is None or served.weight else served.champion
 
     def get(self, name: str, version: str | None = None) -> Live:
-        """The champion, or another version that is loaded.
+        """The champion, or the given loaded version.
 
         Raises:
-            UnavailableError: it is known, but not loaded.
-            UnknownModelError: nothing is served under the name, or not this version.
+            UnavailableError: the model is known, but not loaded.
+            UnknownModelError: there is no such model or version.
         """
         served = self.served(name)
         if version is None:
@@ -89,25 +89,27 @@ class Lookup:
         raise UnknownModelError(f"no model named {name!r}.", fix=fix)
 
     def state(self, name: str) -> State | None:
-        """What is served of a model as the disk knows it; None for nothing."""
+        """The stored state of a model; None if it is not served."""
         served = self._served.get(name)
         return served.state if served else None
 
     def models(self) -> list[Served]:
-        """All that answer, by name."""
+        """All served models by name."""
         return [self._served[name] for name in sorted(self._served)]
 
     def names(self) -> list[str]:
-        """Names of all models that answer."""
+        """Names of all served models."""
         return sorted(self._served)
 
-    def answering(self) -> list[tuple[Live, float]]:
-        """All versions that answer, champions and canaries, by the name of their model; and the share of each."""
-        found = ((served, live) for served in self.models() for live in served.versions() if served.answers(live))
+    def active_versions(self) -> list[tuple[Live, float]]:
+        """All champions and canaries, by model name, with their share of the requests."""
+        found = (
+            (served, live) for served in self.models() for live in served.versions() if served.receives_traffic(live)
+        )
         return [(live, 1 - served.weight if live is served.champion else served.weight) for served, live in found]
 
     def about(self, name: str) -> dict[str, Any]:
-        """What a caller may know about a model, and how its rollout goes."""
+        """Public information about a model, with its rollout progress."""
         about = self.served(name).to_dict()
         if about["challenger"] is not None:
             about["challenger"]["progress"] = self.progress.get(name)
@@ -116,48 +118,48 @@ class Lookup:
         return about
 
     def unready(self) -> dict[str, str]:
-        """Why a known model does not answer, by name."""
+        """Why known models are not served, by name."""
         refused = {
-            name: f"version {one['version']} is refused: {one['reason']}"
-            for name, one in self.refused.items()
+            name: f"version {version['version']} is refused: {version['reason']}"
+            for name, version in self.refused.items()
             if name not in self._served
         }
         return refused | self._unready
 
-    def note(self, name: str, what: Topic, value: dict[str, Any] | None) -> None:
-        """Remember something about a model for those who ask; None forgets it."""
+    def set_status(self, name: str, what: Topic, value: dict[str, Any] | None) -> None:
+        """Set the progress or refused version of a model; None clears it."""
         known: dict[str, dict[str, Any]] = self.progress if what == "progress" else self.refused
         if value is None:
             known.pop(name, None)
         else:
             known[name] = value
 
-    def not_ready(self) -> str:
-        """Why a load balancer must send no requests; empty if it may."""
+    def unready_reason(self) -> str:
+        """Why the server is not ready for requests; empty if it is."""
         if not self.restored:
             return "the deployed models are being loaded."
-        return "the server is stopping." if self.leaving else self.behind()
+        return "the server is stopping." if self.stopping else self.behind()
 
     def swap(self, name: str, served: Served, retired: Iterable[Live]) -> Served:
-        """Let these versions answer, and the retired ones end once they have answered what they took."""
+        """Serve these versions, and close the retired ones once they have finished their requests."""
         self._served[name] = served
         self._unready.pop(name, None)
         self.progress.pop(name, None)
         for live in served.versions():
             live.tally.reset()
             live.package.observe = live.tally.outputs if served.weight else None
-        self._cast_shadow(name, served)
-        close(retired)  # submissions happen in this loop too, so none can come after this
+        self._start_shadow(name, served)
+        close(retired)  # submissions happen in this event loop, so none can follow
         self._changed()
         return served
 
     def shadow(self, name: str) -> ShadowFigures:
-        """How the challenger in the champion's shadow compares, in this process."""
+        """Comparison of the champion and its shadow in this process."""
         shadow = self._shadows.get(name)
         return shadow.figures() if shadow else ShadowFigures()
 
-    def _cast_shadow(self, name: str, served: Served) -> None:
-        self._end_shadow(name)
+    def _start_shadow(self, name: str, served: Served) -> None:
+        self._stop_shadow(name)
         challenge = served.state.challenger
         for live in served.versions():
             live.batcher.mirror = None
@@ -166,19 +168,19 @@ class Lookup:
             served.champion.batcher.mirror = shadow.offer
             self._shadows[name] = shadow
 
-    def _end_shadow(self, name: str) -> None:
+    def _stop_shadow(self, name: str) -> None:
         if shadow := self._shadows.pop(name, None):
             shadow.close()
 
     def drop(self, name: str, served: Served) -> None:
-        """Close what was loaded for nothing."""
+        """Close versions that were loaded but not swapped in."""
         kept = self._served[name].versions() if name in self._served else []
         close(live for live in served.versions() if live not in kept)
 
     def forget(self, name: str) -> None:
-        """Serve a model no more."""
+        """Stop serving a model."""
         served = self._served.pop(name, None)
         self._unready.pop(name, None)
-        self._end_shadow(name)
+        self._stop_shadow(name)
         close(served.versions() if served else ())
         self._changed()

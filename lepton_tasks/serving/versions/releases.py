@@ -1,4 +1,4 @@
-"""Packages on the server's disk and which of them are served, surviving restarts."""
+"""Packages in the server's state folder, and the persistent state of which are served."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ class Challenge:
 
     @property
     def weight(self) -> float:
-        """Share of the requests that it answers."""
+        """Share of requests that it serves."""
         return self.plan.steps[self.step] / 100 if self.plan.kind == "canary" else 0.0
 
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """What `deployed.json` says of one model.
+    """Contents of a model's `deployed.json`.
 
     Attributes:
         current: The champion.
-        previous: The champion before it.
-        challenger: What may become the next one.
-        unannounced: Whether the model registry is yet to be told of the champion.
-        withdrawn: A challenger that was taken back, of which the registry is yet to be told.
+        previous: The previous champion.
+        challenger: The next champion, during its rollout.
+        unannounced: Whether the champion is not yet reported to the model registry.
+        withdrawn: Version of a withdrawn challenger that is not yet reported to the registry.
     """
 
     current: Release
@@ -66,7 +66,7 @@ class State:
     withdrawn: str = ""
 
     def releases(self) -> list[Release]:
-        """All of them, the champion first."""
+        """All releases, the champion first."""
         challenger = self.challenger.release if self.challenger else None
         return [release for release in (self.current, challenger, self.previous) if release]
 
@@ -79,7 +79,7 @@ class State:
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> State:
-        """The state that `to_dict` gave; raises ValueError, KeyError or TypeError for anything else."""
+        """The inverse of `to_dict`; raises ValueError, KeyError or TypeError for other values."""
         challenger = state.get("challenger")
         if challenger:
             plan = Rollout.model_validate(challenger["plan"])
@@ -99,39 +99,39 @@ class Releases:
 
     Args:
         home: State folder: ``models/<name>/<version>-<digest8>/``, ``models/<name>/deployed.json`` and
-            ``deployments.jsonl``, the append-only record of what was live when and why.
+            ``deployments.jsonl``, the append-only deployment record.
     """
 
     def __init__(self, home: Path) -> None:
         self._models, self._record_path = home / "models", home / RECORD_FILE
 
     def names(self) -> list[str]:
-        """Models that were deployed."""
+        """Names of the deployed models."""
         return sorted(path.parent.name for path in self._models.glob(f"*/{STATE_FILE}"))
 
     def folder(self, name: str, release: Release) -> Path:
-        """Where a release's package lies."""
+        """Folder of a release's package."""
         return self._models / name / release.folder
 
     def read(self, name: str) -> State:
-        """What was served last.
+        """The stored state of a model.
 
         Raises:
-            FileNotFoundError: nothing was.
+            FileNotFoundError: there is none.
             ValueError, KeyError, TypeError: the file is damaged.
         """
         return State.from_dict(json.loads((self._models / name / STATE_FILE).read_text()))
 
     def write(self, name: str, state: State) -> None:
-        """Remember what is served, whole or not at all."""
+        """Store the state of a model atomically."""
         write_json(self._models / name / STATE_FILE, state.to_dict())
 
     def place(self, name: str, source: Path, version: str, digest: str) -> Release:
-        """Copy a package into our own folder, whole or not at all.
+        """Copy a package into the state folder atomically.
 
         Raises:
-            ArtifactError: it cannot be copied or used, or is another one.
-            ConfigError: the name or version is none.
+            ArtifactError: it cannot be copied or used, or has a different digest.
+            ConfigError: the name or version is invalid.
         """
         for what, text in (("model name", name), ("version", version)):
             if not _NAME.fullmatch(text):
@@ -153,18 +153,18 @@ class Releases:
         return Release(version, digest, final.name, time.time())
 
     def tidy(self, name: str, state: State) -> None:
-        """Remove the packages that are not served any more."""
+        """Delete the packages that are not part of the state."""
         keep = {release.folder for release in state.releases()}
         for folder in (self._models / name).iterdir():
             if folder.is_dir() and folder.name not in keep:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def remove(self, name: str) -> None:
-        """Forget a model and its packages."""
+        """Delete a model's state and packages."""
         shutil.rmtree(self._models / name, ignore_errors=True)
 
     def record(self, action: str, name: str, release: Release | None, by: str, **more: Any) -> None:
-        """Add a line to the record."""
+        """Append a line to the deployment record."""
         entry = {
             "time": time.time(),
             "action": action,

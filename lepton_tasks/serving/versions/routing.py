@@ -1,4 +1,4 @@
-"""Every change of what a server serves: deployment, challengers, rollback, restart, in all its processes."""
+"""All changes of the served versions: deployment, challengers, rollback, restart, in all processes of a server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, Literal
 from lepton_tasks.core.errors import LeptonError
 from lepton_tasks.core.rollout import Rollout
 from lepton_tasks.serving.errors import ConflictError
-from lepton_tasks.serving.versions.fleet import Fleet, Line
+from lepton_tasks.serving.versions.fleet import Channel, Fleet
 from lepton_tasks.serving.versions.live import Loader, Observer, Served
 from lepton_tasks.serving.versions.lookup import Lookup, Topic
 from lepton_tasks.serving.versions.releases import Challenge, Release, Releases, State
@@ -26,17 +26,17 @@ _log = logging.getLogger("lepton.serving")
 
 
 class ModelTable(Lookup):
-    """The models of one server, and every change of what is served.
+    """The models of one server, with all changes of the served versions.
 
-    Every method runs in the event loop; files and graphs are read in threads.
+    All methods must be called in the event loop; files and graphs are read in threads.
 
     Args:
         home: State folder, see `Releases`.
-        workers: Inference threads of each version.
-        previous: Whether the version before the champion stays ``loaded``, for a rollback in a moment, or lies on
-            ``disk`` only, which saves its memory.
-        observer: Gives, for a model and a version, what is told of its batches.
-        changed: Called after each change of what is served.
+        workers: Inference threads per version.
+        previous: Whether the previous champion stays ``loaded``, for an instant rollback, or is on ``disk`` only, which
+            saves its memory.
+        observer: Returns, for a model and version, the function called with the timings of its batches.
+        changed: Called after each change of the served versions.
         fleet: The other processes of the server, if there are several.
     """
 
@@ -58,13 +58,13 @@ class ModelTable(Lookup):
         self._lock = asyncio.Lock()  # one change at a time
 
     async def restore(self) -> None:
-        """Load what was served when the server last ran; one that cannot be loaded stops no other.
+        """Load the models served before the restart; one that fails does not affect the others.
 
-        Previous versions come last, when the server is ready already.
+        Previous versions are loaded last, when the server is already ready.
         """
-        async with self._changing(shared=True):
+        async with self._locked(shared=True):
             if self._fleet is not None:
-                await self._fleet.listen(self._told)
+                await self._fleet.listen(self._handle_message)
             names = self._releases.names()
             self._unready |= dict.fromkeys(names, "it is being loaded.")
             for name in names:
@@ -89,28 +89,28 @@ class ModelTable(Lookup):
         rollout: Rollout | None = None,
         announce: bool = True,
     ) -> dict[str, Any]:
-        """Copy, check, load and warm up a package, then let it answer as the rollout says; without one, at once.
+        """Copy, verify, load and warm up a package, then serve it according to the rollout plan (immediate by default).
 
-        A model's first version answers at once whatever the rollout.
+        The first version of a model is always served immediately.
 
         Args:
             name: The model.
-            source: Folder of the package; not looked at if the version is loaded already.
+            source: Folder of the package; not used if the version is already loaded.
             version: Version number in the model registry.
-            digest: What the package's digest must be.
-            by: Who asks, for the record.
-            rollout: How it takes over.
-            announce: Whether the model registry is to be told if it is the champion.
+            digest: Expected digest of the package.
+            by: Initiator, for the record.
+            rollout: Rollout plan.
+            announce: Whether to report a new champion to the model registry.
 
         Returns:
-            The model; ``changed`` says whether it was served otherwise before.
+            The served model; ``changed`` is False if it was already served like this.
 
         Raises:
             ArtifactError: the package cannot be used; nothing has changed.
-            ConfigError: the name or version is none.
+            ConfigError: the name or version is invalid.
         """
         plan = rollout or Rollout()
-        async with self._changing():
+        async with self._locked():
             old = self._served.get(name)
             known = [live.release for live in old.versions()] if old else []
             release = next((r for r in known if (r.version, r.digest) == (version, digest)), None)
@@ -127,45 +127,45 @@ class ModelTable(Lookup):
             return await self._change(name, state, plan.kind, release, by, plan=plan.model_dump(mode="json"))
 
     async def promote(self, name: str, *, by: str = "", only: str | None = None, **figures: Any) -> dict[str, Any]:
-        """Let the challenger be the champion.
+        """Make the challenger the champion.
 
         Args:
             name: The model.
-            by: Who asks, for the record.
-            only: The version that the challenger must be.
+            by: Initiator, for the record.
+            only: Expected version of the challenger.
             figures: For the record.
 
         Raises:
-            ConflictError: there is no challenger, or another one.
+            ConflictError: there is no challenger, or a different one.
         """
-        async with self._changing():
-            state, challenge = self._challenged(name, only)
+        async with self._locked():
+            state, challenge = self._require_challenger(name, only)
             new = State(challenge.release, state.current, unannounced=True)
             return await self._change(name, new, "promote", challenge.release, by, **figures)
 
     async def step(
         self, name: str, step: int, *, by: str = "", only: str | None = None, **figures: Any
     ) -> dict[str, Any]:
-        """Let the challenger answer the share of this step of its plan; else like `promote`."""
-        async with self._changing():
-            state, challenge = self._challenged(name, only)
+        """Move the challenger to a step of its plan; arguments as for `promote`."""
+        async with self._locked():
+            state, challenge = self._require_challenger(name, only)
             new = dataclasses.replace(state, challenger=dataclasses.replace(challenge, step=step))
             return await self._change(name, new, "step", challenge.release, by, **figures)
 
     async def rollback(self, name: str, *, by: str = "", only: str | None = None, **figures: Any) -> dict[str, Any]:
-        """Undo the last change: take the challenger away, or let the version before the champion answer again.
+        """Undo the last change: remove the challenger, or restore the previous champion.
 
         Args:
             name: The model.
-            by: Who asks, for the record.
-            only: The version to take away; None for whatever came last.
+            by: Initiator, for the record.
+            only: Expected version to undo; None for the last one.
             figures: For the record.
 
         Raises:
-            ConflictError: there is neither, or another one; after a rollback there is no version before the champion.
+            ConflictError: there is neither, or a different version; after a rollback there is no previous champion.
         """
         began = time.perf_counter()
-        async with self._changing():
+        async with self._locked():
             state = self._served[name].state if name in self._served else await self._on_disk(name)
             last = state.challenger.release if state.challenger else state.current
             if only is not None and last.version != only:
@@ -181,83 +181,83 @@ class ModelTable(Lookup):
             return {**back, "undone": last.version, "seconds": round(time.perf_counter() - began, 4)}
 
     async def figures(self, name: str) -> dict[str, Figures]:
-        """What each loaded version of a model did lately, in all processes of the server."""
+        """Recent figures of each loaded version of a model, over all processes of the server."""
         found = {live.release.version: live.tally.figures() for live in self.served(name).versions()}
-        for reply in await self._fleet.ask(op="figures", name=name) if self._fleet else []:
+        for reply in await self._fleet.broadcast(op="figures", name=name) if self._fleet else []:
             for version, figures in reply.items():
                 found[version] = found.get(version, Figures()).plus(Figures.from_dict(figures))
         return found
 
-    async def shadows(self, name: str) -> ShadowFigures:
-        """How a challenger in the champion's shadow compares, in all processes of the server."""
+    async def shadow_figures(self, name: str) -> ShadowFigures:
+        """Comparison of the champion and its shadow, over all processes of the server."""
         found = self.shadow(name)
-        for reply in await self._fleet.ask(op="shadow", name=name) if self._fleet else []:
+        for reply in await self._fleet.broadcast(op="shadow", name=name) if self._fleet else []:
             found = found.plus(ShadowFigures.from_dict(reply))
         return found
 
-    async def tell(self, name: str, what: Topic, value: dict[str, Any] | None) -> None:
-        """Let all processes of the server know how a rollout goes, or which version is refused; None: none is."""
-        self.note(name, what, value)
+    async def publish_status(self, name: str, what: Topic, value: dict[str, Any] | None) -> None:
+        """Set the rollout progress or refused version of a model in all processes; None clears it."""
+        self.set_status(name, what, value)
         if self._fleet is not None:
-            await self._fleet.ask(op="note", name=name, what=what, value=value)
+            await self._fleet.broadcast(op="note", name=name, what=what, value=value)
 
-    def leads(self) -> bool:
-        """Whether this process is the one that decides for all processes of the server."""
-        return self._fleet is None or self._fleet.leads()
+    def is_leader(self) -> bool:
+        """Whether this process decides for all processes of the server."""
+        return self._fleet is None or self._fleet.is_leader()
 
-    async def announced(self, name: str) -> None:
-        """Note that the model registry was told of the champion, and of a challenger that was taken back."""
-        async with self._changing():
+    async def mark_announced(self, name: str) -> None:
+        """Record that the model registry knows the champion and the withdrawn challenger."""
+        async with self._locked():
             served = self.served(name)
             state = dataclasses.replace(served.state, unannounced=False, withdrawn="")
             self._releases.write(name, state)
             self._served[name] = dataclasses.replace(served, state=state)
 
     async def remove(self, name: str, *, by: str = "") -> None:
-        """Stop serving a model and forget its packages."""
-        async with self._changing():
+        """Stop serving a model and delete its packages."""
+        async with self._locked():
             if name not in self._unready:
                 self.served(name)
             served = self._served.get(name)
             if self._fleet is not None:
-                await self._fleet.ask(op="remove", name=name)
+                await self._fleet.broadcast(op="remove", name=name)
             self.forget(name)
             await asyncio.to_thread(self._releases.remove, name)
             self._releases.record("remove", name, served.champion.release if served else None, by)
 
     async def close(self) -> None:
-        """Answer what is queued, then stop."""
+        """Finish the queued jobs, then stop."""
         batchers = [live.batcher for served in self.models() for live in served.versions()]
         for batcher in batchers:
             batcher.close()
         for batcher in batchers:
             await asyncio.to_thread(batcher.join)
 
-    def _challenged(self, name: str, only: str | None) -> tuple[State, Challenge]:
+    def _require_challenger(self, name: str, only: str | None) -> tuple[State, Challenge]:
         state = self.served(name).state
         if state.challenger is None or only not in (None, state.challenger.release.version):
             raise ConflictError(f"{name!r} has no challenger{f' of version {only}' if only else ''}.")
         return state, state.challenger
 
     async def _restore(self, name: str, state: State) -> None:
-        """Serve as before; a challenger that cannot be loaded is left out."""
+        """Serve the stored state; a challenger that cannot be loaded is dropped."""
         try:
-            await self._serve(name, state, previous=False, tell=False)
+            await self._serve(name, state, previous=False, notify=False)
         except LeptonError as error:
             if state.challenger is None:
                 raise
-            await self._serve(name, dataclasses.replace(state, challenger=None), previous=False, tell=False)
+            await self._serve(name, dataclasses.replace(state, challenger=None), previous=False, notify=False)
             self._releases.record("back", name, state.challenger.release, "restart", reason=str(error))
 
     async def _add_previous(self, served: Served) -> None:
-        """Load the version before the champion, too; without it, a rollback loads it."""
+        """Load the previous champion; if that fails, a rollback tries again."""
         try:
-            await self._serve(served.champion.model, served.state, tell=False)
+            await self._serve(served.champion.model, served.state, notify=False)
         except (LeptonError, OSError) as error:
             _log.error("the previous version of %s is not loaded: %s", served.champion.model, error)
 
     async def _on_disk(self, name: str) -> State:
-        """The state of a model whose champion could not be loaded."""
+        """The stored state of a model whose champion could not be loaded."""
         try:
             return await asyncio.to_thread(self._releases.read, name)
         except FileNotFoundError:
@@ -267,72 +267,72 @@ class ModelTable(Lookup):
     async def _change(
         self, name: str, state: State, action: str, release: Release, by: str, **figures: Any
     ) -> dict[str, Any]:
-        """Serve what `state` says, and put it on record."""
+        """Serve `state` and record the change."""
         if not figures and name in self.progress:
-            figures = {"progress": self.progress[name]}  # what was known when somebody decided by hand
+            figures = {"progress": self.progress[name]}  # known at the time of a manual decision
         served = await self._serve(name, state)
         await asyncio.to_thread(self._releases.tidy, name, state)
         self._releases.record(action, name, release, by, **figures)
         return {**served.to_dict(), "changed": True}
 
-    async def _serve(self, name: str, state: State, *, previous: bool = True, tell: bool = True) -> Served:
-        """Load what `state` names and is not loaded yet, here and, with `tell`, in the other processes; then swap."""
+    async def _serve(self, name: str, state: State, *, previous: bool = True, notify: bool = True) -> Served:
+        """Load the versions in `state`, here and, with `notify`, in the other processes; then swap."""
         served, retired = await self._loader.load(name, state, self._served.get(name), previous=previous)
         try:
             async with contextlib.AsyncExitStack() as others:
-                if self._fleet is not None and tell:
-                    await others.enter_async_context(self._fleet.together(op="serve", name=name, state=state.to_dict()))
-                self._releases.write(name, state)  # first: a restart right after the swap serves the same
+                if self._fleet is not None and notify:
+                    await others.enter_async_context(self._fleet.prepare(op="serve", name=name, state=state.to_dict()))
+                self._releases.write(name, state)  # before the swap, so that a restart serves the same
         except BaseException:
             self.drop(name, served)
             raise
         return self.swap(name, served, retired)
 
     @contextlib.asynccontextmanager
-    async def _changing(self, *, shared: bool = False) -> AsyncIterator[None]:
-        """Nobody else changes what is served; `shared`: in this process only, others may read it, too."""
-        async with contextlib.AsyncExitStack() as held:
-            if self._fleet is not None:  # before our own lock, which another process's change needs, too
-                await held.enter_async_context(self._fleet.alone(shared=shared))
-            await held.enter_async_context(self._lock)
+    async def _locked(self, *, shared: bool = False) -> AsyncIterator[None]:
+        """Lock the served versions in this process and across processes; `shared`: across processes for reading only."""
+        async with contextlib.AsyncExitStack() as stack:
+            if self._fleet is not None:  # before the own lock, which changes by other processes need, too
+                await stack.enter_async_context(self._fleet.lock(shared=shared))
+            await stack.enter_async_context(self._lock)
             yield
 
-    async def _told(self, line: Line, message: dict[str, Any]) -> None:
-        """Another process of the server says what is served from now on, or asks."""
+    async def _handle_message(self, channel: Channel, message: dict[str, Any]) -> None:
+        """Handle a message of another process of the server."""
         name = message["name"]
         if message["op"] == "remove":
             async with self._lock:
                 self.forget(name)
-            await line.send({})
+            await channel.send({})
         elif message["op"] == "figures":
             found = self._served.get(name)
             versions = {live.release.version: live.tally.figures() for live in found.versions()} if found else {}
-            await line.send({version: dataclasses.asdict(figures) for version, figures in versions.items()})
+            await channel.send({version: dataclasses.asdict(figures) for version, figures in versions.items()})
         elif message["op"] == "note":
-            self.note(name, message["what"], message["value"])
-            await line.send({})
+            self.set_status(name, message["what"], message["value"])
+            await channel.send({})
         elif message["op"] == "shadow":
-            await line.send(dataclasses.asdict(self.shadow(name)))
+            await channel.send(dataclasses.asdict(self.shadow(name)))
         elif message["op"] == "serve":
             async with self._lock:
-                await self._follow(line, name, State.from_dict(message["state"]))
+                await self._prepare_and_swap(channel, name, State.from_dict(message["state"]))
 
-    async def _follow(self, line: Line, name: str, state: State) -> None:
-        """Load what another process says, and swap when it does."""
+    async def _prepare_and_swap(self, channel: Channel, name: str, state: State) -> None:
+        """Load the state of another process, and swap when it commits."""
         try:
             served, retired = await self._loader.load(name, state, self._served.get(name))
         except (LeptonError, OSError) as error:
-            await line.send({"error": str(error)})
+            await channel.send({"error": str(error)})
             return
-        await line.send({})
-        # If it ends before it says so, the disk knows whether it had decided.
-        if await line.receive() is not None or await asyncio.to_thread(self._decided, name, state):
+        await channel.send({})
+        # If it exits before committing, the state on disk shows whether it had decided.
+        if await channel.receive() is not None or await asyncio.to_thread(self._is_committed, name, state):
             self.swap(name, served, retired)
-            await line.send({})
+            await channel.send({})
         else:
             self.drop(name, served)
 
-    def _decided(self, name: str, state: State) -> bool:
+    def _is_committed(self, name: str, state: State) -> bool:
         try:
             return self._releases.read(name) == state
         except (OSError, ValueError, KeyError, TypeError):
@@ -340,7 +340,7 @@ class ModelTable(Lookup):
 
 
 def _is_served(state: State, release: Release, plan: Rollout) -> bool:
-    """Whether it is the champion, or a challenger by this plan, already."""
+    """Whether the release is already the champion, or the challenger with this plan."""
     challenge = state.challenger
     return release == state.current or (
         challenge is not None and (challenge.release, challenge.plan) == (release, plan)

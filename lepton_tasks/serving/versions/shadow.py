@@ -19,25 +19,25 @@ import numpy as np
 from lepton_tasks.serving.inference.batching import Job, Outputs
 from lepton_tasks.serving.package import Package
 
-_WAITING = 64  # requests; those that come while so many wait are dropped
-_LEAST_PRIORITY = 19  # of a thread on Linux: it computes when nobody else wants the core
+_MAX_QUEUED = 64  # requests; further ones are dropped
+_NICE = 19  # lowest thread priority on Linux: runs on idle cores only
 _PROBABILITIES = "probabilities"
-_TOLERANCE = 0.01  # two numbers are the same answer if they differ by less, as parts of the larger one beyond 1
+_TOLERANCE = 0.01  # of two numbers that agree; relative for numbers above 1
 
 _log = logging.getLogger("lepton.serving.shadow")
 
 
 @dataclasses.dataclass(frozen=True)
 class ShadowFigures:
-    """How the answers of two versions to the same requests compare.
+    """Comparison of the predictions of two versions for the same requests.
 
     Attributes:
-        rows: Answers compared.
-        agreed: Those with the same label; of numbers, the same but for a hundredth.
-        differences: Sum over rows of the mean absolute difference of their probabilities, or numbers.
-        errors: Requests that the champion could answer and the challenger could not.
-        dropped: Copies that found too many waiting.
-        seconds: Processor time of the champion, and of the challenger, for the requests that both answered.
+        rows: Predictions compared.
+        agreed: Those with the same label, or numbers that differ by at most 1 %.
+        differences: Sum over rows of the mean absolute difference of probabilities or numbers.
+        errors: Requests on which only the challenger failed.
+        dropped: Requests dropped because the queue was full.
+        seconds: CPU time of champion and challenger for the compared requests.
     """
 
     rows: int = 0
@@ -48,7 +48,7 @@ class ShadowFigures:
     seconds: tuple[float, float] = (0.0, 0.0)
 
     def plus(self, other: ShadowFigures) -> ShadowFigures:
-        """The figures of both together."""
+        """The sum of both."""
         first, second = self.seconds, other.seconds
         return ShadowFigures(
             self.rows + other.rows,
@@ -61,11 +61,11 @@ class ShadowFigures:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> ShadowFigures:
-        """The figures that `dataclasses.asdict` gave."""
+        """The inverse of `dataclasses.asdict`."""
         return cls(**{**value, "seconds": tuple(value["seconds"])})
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures as people read them."""
+        """Summary as JSON values."""
         rows, (first, second) = self.rows, self.seconds
         return {
             "rows": rows,
@@ -78,39 +78,39 @@ class ShadowFigures:
             "time_ratio": round(second / first, 3) if first else None,
         }
 
-    def in_words(self) -> str:
-        """One sentence for people."""
+    def summary(self) -> str:
+        """Summary in one sentence."""
         if not self.rows:
             return f"nothing compared yet, {self.errors} failed"
-        told = self.to_dict()
+        figures = self.to_dict()
         return (
-            f"{told['agreement']:.1%} of {self.rows} answers agree, mean difference "
-            f"{told['mean_absolute_difference']:.3g}, {told['time_ratio']:.2f} times as long, {self.errors} failed, "
+            f"{figures['agreement']:.1%} of {self.rows} answers agree, mean difference "
+            f"{figures['mean_absolute_difference']:.3g}, {figures['time_ratio']:.2f} times as long, {self.errors} failed, "
             f"{self.dropped} left out"
         )
 
 
 class Shadow:
-    """Compares two versions on a share of the champion's requests, in a thread of the least priority.
+    """Compares two versions on a share of the champion's requests, in a thread of the lowest priority.
 
-    The champion computes them once more, so that both are timed alike, one request at a time.
+    The champion runs again, so that both are timed under the same conditions, one request at a time.
 
     Args:
-        champion: What answers.
-        challenger: What is compared with it.
+        champion: The serving version.
+        challenger: The version to compare.
         share: Share of the requests, above 0 and at most 1.
     """
 
     def __init__(self, champion: Package, challenger: Package, share: float) -> None:
         self._packages, self._share = (champion, challenger), share
-        self._queue: queue.Queue[Job | None] = queue.Queue(_WAITING)
+        self._queue: queue.Queue[Job | None] = queue.Queue(_MAX_QUEUED)
         self._figures, self._dropped = ShadowFigures(), 0
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="shadow", daemon=True)
         self._thread.start()
 
     def offer(self, jobs: Sequence[Job]) -> None:
-        """Take copies of answered jobs; returns at once, from any thread."""
+        """Queue copies of finished jobs; does not block, and may be called from any thread."""
         for job in jobs:
             if self._share < 1 and random.random() >= self._share:
                 continue
@@ -124,20 +124,20 @@ class Shadow:
         return dataclasses.replace(self._figures, dropped=self._dropped)
 
     def close(self) -> None:
-        """Compare no more; what waits is forgotten."""
+        """Stop comparing; queued requests are discarded."""
         self._closed = True
-        with contextlib.suppress(queue.Full):  # then it looks at `_closed` anyway
+        with contextlib.suppress(queue.Full):  # the thread then checks `_closed`
             self._queue.put_nowait(None)
 
     def _work(self) -> None:
-        with contextlib.suppress(OSError, AttributeError):  # where threads have no priority of their own
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LEAST_PRIORITY)
+        with contextlib.suppress(OSError, AttributeError):  # on platforms without thread priorities
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         turn = 0
         while (job := self._queue.get()) is not None and not self._closed:
-            turn = 1 - turn  # the second finds caches warm: each is it every other time
+            turn = 1 - turn  # alternate the order: the second runs with warm caches
             try:
                 self._figures = self._figures.plus(self._compare(job, turn))
-            except Exception:  # noqa: BLE001  # whatever it is, the next request is compared all the same
+            except Exception:  # noqa: BLE001  # the thread must survive
                 _log.exception("a request could not be compared")
 
     def _compare(self, job: Job, first: int) -> ShadowFigures:
@@ -145,33 +145,33 @@ class Shadow:
         failed: set[int] = set()
         for which in (first, 1 - first):
             try:
-                done[which] = _computed(job, self._packages[which])
-            except Exception:  # noqa: BLE001  # a request that cannot be read, or a challenger that cannot read it
+                done[which] = _run_copy(job, self._packages[which])
+            except Exception:  # noqa: BLE001  # counted below, if only the challenger failed
                 failed.add(which)
         if failed:
             return ShadowFigures(errors=1 if failed == {1} else 0)
         rows = agreed = 0
         differences = 0.0
         for mine, theirs in zip(done[0][0], done[1][0], strict=True):
-            count, same, apart = compared(mine, theirs)
+            count, same, apart = compare_outputs(mine, theirs)
             rows, agreed, differences = rows + count, agreed + same, differences + apart
         return ShadowFigures(rows, agreed, differences, seconds=(done[0][1], done[1][1]))
 
 
-def _computed(job: Job, package: Package) -> tuple[list[Outputs], float]:
-    """Outputs and seconds of a request, on a copy: what the request log keeps of the answered one stays as it is.
+def _run_copy(job: Job, package: Package) -> tuple[list[Outputs], float]:
+    """Outputs and CPU seconds of a copy of the job, so that its records for the request log are not changed.
 
-    The seconds are those of the processor: a thread of the least priority waits for others most of the time.
+    CPU time, because a thread of the lowest priority waits most of the time.
     """
-    twin: Any = copy.copy(job)
-    twin.sample_records = []
+    duplicate: Any = copy.copy(job)
+    duplicate.sample_records = []
     began = time.thread_time()
-    outputs: list[Outputs] = [package.run(samples) for samples in twin.decode(package)]
+    outputs: list[Outputs] = [package.run(samples) for samples in duplicate.decode(package)]
     return outputs, time.thread_time() - began
 
 
-def compared(first: Outputs, second: Outputs) -> tuple[int, int, float]:
-    """Rows, rows that agree, and the sum over rows of the mean absolute difference of what is float.
+def compare_outputs(first: Outputs, second: Outputs) -> tuple[int, int, float]:
+    """Rows, rows that agree, and the sum over rows of the mean absolute difference of the float outputs.
 
     Args:
         first: Outputs by name, arrays [N, ...].

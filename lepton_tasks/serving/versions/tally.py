@@ -1,4 +1,4 @@
-"""Recent statistics of a version: requests, errors, latency, answers."""
+"""Recent statistics of a version: requests, errors, latency, predictions."""
 
 from __future__ import annotations
 
@@ -14,23 +14,26 @@ import numpy as np
 
 from lepton_tasks.serving.errors import CLIENT_GONE
 
-_FASTEST, _GROWTH = 1e-5, 1.05  # seconds of the first bucket, and how much wider each is than the one before
+_MIN_SECONDS, _GROWTH = (
+    1e-5,
+    1.05,
+)  # upper bound of the first latency bucket in seconds, and growth factor of the buckets
 _BUCKETS = 340  # up to 150 s
 _LOG_GROWTH = math.log(_GROWTH)
 _PROBABILITIES = "probabilities"
-_KEPT = 2000  # scores, a random sample of all
+_MAX_SCORES = 2000  # reservoir sample
 
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
-    """A version's figures since its tally was begun.
+    """A version's figures since its tally was reset.
 
     Attributes:
-        requests: Requests answered or refused, without made-up ones.
-        errors: Those that got no prediction.
-        times: Requests by bucket of the time to answer.
+        requests: Requests without probes.
+        errors: Requests that failed.
+        times: Successful requests by latency bucket.
         labels: Rows by index of the most probable label; empty for models without probabilities.
-        scores: Of up to 2,000 rows, the largest probability, or the mean of the first float output.
+        scores: Largest probability, or mean of the first float output, of a sample of up to 2,000 rows.
     """
 
     requests: int = 0
@@ -40,7 +43,7 @@ class Figures:
     scores: tuple[float, ...] = ()
 
     def plus(self, other: Figures) -> Figures:
-        """The figures of both together."""
+        """The sum of both."""
         times, labels = (
             tuple(a + b for a, b in itertools.zip_longest(mine, theirs, fillvalue=0))
             for mine, theirs in ((self.times, other.times), (self.labels, other.labels))
@@ -50,26 +53,26 @@ class Figures:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Figures:
-        """The figures that `dataclasses.asdict` gave."""
+        """The inverse of `dataclasses.asdict`."""
         times, labels, scores = (tuple(value[name]) for name in ("times", "labels", "scores"))
         return cls(value["requests"], value["errors"], times, labels, scores)
 
     def quantile(self, share: float) -> float | None:
-        """The time that this share of the requests took at most, in seconds, 5 % exact; None without requests."""
+        """The latency quantile in seconds, with a precision of 5 %; None without requests."""
         wanted = share * sum(self.times)
         seen = 0
         for i, count in enumerate(self.times):
             seen += count
             if count and seen >= wanted:
-                return _FASTEST * _GROWTH ** (i + 1)
+                return _MIN_SECONDS * _GROWTH ** (i + 1)
         return None
 
     def slower(self, seconds: float) -> int:
-        """How many requests took longer."""
+        """Number of requests that took longer."""
         return sum(self.times[_bucket(seconds) + 1 :])
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures as people read them."""
+        """Summary as JSON values."""
         p50, p95 = self.quantile(0.5), self.quantile(0.95)
         return {
             "requests": self.requests,
@@ -82,14 +85,14 @@ class Figures:
 
 
 class Tally:
-    """Counts for one version; requests are counted in the event loop, outputs in worker threads."""
+    """Statistics of one version; requests are counted in the event loop, outputs in worker threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.reset()
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Reset all counts."""
         with self._lock:
             self._requests = self._errors = self._rows = 0
             self._times = [0] * _BUCKETS
@@ -98,7 +101,7 @@ class Tally:
             self._random = random.Random(0)
 
     def request(self, status: int, seconds: float) -> None:
-        """Count a request by its HTTP status and the time to answer; one whose client went away says nothing."""
+        """Count a request by HTTP status and latency; those whose client disconnected are ignored."""
         if status == CLIENT_GONE:
             return
         self._requests += 1
@@ -108,8 +111,8 @@ class Tally:
             self._times[_bucket(seconds)] += 1
 
     def outputs(self, outputs: Mapping[str, np.ndarray]) -> None:
-        """Count the rows of a batch by what was answered."""
-        labels, scores = _told(outputs)
+        """Count the rows of a batch by label and score."""
+        labels, scores = _labels_and_scores(outputs)
         with self._lock:
             if labels is not None:
                 counts = np.bincount(labels, minlength=len(self._labels))
@@ -117,9 +120,9 @@ class Tally:
                 self._labels = counts
             for score in scores:
                 self._rows += 1
-                if len(self._scores) < _KEPT:
+                if len(self._scores) < _MAX_SCORES:
                     self._scores.append(score)
-                elif (i := self._random.randrange(self._rows)) < _KEPT:  # each row is as likely to be kept as any
+                elif (i := self._random.randrange(self._rows)) < _MAX_SCORES:  # reservoir sampling
                     self._scores[i] = score
 
     def figures(self) -> Figures:
@@ -130,12 +133,12 @@ class Tally:
 
 
 def _bucket(seconds: float) -> int:
-    if seconds <= _FASTEST:
+    if seconds <= _MIN_SECONDS:
         return 0
-    return min(_BUCKETS - 1, int(math.log(seconds / _FASTEST) / _LOG_GROWTH))
+    return min(_BUCKETS - 1, int(math.log(seconds / _MIN_SECONDS) / _LOG_GROWTH))
 
 
-def _told(outputs: Mapping[str, np.ndarray]) -> tuple[np.ndarray | None, list[float]]:
+def _labels_and_scores(outputs: Mapping[str, np.ndarray]) -> tuple[np.ndarray | None, list[float]]:
     """The label of each row, if there are probabilities, and its score."""
     probabilities = outputs.get(_PROBABILITIES)
     if probabilities is not None and probabilities.ndim == 2 and probabilities.shape[1] > 0:

@@ -184,7 +184,7 @@ def test_a_file_that_goes_takes_its_keys_with_it_before_and_after_a_restart(file
         return auth.guard_of(file.parent, "secret", {})
 
     def look(guard):
-        guard._look_again = 0.0  # a second later
+        guard._next_check = 0.0  # a second later
 
     def is_closed(guard):
         for _ in range(3):

@@ -201,7 +201,7 @@ def test_a_connection_that_rests_keeps_no_body(server):
             assert next(replies(connection))[0] == 200
             calls = [one.cycle for one in server.server.server_state.connections if one.cycle is not None]
             assert calls
-            assert [(call._asked.body, call._parts) for call in calls] == [(b"", [])] * len(calls)
+            assert [(call._request.body, call._parts) for call in calls] == [(b"", [])] * len(calls)
 
 
 def test_a_client_that_asks_to_close_is_closed(server):

@@ -33,7 +33,7 @@ def test_the_lane_lets_in_who_may_ask_and_counts(guarded):
     status, headers, _ = ask(guarded, INFER, BODY, **guarded.key)
     assert status == 429
     assert 90 <= int(headers["retry-after"]) <= 100
-    assert guarded.app.state.door.guard.refused == {401: 1, 403: 1, 429: 1}
+    assert guarded.app.state.access.guard.refused == {401: 1, 403: 1, 429: 1}
 
 
 def test_keys_are_asked_for_and_charged_where_there_is_no_room(guarded, monkeypatch):
@@ -50,7 +50,7 @@ def test_keys_are_asked_for_and_charged_where_there_is_no_room(guarded, monkeypa
         assert [answer(**wrong)[0] for _ in range(2)] == [401, 401]
         status, headers, _ = answer(**guarded.key, origin=SHOP)
         assert (status, headers["access-control-allow-origin"]) == (429, SHOP)
-    assert guarded.app.state.door.guard.refused == {401: 2, 403: 0, 429: 2}
+    assert guarded.app.state.access.guard.refused == {401: 2, 403: 0, 429: 2}
 
 
 def test_a_refused_body_that_is_too_long_ends_the_connection(guarded):

@@ -26,7 +26,7 @@ def together(home, answer, talk):
 
 
 async def serve(one):
-    async with one.together(op="serve", name="tiny"):
+    async with one.prepare(op="serve", name="tiny"):
         return "decided"
 
 
@@ -35,19 +35,19 @@ async def hangs(line, message):
 
 
 def test_one_that_hangs_is_not_waited_for(tmp_path):
-    assert together(tmp_path, hangs, lambda one: one.ask(op="figures", seconds=0.05)) == []
+    assert together(tmp_path, hangs, lambda one: one.broadcast(op="figures", seconds=0.05)) == []
 
 
 def test_one_that_is_gone_says_nothing(tmp_path):
     async def goes(line, message):
         line.close()
 
-    assert together(tmp_path, goes, lambda one: one.ask(op="figures")) == []
+    assert together(tmp_path, goes, lambda one: one.broadcast(op="figures")) == []
     assert together(tmp_path, goes, serve) == "decided"
 
 
 def test_one_that_dies_or_hangs_once_it_is_decided_changes_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(fleet, "_ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr(fleet, "_REPLY_TIMEOUT", 0.05)
 
     async def dies(line, message):
         await line.send({})
@@ -67,7 +67,7 @@ def test_what_one_cannot_serve_none_does(tmp_path, monkeypatch):
 
     with pytest.raises(ArtifactError, match="no such graph"):
         together(tmp_path, refuses, serve)
-    monkeypatch.setattr(fleet, "_PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(fleet, "_PREPARE_TIMEOUT", 0.05)
     with pytest.raises(UnavailableError, match="does not answer"):
         together(tmp_path, hangs, serve)
 
@@ -78,7 +78,7 @@ def test_of_one_that_died_in_between_the_disk_knows_what_it_decided(tmp_path, de
         @contextlib.asynccontextmanager
         async def together(self, **message):
             async with self._lines() as (line,):
-                assert await line.ask(message, seconds=30) == {}
+                assert await line.request(message, seconds=30) == {}
                 if not decided:
                     raise UnavailableError("killed")
                 yield  # the state is written, and nobody is told
@@ -105,7 +105,7 @@ def test_of_one_that_died_in_between_the_disk_knows_what_it_decided(tmp_path, de
 
 def test_one_leads_until_it_has_ended(tmp_path):
     one, other = Fleet(tmp_path, 0, 2), Fleet(tmp_path, 1, 2)
-    assert (one.leads(), other.leads(), one.leads()) == (True, False, True)
+    assert (one.is_leader(), other.is_leader(), one.is_leader()) == (True, False, True)
     one.close()
-    assert other.leads()
+    assert other.is_leader()
     other.close()

@@ -100,7 +100,7 @@ def test_which_model_a_path_is_about(path, wanted):
 
 def test_metrics_are_for_those_who_may_read_them(served):
     assert [served.get("/metrics", headers=bearer(served.keys[name])).status_code for name in "abc"] == [403, 403, 200]
-    refused = served.app.state.door.guard.refused[403]
+    refused = served.app.state.access.guard.refused[403]
     assert (
         f'lepton_refused{{status="403"}} {refused}.0' in served.get("/metrics", headers=bearer(served.keys["c"])).text
     )

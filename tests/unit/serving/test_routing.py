@@ -224,7 +224,7 @@ def test_a_removed_model_is_gone_after_a_restart_too(tmp_path, packages):
 
     async def after(table):
         await table.restore()
-        assert table.answering() == []
+        assert table.active_versions() == []
 
     on_table(home, before)
     on_table(home, after)
@@ -265,7 +265,7 @@ def test_a_canary_answers_its_share_and_a_key_always_meets_the_same_version(tmp_
         assert not (await deploy(table, packages, 2, HALF))["changed"]
         await table.step("tiny", 1)
         assert {table.route("tiny", key=key).release.version for key in keys} == {"2"}
-        assert [(live.release.version, share) for live, share in table.answering()] == [("1", 0), ("2", 1)]
+        assert [(live.release.version, share) for live, share in table.active_versions()] == [("1", 0), ("2", 1)]
         await deploy(table, packages, 2, HALF.model_copy(update={"steps": (10, 50, 100)}))
         small = [table.route("tiny", key=key).release.version for key in keys]
         assert 140 < small.count("2") < 260

@@ -11,7 +11,7 @@ from lepton_tasks.serving.inference.samples import PredictJob, SampleJob
 from lepton_tasks.serving.package import load_package
 from lepton_tasks.serving.versions.controller import Controller
 from lepton_tasks.serving.versions.routing import ModelTable
-from lepton_tasks.serving.versions.shadow import Shadow, ShadowFigures, compared
+from lepton_tasks.serving.versions.shadow import Shadow, ShadowFigures, compare_outputs
 
 
 @pytest.fixture
@@ -30,10 +30,13 @@ def waited(figures, condition):
 def test_answers_are_compared_by_label_and_by_number():
     a = {"probabilities": np.float32([[0.9, 0.1], [0.4, 0.6]]), "attention": np.float32([[1.0], [1.0]])}
     b = {"probabilities": np.float32([[0.8, 0.2], [0.6, 0.4]]), "attention": np.float32([[1.0], [1.0]])}
-    assert compared(a, b) == (2, 1, pytest.approx((0.1 + 0.2) / 2))
-    assert compared({"value": np.float32([[100], [1]])}, {"value": np.float32([[100.5], [1.5]])}) == (2, 1, 1.0)
-    assert compared({"items": np.array([[1, 2]])}, {"items": np.array([[1, 3]])}) == (1, 0, 0.0)
-    assert compared({"probabilities": np.ones((1, 2), "f4")}, {"probabilities": np.ones((1, 3), "f4")})[:2] == (1, 0)
+    assert compare_outputs(a, b) == (2, 1, pytest.approx((0.1 + 0.2) / 2))
+    assert compare_outputs({"value": np.float32([[100], [1]])}, {"value": np.float32([[100.5], [1.5]])}) == (2, 1, 1.0)
+    assert compare_outputs({"items": np.array([[1, 2]])}, {"items": np.array([[1, 3]])}) == (1, 0, 0.0)
+    assert compare_outputs({"probabilities": np.ones((1, 2), "f4")}, {"probabilities": np.ones((1, 3), "f4")})[:2] == (
+        1,
+        0,
+    )
 
 
 def test_a_shadow_compares_copies_and_leaves_the_answered_jobs_alone(packages):
@@ -46,7 +49,7 @@ def test_a_shadow_compares_copies_and_leaves_the_answered_jobs_alone(packages):
     assert (found.agreed, found.errors, found.dropped) == (3, 0, 0)
     assert found.to_dict()["mean_absolute_difference"] == pytest.approx(0.3, abs=1e-5)
     assert found.to_dict()["time_ratio"] > 0
-    assert all(job.seen == [] for job in jobs)
+    assert all(job.sample_records == [] for job in jobs)
     assert found.plus(found).rows == 10
     assert ShadowFigures.from_dict({**vars(found), "seconds": list(found.seconds)}) == found
 

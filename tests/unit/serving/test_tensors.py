@@ -6,12 +6,12 @@ import pytest
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.serving.errors import in_words
 from lepton_tasks.serving.inference.request import error_reply
-from lepton_tasks.serving.inference.tensors import _listed
+from lepton_tasks.serving.inference.tensors import _values_from_list
 from lepton_tasks.serving.package import TensorSpec
 
 
 def listed(data, dtype):
-    return _listed(data, TensorSpec(name="x", dtype=dtype, shape=(None,)), "inputs.x")
+    return _values_from_list(data, TensorSpec(name="x", dtype=dtype, shape=(None,)), "inputs.x")
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "int64", "float16", "float32", "float64"])
