@@ -19,22 +19,22 @@ from lepton_tasks.core.proportions import (
 )
 from lepton_tasks.serving.errors import CLIENT_GONE
 
-_MAX_TIMES = 100_000  # of each version, the latest
-_MAX_LABELS = 1000  # others are counted as one
+_MAX_TIMES = 100_000  # per version, the latest
+_MAX_LABELS = 1000  # further ones are counted as `_OTHER`
 _OTHER = "(others)"
 _SIGNIFICANCE = 0.05
 
 
 class _Version:
-    """What one version did."""
+    """Counts of one version."""
 
     def __init__(self) -> None:
         self.answers = self.failed = 0
         self.times: collections.deque[float] = collections.deque(maxlen=_MAX_TIMES)
         self.labels: collections.Counter[str] = collections.Counter()
-        self.probabilities: list[float] = [0.0, 0.0, 0.0]  # how many, their sum, the sum of their squares
+        self.probabilities: list[float] = [0.0, 0.0, 0.0]  # count, sum, sum of squares
         self.judged = self.right = 0
-        self.error_sums: list[float] = [0.0, 0.0, 0.0]  # of numbers: how many, the sum of the errors, of their squares
+        self.error_sums: list[float] = [0.0, 0.0, 0.0]  # absolute errors: count, sum, sum of squares
 
     def add(self, record: Mapping[str, Any], truth: object) -> None:
         self.answers += 1
@@ -88,16 +88,16 @@ def compare(
     base: str | None = None,
     truths: Mapping[str, object] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Figures of each version that answered real requests, and how they differ from those of one of them.
+    """Figures of each version that served real requests, and their differences from a base version.
 
-    The users of a canary are not drawn anew for each request: with keys, a few busy ones weigh more than these tests
-    know.
+    The tests assume independent requests. With keys, all requests of a user go to one version, so a few busy users
+    weigh more than the tests assume.
 
     Args:
         records: Of the request log.
-        base: The version that the others are compared with; without it, the one with the most answers.
-        truths: The right label or number, by the ``id`` of the answer, or by the ``trace`` of a request with one
-            sample; they make up the accuracy, or the mean error.
+        base: The version to compare with; by default, the one with the most requests.
+        truths: True label or number by the ``id`` of the prediction, or by the ``trace`` of a request with one sample;
+            used for the accuracy or the mean error.
 
     Returns:
         ``versions``: by number, answers, failed ones with the 95 % interval of their share, percentiles of the time,
@@ -116,7 +116,9 @@ def compare(
             version.add(record, next((truths[key] for key in known), None))
     if base not in seen:
         base = max(seen, key=lambda name: seen[name].answers, default=None)
-    against = {} if base is None else {v: _compare_pair(seen[base], one) for v, version in seen.items() if v != base}
+    against = {}
+    if base is not None:
+        against = {v: _compare_pair(seen[base], version) for v, version in seen.items() if v != base}
     return {"versions": {v: version.to_dict() for v, version in seen.items()}, "base": base, "against": against}
 
 

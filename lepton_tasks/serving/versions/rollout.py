@@ -19,8 +19,8 @@ from lepton_tasks.core.proportions import (
 from lepton_tasks.core.rollout import Rollout
 from lepton_tasks.serving.versions.tally import Figures
 
-# Significance limits in standard deviations. A step is judged once at its end but repeatedly while it runs, so the early
-# limit is stricter (multiple testing). Simulated false alarm rates: docs/decisions/069-canaries.md.
+# Significance limits in standard deviations. A step is judged once at its end but repeatedly while it runs, so the
+# early limit is stricter (multiple testing). Simulated false alarm rates: docs/decisions/069-canaries.md.
 Z_END, Z_EARLY = 2.58, 4.0
 _TAIL = 0.05  # share of requests above the 95th percentile
 _MIN_ROWS = 50  # per version, to compare latency and predictions

@@ -290,7 +290,7 @@ class ModelTable(Lookup):
 
     @contextlib.asynccontextmanager
     async def _locked(self, *, shared: bool = False) -> AsyncIterator[None]:
-        """Lock the served versions in this process and across processes; `shared`: across processes for reading only."""
+        """Lock the served versions, here and in the other processes; `shared`: there for reading only."""
         async with contextlib.AsyncExitStack() as stack:
             if self._fleet is not None:  # before the own lock, which changes by other processes need, too
                 await stack.enter_async_context(self._fleet.lock(shared=shared))

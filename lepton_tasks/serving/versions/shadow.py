@@ -85,8 +85,8 @@ class ShadowFigures:
         figures = self.to_dict()
         return (
             f"{figures['agreement']:.1%} of {self.rows} answers agree, mean difference "
-            f"{figures['mean_absolute_difference']:.3g}, {figures['time_ratio']:.2f} times as long, {self.errors} failed, "
-            f"{self.dropped} left out"
+            f"{figures['mean_absolute_difference']:.3g}, {figures['time_ratio']:.2f} times as long, "
+            f"{self.errors} failed, {self.dropped} left out"
         )
 
 

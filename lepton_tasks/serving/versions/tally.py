@@ -14,10 +14,7 @@ import numpy as np
 
 from lepton_tasks.serving.errors import CLIENT_GONE
 
-_MIN_SECONDS, _GROWTH = (
-    1e-5,
-    1.05,
-)  # upper bound of the first latency bucket in seconds, and growth factor of the buckets
+_MIN_SECONDS, _GROWTH = 1e-5, 1.05  # upper bound of the first latency bucket, and growth factor of the buckets
 _BUCKETS = 340  # up to 150 s
 _LOG_GROWTH = math.log(_GROWTH)
 _PROBABILITIES = "probabilities"
