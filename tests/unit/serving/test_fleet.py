@@ -76,8 +76,8 @@ def test_what_one_cannot_serve_none_does(tmp_path, monkeypatch):
 def test_of_one_that_died_in_between_the_disk_knows_what_it_decided(tmp_path, decided, served):
     class Dying(Fleet):
         @contextlib.asynccontextmanager
-        async def together(self, **message):
-            async with self._lines() as (line,):
+        async def prepare(self, **message):
+            async with self._connect() as (line,):
                 assert await line.request(message, seconds=30) == {}
                 if not decided:
                     raise UnavailableError("killed")
