@@ -34,8 +34,8 @@ _DTYPES = {"BOOL": np.dtype(bool)} | {
     for size in sizes
 }
 _DATATYPES = {dtype: datatype for datatype, dtype in _DTYPES.items()}
-_BUSY = (429, 503)
-_LONGEST_WAIT, _FIRST_WAIT = 30.0, 0.25  # seconds
+_RETRIED_STATUSES = (429, 503)
+_MAX_WAIT, _FIRST_WAIT = 30.0, 0.25  # seconds
 
 _ERRORS: dict[int, tuple[type[LeptonError], str]] = {
     401: (ForbiddenError, "Give the client an api_key that is valid for this model."),
@@ -55,7 +55,7 @@ _ERRORS: dict[int, tuple[type[LeptonError], str]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """A reply as it came: status, headers (small letters) and body."""
+    """An HTTP response: status, headers (lower-case names) and body."""
 
     status: int
     headers: Mapping[str, str]
@@ -65,17 +65,17 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """One request, and what to make of its reply.
+    """One request, and how its response is converted.
 
     Attributes:
-        method: Of HTTP.
-        path: Below the server's address.
-        params: After the question mark.
-        headers: Besides the client's own.
-        body: The bytes to send.
-        files: Parts of a form instead, each called ``file``.
-        read: Makes the result of a reply that is no error.
-        retried: Whether a server that is busy is asked again.
+        method: HTTP method.
+        path: Relative to the server's URL.
+        params: Query parameters.
+        headers: In addition to those of the client.
+        body: Request body.
+        files: Form parts named ``file``, instead of a body.
+        read: Converts a successful response to the result.
+        retried: Whether to retry if the server is busy.
     """
 
     method: str
@@ -88,22 +88,22 @@ class Call:
     retried: bool = True
 
     def result(self, answer: Answer) -> Any:
-        """What the caller gets.
+        """The result of the call.
 
         Raises:
-            LeptonError: the kind of it says what went wrong, its text the way out.
+            LeptonError: the server returned an error; the class depends on the status.
         """
         if 200 <= answer.status < 300:
             return self.read(answer)
         raise error_of(answer)
 
     def wait(self, answer: Answer, attempt: int) -> float | None:
-        """Seconds after which a busy server may be asked again, as it says itself; None if it may not."""
-        if not self.retried or answer.status not in _BUSY:
+        """Seconds to wait before a retry, from ``Retry-After`` or exponential backoff; None for no retry."""
+        if not self.retried or answer.status not in _RETRIED_STATUSES:
             return None
-        said = answer.headers.get("retry-after", "")
-        seconds = float(said) if said.isdigit() else _FIRST_WAIT * 2**attempt
-        return seconds if seconds <= _LONGEST_WAIT else None
+        retry_after = answer.headers.get("retry-after", "")
+        seconds = float(retry_after) if retry_after.isdigit() else _FIRST_WAIT * 2**attempt
+        return seconds if seconds <= _MAX_WAIT else None
 
 
 READY = Call("GET", "/v2/health/ready", read=lambda answer: True, retried=False)
@@ -111,7 +111,7 @@ READY = Call("GET", "/v2/health/ready", read=lambda answer: True, retried=False)
 
 
 def error_of(answer: Answer) -> LeptonError:
-    """The error that a reply tells of."""
+    """The exception for an error response."""
     try:
         value = orjson.loads(answer.body)
     except orjson.JSONDecodeError:
@@ -122,7 +122,7 @@ def error_of(answer: Answer) -> LeptonError:
 
 
 def json_of(answer: Answer) -> dict[str, Any]:
-    """The object in a reply; raises `DataError` if there is none."""
+    """The JSON object in a response; raises `DataError` if there is none."""
     try:
         value = orjson.loads(answer.body)
     except orjson.JSONDecodeError:
@@ -147,14 +147,14 @@ def predict(name: str, sample: Any, *, version: str | None, key: str | None) -> 
 
 
 def samples(name: str, verb: str, sample: Any, params: Mapping[str, Any] | None = None) -> Call:
-    """A call with one sample or several.
+    """A call with one or several samples.
 
     Args:
         name: The model.
         verb: E.g. ``predict``.
-        sample: Bytes of a file, a `Path`, a picture (PIL, or NumPy uint8 [H, W] or [H, W, C]), a text, a mapping of a
-            row's columns, a table of rows (what has ``to_dict(orient="records")``), or a list of one kind of these.
-        params: Further ones.
+        sample: Bytes of a file, a `Path`, an image (PIL, or NumPy uint8 [H, W] or [H, W, C]), a text, a mapping of a
+            row's columns, a table (with ``to_dict(orient="records")``), or a list of one kind of these.
+        params: Query parameters.
     """
     path, given = path_of(name, verb), dict(params or {})
     if hasattr(sample, "to_dict") and hasattr(sample, "columns"):
@@ -176,7 +176,7 @@ def samples(name: str, verb: str, sample: Any, params: Mapping[str, Any] | None 
 
 
 def payload_of(item: Any) -> bytes | None:
-    """The bytes of a sample that is a file of its own; None of a text or a row."""
+    """The bytes of a binary sample; None for a text or a row."""
     if isinstance(item, bytes | bytearray | memoryview):
         return bytes(item)
     if isinstance(item, Path):
@@ -198,12 +198,12 @@ def payload_of(item: Any) -> bytes | None:
 
 @dataclasses.dataclass(frozen=True)
 class Inferred:
-    """What a network gave.
+    """Outputs of a network.
 
     Attributes:
-        outputs: Arrays by name, the first axis the batch.
-        model: Who answered.
-        version: Which version of it.
+        outputs: Arrays by name; the first axis is the batch.
+        model: Name of the model.
+        version: Version that computed them.
     """
 
     outputs: dict[str, np.ndarray]
@@ -215,9 +215,9 @@ class Inferred:
 
 
 def feedback(name: str, outcomes: Mapping[str, str | float]) -> Call:
-    """A call that tells what was right; see `Client.feedback`."""
-    told = [{"id": id_, "label": label} for id_, label in outcomes.items()]
-    body = orjson.dumps({"outcomes": told}, option=orjson.OPT_SERIALIZE_NUMPY)
+    """A call that reports true labels; see `Client.feedback`."""
+    items = [{"id": id_, "label": label} for id_, label in outcomes.items()]
+    body = orjson.dumps({"outcomes": items}, option=orjson.OPT_SERIALIZE_NUMPY)
     return Call("POST", path_of(name, "feedback"), headers=dict(_JSON), body=body, read=lambda a: json_of(a)["taken"])
 
 
@@ -248,9 +248,9 @@ def infer(
 
 
 def inferred(answer: Answer) -> Inferred:
-    """The arrays of a reply, from JSON or from the bytes behind it."""
-    said = answer.headers.get(_HEADER_LENGTH.lower())
-    length = int(said) if said is not None and said.isdigit() else len(answer.body)
+    """The arrays of a response, from JSON or the binary data after it."""
+    header = answer.headers.get(_HEADER_LENGTH.lower())
+    length = int(header) if header is not None and header.isdigit() else len(answer.body)
     reply = json_of(dataclasses.replace(answer, body=answer.body[:length]))
     found: dict[str, np.ndarray] = {}
     try:
@@ -276,13 +276,13 @@ def video(name: str, video: Path | bytes | str, *, fps: float, differences: bool
 
 
 class Events:
-    """Server-sent events, line by line."""
+    """Parser of server-sent events."""
 
     def __init__(self) -> None:
         self._kind = ""
 
     def feed(self, line: str) -> dict[str, Any] | None:
-        """The event that a line completes; raises `DataError` for one that tells of an error."""
+        """The event that a line completes, if any; raises `DataError` for an error event."""
         if line.startswith("event: "):
             self._kind = line.removeprefix("event: ")
         if not line.startswith("data: "):

@@ -19,7 +19,7 @@ from lepton_tasks.serving.connection import Connection, answer_of
 
 
 class Client(Connection):
-    """Ask a server for predictions. Usable as a context manager, and from several threads.
+    """Blocking client of the inference server. A context manager; thread-safe.
 
     with Client("http://127.0.0.1:8100") as client:
         answer = client.predict("mnist_digits", Path("seven.png"))["predictions"][0]
@@ -40,21 +40,21 @@ class Client(Connection):
         self._http.close()
 
     def predict(self, name: str, sample: Any, *, version: str | None = None, key: str | None = None) -> dict[str, Any]:
-        """Answers in the order of the samples: ``{"model", "version", "predictions": [{"label", ...}]}``.
+        """Predictions in the order of the samples: ``{"model", "version", "predictions": [{"label", ...}]}``.
 
         Args:
             name: The model.
-            sample: Bytes of a file, a `pathlib.Path`, a picture (PIL, or NumPy uint8 [H, W] or [H, W, C]), a text, a
+            sample: Bytes of a file, a `pathlib.Path`, an image (PIL, or NumPy uint8 [H, W] or [H, W, C]), a text, a
                 mapping of a row's columns, a table (pandas), or a list of one kind of these.
-            version: The version that is to answer; None for whichever does.
-            key: Who asks: while a canary runs, equal keys meet the same version.
+            version: Model version; None for the served one.
+            key: Routing key, e.g. a user id: during a canary, equal keys get the same version.
 
         Raises:
-            DataError: the server refuses the request; the reason is its own.
-            UnknownModelError: nothing is served under the name.
-            ForbiddenError: the API key is missing or wrong; `NotAllowedError` if it is one for other models.
-            TooManyError: the API key has used up its rate.
-            UnavailableError: it does not answer, is not ready or busy.
+            DataError: the request is invalid.
+            UnknownModelError: there is no such model or version.
+            ForbiddenError: the API key is missing or wrong; `NotAllowedError` if it is not valid for this model.
+            TooManyError: the rate limit of the API key is exceeded.
+            UnavailableError: the server does not respond, is not ready or busy.
         """
         return dict(self._send(calls.predict(name, sample, version=version, key=key)))
 
@@ -67,14 +67,14 @@ class Client(Connection):
         version: str | None = None,
         binary: bool = True,
     ) -> Inferred:
-        """The network's own outputs for a batch of tensors, by the Open Inference Protocol; raises as `predict`.
+        """The network's outputs for a batch of tensors, by the Open Inference Protocol; raises as `predict`.
 
         Args:
             name: The model.
-            inputs: Arrays by name, as `metadata` tells: dtype and shape must be the model's.
-            outputs: Names of those wanted; all without them.
-            version: The version to ask; whichever answers without it.
-            binary: Tensors as bytes; False sends and asks for JSON.
+            inputs: Arrays by name, with dtype and shape as in `metadata`.
+            outputs: Names of the outputs to return; all by default.
+            version: Model version; None for the served one.
+            binary: Whether to transfer tensors as bytes instead of JSON.
         """
         found: Inferred = self._send(calls.infer(name, inputs, outputs=outputs, version=version, binary=binary))
         return found
@@ -82,16 +82,16 @@ class Client(Connection):
     def video(
         self, name: str, video: Path | bytes | str, *, fps: float = 1.0, differences: bool = False
     ) -> Iterator[dict[str, Any]]:
-        """What a video shows, as it is answered; raises as `predict`, also on the way.
+        """Predictions for the frames of a video, streamed; raises as `predict`, also during iteration.
 
-        Each frame looked at gives ``{"event": "frame", "frame", "time_s", "version", "answer"}``, with ``error`` in
-        place of ``answer`` if there is none; the last is ``{"event": "summary", "answered", ...}``.
+        Each sampled frame yields ``{"event": "frame", "frame", "time_s", "version", "answer"}``, with ``error`` instead
+        of ``answer`` if it failed; the last event is ``{"event": "summary", "answered", ...}``.
 
         Args:
             name: The model.
-            video: A file, its bytes, or an address or path that the server opens.
-            fps: Frames to take from a second.
-            differences: Answer what moved since the frame before, of a model that learned from that.
+            video: A file, its bytes, or a URL or path that the server opens.
+            fps: Frames per second to sample.
+            differences: Use the change since the previous frame, for models trained on that.
         """
         call, events = calls.video(name, video, fps=fps, differences=differences), calls.Events()
         with contextlib.ExitStack() as stack:
@@ -109,46 +109,46 @@ class Client(Connection):
                 raise self.silent(error) from error
 
     def feedback(self, name: str, outcomes: Mapping[str, str | float]) -> int:
-        """Tell what was right, the label or number by the ``id`` of the answer; returns how many were taken down.
+        """Report true labels or numbers by the ``id`` of the prediction response; returns how many were stored.
 
-        Of an answer with several predictions, the ids are ``<id>/0``, ``<id>/1`` and so on.
+        For a response with several predictions, the ids are ``<id>/0``, ``<id>/1`` and so on.
         """
         return int(self._send(calls.feedback(name, outcomes)))
 
     def enrol(self, name: str, id: str, sample: Any) -> dict[str, Any]:
-        """Remember samples as those of somebody; needs the admin token as `api_key`."""
+        """Enrol samples of a person; requires the admin token as `api_key`."""
         return dict(self._send(calls.samples(name, "enrol", sample, {"id": id})))
 
     def verify(self, name: str, id: str, sample: Any, *, threshold: float | None = None) -> dict[str, Any]:
-        """Whether a sample shows somebody who is enrolled: ``{"same", "similarity", "threshold", ...}``."""
+        """Whether a sample shows an enrolled person: ``{"same", "similarity", "threshold", ...}``."""
         return dict(self._send(calls.samples(name, "verify", sample, {"id": id, "threshold": threshold})))
 
     def identify(self, name: str, sample: Any, *, most: int = 3, threshold: float | None = None) -> dict[str, Any]:
-        """Who of the enrolled a sample is most alike: ``{"id", "candidates", "threshold", ...}``."""
+        """The enrolled people most similar to a sample: ``{"id", "candidates", "threshold", ...}``."""
         return dict(self._send(calls.samples(name, "identify", sample, {"most": most, "threshold": threshold})))
 
     def enrolled(self, name: str) -> dict[str, int]:
-        """How many samples there are of each person, by id; needs the admin token."""
+        """Number of samples per person id; requires the admin token."""
         return dict((self._send(Call("GET", calls.path_of(name, "gallery"))))["known"])
 
     def forget(self, name: str, id: str) -> int:
-        """Forget somebody; returns how many samples there were. Needs the admin token."""
+        """Delete a person; returns the number of deleted samples. Requires the admin token."""
         return int((self._send(Call("DELETE", calls.path_of(name, "gallery"), {"id": id})))["samples"])
 
     def models(self) -> list[dict[str, Any]]:
-        """What is served."""
+        """All deployed models."""
         return list((self._send(Call("GET", "/v1/models")))["models"])
 
     def model(self, name: str) -> dict[str, Any]:
-        """One model: version, digest, what it takes, labels, test metrics."""
+        """One model: version, digest, media type, labels, test metrics."""
         return dict(self._send(Call("GET", calls.path_of(name))))
 
     def metadata(self, name: str) -> dict[str, Any]:
-        """Names, datatypes and shapes of the tensors that the model takes and gives."""
+        """Names, datatypes and shapes of the model's input and output tensors."""
         return dict(self._send(Call("GET", calls.path_of(name).replace("/v1/", "/v2/", 1))))
 
     def ready(self) -> bool:
-        """Whether the server answers and has loaded what it serves."""
+        """Whether the server responds and has loaded its models."""
         try:
             return bool(self._send(calls.READY))
         except UnavailableError:
@@ -170,7 +170,7 @@ class Client(Connection):
 
 
 class AsyncClient(Connection):
-    """As `Client`, for an event loop: ``async with AsyncClient(url) as client: await client.predict(...)``."""
+    """Asyncio version of `Client`: ``async with AsyncClient(url) as client: await client.predict(...)``."""
 
     def __init__(self, url: str, **options: Any) -> None:
         super().__init__(url, **options)
@@ -189,21 +189,21 @@ class AsyncClient(Connection):
     async def predict(
         self, name: str, sample: Any, *, version: str | None = None, key: str | None = None
     ) -> dict[str, Any]:
-        """Answers in the order of the samples: ``{"model", "version", "predictions": [{"label", ...}]}``.
+        """Predictions in the order of the samples: ``{"model", "version", "predictions": [{"label", ...}]}``.
 
         Args:
             name: The model.
-            sample: Bytes of a file, a `pathlib.Path`, a picture (PIL, or NumPy uint8 [H, W] or [H, W, C]), a text, a
+            sample: Bytes of a file, a `pathlib.Path`, an image (PIL, or NumPy uint8 [H, W] or [H, W, C]), a text, a
                 mapping of a row's columns, a table (pandas), or a list of one kind of these.
-            version: The version that is to answer; None for whichever does.
-            key: Who asks: while a canary runs, equal keys meet the same version.
+            version: Model version; None for the served one.
+            key: Routing key, e.g. a user id: during a canary, equal keys get the same version.
 
         Raises:
-            DataError: the server refuses the request; the reason is its own.
-            UnknownModelError: nothing is served under the name.
-            ForbiddenError: the API key is missing or wrong; `NotAllowedError` if it is one for other models.
-            TooManyError: the API key has used up its rate.
-            UnavailableError: it does not answer, is not ready or busy.
+            DataError: the request is invalid.
+            UnknownModelError: there is no such model or version.
+            ForbiddenError: the API key is missing or wrong; `NotAllowedError` if it is not valid for this model.
+            TooManyError: the rate limit of the API key is exceeded.
+            UnavailableError: the server does not respond, is not ready or busy.
         """
         return dict(await self._send(calls.predict(name, sample, version=version, key=key)))
 
@@ -216,14 +216,14 @@ class AsyncClient(Connection):
         version: str | None = None,
         binary: bool = True,
     ) -> Inferred:
-        """The network's own outputs for a batch of tensors, by the Open Inference Protocol; raises as `predict`.
+        """The network's outputs for a batch of tensors, by the Open Inference Protocol; raises as `predict`.
 
         Args:
             name: The model.
-            inputs: Arrays by name, as `metadata` tells: dtype and shape must be the model's.
-            outputs: Names of those wanted; all without them.
-            version: The version to ask; whichever answers without it.
-            binary: Tensors as bytes; False sends and asks for JSON.
+            inputs: Arrays by name, with dtype and shape as in `metadata`.
+            outputs: Names of the outputs to return; all by default.
+            version: Model version; None for the served one.
+            binary: Whether to transfer tensors as bytes instead of JSON.
         """
         found: Inferred = await self._send(calls.infer(name, inputs, outputs=outputs, version=version, binary=binary))
         return found
@@ -253,41 +253,41 @@ class AsyncClient(Connection):
         return int(await self._send(calls.feedback(name, outcomes)))
 
     async def enrol(self, name: str, id: str, sample: Any) -> dict[str, Any]:
-        """Remember samples as those of somebody; needs the admin token as `api_key`."""
+        """Enrol samples of a person; requires the admin token as `api_key`."""
         return dict(await self._send(calls.samples(name, "enrol", sample, {"id": id})))
 
     async def verify(self, name: str, id: str, sample: Any, *, threshold: float | None = None) -> dict[str, Any]:
-        """Whether a sample shows somebody who is enrolled: ``{"same", "similarity", "threshold", ...}``."""
+        """Whether a sample shows an enrolled person: ``{"same", "similarity", "threshold", ...}``."""
         return dict(await self._send(calls.samples(name, "verify", sample, {"id": id, "threshold": threshold})))
 
     async def identify(
         self, name: str, sample: Any, *, most: int = 3, threshold: float | None = None
     ) -> dict[str, Any]:
-        """Who of the enrolled a sample is most alike: ``{"id", "candidates", "threshold", ...}``."""
+        """The enrolled people most similar to a sample: ``{"id", "candidates", "threshold", ...}``."""
         return dict(await self._send(calls.samples(name, "identify", sample, {"most": most, "threshold": threshold})))
 
     async def enrolled(self, name: str) -> dict[str, int]:
-        """How many samples there are of each person, by id; needs the admin token."""
+        """Number of samples per person id; requires the admin token."""
         return dict((await self._send(Call("GET", calls.path_of(name, "gallery"))))["known"])
 
     async def forget(self, name: str, id: str) -> int:
-        """Forget somebody; returns how many samples there were. Needs the admin token."""
+        """Delete a person; returns the number of deleted samples. Requires the admin token."""
         return int((await self._send(Call("DELETE", calls.path_of(name, "gallery"), {"id": id})))["samples"])
 
     async def models(self) -> list[dict[str, Any]]:
-        """What is served."""
+        """All deployed models."""
         return list((await self._send(Call("GET", "/v1/models")))["models"])
 
     async def model(self, name: str) -> dict[str, Any]:
-        """One model: version, digest, what it takes, labels, test metrics."""
+        """One model: version, digest, media type, labels, test metrics."""
         return dict(await self._send(Call("GET", calls.path_of(name))))
 
     async def metadata(self, name: str) -> dict[str, Any]:
-        """Names, datatypes and shapes of the tensors that the model takes and gives."""
+        """Names, datatypes and shapes of the model's input and output tensors."""
         return dict(await self._send(Call("GET", calls.path_of(name).replace("/v1/", "/v2/", 1))))
 
     async def ready(self) -> bool:
-        """Whether the server answers and has loaded what it serves."""
+        """Whether the server responds and has loaded its models."""
         try:
             return bool(await self._send(calls.READY))
         except UnavailableError:

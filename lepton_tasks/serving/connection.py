@@ -12,19 +12,17 @@ from lepton_tasks.serving.calls import Answer, Call
 
 
 class Connection:
-    """What both clients are made with.
+    """Settings of both clients.
 
     Args:
-        url: The server's address, e.g. ``http://127.0.0.1:8100``.
-        timeout: Seconds that a call may take, waiting for a busy server included.
-        api_key: What lets us in; without it that of the environment variable ``LEPTON_API_KEY``, if there is one.
-            Enrolling needs the admin token.
-        ca: PEM file of the authority that signed the server's certificate; without it ``LEPTON_SERVING_CA``, and
-            without that the authorities that the system trusts.
-        retries: How often a server that is busy (429, 503) is asked again, when it says.
-        host: ``name:port`` that the server answers to and its certificate is for, if it is not that of the address.
-        probe: Why the requests are made up, e.g. ``smoke_test``; monitors leave such requests out.
-        transport: Of httpx, in place of the network.
+        url: The server's URL, e.g. ``http://127.0.0.1:8100``.
+        timeout: Seconds per call, including retries.
+        api_key: API key; by default, that of ``LEPTON_API_KEY``. Enrolment requires the admin token.
+        ca: PEM file of the certificate authority; by default ``LEPTON_SERVING_CA``, else the system's authorities.
+        retries: Maximum retries if the server is busy (429, 503).
+        host: ``name:port`` for the Host header and the certificate, if different from the URL.
+        probe: Marks requests as synthetic, e.g. ``smoke_test``; monitors ignore them.
+        transport: httpx transport, e.g. for tests.
     """
 
     def __init__(
@@ -71,7 +69,7 @@ class Connection:
         return None if seconds is None or time.monotonic() + seconds > until else seconds
 
     def silent(self, error: Exception) -> LeptonError:
-        """The error of a server that does not answer."""
+        """The error for a server that does not respond."""
         late = type(error).__name__ in ("ReadTimeout", "WriteTimeout", "PoolTimeout")
         return UnavailableError(
             f"the inference server does not answer: {error or type(error).__name__}.",
@@ -81,7 +79,7 @@ class Connection:
 
 
 def answer_of(reply: Any) -> Answer:
-    """A reply of httpx as ours."""
+    """Convert a response of httpx."""
     return Answer(
         reply.status_code, {name.lower(): value for name, value in reply.headers.items()}, reply.content, str(reply.url)
     )

@@ -10,27 +10,27 @@ from lepton_tasks.core.errors import ArtifactError, ConfigError, DataError, Lept
 
 
 class UnknownModelError(LeptonError, LookupError):
-    """Nothing is served under this name or version."""
+    """There is no such model or version."""
 
 
 class ConflictError(LeptonError, RuntimeError):
-    """The request does not fit what is served now, e.g. there is nothing to roll back to."""
+    """The request conflicts with the current state, e.g. there is nothing to roll back to."""
 
 
 class TooLargeError(DataError):
-    """The request is larger than the server takes."""
+    """The request exceeds a size limit."""
 
 
 class MediaTypeError(DataError):
-    """The request's content type is none the server reads."""
+    """The request's content type is not supported."""
 
 
 class DeadlineError(UnavailableError):
-    """The time in which the caller wants the answer is over."""
+    """The request's deadline has passed."""
 
 
 class NoDecoderError(LeptonError, RuntimeError):
-    """The server lacks what decodes the request."""
+    """The server has no decoder for the request."""
 
 
 class ForbiddenError(LeptonError, PermissionError):
@@ -38,17 +38,17 @@ class ForbiddenError(LeptonError, PermissionError):
 
 
 class NotAllowedError(LeptonError, PermissionError):
-    """The API key is a good one, but not for this model."""
+    """The API key is valid, but not for this model."""
 
 
 class TooManyError(LeptonError, RuntimeError):
-    """The API key has used up its rate.
+    """The rate limit of the API key is exceeded.
 
     Args:
         what: One sentence.
-        where: Whose rate.
-        fix: The way out.
-        seconds: Seconds until the next request is taken.
+        where: Id of the key.
+        fix: What to do.
+        seconds: Seconds until the next request is allowed.
     """
 
     retryable = True
@@ -61,7 +61,7 @@ class TooManyError(LeptonError, RuntimeError):
         return (*super().__reduce__(), {"seconds": self.seconds})
 
 
-# The first class that fits counts, so a subclass stands before its base.
+# The first match counts, so subclasses come before their base.
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (UnknownModelError, 404),
     (ConflictError, 409),
@@ -80,26 +80,26 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
 
 
 CLIENT_GONE = 499
-"""The status, told to nobody, of a request whose client went away."""
+"""Internal status of a request whose client has disconnected."""
 
-_LONGEST_REASON, _ENDING = 2000, 300  # characters; errors quote what was sent, and their end says the way out
+_MAX_REASON, _ENDING = 2000, 300  # characters; messages quote input, and end with the fix
 
 
 def in_words(error: Exception) -> str:
-    """The text of an error as any JSON writer takes it (no half characters), and not longer than people read."""
+    """The message of an error, shortened, and without lone surrogates, which JSON serialisers reject."""
     text = str(error)
-    if len(text) > _LONGEST_REASON:
-        text = f"{text[: _LONGEST_REASON - _ENDING]} [...] {text[-_ENDING:]}"
+    if len(text) > _MAX_REASON:
+        text = f"{text[: _MAX_REASON - _ENDING]} [...] {text[-_ENDING:]}"
     return text.encode("utf-8", "replace").decode()
 
 
 def reason_of(error: Exception) -> str:
-    """Why a request failed, for the log: in words if the error is one of ours."""
+    """Why a request failed, for the log: the message of a `LeptonError`, else the class name."""
     return in_words(error) if isinstance(error, LeptonError) else type(error).__name__
 
 
 def status_of(error: Exception) -> int:
-    """The HTTP status that tells the caller whose fault it was."""
+    """The HTTP status of an error."""
     if isinstance(error, HTTPException):
         return error.status_code
     return next((status for kind, status in _STATUS if isinstance(error, kind)), 500)

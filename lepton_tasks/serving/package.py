@@ -1,4 +1,4 @@
-"""The model package: one folder with everything serving needs, sealed by a manifest."""
+"""The model package: a folder with everything serving needs, with checksums in a manifest."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ SPEC_FILE = "package.json"
 PREPROCESSOR_FILE = "preprocessor.json"
 CARD_FILE = "card.md"
 PROFILE_FILE = "profile.json"
-EXAMPLE_STEM = "example"  # its suffix is the codec's
-EXPECTED_FILE = "expected.json"  # the answer to the example
-COMPRESSION_FILE = "compression.json"  # what was tried to make the graph smaller, and what came of it
-PARITY_FILE = "parity.json"  # how far the package's answers are from the trained network's
-REDACT_FILE = "redact.json"  # what the log of requests must not hold
+EXAMPLE_STEM = "example"  # the suffix is the codec's
+EXPECTED_FILE = "expected.json"  # prediction for the example
+COMPRESSION_FILE = "compression.json"  # compression candidates and their results
+PARITY_FILE = "parity.json"  # differences between the package's and the trained network's predictions
+REDACT_FILE = "redact.json"  # redaction rules for the request log
 MANIFEST_FILE = "manifest.json"
 
 _ORT_TYPES = {
@@ -42,7 +42,7 @@ _FIX = "Export the model again, or copy the package again."
 
 
 class TensorSpec(pydantic.BaseModel):
-    """One input or output of the graph; None in `shape` is any size, and the first axis is the batch."""
+    """One input or output of the graph; None in `shape` means any size, the first axis is the batch."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
@@ -52,7 +52,7 @@ class TensorSpec(pydantic.BaseModel):
 
 
 class PackageSpec(pydantic.BaseModel):
-    """``package.json``: what the model is called, takes and gives."""
+    """Contents of ``package.json``."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
@@ -67,16 +67,16 @@ class PackageSpec(pydantic.BaseModel):
     metrics: dict[str, float] = {}
     """On the test split."""
     validation: dict[str, float] = {}
-    """Metrics on the validation split: what is chosen by figures, such as a threshold, is chosen there."""
+    """Metrics on the validation split, on which thresholds and the like are chosen."""
     compression: ComponentSpec | None = None
-    """How the graph was made smaller; null if it is the network as it was trained."""
+    """Compression method of the graph; null if it is not compressed."""
 
 
 class Package:
-    """A loaded package: bytes of a request in, an answer out. Safe to call from several threads.
+    """A loaded package. Thread-safe.
 
     Attributes:
-        folder: Where it was loaded from.
+        folder: Folder of the package.
         spec: Its ``package.json``.
         digest: sha256 over the names and contents of its files; equal to the digest of its artifact reference.
         output_names: Names of the outputs.
@@ -86,19 +86,19 @@ class Package:
         self.folder, self.spec, self.digest = folder, spec, digest
         self._session = session
         self.observe: Callable[[Mapping[str, np.ndarray]], None] | None = None
-        """Told of the outputs of every batch, by name, in the thread that ran it."""
+        """Called with the outputs of every batch, by name, in the thread that ran it."""
         self.output_names = [output.name for output in spec.outputs]
         self.headers: dict[bytes, Any] = {}
-        """What headers of binary requests said, by their text; kept by who reads them."""
+        """Cache of parsed headers of binary requests, see `inference.tensors`."""
 
     @functools.cached_property
     def codec(self) -> Codec:
-        """Bytes of a request -> one sample."""
+        """Input codec: bytes of a request -> one sample."""
         return CODECS.build(self.spec.input_codec.name, self.spec.input_codec.params, where=SPEC_FILE)
 
     @functools.cached_property
     def output_codec(self) -> OutputCodec:
-        """One row of the outputs -> what a caller reads."""
+        """Output codec: one row of the outputs -> prediction."""
         return OUTPUT_CODECS.build(self.spec.output_codec.name, self.spec.output_codec.params, where=SPEC_FILE)
 
     def run(self, inputs: np.ndarray) -> dict[str, np.ndarray]:
@@ -110,7 +110,7 @@ class Package:
         return outputs
 
     def shrink(self, inputs: np.ndarray) -> None:
-        """Give back the memory that larger batches than this one have taken.
+        """Release the memory that was allocated for larger batches than this one.
 
         Source: https://onnxruntime.ai/docs/get-started/with-c.html, "memory.enable_memory_arena_shrinkage".
         """
@@ -119,17 +119,17 @@ class Package:
         self._session.run(self.output_names, {self.spec.inputs[0].name: inputs}, options)
 
     def predict(self, payload: bytes) -> dict[str, Any]:
-        """The answer to one sample, e.g. an encoded picture; raises `DataError` if it cannot be decoded."""
+        """The prediction for one encoded sample; raises `DataError` if it cannot be decoded."""
         return self.output_codec.encode(self.run(self.codec.decode(payload)[np.newaxis]), 0)
 
     @functools.cached_property
     def redaction(self) -> Redaction | None:
-        """What the log of requests must not hold, as the use case says."""
+        """Redaction rules of the use case for the request log."""
         path = self.folder / REDACT_FILE
         return Redaction.model_validate_json(path.read_bytes()) if path.exists() else None
 
     def example(self) -> tuple[bytes, dict[str, Any]] | None:
-        """The sample shipped with the package and the answer expected to it, if there is one."""
+        """The example and its expected prediction, if the package has one."""
         return read_example(self.folder) if (self.folder / EXPECTED_FILE).exists() else None
 
 
@@ -143,7 +143,7 @@ def write_package(
     example: tuple[bytes, Mapping[str, Any]] | None = None,
     profile: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a package into `folder` and seal it: the manifest covers every file that lies there, so write it last.
+    """Write a package into `folder` and seal it; the manifest covers all files in the folder, so add others before.
 
     Args:
         folder: An existing folder, e.g. that of a draft.
@@ -151,11 +151,11 @@ def write_package(
         spec: Contents of ``package.json``.
         preprocessor: Contents of ``preprocessor.json``.
         card: The model card, Markdown.
-        example: One encoded sample (PNG for pictures) and the answer expected to it, in the form that the output
-            codec gives. The smoke test sends it.
-        profile: Contents of ``profile.json``, for monitors; serving does not read it. ``rows`` and ``columns`` of rows
-            of the training and validation splits as requests, ``answers`` likewise to the test split, which has
-            ``test_rows``, and as ``training`` the energy that training took.
+        example: One encoded sample (PNG for images) and the prediction expected for it, as the output codec returns it.
+            The smoke test sends it.
+        profile: Contents of ``profile.json``, for monitors; not read by serving. ``rows`` and ``columns`` of requests
+            from the training and validation splits, ``answers`` and ``test_rows`` of the test split, and ``training``,
+            the energy used by training.
     """
     graph = onnx.read_bytes() if isinstance(onnx, Path) else onnx
     (folder / ONNX_FILE).write_bytes(graph)
@@ -178,16 +178,16 @@ def copy_package(source: Path, target: Path) -> None:
 
 
 def seal(folder: Path) -> None:
-    """Write the manifest over all files that lie in a package's folder."""
+    """Write the manifest of all files in a package folder."""
     write_json(folder / MANIFEST_FILE, _digests(folder))
 
 
 def load_package(folder: Path, *, threads: int = 1) -> Package:
-    """The package in `folder`, after every file was compared with the manifest.
+    """Load the package in `folder`, after verifying all files against the manifest.
 
     Args:
-        folder: A folder that `write_package` wrote.
-        threads: Threads of one inference. One is best in a server, where requests are what runs in parallel.
+        folder: A folder written by `write_package`.
+        threads: Threads per inference. One is best in a server, which runs requests in parallel.
 
     Raises:
         ArtifactError: a file is missing or altered, or ONNX Runtime refuses the graph.
@@ -208,7 +208,7 @@ def load_package(folder: Path, *, threads: int = 1) -> Package:
 
 
 def read_example(folder: Path) -> tuple[bytes, dict[str, Any]]:
-    """The encoded sample in a package's folder, and the answer expected to it."""
+    """The encoded example in a package folder, and its expected prediction."""
     codec = json.loads((folder / SPEC_FILE).read_text())["input_codec"]["name"]
     payload = (folder / EXAMPLE_STEM).with_suffix(CODECS.load(codec).suffix).read_bytes()
     return payload, json.loads((folder / EXPECTED_FILE).read_text())
@@ -233,15 +233,15 @@ def _check_manifest(folder: Path) -> str:
 
 
 def open_graph(path: Path, spec: PackageSpec, *, threads: int = 1) -> ort.InferenceSession:
-    """A graph as a package of this signature runs it.
+    """An inference session for a graph with the inputs and outputs of `spec`.
 
     Raises:
-        ArtifactError: ONNX Runtime refuses it, or its inputs and outputs are other ones.
+        ArtifactError: ONNX Runtime refuses the graph, or its inputs or outputs differ.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # Spinning threads take the cores from the event loop and the decoders: it halved the throughput of a busy machine.
+    # Spinning threads compete with the event loop and the decoders, which halved the throughput under load.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     try:
@@ -249,24 +249,24 @@ def open_graph(path: Path, spec: PackageSpec, *, threads: int = 1) -> ort.Infere
     except Exception as error:  # ONNX Runtime raises a dozen classes without a common base
         reason = " ".join(str(error).split())
         raise ArtifactError(f"ONNX Runtime refuses the graph: {reason}.", where=str(path), fix=_FIX) from error
-    for said, real in ((spec.inputs, session.get_inputs()), (spec.outputs, session.get_outputs())):
-        tensors = {tensor.name: tensor for tensor in real}
-        for tensor in said:
+    for expected, actual in ((spec.inputs, session.get_inputs()), (spec.outputs, session.get_outputs())):
+        tensors = {tensor.name: tensor for tensor in actual}
+        for tensor in expected:
             if tensor.name not in tensors:
                 raise ArtifactError(f"the graph has no tensor {tensor.name!r}.", where=str(path), fix=_FIX)
             _check_tensor(tensor, tensors[tensor.name], path)
     return session
 
 
-def _check_tensor(said: TensorSpec, real: ort.NodeArg, path: Path) -> None:
-    """Raise `ArtifactError` if a tensor of the graph has another type or size than the package says."""
-    sizes = [size if isinstance(size, int) else None for size in real.shape]
-    alike = len(sizes) == len(said.shape) and all(
-        None in pair or pair[0] == pair[1] for pair in zip(sizes, said.shape, strict=True)
+def _check_tensor(expected: TensorSpec, actual: ort.NodeArg, path: Path) -> None:
+    """Raise `ArtifactError` if a tensor of the graph has a different type or shape than in the package."""
+    sizes = [size if isinstance(size, int) else None for size in actual.shape]
+    same_shape = len(sizes) == len(expected.shape) and all(
+        None in pair or pair[0] == pair[1] for pair in zip(sizes, expected.shape, strict=True)
     )
-    if _ORT_TYPES.get(real.type) != said.dtype or not alike:
+    if _ORT_TYPES.get(actual.type) != expected.dtype or not same_shape:
         raise ArtifactError(
-            f"the tensor {said.name!r} is said to be {said.dtype} {list(said.shape)}, and is {real.type} {sizes}.",
+            f"the tensor {expected.name!r} is {actual.type} {sizes}, not {expected.dtype} {list(expected.shape)}.",
             where=str(path),
             fix=_FIX,
         )
