@@ -10,9 +10,9 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from lepton_tasks.core.release_protocols import Address
-from lepton_tasks.serving.app import _answer_errors_as_json
-from lepton_tasks.serving.http.edge import asked_model
+from lepton_tasks.serving.app import _add_error_handlers
 from lepton_tasks.serving.http.log_files import log_router
+from lepton_tasks.serving.http.middleware import model_of_path
 from lepton_tasks.serving.observing.request_log import read_outcomes, read_requests
 from lepton_tasks.serving.observing.segments import prune, read_segments, seal, unsealed
 from lepton_tasks.stages import log_copies
@@ -31,7 +31,7 @@ def app_of(folder, name):
         return await call_next(request)
 
     app.include_router(log_router(folder, IDS[name]))
-    _answer_errors_as_json(app)
+    _add_error_handlers(app)
     return app
 
 
@@ -200,4 +200,4 @@ def test_nothing_but_files_of_the_log_is_read(tmp_path, path, status):
 
 
 def test_the_log_asks_for_a_scope_of_its_own():
-    assert asked_model("/v1/requests/tiny/10-0.jsonl") == asked_model("/v1/requests/tiny") == "/requests/tiny"
+    assert model_of_path("/v1/requests/tiny/10-0.jsonl") == model_of_path("/v1/requests/tiny") == "/requests/tiny"
