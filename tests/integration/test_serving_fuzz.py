@@ -5,7 +5,7 @@ import json
 
 import pytest
 import schemathesis
-from fast_lane_server import INFER, ask, fast_lane_server, light, request, tensor
+from fast_lane_server import INFER, ask, fast_lane_server, first_probability, request, tensor
 from google.protobuf.message import DecodeError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -82,7 +82,7 @@ def test_what_is_no_http_ends_its_connection_only(server, sent):
             connection.sendall(sent)
             connection.recv(1000)
     status, _, body = ask(server, INFER, json.dumps(tensor(255)).encode())
-    assert (status, light(body)) == (200, pytest.approx(0.5))
+    assert (status, first_probability(body)) == (200, pytest.approx(0.5))
 
 
 @FEW
