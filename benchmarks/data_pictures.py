@@ -30,7 +30,7 @@ from PIL import Image
 
 from benchmarks.harness import alternate, arguments, report
 from lepton_tasks.codecs.image import ImageCodec, open_picture
-from lepton_tasks.data.stored import open_split
+from lepton_tasks.data.feature_arrays import open_split
 from lepton_tasks.training.batches import Batches
 
 _SIZE = (640, 480)

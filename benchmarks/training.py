@@ -23,7 +23,7 @@ from torch.nn import functional
 from benchmarks.harness import alternate, arguments, report
 from lepton_tasks.core.spec import ComponentSpec
 from lepton_tasks.core.train_settings import Train
-from lepton_tasks.data.stored import open_split
+from lepton_tasks.data.feature_arrays import open_split
 from lepton_tasks.models.cnn import CNN
 from lepton_tasks.models.pictures import Normalised, pixels
 from lepton_tasks.training.batches import Batches

@@ -28,7 +28,7 @@ from benchmarks.harness import alternate, arguments, report, tell
 from benchmarks.training import LABELS, write_random
 from lepton_tasks.core.spec import ComponentSpec
 from lepton_tasks.core.train_settings import Train
-from lepton_tasks.data.stored import open_split
+from lepton_tasks.data.feature_arrays import open_split
 from lepton_tasks.training.checkpoint import network_of
 from lepton_tasks.training.job import Job
 from lepton_tasks.training.launch import training, wait

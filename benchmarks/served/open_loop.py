@@ -58,7 +58,7 @@ class Answers:
         return Answers(self.due[chosen], self.seconds[chosen], self.status[chosen], self.cpu_share)
 
     def times(self, *, good: bool) -> np.ndarray:
-        """Seconds of the good answers, or of the refusals; of no requests, one that is not a number."""
+        """Seconds of the good answers, or of the rejections; of no requests, one that is not a number."""
         chosen = self.status == 200 if good else self.status >= 400
         return self.seconds[chosen] if chosen.any() else np.array([np.nan])
 

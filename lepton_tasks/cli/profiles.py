@@ -14,7 +14,7 @@ from lepton_tasks.core.environment import state_root, use_case_file
 from lepton_tasks.core.errors import ConfigError, DataError
 from lepton_tasks.core.table_protocols import TableSource
 from lepton_tasks.quality.history import reports_about
-from lepton_tasks.quality.kept import CHECKS, DOCS_PAGE
+from lepton_tasks.quality.report_files import CHECKS, DOCS_PAGE
 
 if TYPE_CHECKING:
     from lepton_tasks.data.tables.rows import TableRows

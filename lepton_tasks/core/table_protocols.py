@@ -115,7 +115,7 @@ class FittedStep(Protocol):
     def check(self, schema: Mapping[str, pl.DataType]) -> None:
         """Raise `ConfigError` naming a column that is missing or of the wrong type."""
 
-    def looks_at(self) -> tuple[Sequence[str], Sequence[str]]:
+    def summary_columns(self) -> tuple[Sequence[str], Sequence[str]]:
         """Numeric and categorical columns whose statistics `fit` needs; computed for all steps in one pass."""
 
     def fit(self, rows: TableRows, ctx: RunContext) -> dict[str, Any]:
@@ -179,7 +179,9 @@ class RowFeatures(Protocol):
     def check(self, schema: Mapping[str, pl.DataType], label: str | None) -> None:
         """Raise `ConfigError` naming a column that is missing or of the wrong type."""
 
-    def looks_at(self, schema: Mapping[str, pl.DataType], label: str | None) -> tuple[Sequence[str], Sequence[str]]:
+    def summary_columns(
+        self, schema: Mapping[str, pl.DataType], label: str | None
+    ) -> tuple[Sequence[str], Sequence[str]]:
         """Numeric and categorical columns whose statistics `fit_rows` needs."""
 
     def fit_rows(
@@ -187,7 +189,7 @@ class RowFeatures(Protocol):
     ) -> dict[str, Any]:
         """Fit on the rows of the training split, after the operations."""
 
-    def express(self, fitted: Mapping[str, Any]) -> Sequence[pl.Expr]:
+    def feature_expressions(self, fitted: Mapping[str, Any]) -> Sequence[pl.Expr]:
         """Expressions of the feature columns, named; values are never null."""
 
     def kernels(self, fitted: Mapping[str, Any]) -> Sequence[Kernel]:

@@ -1,4 +1,4 @@
-"""Read zip and tar archives in place, without unpacking to disk and with bounded expansion."""
+"""Read zip and tar archives in place, with bounded expansion."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from lepton_tasks.data.files import reported
 _NAME = re.compile(r"^(?P<archive>.+?\.(?:zip|tar|tgz|tbz2|txz|tar\.gz|tar\.bz2|tar\.xz))(?:/(?P<inside>.*))?$", re.I)
 
 _MAX_FILE = 256 << 20  # bytes of one file; the largest picture that is decoded takes 200 MB uncompressed
-_MAX_RATIO = 100  # pictures and XML pack 1 to 20 times, bombs 1,000 times and more
-_FREE = 64 << 20  # bytes to which the ratio does not apply: a small archive of blank pictures is no danger
+_MAX_RATIO = 100  # images and XML compress 1 to 20 times, zip bombs 1,000 times and more
+_RATIO_EXEMPT = 64 << 20  # bytes always allowed: a small archive of blank images is harmless
 
 _BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError)
 
 
-def most_unpacked(size: int) -> int:
-    """Bytes that an archive or packed file of `size` bytes may unpack to."""
-    return max(_FREE, _MAX_RATIO * size)
+def max_unpacked_size(size: int) -> int:
+    """Maximum unpacked bytes of an archive or compressed file of `size` bytes."""
+    return max(_RATIO_EXEMPT, _MAX_RATIO * size)
 
 
 def split_archive(path: str) -> tuple[str | None, str]:
@@ -39,10 +39,10 @@ def split_archive(path: str) -> tuple[str | None, str]:
 
 
 class Archive:
-    """The files of a zip or tar archive, below one folder in it.
+    """The files in a folder of a zip or tar archive.
 
     Args:
-        address: A path or an fsspec address; what is remote is fetched into a temporary file first.
+        address: A path or an fsspec address; a remote archive is first downloaded to a temporary file.
         inside: A folder in the archive; "" for all.
     """
 
@@ -64,14 +64,14 @@ class Archive:
         ]
 
     def folders(self) -> list[str]:
-        """Of the files there are."""
+        """Top-level folders of the files."""
         return sorted({name.split("/")[0] for name in self.names() if "/" in name})
 
     def names(self) -> list[str]:
-        """In the archive's own order, in which it can be read in one go.
+        """Names in archive order, for sequential reading.
 
         Raises:
-            DataError: it is damaged, would unpack to too much, or holds a name that leads out of it.
+            DataError: it is damaged, would unpack to too much, or contains a path that leads out of it.
         """
         if self._found is None:
             start = f"{self._inside}/" if self._inside else ""
@@ -81,12 +81,12 @@ class Archive:
         return list(self._found)
 
     def uri(self, name: str) -> str:
-        """fsspec's own way to write it: ``zip://cat/1.jpg::/data/photos.zip``."""
+        """fsspec URL: ``zip://cat/1.jpg::/data/photos.zip``."""
         kind = "zip" if self.address.lower().endswith(".zip") else "tar"
         return f"{kind}://{self._inside and self._inside + '/'}{name}::{self.address}"
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes | None]]:
-        """In the archive's order."""
+        """The named files, in archive order."""
         self.names()
         assert self._found is not None  # `names` sets it
         wanted = set(names)
@@ -97,7 +97,7 @@ class Archive:
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[IO[bytes]]:
-        """One file, by its name in the whole archive, to be read from its start to its end; it may be of any size."""
+        """A sequential stream of one file, by its name in the whole archive; of any size."""
         with self._opened() as stream, self._reported(), contextlib.ExitStack() as stack:
             member = None
             if zipfile.is_zipfile(stream):
@@ -138,17 +138,17 @@ class Archive:
 
 
 def _listed(stream: IO[bytes], address: str) -> list[str]:
-    """Names of the files, after everything that can be told without reading them was checked."""
+    """Names of the files, after checks of names and declared sizes."""
     size = stream.seek(0, 2)
     names: dict[str, None] = {}
     total = 0
     for name, length in _members(stream):
         _check_name(name, address)
         total += length
-        if total > most_unpacked(size):
+        if total > max_unpacked_size(size):
             raise DataError(
                 f"{name} expands it from {size:,} to {total:,} bytes: more than {_MAX_RATIO} times as many. It may be "
-                f"a bomb, so it is not unpacked.",
+                f"a zip bomb, so it is not unpacked.",
                 where=address,
                 fix="If you trust it, unpack it by hand and give the folder.",
             )
@@ -171,7 +171,7 @@ def _members(stream: IO[bytes]) -> Iterator[tuple[str, int]]:
 
 
 def _contents(stream: IO[bytes], wanted: set[str], address: str) -> Iterator[tuple[str, bytes | None]]:
-    """Name and bytes of the wanted files; None for a link or device, which are not followed."""
+    """Name and bytes of the wanted files; None for links and devices."""
     if zipfile.is_zipfile(stream):
         with zipfile.ZipFile(stream) as archive:
             for info in archive.infolist():

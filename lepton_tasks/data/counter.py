@@ -1,4 +1,4 @@
-"""Mergeable counts of a column's distinct values."""
+"""Mergeable counters of a column's values."""
 
 from __future__ import annotations
 
@@ -8,68 +8,68 @@ import numpy as np
 import polars as pl
 
 SMALLEST = 16_384
-"""Hashes kept to estimate how many different values there are: a standard error of 1 / sqrt(16382), 0.8 %."""
+"""Hashes kept to estimate the number of distinct values: a standard error of 1 / sqrt(16382), 0.8 %."""
 _BUCKETS = 1 << 16
-_PROBE = 4096  # values by which it is told whether most are different
+_PROBE = 4096  # values sampled to decide whether most are distinct
 
 
 class DistinctCounter:
-    """How many different values there are, estimated from the smallest of their hashes; exact up to `SMALLEST`.
+    """Number of distinct values, estimated from the smallest hashes; exact below `SMALLEST`.
 
     Source: Z. Bar-Yossef et al. (2002), Counting distinct elements in a data stream (k smallest hashes).
     """
 
     def __init__(self) -> None:
-        self._hashes = np.empty(0, np.uint64)  # the smallest different ones, ascending
+        self._hashes = np.empty(0, np.uint64)  # the smallest distinct ones, ascending
 
     def update(self, values: pl.Series) -> np.ndarray:
-        """Add values, nulls not among them; returns their hashes."""
+        """Add values without nulls; returns their hashes."""
         hashes = values.hash(seed=0).to_numpy()
         self._keep_smallest(hashes)
         return hashes
 
     def merge(self, other: DistinctCounter) -> None:
-        """Add what another counter has seen."""
+        """Add the values of another counter."""
         self._keep_smallest(other._hashes)
 
     @property
     def exact(self) -> bool:
-        """Whether the count is no estimate."""
+        """Whether the count is exact."""
         return len(self._hashes) < SMALLEST
 
     @property
     def count(self) -> int:
-        """Different values."""
+        """Number of distinct values."""
         if self.exact:
             return len(self._hashes)
         return round((SMALLEST - 1) * 2.0**64 / float(self._hashes[-1]))
 
     def _keep_smallest(self, hashes: np.ndarray) -> None:
         likely = 1.25 * SMALLEST / max(1, len(hashes))
-        if likely < 0.5:  # sort few: if enough are below the limit, none above it can be among the smallest
-            low = _different(hashes[hashes < np.uint64(likely * 2.0**64)])
+        if likely < 0.5:  # sort fewer: if enough hashes are below the limit, none above it is among the smallest
+            low = _sorted_distinct(hashes[hashes < np.uint64(likely * 2.0**64)])
             hashes = low if len(low) >= SMALLEST else hashes
-        self._hashes = _different(np.concatenate([self._hashes, hashes]))[:SMALLEST]
+        self._hashes = _sorted_distinct(np.concatenate([self._hashes, hashes]))[:SMALLEST]
 
 
-def _different(hashes: np.ndarray) -> np.ndarray:
+def _sorted_distinct(hashes: np.ndarray) -> np.ndarray:
     return pl.Series(hashes).unique().sort().to_numpy()
 
 
 class CategoryCounter:
-    """How often each value occurs: exact up to `bound` different values, a bounded undercount beyond.
+    """Counts of each value: exact up to `bound` distinct values, with a bounded undercount beyond.
 
-    While there are at most `bound` different values, all counts are exact and `undercount` is 0. Beyond, the most
-    frequent ones are kept: the true count of a value lies between its count here and that plus `undercount`, which is
-    at most ``2 * rows / bound``; and the number of different values is estimated from the smallest of their hashes.
+    With at most `bound` distinct values, all counts are exact and `undercount` is 0. Beyond, the most frequent values
+    are kept: the true count of a value is between its count here and that plus `undercount`, which is at most
+    ``2 * rows / bound``; the number of distinct values is estimated by `DistinctCounter`.
 
     Args:
-        bound: Different values that are counted one by one.
+        bound: Maximum number of values counted individually.
 
     Attributes:
-        count: Values.
-        nulls: Nulls.
-        undercount: By how much a count may be too small.
+        count: Number of values.
+        nulls: Number of nulls.
+        undercount: Maximum error of a count.
 
     Source: J. Misra, D. Gries (1982), Finding repeated elements; P. Agarwal et al. (2012), Mergeable summaries.
     """
@@ -81,7 +81,7 @@ class CategoryCounter:
         self._distinct = DistinctCounter()
 
     def update(self, values: pl.Series) -> None:
-        """Add values of any type that can be hashed; categories count as text."""
+        """Add values of any hashable type; categoricals count as text."""
         if isinstance(values.dtype, pl.Categorical | pl.Enum):
             values = values.cast(pl.String)
         self.nulls += values.null_count()
@@ -89,12 +89,12 @@ class CategoryCounter:
         self.count += len(values)
         if values[:_PROBE].n_unique() <= _PROBE // 2:
             counts = values.value_counts()
-            self._distinct.update(counts["value"])  # each hashed once: a third of the time
+            self._distinct.update(counts["value"])  # hash each distinct value once: a third of the time
             self._add(counts.cast({"count": pl.Int64}))
             return
         hashes = self._distinct.update(values)
         if self._distinct.count > 2 * self.bound:
-            # Counting what is rare would cost 10 times the rest, and be thrown away.
+            # Counting rare values would take 10 times the rest, only to be discarded.
             rare = len(values) // self.bound
             buckets = (hashes & np.uint64(_BUCKETS - 1)).astype(np.int64)
             values = values.filter(pl.Series((np.bincount(buckets, minlength=_BUCKETS) > rare)[buckets]))
@@ -102,14 +102,14 @@ class CategoryCounter:
         self._add(values.value_counts().cast({"count": pl.Int64}))
 
     def update_counts(self, values: pl.Series, counts: np.ndarray) -> None:
-        """Add different values by how often each occurs."""
+        """Add distinct values with their counts."""
         found = pl.DataFrame([values.rename("value"), pl.Series("count", counts, pl.Int64)]).filter(pl.col("count") > 0)
         self.count += int(counts.sum())
         self._distinct.update(found["value"])
         self._add(found)
 
     def merge(self, other: CategoryCounter) -> None:
-        """Add what another counter has seen."""
+        """Add the values of another counter."""
         self.count += other.count
         self.nulls += other.nulls
         self.undercount += other.undercount
@@ -119,28 +119,28 @@ class CategoryCounter:
 
     @property
     def exact(self) -> bool:
-        """Whether every value is counted, and none too little."""
+        """Whether all counts are exact."""
         return self.undercount == 0
 
     @property
     def distinct(self) -> int:
-        """Different values; an estimate if they are not all counted."""
+        """Number of distinct values; an estimate unless `exact`."""
         counted = 0 if self._counts is None else len(self._counts)
         return counted if self.exact else min(self.count, max(counted, self._distinct.count))
 
     def top(self, n: int | None = None) -> list[tuple[Any, int]]:
-        """The `n` most frequent values with their counts, by count, then value; all that are kept if `n` is None."""
+        """The `n` most frequent values (None for all kept ones) with counts, by descending count, then value."""
         if self._counts is None:
             return []
         order = self._counts.sort(["count", "value"], descending=[True, False])
         return list((order if n is None else order.head(n)).iter_rows())
 
     def values(self) -> pl.Series:
-        """The different values that are kept, in ascending order."""
+        """The kept values in ascending order."""
         return pl.Series("value", []) if self._counts is None else self._counts["value"].sort()
 
     def filled(self, value: Any) -> CategoryCounter:
-        """The counter of the values with `value` in the place of nulls."""
+        """The counter after filling nulls with `value`."""
         made = CategoryCounter(self.bound)
         made.__dict__.update(self.__dict__)
         made._distinct = DistinctCounter()
@@ -156,7 +156,7 @@ class CategoryCounter:
         return made
 
     def to_dict(self, n: int | None = None) -> dict[str, Any]:
-        """Counts, and the `n` most frequent values, as JSON values (times as text)."""
+        """Counts and the `n` most frequent values as JSON values (times as text)."""
         plain = (str, int, float, bool)
         return {
             "count": self.count,

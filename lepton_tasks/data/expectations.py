@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def rule(type_: str, severity: Literal["critical", "warning"] = "critical", **params: Any) -> Expectation:
-    """One expectation by Great Expectations' own name."""
+    """An expectation by its name in Great Expectations."""
     return Expectation(type=type_, params=params, severity=severity)
 
 
@@ -21,10 +21,10 @@ LABELLED = (
     rule("expect_column_values_to_not_be_null", column="label", mostly=0.9),
     rule("expect_column_unique_value_count_to_be_between", column="label", min_value=2),
 )
-"""What holds for every labelled data set, before and after it is cleaned."""
+"""Rules for every labelled data set, before and after cleaning."""
 
 
 def applicable(rules: Sequence[Expectation], table: pa.Table) -> Sequence[Expectation]:
-    """The rules without those about labels if no row has one, as videos and pictures with boxes have none."""
+    """The rules that apply: without those about ``label`` if no row has one, as for videos and images with boxes."""
     labelled = table["label"].null_count < table.num_rows
     return [rule for rule in rules if labelled or rule.params.get("column") != "label"]

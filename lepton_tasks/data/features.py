@@ -32,9 +32,9 @@ _EXPECTATIONS: dict[str, tuple[Expectation, ...]] = {
     "features": (
         *LABELLED,
         rule("expect_column_distinct_values_to_equal_set", column="split", value_set=["train", "validation", "test"]),
-        # Pictures that differ only in what resizing takes away may lie in two splits, and flatter the test figures.
+        # Images that are equal after resizing may be in two splits and inflate test metrics.
         rule("expect_column_values_to_be_unique", "warning", column="input_sha256"),
-        # A picture of one colour shows nothing.
+        # An image of a single colour contains no information.
         rule("expect_column_values_to_be_between", "warning", column="std", min_value=0.001),
         rule("expect_column_values_to_be_between", column="std", min_value=0.001, mostly=0.5),
     ),
@@ -48,7 +48,7 @@ _BOXES_SCHEMA = pa.schema(
         *((side, pa.float32()) for side in ("xmin", "ymin", "xmax", "ymax")),
     ]
 )
-_MIN_SIDE = 1.0  # pixels of the array; of a box that `crop` cuts off, less than this tells nothing
+_MIN_SIDE = 1.0  # pixels of the array; boxes cropped to less are dropped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,23 +77,22 @@ class ImageFeatures:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one array."""
+        """Shape of one array."""
         return self.height, self.width, self.channels
 
     @staticmethod
     def expectations(stage: Literal["raw", "features"]) -> Sequence[Expectation]:
-        """Rules for rows as they came, or for what training will see."""
+        """Rules for raw rows or for features."""
         return _EXPECTATIONS[stage]
 
     def probe(self, payload: bytes) -> tuple[dict[str, Any], np.ndarray]:
-        """Full size, digest and hash of the upright pixels, contrast; and the array."""
+        """Original size, digest and perceptual hash of the upright pixels, contrast; and the array."""
         opened = self._codec.open(payload)
         picture, width, height = opened
         digest = hashlib.sha256(f"{width}x{height}:".encode() + picture.tobytes())
         pixels = self._codec.resized(opened)
-        left, top, right, bottom = self._codec.content_box(
-            width, height
-        )  # a blank picture shows no more for black bars
+        # Padding does not count as contrast.
+        left, top, right, bottom = self._codec.content_box(width, height)
         return {
             "width": width,
             "height": height,
@@ -103,11 +102,11 @@ class ImageFeatures:
         }, pixels
 
     def fit(self, samples: Samples, ctx: RunContext) -> dict[str, Any]:
-        """Shape, per channel mean and standard deviation of the pixels in [0, 1], and how many groups there are."""
-        # Sums of integers are exact, so that the size of the batches does not show in the result.
+        """Shape, per-channel mean and standard deviation of the pixels in [0, 1], and the number of groups."""
+        # Integer sums are exact, so the result does not depend on the batch size.
         total = np.zeros((2, self.channels), np.uint64)
         for batch in samples.batches():
-            lines = batch.reshape(-1, self.width * self.channels)  # summed first, as long lines are summed fast
+            lines = batch.reshape(-1, self.width * self.channels)  # long rows are summed faster
             for row, values in enumerate((lines, np.square(lines, dtype=np.uint16))):
                 total[row] += values.sum(axis=0, dtype=np.uint64).reshape(-1, self.channels).sum(axis=0)
         count = len(samples) * self.height * self.width
@@ -118,15 +117,15 @@ class ImageFeatures:
             "width": self.width,
             "channels": self.channels,
             "mean": [s / count / 255 for s, _ in pairs],
-            "std": [max(spread, 1 / 255) for spread in spreads],  # a channel of one value must not be divided by 0
+            "std": [max(spread, 1 / 255) for spread in spreads],  # avoids a division by 0 for a constant channel
             **({"groups": len(samples.rows["group"].unique())} if "group" in samples.rows.column_names else {}),
         }
 
     def transform(self, samples: Samples, fitted: Mapping[str, Any], folder: Path, ctx: RunContext) -> dict[str, Any]:
-        """Write ``inputs.npy``, uint8 [rows, height, width, channels], and ``boxes.parquet`` where rows have boxes.
+        """Write ``inputs.npy``, uint8 [rows, height, width, channels], and ``boxes.parquet`` if rows have boxes.
 
-        The latter has a line for each box: ``row`` (of the array), ``sample_id, label`` and its sides in pixels of the
-        array, float32. What `crop` cuts off of a box is cut off, and a box that it cuts off whole is left out.
+        The latter has a row per box: ``row`` (of the array), ``sample_id, label`` and its sides in pixels of the array,
+        float32. Boxes are cropped with the image, and dropped if nothing is left.
         """
         size = samples.write(folder / "inputs.npy")
         facts = {"rows": len(samples), "bytes": size}
@@ -141,7 +140,7 @@ class ImageFeatures:
         return "image", dataclasses.asdict(self)
 
     def requests(self, arrays: np.ndarray) -> list[bytes]:
-        """PNG files of pictures uint8 [N, height, width, channels], which the codec decodes to the same pixels."""
+        """Images uint8 [N, height, width, channels] as PNG files, which the codec decodes to the same pixels."""
         return [_png(pixels) for pixels in arrays]
 
     @functools.cached_property

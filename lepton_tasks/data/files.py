@@ -17,53 +17,31 @@ _BATCH = 64  # files fetched at once from a remote place
 
 
 class Files(Protocol):
-    """Files below one folder. Hidden files and folders are passed over."""
+    """Files below one folder, except hidden files and folders."""
 
     address: str
-    """For people and messages."""
+    """Address for messages."""
     local: bool
-    """Whether `uri` is a path that every worker can open by itself."""
+    """Whether `uri` is a path that every worker can open."""
 
     def state(self) -> Any:
         """JSON values that change when any file does."""
 
     def folders(self) -> list[str]:
-        """Names of the folders at the top, sorted, empty ones included where the place knows of them."""
+        """Names of the top-level folders, sorted, including empty ones where they exist."""
 
     def names(self) -> Sequence[str]:
-        """Names of all files, in the order `read` gives them."""
+        """Names of all files, in the order of `read`."""
 
     def uri(self, name: str) -> str:
-        """Where one file lies."""
+        """Path or URL of a file."""
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes | None]]:
         """The named files; None for one that cannot be read."""
 
 
-def open_files(path: str, data_root: Path) -> Files:
-    """The files at a path.
-
-    Args:
-        path: A folder, ``data.zip`` or ``data.tar.gz`` or a folder in one (``data.zip/photos``), or an fsspec address
-            of either (``s3://bucket/photos``, ``https://host/data.zip``).
-        data_root: What a relative path starts from.
-
-    Raises:
-        DataError: an archive is damaged, unpacks to too much, or holds names that lead out of it.
-    """
-    from lepton_tasks.data.archives import Archive, split_archive
-
-    place = path if "://" in path else str(Path(data_root, path).expanduser())
-    if "://" not in place and Path(place).is_dir():
-        return LocalFiles(Path(place))
-    archive, inside = split_archive(place)
-    if archive is not None:
-        return Archive(archive, inside)
-    return RemoteFiles(place) if "://" in place else LocalFiles(Path(place))
-
-
 class LocalFiles:
-    """A folder of this machine, or one that it shares with the workers."""
+    """A local folder, or one shared with the workers."""
 
     local = True
 
@@ -71,11 +49,11 @@ class LocalFiles:
         self.folder, self.address = folder, str(folder)
 
     def state(self) -> Any:
-        """Folders, and the files' names, sizes and times of change."""
+        """Folders, and the names, sizes and modification times of files."""
         return {"folders": self.folders(), "files": [(name, *_stamp(self.folder / name)) for name in self.names()]}
 
     def folders(self) -> list[str]:
-        """Links to folders count too, but for one that leads back here or further up."""
+        """Includes links to folders, except those to this folder or its parents."""
         try:
             with os.scandir(self.folder) as entries:
                 return sorted(entry.name for entry in entries if self._is_folder(entry) and entry.name[0] != ".")
@@ -83,10 +61,10 @@ class LocalFiles:
             raise DataError(f"no folder of pictures here ({error.strerror}).", where=self.address) from error
 
     def names(self) -> list[str]:
-        """Folder by folder; links to folders are followed at the top only, so that a loop ends.
+        """Folder by folder; links to folders are followed only at the top level, to prevent loops.
 
         Raises:
-            DataError: there is no such folder, one in it may not be read, or a name in it is not in UTF-8.
+            DataError: a folder is missing or not readable, or a name is not valid UTF-8.
         """
         self.folders()  # a missing folder is an error, not an empty one
         found = []
@@ -119,7 +97,7 @@ class LocalFiles:
 
 
 class RemoteFiles:
-    """A folder behind an fsspec address. Keys and endpoints come from the environment (``AWS_*``), never from here."""
+    """A folder at an fsspec address. Credentials and endpoints come from the environment (``AWS_*``)."""
 
     local = False
 
@@ -132,12 +110,12 @@ class RemoteFiles:
         self._found: dict[str, Any] | None = None
 
     def state(self) -> Any:
-        """Names and sizes, and the tags or times that the place keeps."""
+        """Names, sizes, and entity tags or modification times."""
         marks = ("size", "ETag", "LastModified", "mtime")
         return [(name, *(str(info.get(mark)) for mark in marks)) for name, info in self._listing().items()]
 
     def folders(self) -> list[str]:
-        """Of the files there are: such places know no empty folders."""
+        """Derived from the files: object stores have no empty folders."""
         return sorted({name.split("/")[0] for name in self._listing() if "/" in name})
 
     def names(self) -> list[str]:
@@ -149,7 +127,7 @@ class RemoteFiles:
         return f"{self.address}/{name}"
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes | None]]:
-        """Many at once, in the order of `names`."""
+        """In batches, in the order of `names`."""
         paths = {name: f"{self._root.rstrip('/')}/{name}" for name in names}
         wanted = list(paths)
         for start in range(0, len(wanted), _BATCH):
@@ -163,7 +141,7 @@ class RemoteFiles:
     def _listing(self) -> dict[str, Any]:
         if self._found is None:
             with reported(self.address):
-                self._system.invalidate_cache()  # what this process saw before may have changed
+                self._system.invalidate_cache()  # earlier listings may be outdated
                 found = self._system.find(self._root, detail=True)
             start = len(self._root.rstrip("/")) + 1
             names = {path[start:]: info for path, info in found.items()}
@@ -172,14 +150,14 @@ class RemoteFiles:
 
 
 def content_of(path: Path) -> bytes:
-    """The bytes of a file; raises `OSError` for what is none, such as a pipe, whose end might never come."""
+    """The bytes of a file; raises `OSError` for anything but a regular file, since reading a pipe might block."""
     if not path.is_file():
         raise OSError(errno.ENOENT, "no such file, or not a plain one")
     return path.read_bytes()
 
 
 def check_readable(names: Sequence[str], address: str) -> None:
-    """Raise `DataError` for the first name that is not written in UTF-8: no table can hold it."""
+    """Raise `DataError` for the first name that is not valid UTF-8, which no table can store."""
     for name in names:
         if not name.isascii() and any("\ud800" <= character <= "\udfff" for character in name):
             raise DataError(
@@ -200,7 +178,7 @@ def _hidden(name: str) -> bool:
 def _stamp(path: Path) -> tuple[int, int]:
     try:
         status = path.stat()
-    except OSError:  # a link to nothing is a row too: `clean` refuses it by name
+    except OSError:  # a broken link is a row too; `clean` rejects it
         return -1, -1
     return status.st_size, status.st_mtime_ns
 
@@ -210,13 +188,13 @@ _CREDENTIALS = "Set credentials: for s3://, AWS_ACCESS_KEY_ID and AWS_SECRET_ACC
 
 @contextlib.contextmanager
 def reported(address: str) -> Iterator[None]:
-    """Turn what goes wrong on the way to a remote place into our own errors."""
+    """Convert errors of file access into `DataError` or `UnavailableError`."""
     try:
         yield
     except LeptonError:
         raise
-    except Exception as error:  # every protocol has exceptions of its own
-        # fsspec says "not found" of a host that does not answer, too.
+    except Exception as error:  # every protocol has its own exceptions
+        # fsspec also reports an unreachable host as "not found".
         silent = isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError)
         if isinstance(error, FileNotFoundError | PermissionError) and not silent:
             if isinstance(error, PermissionError):

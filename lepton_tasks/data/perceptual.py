@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from PIL import Image
 
-_SIDE, _LOW = 32, 8  # pixels looked at, and frequencies kept, on a side
+_SIDE, _LOW = 32, 8  # pixels used and frequencies kept per side
 _BITS = _LOW * _LOW
 _PAIRS = 1 << 20  # candidates compared at once: 16 MB
-_FEW = 32  # hashes that Python compares sooner than NumPy
+_FEW = 32  # hashes up to which plain Python is faster than NumPy
 
 
 _FREQUENCY, _PIXEL = np.mgrid[0:_LOW, 0:_SIDE]
@@ -21,24 +21,24 @@ _COSINES = np.cos(np.pi * _FREQUENCY * (2 * _PIXEL + 1) / (2 * _SIDE)).astype(np
 
 
 def perceptual_hash(picture: Image.Image) -> int:
-    """64 bits that say which low frequencies of the grey picture are above their median.
+    """64 bits: which low DCT frequencies of the greyscale image are above their median.
 
-    Scaling, compression, brightness and contrast change few of them; turning and mirroring change most.
+    Scaling, compression, brightness and contrast change few bits; rotation and mirroring most.
 
     Source: Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010, section 3.2.1 (DCT).
     """
     grey = picture.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX)
     waves = (_COSINES @ np.asarray(grey, np.float32) @ _COSINES.T).ravel()
-    # The first is the mean brightness, far above the rest, of which there are 63: the 32nd is their median.
+    # The first is the mean brightness, far above the other 63, whose median is the 32nd.
     bits = waves > np.sort(waves[1:])[_BITS // 2 - 1]
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
 class HashIndex:
-    """Hashes one by one, and the one among them that is nearest to another; memory grows with the hashes alone.
+    """Incremental index of hashes with nearest-neighbour search, in memory linear in the hashes.
 
     Args:
-        distance: Bits in which two that are near may differ, 0 to 63. See `near_pairs` for how they are found.
+        distance: Maximum Hamming distance of neighbours, 0 to 63. See `near_pairs` for the method.
     """
 
     def __init__(self, distance: int) -> None:
@@ -53,7 +53,7 @@ class HashIndex:
             members.setdefault((code >> low) & mask, array.array("Q")).append(code)
 
     def nearest(self, code: int) -> int | None:
-        """The added hash that differs in the fewest bits, the smaller of two; None if all differ in too many."""
+        """The added hash with the smallest Hamming distance, then value; None if none is within `distance`."""
         near: set[tuple[int, int]] = set()
         for low, mask, members in self._pieces:
             found = members.get((code >> low) & mask)
@@ -67,23 +67,23 @@ class HashIndex:
 
 
 def _edges(distance: int) -> list[int]:
-    """Where hashes are cut so that two that differ in `distance` bits have one piece in common."""
+    """Bit boundaries of the pieces: two hashes that differ in `distance` bits have one piece in common."""
     edges: list[int] = np.linspace(0, _BITS, distance + 2).astype(np.int64).tolist()
     return edges
 
 
 def near_pairs(hashes: np.ndarray, distance: int) -> Iterator[np.ndarray]:
-    """All pairs of different hashes that differ in at most `distance` bits.
+    """All pairs of hashes within a Hamming distance.
 
-    Hashes are cut into ``distance + 1`` pieces: two that differ in `distance` bits have one piece in common, so only
-    those are compared. For 64 random bits that is n² / 2 ** (64 / (distance + 1)) comparisons for each piece.
+    Hashes are divided into ``distance + 1`` pieces; hashes within `distance` have one piece in common, so only those
+    are compared. For 64 random bits that is n² / 2 ** (64 / (distance + 1)) comparisons per piece.
 
     Args:
-        hashes: uint64 [N], each once.
+        hashes: uint64 [N], distinct.
         distance: Bits, 0 to 63.
 
     Yields:
-        int64 [M, 2], positions in `hashes`; a pair may come more than once.
+        int64 [M, 2], indices into `hashes`; pairs may repeat.
 
     Source: Norouzi, Punjani, Fleet, "Fast Search in Hamming Space with Multi-Index Hashing", CVPR 2012.
     """
@@ -96,7 +96,7 @@ def near_pairs(hashes: np.ndarray, distance: int) -> Iterator[np.ndarray]:
 
 
 def _close(hashes: np.ndarray, members: np.ndarray, distance: int) -> Iterator[np.ndarray]:
-    """The close pairs among some hashes; every row of a block is compared with all that come after it."""
+    """The close pairs among `members`, in blocks."""
     rows = max(1, _PAIRS // max(1, len(members)))
     for start in range(0, len(members) - 1, rows):
         block = members[start : start + rows]

@@ -1,4 +1,4 @@
-"""Turn stored rows back into requests, for examples, parity checks and model comparison."""
+"""Convert stored rows back into requests, for examples, parity checks and model comparison."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from lepton_tasks.data.tables.rows import TableRows
 
 
-_RUNS = 16  # stretches of neighbouring rows: few parts are read, and yet the beginning, middle and end of a table
-_MOST_BYTES = 64 << 20  # of arrays that are taken from all over a split
+_RUNS = 16  # runs of consecutive rows in a sample: reads few parts, yet covers the whole table
+_MAX_BYTES = 64 << 20  # of arrays in a spread sample
 
 
 def requests_of(
@@ -38,24 +38,24 @@ def requests_of(
     split: str = "test",
     spread: bool = False,
 ) -> list[bytes]:
-    """At most `limit` stored rows of a split in the form that a client sends them, in order; fewer large pictures.
+    """Encode at most `limit` rows of a split as request bodies, in order; fewer for large images.
 
     Args:
-        use_case: Its features.
-        ctx: The run.
+        use_case: The use case.
+        ctx: Run context.
         splits: The split rows.
-        features: Folder of the transformed rows.
-        fitted: What the features learned.
-        limit: Most rows.
-        split: Which split.
-        spread: Whether they are taken from all over the split, and not from its beginning.
+        features: Folder of the features artifact.
+        fitted: Fitted values of the feature extractor.
+        limit: Maximum number of rows.
+        split: Name of the split.
+        spread: Whether to sample the whole split instead of its beginning.
     """
     spec, folder = use_case.features, features / split
     where = f"{use_case.name}.yaml: features"
     if not takes_tables(use_case):
         stored = np.load(folder / "inputs.npy", mmap_mode="r")
-        most = min(limit, max(_RUNS, _MOST_BYTES // max(1, stored[:1].nbytes)))
-        arrays = stored[chosen(len(stored), most)] if spread else stored[:limit]
+        most = min(limit, max(_RUNS, _MAX_BYTES // max(1, stored[:1].nbytes)))
+        arrays = stored[sample_indices(len(stored), most)] if spread else stored[:limit]
         return FEATURES.build(spec.name, spec.params, where=where).requests(arrays)
     import pyarrow.parquet as pq
 
@@ -63,13 +63,13 @@ def requests_of(
 
     extractor: Any = TABLE_FEATURES.build(spec.name, spec.params, where=where)
     numbers = pq.read_table(folder / "ids.parquet", columns=["row"])["row"].to_numpy()
-    numbers = numbers[chosen(len(numbers), limit)] if spread else numbers[:limit]
+    numbers = numbers[sample_indices(len(numbers), limit)] if spread else numbers[:limit]
     found: list[bytes] = extractor.requests(open_splits(ctx, splits)[split], numbers, fitted)
     return found
 
 
-def chosen(rows: int, limit: int) -> np.ndarray:
-    """Rising indices of at most `limit` of some rows: stretches at even distances, first and last row included."""
+def sample_indices(rows: int, limit: int) -> np.ndarray:
+    """Ascending indices of at most `limit` of `rows` rows: evenly spaced runs, including the first and last row."""
     if rows <= limit:
         return np.arange(rows)
     length = max(1, limit // _RUNS)
@@ -77,8 +77,8 @@ def chosen(rows: int, limit: int) -> np.ndarray:
     return np.unique(starts[:, np.newaxis] + np.arange(length))
 
 
-def numbered(rows: TableRows, numbers: np.ndarray) -> pl.DataFrame:
-    """The rows with these numbers, int64 [N] rising, in their order; only the parts that hold them are read."""
+def select_rows(rows: TableRows, numbers: np.ndarray) -> pl.DataFrame:
+    """The rows with these numbers, int64 [N] ascending, in order; reads only the parts that contain them."""
     import polars as pl
 
     from lepton_tasks.data.tables.rows import ROW
@@ -92,7 +92,7 @@ def numbered(rows: TableRows, numbers: np.ndarray) -> pl.DataFrame:
 
 
 def json_request(row: Mapping[str, Any], columns: Sequence[str]) -> bytes:
-    """Some columns of a row as a JSON object; times as ISO 8601, what is not a number as null."""
+    """Columns of a row as a JSON object; times as ISO 8601, NaN and infinities as null."""
     return json.dumps({name: _plain(row[name]) for name in columns}, ensure_ascii=False).encode()
 
 

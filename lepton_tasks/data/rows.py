@@ -1,4 +1,4 @@
-"""Definition of a row and how its bytes are read, shared by all data stages."""
+"""Schema of sample rows and access to their bytes, shared by all data stages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lepton_tasks.data.files import Files, content_of
 Row = Mapping[str, Any]
 
 CHUNK_ROWS = 64
-"""Samples that one task looks at, at most."""
+"""Maximum number of samples per task."""
 _BATCH_ROWS, _BATCH_BYTES = 10_000, 64 << 20
 
 SOURCE_SCHEMA = pa.schema(
@@ -30,29 +30,29 @@ SOURCE_SCHEMA = pa.schema(
     ]
 )
 BOX = pa.struct([("label", pa.string()), *((side, pa.float64()) for side in ("xmin", "ymin", "xmax", "ymax"))])
-"""A marked part of a picture: pixels of the upright picture from its left top corner; the label may be null."""
+"""Bounding box in pixels of the upright image, from its top left corner; the label may be null."""
 
 OPTIONAL_COLUMNS = {
-    "boxes": pa.list_(BOX),  # null: nobody looked; empty: there is nothing
-    "group": pa.string(),  # what must not be in two splits: a person, a patient, a place
+    "boxes": pa.list_(BOX),  # null: not annotated; empty: no object
+    "group": pa.string(),  # entity that must not be in two splits: a person, a patient, a place
     "video": pa.string(),
     "frame": pa.int64(),  # counted from 0
     "time_s": pa.float64(),  # seconds from the start of the video
-    "fault": pa.string(),  # what the source found wrong with the row, for `clean` to refuse
+    "fault": pa.string(),  # problem found by the source, for `clean` to reject
 }
-"""Columns that a source may add; they travel with the row into the features."""
+"""Columns that a source may add; they are kept with the row up to the features."""
 
 
-def source_schema(*further: str) -> pa.Schema:
-    """`SOURCE_SCHEMA` with some of the columns `OPTIONAL_COLUMNS`."""
-    return pa.schema([*SOURCE_SCHEMA, *((name, OPTIONAL_COLUMNS[name]) for name in further)])
+def source_schema(*optional: str) -> pa.Schema:
+    """`SOURCE_SCHEMA` with some of the `OPTIONAL_COLUMNS`."""
+    return pa.schema([*SOURCE_SCHEMA, *((name, OPTIONAL_COLUMNS[name]) for name in optional)])
 
 
-def located(files: Files, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """A row without label for each file.
+def file_rows(files: Files, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """An unlabelled row per file.
 
-    What every worker can open by itself stays where it is; files of archives and remote places are read now, once, so
-    that a run does not depend on them any more.
+    Local files stay in place; files in archives and at remote addresses are read now, so that the run no longer
+    depends on them.
     """
     if files.local:
         yield from ({"sample_id": name, "uri": files.uri(name), "data": None, "label": None} for name in names)
@@ -62,7 +62,7 @@ def located(files: Files, names: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 
 def in_batches(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> Iterator[pa.Table]:
-    """The rows as tables of bounded length and size; further keys of a row are left out."""
+    """The rows as tables of bounded length and size; keys not in the schema are dropped."""
     batch: list[Mapping[str, Any]] = []
     size = 0
     for row in rows:
@@ -76,10 +76,10 @@ def in_batches(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> Iterator
 
 
 def payload_of(row: Row) -> bytes:
-    """The encoded bytes of a row: its ``data``, or what lies at its ``uri``.
+    """The encoded bytes of a row: its ``data``, or the content of its ``uri``.
 
     Raises:
-        DataError: they cannot be read, or differ from what was ingested.
+        DataError: they cannot be read, or changed after ingestion.
     """
     try:
         data = _bytes_of(row)
@@ -90,26 +90,26 @@ def payload_of(row: Row) -> bytes:
     return data
 
 
-def sealed(rows: pa.Table, ctx: RunContext) -> pa.Table:
-    """Rows of a source with ``size_bytes: int64`` and ``sha256: string`` of their bytes.
+def with_digests(rows: pa.Table, ctx: RunContext) -> pa.Table:
+    """Add ``size_bytes: int64`` and ``sha256: string`` of the bytes to a source's rows.
 
-    Rows with a fault, and bytes that cannot be read, give size 0 and no sha256, for `clean` to refuse.
+    Rows with a fault or unreadable bytes have size 0 and no sha256, for `clean` to reject.
     """
     read = [name for name in ("uri", "data", "fault") if name in rows.column_names]
     chunks = chunks_of(rows.select(read), CHUNK_ROWS)
     here = ctx.environment.dask.address is not None and rows["data"].null_count < rows.num_rows
-    # Bytes that were read already are not sent through a scheduler to be counted.
-    found = map(_seals, chunks) if here else map_chunks(_seals, chunks, ctx, total=rows.num_rows, unit="files")
+    # Bytes already in memory are not sent through a scheduler just to be hashed.
+    found = map(_digests, chunks) if here else map_chunks(_digests, chunks, ctx, total=rows.num_rows, unit="files")
     sizes, digests = zip(*itertools.chain.from_iterable(found), strict=True)
     rows = rows.append_column("size_bytes", pa.array(sizes, pa.int64()))
     return rows.append_column("sha256", pa.array(digests, pa.string()))
 
 
-def _seals(rows: list[Row]) -> list[tuple[int, str | None]]:
-    return [_seal(row) for row in rows]
+def _digests(rows: list[Row]) -> list[tuple[int, str | None]]:
+    return [_digest(row) for row in rows]
 
 
-def _seal(row: Row) -> tuple[int, str | None]:
+def _digest(row: Row) -> tuple[int, str | None]:
     if row.get("fault"):
         return 0, None
     try:
@@ -125,6 +125,6 @@ def _bytes_of(row: Row) -> bytes:
 
 
 def chunks_of(rows: pa.Table, size: int) -> Iterator[list[Row]]:
-    """The rows as lists of at most `size` plain mappings, which every scheduler can send."""
+    """The rows as lists of at most `size` dicts, which any scheduler can serialise."""
     for batch in rows.to_batches(max_chunksize=size):
         yield batch.to_pylist()

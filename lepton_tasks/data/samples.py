@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 ARRAYS = "arrays.npy"
-POSITION = "position"  # column: the place of a row's array in the file
+POSITION = "position"  # column: index of a row's array in the file
 _BATCH_BYTES = 16 << 20
-# What cleaning needed to know of a sample and training does not.
+# Columns used only by cleaning.
 _INTERNAL = (
     *("size_bytes", "sha256", "fault"),
     *("content_sha256", "perceptual_hash", "contrast", "alike"),
@@ -23,10 +23,10 @@ _INTERNAL = (
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """Some rows of a cleaned data set.
+    """Rows of a cleaned data set with their arrays.
 
     Attributes:
-        rows: With a column ``position``.
+        rows: Rows with a column ``position``.
         file: ``arrays.npy``, uint8 [N, ...].
     """
 
@@ -37,24 +37,24 @@ class Samples:
         return int(self.rows.num_rows)
 
     def batches(self) -> Iterator[np.ndarray]:
-        """The arrays in the order of the rows, uint8 [M, ...], some 16 MB at a time."""
+        """The arrays in row order, uint8 [M, ...], in batches of about 16 MB."""
         positions = self.rows[POSITION].to_numpy()
         step = max(1, _BATCH_BYTES // max(1, np.load(self.file, mmap_mode="r")[:1].nbytes))
         for start in range(0, len(positions), step):
-            # Mapped anew for each batch: the pages of a map count as memory of the process as long as it lives.
+            # A new memory map per batch: mapped pages count as memory of the process as long as the map exists.
             yield np.load(self.file, mmap_mode="r")[positions[start : start + step]]
 
     def write(self, file: Path) -> int:
-        """Write the arrays in the order of the rows as one ``.npy`` file; returns their bytes."""
+        """Write the arrays in row order as one ``.npy`` file; returns their size in bytes."""
         shape = (len(self), *np.load(self.file, mmap_mode="r").shape[1:])
         with file.open("wb") as stream:
-            # Written, not mapped: pages that a map has dirtied count as memory of the process until they are on disk.
+            # Not memory-mapped: dirty pages of a map count as memory of the process until written to disk.
             np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
             return sum(stream.write(batch.data) for batch in self.batches())
 
 
 def class_names(rows: pa.Table) -> list[str]:
-    """The labels of the rows, or of their boxes where no row has one; sorted."""
+    """The sorted labels of the rows, or of their boxes if no row has a label."""
     labels = {label for label in rows["label"].to_pylist() if label}
     if not labels and "boxes" in rows.column_names:
         labels = {box["label"] for boxes in rows["boxes"].to_pylist() for box in boxes or ()} - {None}
@@ -62,10 +62,10 @@ def class_names(rows: pa.Table) -> list[str]:
 
 
 def write_ids(rows: pa.Table, labels: Sequence[str], folder: Path) -> None:
-    """Write ``targets.npy``, int64 [rows]: index into the labels, -1 without one; and ``ids.parquet``.
+    """Write ``targets.npy``, int64 [rows]: label index, -1 without label; and ``ids.parquet``.
 
-    The latter holds who each row is and what came with it: ``sample_id, uri, label, width, height``, group or time, and
-    for ``boxes`` their number, null where nobody looked.
+    The latter contains the rows' metadata: ``sample_id, uri, label, width, height``, group or time, and in ``boxes``
+    the number of boxes, null if not annotated.
     """
     index: dict[str | None, int] = {label: i for i, label in enumerate(labels)}
     np.save(folder / "targets.npy", np.array([index.get(label, -1) for label in rows["label"].to_pylist()], np.int64))

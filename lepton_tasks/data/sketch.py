@@ -1,4 +1,4 @@
-"""Mergeable column summaries; the result does not depend on how rows are partitioned."""
+"""Mergeable numeric column sketch; the result does not depend on how rows are partitioned."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from lepton_tasks.data.bins import (
     EXACT_VALUES,
     bin_counts,
     bins_of,
+    count_few_integers,
+    count_few_values,
     edges_of,
-    few_integers,
-    few_values,
+    merge_points,
     moments_of,
-    summed,
 )
 
 
 class NumericSketch:
-    """Count, nulls, moments, ends and quantiles of numbers, in bounded memory and one pass.
+    """Count, nulls, moments, extremes and quantiles of numbers, in bounded memory and one pass.
 
-    Counts and ends are exact. Mean and sum of squares are merged by Chan's formula. Quantiles are exact while there
-    are at most `EXACT_VALUES` different values; beyond, values are counted in bins of a log-linear histogram, and a
-    quantile is off by at most the width of a bin, 0.2 % of its value. Which of the two holds, and every count, depends
-    on the values alone, not on how they were cut into parts; mean and m2 differ by rounding.
+    Counts and extremes are exact. Mean and sum of squares are merged by Chan's formula. Quantiles are exact with at
+    most `EXACT_VALUES` distinct values; beyond, values are counted in a log-linear histogram, and the error of a
+    quantile is at most one bin width, 0.2 % of its value. The mode and all counts depend only on the values, not on
+    the partitioning; mean and m2 may differ by rounding.
 
-    Infinite values are counted, and take part in nothing else. Integers above 2**53 are rounded to float64.
+    Infinite values are only counted. Integers above 2**53 are rounded to float64.
 
     Args:
-        sums: Whether the sum of each bin is kept too, so that `clipped` can tell mean and spread.
+        sums: Whether to keep the sum of each bin, so that `clipped` can derive mean and variance.
 
     Attributes:
-        count: Finite values.
-        nulls: Nulls.
-        nan: Values that are not a number.
-        infinities: Values below and above all finite ones.
+        count: Number of finite values.
+        nulls: Number of nulls.
+        nan: Number of NaNs.
+        infinities: Number of negative and positive infinities.
         min: Smallest finite value; infinity if there is none.
         max: Largest finite value; minus infinity if there is none.
-        mean: Of the finite values.
-        m2: Sum of their squared differences from the mean.
+        mean: Mean of the finite values.
+        m2: Sum of their squared deviations from the mean.
 
     Source: T. F. Chan, G. H. Golub, R. J. LeVeque (1979), Updating formulae and a pairwise algorithm for computing
     sample variances; the bins are those of HdrHistogram, taken from the bits of a float64.
@@ -57,14 +57,14 @@ class NumericSketch:
         self._exact = True
         self._points: np.ndarray = np.empty(0)  # ascending: values (float64) if exact, else bins (int64)
         self._counts: np.ndarray = np.empty(0, np.int64)
-        self._sums: np.ndarray | None = np.empty(0) if sums else None  # of the values of each point
+        self._sums: np.ndarray | None = np.empty(0) if sums else None  # sum of the values of each point
 
     def update(self, values: pl.Series | np.ndarray) -> None:
-        """Add values; a series of times counts in its physical unit."""
+        """Add values; times in their physical unit."""
         if isinstance(values, pl.Series):
             self.nulls += values.null_count()
             values = _as_numbers(values)
-            if (found := few_integers(values)) is not None:
+            if (found := count_few_integers(values)) is not None:
                 self._add_few(*found)
                 return
             values = values.cast(pl.Float64).to_numpy()
@@ -79,7 +79,7 @@ class NumericSketch:
         if not len(values):
             return
         if self._exact:
-            if (found := few_values(values)) is not None:
+            if (found := count_few_values(values)) is not None:
                 self._add_few(*found)
                 return
             self._to_bins()
@@ -88,12 +88,12 @@ class NumericSketch:
         self._add_counts(*bin_counts(values, sums=self._sums is not None))
 
     def update_counts(self, counts: Mapping[float, int]) -> None:
-        """Add values by how often each occurs."""
+        """Add distinct values with their counts."""
         found = {value: count for value, count in counts.items() if count}
         self._add_few(np.array(list(found), np.float64), np.array(list(found.values()), np.int64))
 
     def update_moments(self, values: pl.Series) -> None:
-        """Add finite values to count, mean, m2 and ends alone: quantiles do not hold any more."""
+        """Add finite values to count, mean, m2, min and max only; quantiles become invalid."""
         numbers = _as_numbers(values).cast(pl.Float64).to_numpy()
         if not np.isfinite(numbers).all():
             numbers = numbers[np.isfinite(numbers)]
@@ -101,7 +101,7 @@ class NumericSketch:
             self._add_moments(numbers[start : start + BLOCK])
 
     def merge(self, other: NumericSketch) -> None:
-        """Add what another sketch has seen."""
+        """Add the values of another sketch."""
         self.nulls += other.nulls
         self.nan += other.nan
         self.infinities = (self.infinities[0] + other.infinities[0], self.infinities[1] + other.infinities[1])
@@ -117,26 +117,25 @@ class NumericSketch:
 
     @property
     def variance(self) -> float:
-        """Of the sample (n - 1); NaN for fewer than two values."""
+        """Sample variance (n - 1); NaN for fewer than two values."""
         return self.m2 / (self.count - 1) if self.count > 1 else math.nan
 
     @property
     def std(self) -> float:
-        """Standard deviation of the sample (n - 1); NaN for fewer than two values."""
+        """Sample standard deviation (n - 1); NaN for fewer than two values."""
         return math.sqrt(self.variance) if self.count > 1 else math.nan
 
     @property
     def values(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """The different values in ascending order and how often each occurs; None if there are too many."""
+        """The distinct values in ascending order and their counts; None if there are too many."""
         return (self._points, self._counts) if self._exact else None
 
     def quantile(self, q: float | Sequence[float], between: str = "linear") -> np.ndarray:
-        """The quantiles, float64; NaN without values.
+        """Quantiles, float64; NaN without values.
 
         Args:
             q: In [0, 1].
-            between: What is taken between two neighbours, as NumPy names it: ``linear``, ``lower``, ``higher``,
-                ``midpoint`` or ``nearest``.
+            between: Interpolation as in NumPy: ``linear``, ``lower``, ``higher``, ``midpoint`` or ``nearest``.
         """
         position = np.asarray(q, np.float64) * (self.count - 1)
         if not self.count:
@@ -145,10 +144,10 @@ class NumericSketch:
         nearest = np.round(position) - lower
         shares = {"linear": position - lower, "lower": 0.0, "higher": 1.0, "midpoint": 0.5, "nearest": nearest}
         low, high, share = self._at(lower), self._at(np.ceil(position)), shares[between]
-        return np.where(share == 1, high, low + (high - low) * share)  # low + (high - low) need not be high
+        return np.where(share == 1, high, low + (high - low) * share)  # low + (high - low) may differ from high
 
     def count_below(self, x: float | Sequence[float] | np.ndarray) -> np.ndarray:
-        """How many finite values are smaller than each `x`; within a bin they are taken as evenly spread."""
+        """Number of finite values below each `x`; assumes a uniform distribution within a bin."""
         x = np.asarray(x, np.float64)
         before = np.concatenate([[0.0], np.cumsum(self._counts)])
         if self._exact:
@@ -163,18 +162,18 @@ class NumericSketch:
         return result
 
     def filled(self, value: float) -> NumericSketch:
-        """The sketch of the values with `value` in the place of nulls and of what is not a number."""
+        """The sketch after filling nulls and NaN with `value`."""
         made = self._copy()
         made.nulls = made.nan = 0
         made.update_counts({float(value): self.nulls + self.nan})
         return made
 
     def clipped(self, low: float, high: float) -> NumericSketch:
-        """The sketch of the values clipped to [low, high].
+        """The sketch after clipping to [low, high].
 
-        Where values lay outside and not each is counted by itself, mean and spread follow from the sums of the bins:
-        the mean is off by less than a millionth of the spread, the spread by less than 5 millionths of itself. They
-        are NaN if there are no sums or they do not tell as much: `with_moments` gives them.
+        If values were outside and the sketch has bins, mean and standard deviation are derived from the bins' sums:
+        with an error of the mean below 1e-6 standard deviations, and a relative error of the standard deviation below
+        5e-6. They are NaN if that is not possible; then set them by `with_moments`.
         """
         made = self._copy()
         ends = np.array([low, high], np.float64)
@@ -193,7 +192,7 @@ class NumericSketch:
             sums = np.where(points == bounds[0], np.maximum(means, low), np.minimum(means, high)) * counts
             sums = np.where((points > bounds[0]) & (points < bounds[1]), means * counts, sums)
         filled = counts > 0
-        made._points, made._counts, made._sums = summed(
+        made._points, made._counts, made._sums = merge_points(
             points[filled], counts[filled], sums if sums is None else sums[filled]
         )
         here = np.append(np.clip([self.min, self.max] if self.count else [], low, high), ends[outside > 0])
@@ -202,19 +201,19 @@ class NumericSketch:
         return made
 
     def _moments_of_bins(self, split: int) -> tuple[float, float]:
-        """Mean and m2 from the sums of bins, not exact for those of `split` values; NaN if they might mislead."""
+        """Mean and m2 from bin sums, inexact for `split` values in boundary bins; NaN if the error may be too large."""
         if self._sums is None:
             return math.nan, math.nan
         mean, between = moments_of(self._sums / self._counts, self._counts)
         widths = np.subtract(*edges_of(self._points)[::-1])
-        within = float((self._counts * np.square(widths)).sum()) / 12  # as of values evenly spread in each bin
+        within = float((self._counts * np.square(widths)).sum()) / 12  # for a uniform distribution in each bin
         m2 = between + within
-        off = split * float(widths.max()) / 4  # at most, of the sum
-        sure = 3 * within <= 1e-5 * between and off <= 1e-6 * math.sqrt(m2 * self.count)
-        return (mean, m2) if sure else (math.nan, math.nan)
+        error = split * float(widths.max()) / 4  # upper bound, of the sum
+        accurate = 3 * within <= 1e-5 * between and error <= 1e-6 * math.sqrt(m2 * self.count)
+        return (mean, m2) if accurate else (math.nan, math.nan)
 
     def with_moments(self, mean: float, m2: float) -> NumericSketch:
-        """The sketch with another mean and m2."""
+        """A copy with another mean and m2."""
         made = self._copy()
         made.mean, made.m2 = mean, m2
         return made
@@ -237,7 +236,7 @@ class NumericSketch:
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> NumericSketch:
-        """The sketch that `to_dict` described."""
+        """Inverse of `to_dict`."""
         sketch = cls()
         for name in _SCALARS:
             setattr(sketch, name, state[name])
@@ -256,7 +255,7 @@ class NumericSketch:
         self._merge_moments(len(values), mean, m2, float(values.min()), float(values.max()))
 
     def _add_few(self, points: np.ndarray, counts: np.ndarray) -> None:
-        """Add values of which there are few different ones."""
+        """Add a few distinct values with their counts."""
         if not len(points):
             return
         mean, m2 = moments_of(points, counts)
@@ -273,7 +272,7 @@ class NumericSketch:
 
     def _add_counts(self, points: np.ndarray, counts: np.ndarray, sums: np.ndarray | None = None) -> None:
         both = None if self._sums is None or sums is None else np.concatenate([self._sums, sums])
-        self._points, self._counts, self._sums = summed(
+        self._points, self._counts, self._sums = merge_points(
             np.concatenate([self._points, points]), np.concatenate([self._counts, counts]), both
         )
         if self._exact and len(self._points) > EXACT_VALUES:
@@ -281,10 +280,10 @@ class NumericSketch:
 
     def _to_bins(self) -> None:
         self._exact = False
-        self._points, self._counts, self._sums = summed(bins_of(self._points), self._counts, self._sums)
+        self._points, self._counts, self._sums = merge_points(bins_of(self._points), self._counts, self._sums)
 
     def _at(self, rank: np.ndarray) -> np.ndarray:
-        """The values at whole ranks, counted from 0 in ascending order."""
+        """The values at integer ranks, from 0 in ascending order."""
         ends = np.cumsum(self._counts)
         index = np.minimum(np.searchsorted(ends, rank, side="right"), len(ends) - 1)
         if self._exact:
@@ -299,5 +298,5 @@ _SCALARS = ("count", "nulls", "nan", "mean", "m2")
 
 
 def _as_numbers(values: pl.Series) -> pl.Series:
-    """Without nulls; times in their physical unit, and decimals as fractions: their physical form lacks the point."""
+    """Drop nulls; times in their physical unit, decimals as float64 (their physical form is unscaled)."""
     return values.drop_nulls().cast(pl.Float64) if values.dtype.is_decimal() else values.to_physical().drop_nulls()

@@ -23,20 +23,20 @@ def assign_splits(
     strata: Sequence[str | None] | None = None,
     times: Sequence[Any] | None = None,
 ) -> list[str]:
-    """The split of each row, whose order and names do not matter.
+    """Assign a split to each row, independent of row order.
 
     Args:
-        keys: Rows with equal keys stay together: a digest of the content, a group, a file.
-        sizes: Shares of the splits, and the method.
-        seed: Another seed gives another split.
-        strata: With ``stratified``: whose shares are to be alike in all splits, a value a row.
-        times: With ``time``: a comparable value a row.
+        keys: Rows with equal keys stay together: a content digest, a group, a file.
+        sizes: Fractions and method.
+        seed: Random seed.
+        strata: For ``stratified``: the stratum of each row, with equal proportions in all splits.
+        times: For ``time``: a comparable value per row.
 
     Returns:
-        One of `SPLITS` a row. With ``stratified`` and ``random`` shares are of keys, and rows that are added later move
-        few others; with ``hash`` they move none; with ``group`` and ``file`` shares are of rows, as near as whole
-        groups allow; with ``time`` no row of train is later than one of validation, nor that than one of test, but
-        for keys with rows on both sides, which go to the later split.
+        One of `SPLITS` per row. With ``stratified`` and ``random``, fractions are of keys, and rows added later move
+        few others; with ``hash`` they move none; with ``group`` and ``file``, fractions are of rows, as close as whole
+        groups allow; with ``time``, train rows precede validation rows and these test rows, except that keys with rows
+        on both sides go to the later split.
 
     Raises:
         DataError: a split would be empty.
@@ -61,39 +61,39 @@ def assign_splits(
     return splits
 
 
-def bonded(primary: Sequence[str], *further: Iterable[Hashable | None]) -> list[str]:
-    """A key for each row, equal for rows that share a value of any column, directly or over other rows.
+def linked_keys(primary: Sequence[str], *further: Iterable[Hashable | None]) -> list[str]:
+    """A key per row, equal for rows connected by shared values in any column, directly or via other rows.
 
     Args:
-        primary: The column that names the keys: the smallest value of the rows that belong together.
-        further: Columns of the same length; None shares nothing.
+        primary: Column of key names: a key is the smallest value of the connected rows.
+        further: Columns of the same length; None is not shared.
     """
     pairs: list[tuple[int, int]] = []
     for column in (primary, *further):
         first: dict[Hashable, int] = {}
         pairs += [
             (first.setdefault(value, row), row) for row, value in enumerate(column) if value is not None
-        ]  # a row with itself where it is the first
-    roots = joined(len(primary), pairs)
+        ]  # the first row is paired with itself
+    roots = connected_components(len(primary), pairs)
     keys: dict[int, str] = {}
     for root, value in zip(roots, primary, strict=True):
         keys[root] = min(keys.get(root, value), value)
     return [keys[root] for root in roots]
 
 
-def joined(count: int, pairs: Iterable[tuple[int, int]] | np.ndarray) -> list[int]:
-    """For each of `count` things the smallest that it is joined with, directly or over others."""
+def connected_components(count: int, pairs: Iterable[tuple[int, int]] | np.ndarray) -> list[int]:
+    """The smallest member of each node's connected component, by union-find; `pairs` are the edges."""
     root = list(range(count))
 
-    def top(thing: int) -> int:
-        while root[thing] != thing:
-            root[thing] = thing = root[root[thing]]
-        return thing
+    def find(node: int) -> int:
+        while root[node] != node:
+            root[node] = node = root[root[node]]
+        return node
 
     for one, other in pairs.tolist() if isinstance(pairs, np.ndarray) else pairs:
-        low, high = sorted((top(one), top(other)))
+        low, high = sorted((find(one), find(other)))
         root[high] = low
-    return [top(thing) for thing in range(count)]
+    return [find(node) for node in range(count)]
 
 
 def _digest(key: str, seed: int) -> bytes:
@@ -101,7 +101,7 @@ def _digest(key: str, seed: int) -> bytes:
 
 
 def _by_rank(keys: Sequence[str], strata: Sequence[str | None], sizes: Split, seed: int) -> dict[str, str]:
-    """Keys of each stratum ranked by their hash; every split gets one of a stratum with three."""
+    """By rank of the key's hash within its stratum; every split gets a key of a stratum with at least three."""
     stratum_of: dict[str, str] = {}
     for key, stratum in zip(keys, strata, strict=True):
         stratum_of[key] = min(str(stratum), stratum_of.get(key, str(stratum)))
@@ -119,25 +119,25 @@ def _by_rank(keys: Sequence[str], strata: Sequence[str | None], sizes: Split, se
 
 
 def _by_hash(key: str, sizes: Split, seed: int) -> str:
-    """By the hash alone, whatever else there is."""
+    """By the key's hash alone, independent of other keys."""
     share = int.from_bytes(_digest(key, seed)[:8], "big") / 2**64
     return "test" if share < sizes.test else "validation" if share < sizes.test + sizes.validation else "train"
 
 
 def _by_weight(rows: Mapping[str, int], sizes: Split, seed: int) -> dict[str, str]:
-    """The largest key first, each to the split that lacks the largest part of its share."""
+    """Largest key first, each to the split with the largest relative deficit."""
     total = sum(rows.values())
-    lacks = {split: getattr(sizes, split) * total for split in SPLITS}
-    shares = dict(lacks)
+    deficit = {split: getattr(sizes, split) * total for split in SPLITS}
+    targets = dict(deficit)
     chosen: dict[str, str] = {}
     for key in sorted(rows, key=lambda key: (-rows[key], _digest(key, seed))):
-        chosen[key] = max(SPLITS, key=lambda split: lacks[split] / shares[split])
-        lacks[chosen[key]] -= rows[key]
+        chosen[key] = max(SPLITS, key=lambda split: deficit[split] / targets[split])
+        deficit[chosen[key]] -= rows[key]
     return chosen
 
 
 def _by_time(keys: Sequence[str], times: Sequence[Any], sizes: Split) -> dict[str, str]:
-    """The latest to test; equal times together."""
+    """The latest rows to test; equal times together."""
     latest: dict[str, Any] = {}
     for key, time in zip(keys, times, strict=True):
         latest[key] = max(latest.get(key, time), time)

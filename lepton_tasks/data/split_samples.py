@@ -11,23 +11,23 @@ import pyarrow as pa
 from lepton_tasks.core.errors import ConfigError, DataError
 from lepton_tasks.core.registry import did_you_mean
 from lepton_tasks.core.use_case import Split
-from lepton_tasks.data.split import SPLITS, assign_splits, bonded
+from lepton_tasks.data.split import SPLITS, assign_splits, linked_keys
 
 
 def split_samples(rows: pa.Table, sizes: Split, *, seed: int) -> list[str]:
     """The split of each cleaned row.
 
-    Whatever the method, equal content stays together, rows of one ``group``, and what `near_duplicates` found alike.
+    With every method, rows of equal content, of one ``group``, or found alike by `near_duplicates` stay together.
 
     Args:
-        rows: ``content_sha256, label, uri``, and the column that `sizes` names.
-        sizes: Shares, method and column.
-        seed: Another seed gives another split.
+        rows: ``content_sha256, label, uri``, and the column of `sizes`.
+        sizes: Fractions, method and column.
+        seed: Random seed.
 
     Raises:
-        ConfigError: there is no such column.
-        DataError: a value of it is missing, rows have no label where it is needed, there is only one class, or a class
-            is not in every split.
+        ConfigError: the column is missing.
+        DataError: it contains nulls, required labels are missing, there is only one class, or a class is not in every
+            split.
     """
     contents, labels = rows["content_sha256"].to_pylist(), rows["label"].to_pylist()
     classes = any(labels) and sizes.method in ("stratified", "random")
@@ -43,7 +43,7 @@ def split_samples(rows: pa.Table, sizes: Split, *, seed: int) -> list[str]:
     elif sizes.method == "time":
         times = _column(rows, sizes)
     bonds = [rows[name].to_pylist() for name in ("alike", "group") if name in rows.column_names]
-    keys = bonded(primary, contents, *bonds)
+    keys = linked_keys(primary, contents, *bonds)
     if classes:
         _check_classes(dict(zip(keys, labels, strict=True)))
     splits = assign_splits(keys, sizes, seed=seed, strata=labels, times=times)

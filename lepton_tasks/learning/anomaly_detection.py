@@ -10,7 +10,7 @@ import numpy as np
 import pydantic
 
 from lepton_tasks.core.protocols import Outputs, Rows
-from lepton_tasks.data.stored import open_inputs
+from lepton_tasks.data.feature_arrays import open_inputs
 from lepton_tasks.learning.curves import auc
 from lepton_tasks.learning.task import Task
 

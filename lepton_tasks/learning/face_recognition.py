@@ -12,7 +12,7 @@ import pydantic
 
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.protocols import Outputs, Rows
-from lepton_tasks.data.stored import open_split
+from lepton_tasks.data.feature_arrays import open_split
 from lepton_tasks.learning.task import Task
 from lepton_tasks.learning.verification import nearest, rank1, roc, similarities
 

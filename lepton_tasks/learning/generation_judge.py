@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lepton_tasks.data.stored import open_split
+from lepton_tasks.data.feature_arrays import open_split
 
 if TYPE_CHECKING:
     from lepton_tasks.models.cnn import CNN

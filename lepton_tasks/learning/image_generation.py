@@ -13,7 +13,7 @@ from lepton_tasks.codecs.latent import LatentCodec
 from lepton_tasks.codecs.picture import to_uint8
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.protocols import Outputs, Phase, Rows
-from lepton_tasks.data.stored import open_split
+from lepton_tasks.data.feature_arrays import open_split
 from lepton_tasks.learning.generation_judge import Judge, frechet_distance, trained_judge
 from lepton_tasks.learning.task import Task
 

@@ -11,7 +11,7 @@ import pydantic
 
 from lepton_tasks.codecs.text import BEGIN, END, PAD
 from lepton_tasks.core.protocols import Outputs, Rows
-from lepton_tasks.data.stored import check_texts, open_inputs
+from lepton_tasks.data.feature_arrays import check_texts, open_inputs
 from lepton_tasks.learning.task import Task
 
 if TYPE_CHECKING:

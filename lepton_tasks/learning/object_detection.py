@@ -12,7 +12,7 @@ import pydantic
 
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.protocols import Outputs, Rows
-from lepton_tasks.data.stored import open_split
+from lepton_tasks.data.feature_arrays import open_split
 from lepton_tasks.learning.average_precision import AveragePrecision, average_precision
 from lepton_tasks.learning.task import Task
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lepton_tasks.core.protocols import Rows
-from lepton_tasks.data.stored_tables import open_table, table_columns
+from lepton_tasks.data.feature_tables import open_table, table_columns
 from lepton_tasks.learning.task import Task
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import numpy as np
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.protocols import Outputs, Rows
 from lepton_tasks.core.registry import did_you_mean
-from lepton_tasks.data.stored_tables import table_columns
+from lepton_tasks.data.feature_tables import table_columns
 from lepton_tasks.learning.classification import PROBABILITIES, Classification
 from lepton_tasks.learning.curves import auc, calibration_error
 from lepton_tasks.learning.tabular import Tabular

@@ -10,7 +10,7 @@ import numpy as np
 
 from lepton_tasks.core.metrics import direction
 from lepton_tasks.core.protocols import Outputs, Phase, Rows, Validation
-from lepton_tasks.data.stored import open_split
+from lepton_tasks.data.feature_arrays import open_split
 
 if TYPE_CHECKING:
     import torch

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lepton_tasks.core.protocols import Outputs, Rows
-from lepton_tasks.data.stored import check_texts
+from lepton_tasks.data.feature_arrays import check_texts
 from lepton_tasks.learning.classification import PROBABILITIES, Classification
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import pydantic
 from lepton_tasks.codecs.generated_text import decode_tokens
 from lepton_tasks.codecs.text import BEGIN, PAD, load_tokenizer
 from lepton_tasks.core.protocols import Outputs, Rows, Validation
-from lepton_tasks.data.stored import check_texts, open_split
+from lepton_tasks.data.feature_arrays import check_texts, open_split
 from lepton_tasks.learning.task import Task
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lepton_tasks.codecs.tabular import FIRST_CODE, MISSING_CODE, TabularColumn
-from lepton_tasks.data.stored_tables import table_columns
+from lepton_tasks.data.feature_tables import table_columns
 
 Values = dict[str, torch.Tensor]
 

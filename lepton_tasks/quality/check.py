@@ -18,7 +18,7 @@ from lepton_tasks.core.store import write_json
 from lepton_tasks.core.use_case import Expectation
 from lepton_tasks.data.tables.rows import ROW
 from lepton_tasks.quality.history import reports_about
-from lepton_tasks.quality.kept import DOCS_PAGE, FAILED, REPORT_FILE
+from lepton_tasks.quality.report_files import DOCS_PAGE, FAILED, REPORT_FILE
 from lepton_tasks.quality.rows import Rows
 from lepton_tasks.quality.suite import Judged, judge
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lepton_tasks.quality.kept import REPORT_FILE, report_folder
+from lepton_tasks.quality.report_files import REPORT_FILE, report_folder
 
 SHOWN_RUNS = 20
 _NAME = 200  # letters: three lines of the page

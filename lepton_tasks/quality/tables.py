@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from lepton_tasks.data.split import SPLITS
 from lepton_tasks.data.tables.ingest import parts_of
-from lepton_tasks.data.tables.rejected import Origins
+from lepton_tasks.data.tables.rejected_file import Origins
 from lepton_tasks.data.tables.rows import Part, TableRows
 
 _CHUNK_BYTES = 32 << 20

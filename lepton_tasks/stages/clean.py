@@ -48,8 +48,8 @@ def _clean(use_case: UseCase, ctx: RunContext, raw: Path, folder: Path) -> dict[
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
+    from lepton_tasks.data.clean.apply import clean_rows
     from lepton_tasks.data.clean.probes import probe_rows
-    from lepton_tasks.data.clean.refuse import clean_rows
     from lepton_tasks.data.samples import ARRAYS
 
     where = f"{use_case.name}.yaml: clean"

@@ -36,12 +36,12 @@ def ingest(use_case: UseCase, ctx: RunContext) -> DatasetRef:
         return ingest_table(use_case, ctx, source=source)
     import pyarrow.parquet as pq
 
-    from lepton_tasks.data.rows import CHUNK_ROWS, sealed
+    from lepton_tasks.data.rows import CHUNK_ROWS, with_digests
 
     draft = ctx.draft()
     rows, size, labels = 0, 0, set()
     for part, table in enumerate(source.read()):
-        table = sealed(table, ctx)
+        table = with_digests(table, ctx)
         # A chunk of samples is read by its row group, which holds the bytes of its files where they lie in an archive.
         pq.write_table(table, draft.path / f"part-{part:05d}.parquet", row_group_size=CHUNK_ROWS)
         rows += table.num_rows

@@ -14,7 +14,7 @@ from lepton_tasks.monitoring import in_mlflow
 from lepton_tasks.monitoring.alert import record
 from lepton_tasks.monitoring.book import home_of
 from lepton_tasks.monitoring.notebook import plot_path
-from lepton_tasks.quality.kept import DOCS_PAGE
+from lepton_tasks.quality.report_files import DOCS_PAGE
 from lepton_tasks.stages.gathering import gather_requests
 
 _LEVELS = {"ok": logging.INFO, "warning": logging.WARNING, "critical": logging.ERROR}

@@ -52,8 +52,8 @@ def validate_cleaned(use_case: UseCase, ctx: RunContext, *, splits: DatasetRef) 
     rows = open_splits(ctx, splits)
     codes = tuple(range(len(SPLITS)))
     height = sum(split.height for split in rows.values())
-    every = dataclasses.replace(rows["train"], seen=codes, height=height)
-    others = dataclasses.replace(rows["train"], seen=codes[1:], height=height - rows["train"].height)
+    every = dataclasses.replace(rows["train"], selected_codes=codes, height=height)
+    others = dataclasses.replace(rows["train"], selected_codes=codes[1:], height=height - rows["train"].height)
     profile = profile_of(rows["train"], ctx)
     by = use_case.data.split
     cut = by.column if by.method in ("time", "last") else None  # it differs from split to split, as it is meant to

@@ -27,7 +27,7 @@ def validate_raw(use_case: UseCase, ctx: RunContext, *, raw: DatasetRef) -> Qual
         DataQualityError: a critical expectation failed.
     """
     from lepton_tasks.quality.check import check
-    from lepton_tasks.quality.earlier import rules_from_earlier
+    from lepton_tasks.quality.previous_data import rules_from_earlier
     from lepton_tasks.quality.profile import oddities_in, profile_of
 
     earlier, note = rules_from_earlier(use_case.name, ctx)

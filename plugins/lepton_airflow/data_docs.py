@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from lepton_tasks.core.environment import state_root
-from lepton_tasks.quality.kept import CHECKS, DOCS_PAGE, REPORT_FILE, report_folder
+from lepton_tasks.quality.report_files import CHECKS, DOCS_PAGE, REPORT_FILE, report_folder
 
 PREFIX = "/lepton/data-docs"
 

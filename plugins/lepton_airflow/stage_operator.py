@@ -19,7 +19,7 @@ from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import DataQualityError, LeptonError
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.core.use_case_file import load_use_case
-from lepton_tasks.quality.kept import CHECKS
+from lepton_tasks.quality.report_files import CHECKS
 from lepton_tasks.stages.pipeline import Stage, every_stage, stage_named
 from lepton_tasks.stages.runner import fingerprint, plan_stage
 

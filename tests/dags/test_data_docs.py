@@ -6,7 +6,7 @@ from fastapi.testclient import TestClient
 from lepton_airflow.data_docs import PREFIX, DataDocs, page_path
 from lepton_plugin import LeptonPlugin
 
-from lepton_tasks.quality.kept import report_folder
+from lepton_tasks.quality.report_files import report_folder
 
 MARK = "0123456789abcdef" * 2
 

@@ -22,8 +22,8 @@ from lepton_tasks.core.registry import check_params
 from lepton_tasks.core.use_case import parse_use_case
 from lepton_tasks.core.use_case_file import load_use_case
 from lepton_tasks.data.tables.columns import TableColumns
+from lepton_tasks.data.tables.fitted_steps import FittedSteps, training_change
 from lepton_tasks.data.tables.hashes import hash_values
-from lepton_tasks.data.tables.marks import Marking, change_by
 from lepton_tasks.data.tables.steps.impute import Impute
 from lepton_tasks.data.tables.steps.outliers import Outliers
 from lepton_tasks.models.tables import TableFeatures
@@ -93,7 +93,7 @@ class Fitted:
             values = step.fit(train, ctx)
             entries.append({"name": name, "params": params, "fitted": values, "code": code})
             operations += step.operations(values)
-            train = train.changed(change_by(step, values))
+            train = train.changed(training_change(step, values))
         params = {"columns": COLUMNS, "crosses": [{"columns": ["word", "grade"], "buckets": 13}]}
         self.extractor = TableColumns(**check_params(TableColumns, params))
         self.extractor.check(train.schema, "label")
@@ -101,7 +101,7 @@ class Fitted:
         # As serving sees it: through JSON.
         self.fitted, entries = json.loads(json.dumps([fitted, entries]))
         preprocessor = {"steps": entries, "labels": ["no", "yes"]}
-        self.marking = Marking.of(preprocessor, label="label", codes=str(splits["train"].codes))
+        self.marking = FittedSteps.of(preprocessor, label="label", codes=str(splits["train"].codes))
         self.rows, self.folder = splits["train"], folder
         self.network = TableFeatures(self.fitted).eval()
         name, params = self.extractor.codec(self.fitted)
@@ -131,7 +131,7 @@ class Fitted:
         splits = split_on_disk(table_on_disk(frame, folder, rows_per_part=17), [2] * len(frame), folder)
         marking = dataclasses.replace(self.marking, codes=str(splits["test"].codes))
         made = marking.mark(splits["test"]).changed(
-            lambda rows: rows.select("_row", *self.extractor.express(self.fitted))
+            lambda rows: rows.select("_row", *self.extractor.feature_expressions(self.fitted))
         )
         out = pl.concat(made.frames())
         return out.select(self.network.numbers).to_numpy(), out.select(self.network.codes).to_numpy()
@@ -188,7 +188,7 @@ def test_any_row_is_the_same_in_batch_by_itself_and_in_the_graph(fitted, rows):
 def test_in_the_training_split_a_rows_own_label_is_not_in_its_rate(fitted):
     frame = fitted.frame.head(160)
     made = fitted.marking.mark(fitted.rows).changed(
-        lambda rows: rows.select("_row", *fitted.extractor.express(fitted.fitted))
+        lambda rows: rows.select("_row", *fitted.extractor.feature_expressions(fitted.fitted))
     )
     rates = pl.concat(made.frames()).join(frame.with_row_index("_row").cast({"_row": pl.Int64}), on="_row")
     feature = next(f for f in fitted.fitted["features"] if f["kind"] == "target")

@@ -11,7 +11,7 @@ from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import DataQualityError
 from lepton_tasks.core.use_case import Expectation
 from lepton_tasks.quality.check import check
-from lepton_tasks.quality.earlier import rules_from_earlier
+from lepton_tasks.quality.previous_data import rules_from_earlier
 from lepton_tasks.quality.profile import profile_of
 from lepton_tasks.quality.rows import FrameRows
 

@@ -19,18 +19,18 @@ _SIDES = ("xmin", "ymin", "xmax", "ymax")
 class Boxes:
     """Clip boxes to the image and drop empty ones, or reject such rows.
 
-    Every change is listed with its row. A row keeps its place even if it keeps no box: it shows what is none.
+    Every change is recorded. A row without remaining boxes is kept as a negative example.
 
     Args:
-        repair: Whether to clip and drop; otherwise rows with such boxes are refused.
-        min_side: A box with a smaller side, in pixels, is empty: it marks no more than a point.
+        repair: Whether to clip and drop; otherwise rows with such boxes are rejected.
+        min_side: Boxes with a smaller side, in pixels, count as empty.
     """
 
     repair: bool = True
     min_side: Annotated[float, pydantic.Field(gt=0)] = 2.0
 
     def revise(self, probes: pa.Table) -> tuple[pa.Table, Sequence[str | None]]:
-        """The rows with boxes that fit, and what was done to each."""
+        """The rows with boxes inside the image, and the changes of each."""
         if not self.repair or "boxes" not in probes.column_names:
             return probes, [None] * probes.num_rows
         revised, notes = [], []
@@ -45,7 +45,7 @@ class Boxes:
         return probes.set_column(at, "boxes", pa.array(revised, OPTIONAL_COLUMNS["boxes"])), notes
 
     def refuse(self, probes: pa.Table) -> Sequence[str | None]:
-        """The first box that does not fit. Pictures that could not be decoded have no size, and pass."""
+        """The first box outside the image. Undecodable images have no size and pass."""
         if "boxes" not in probes.column_names:
             return [None] * probes.num_rows
         return [
@@ -63,8 +63,10 @@ class Boxes:
 
     def _fault(self, box: dict[str, Any], width: int, height: int) -> str | None:
         if self._empty(box):
-            return f"an empty box: {_told(box)}"
-        return None if box == _clipped(box, width, height) else f"a box beyond {width} x {height} pixels: {_told(box)}"
+            return f"an empty box: {_describe(box)}"
+        return (
+            None if box == _clipped(box, width, height) else f"a box beyond {width} x {height} pixels: {_describe(box)}"
+        )
 
     def _note(self, before: list[dict[str, Any]], after: list[dict[str, Any]]) -> str | None:
         dropped = len(before) - len(after)
@@ -75,7 +77,7 @@ class Boxes:
 
 def _clipped(box: dict[str, Any], width: int, height: int) -> dict[str, Any]:
     limits = (width, height, width, height)
-    # What is not a number stays so, and makes the box empty.
+    # NaN is kept and makes the box empty.
     sides = {
         side: value if math.isnan(value := box[side]) else min(max(value, 0.0), float(limit))
         for side, limit in zip(_SIDES, limits, strict=True)
@@ -83,5 +85,5 @@ def _clipped(box: dict[str, Any], width: int, height: int) -> dict[str, Any]:
     return {**box, **sides}
 
 
-def _told(box: dict[str, Any]) -> str:
+def _describe(box: dict[str, Any]) -> str:
     return f"{box['label']} {', '.join(f'{side} {box[side]:g}' for side in _SIDES)}"

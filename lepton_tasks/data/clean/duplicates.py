@@ -12,14 +12,14 @@ import pyarrow as pa
 import pydantic
 
 from lepton_tasks.data.perceptual import HashIndex, near_pairs
-from lepton_tasks.data.split import joined
+from lepton_tasks.data.split import connected_components
 
 
 class Duplicates:
     """Reject all but the first of identical samples, or all of them if their labels differ."""
 
     def refuse(self, probes: pa.Table) -> Sequence[str | None]:
-        """The sample it equals. What could not be decoded equals nothing."""
+        """The sample that it duplicates. Undecodable samples pass."""
         names, labels = probes["sample_id"].to_pylist(), probes["label"].to_pylist()
         contents = probes["content_sha256"].to_pylist()
         first: dict[str, dict[str | None, int]] = collections.defaultdict(dict)  # content -> label -> its first row
@@ -44,27 +44,27 @@ class Duplicates:
 class NearDuplicates:
     """Reject images similar to an earlier one, or keep similar images in one split.
 
-    Two pictures look alike if their perceptual hashes (`perceptual_hash`, 64 bits) differ in few bits.
+    Images are similar if their perceptual hashes (`perceptual_hash`, 64 bits) differ in few bits.
 
     Args:
-        distance: Bits in which they may differ. 4 finds photos that were scaled or compressed again and hardly any
-            others; where all pictures have one layout, as X-rays and faces do, 0 to 2 is enough.
-        keep: ``first`` refuses the others; ``together`` refuses none, and keeps all that look alike, however many
-            steps lie between them, in one split.
+        distance: Maximum number of differing bits. 4 finds photos that were scaled or recompressed and hardly any
+            others; for images of one layout, such as X-rays and faces, 0 to 2 is enough.
+        keep: ``first`` rejects the others; ``together`` rejects none, and keeps images connected by similarity in one
+            split.
     """
 
     distance: Annotated[int, pydantic.Field(ge=0, le=8)] = 4
     keep: Literal["first", "together"] = "first"
 
     def revise(self, probes: pa.Table) -> tuple[pa.Table, Sequence[str | None]]:
-        """With ``together``, a column ``alike`` that is equal where pictures look alike."""
+        """With ``together``, add a column ``alike`` that is equal for similar images."""
         unchanged = [None] * probes.num_rows
         if self.keep == "first":
             return probes, unchanged
         known, codes, places = _codes(probes)
-        # Not all pairs together: of thousands of pictures that all look alike there are millions.
+        # A generator: thousands of similar images have millions of pairs.
         pairs = (pair for some in near_pairs(codes, self.distance) for pair in some.tolist())
-        roots = joined(len(codes), pairs)
+        roots = connected_components(len(codes), pairs)
         names = probes["sample_id"].to_pylist()
         alike: list[str | None] = [None] * probes.num_rows
         first: dict[int, str] = {}
@@ -73,7 +73,7 @@ class NearDuplicates:
         return probes.append_column("alike", pa.array(alike, pa.string())), unchanged
 
     def refuse(self, probes: pa.Table) -> Sequence[str | None]:
-        """The earlier picture that stays, and in how many bits they differ."""
+        """The earlier image that is kept, and the number of differing bits."""
         reasons: list[str | None] = [None] * probes.num_rows
         if self.keep == "together":
             return reasons
@@ -93,7 +93,7 @@ class NearDuplicates:
 
 
 def _codes(probes: pa.Table) -> tuple[list[int], np.ndarray, np.ndarray]:
-    """Rows that have a hash, the different hashes (uint64), and the position of each such row's hash among them."""
+    """Rows with a hash, the distinct hashes (uint64), and the index of each such row's hash among them."""
     hashes = probes["perceptual_hash"].to_pylist()
     known = [row for row, value in enumerate(hashes) if value is not None]
     codes, places = np.unique(np.array([hashes[row] for row in known], np.uint64), return_inverse=True)

@@ -16,7 +16,7 @@ class Unlabelled:
     """Reject rows with a missing or blank label."""
 
     def refuse(self, probes: pa.Table) -> Sequence[str | None]:
-        """One reason for all."""
+        """A constant reason."""
         return [None if label and label.strip() else "no label" for label in probes["label"].to_pylist()]
 
 
@@ -24,10 +24,10 @@ class Unlabelled:
 class Labels:
     """Reject rows with a label, or a box label, that is not in the known list.
 
-    A row or a box without any label passes: `unlabelled` refuses such rows.
+    Rows and boxes without label pass: see `unlabelled`.
 
     Args:
-        known: The labels there may be.
+        known: The allowed labels.
     """
 
     known: Annotated[tuple[str, ...], pydantic.Field(min_length=1)]

@@ -14,7 +14,7 @@ class Undecodable:
     """Reject files that are not complete, readable images."""
 
     def refuse(self, probes: pa.Table) -> Sequence[str | None]:
-        """The decoder's own reason."""
+        """The decoder's message."""
         reasons: list[str | None] = probes["error"].to_pylist()
         return reasons
 
@@ -30,7 +30,7 @@ class TooSmall:
     min_pixels: Annotated[int, pydantic.Field(ge=1)] = 8
 
     def refuse(self, probes: pa.Table) -> Sequence[str | None]:
-        """The size and the limit. What could not be decoded has no size and passes."""
+        """The size and the limit. Undecodable images pass."""
         sizes = zip(probes["width"].to_pylist(), probes["height"].to_pylist(), strict=True)
         return [
             f"{width} x {height} pixels, less than {self.min_pixels} on a side"
@@ -45,14 +45,14 @@ class Blank:
     """Reject images of a single colour, or nearly.
 
     Args:
-        min_contrast: Smallest allowed standard deviation of the values in [0, 1] of the resized picture. A page with a
-            single word on it has about 0.05.
+        min_contrast: Smallest allowed standard deviation of the resized image's values in [0, 1]. A page with a single
+            word has about 0.05.
     """
 
     min_contrast: Annotated[float, pydantic.Field(ge=0, lt=0.5)] = 0.01
 
     def refuse(self, probes: pa.Table) -> Sequence[str | None]:
-        """The contrast and the limit. What could not be decoded has no contrast and passes."""
+        """The contrast and the limit. Undecodable images pass."""
         return [
             f"blank: contrast {contrast:.4f}, less than {self.min_contrast:g}"
             if contrast is not None and contrast < self.min_contrast

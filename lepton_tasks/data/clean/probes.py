@@ -1,4 +1,4 @@
-"""Decode every sample once; keep the array and the statistics that cleaning steps need."""
+"""Decode every sample once; keep its array and the metadata for cleaning steps."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _CHUNK_BYTES = 16 << 20
 
 
 def probe_rows(extractor: FeatureExtractor, parts: Sequence[Path], ctx: RunContext, file: Path) -> pa.Table:
-    """One light row per sample, in order: what is known of it, what the extractor finds, or the ``error`` it raised.
+    """One row of metadata per sample, in order: its columns, the extractor's facts, or the ``error`` it raised.
 
     Args:
-        extractor: Decodes.
-        parts: The ingested rows, as Parquet files.
-        ctx: The run.
-        file: Where the arrays are written, uint8 [rows, *extractor.shape]: zeros where a sample cannot be decoded.
+        extractor: Decodes the samples.
+        parts: Parquet files of the ingested rows.
+        ctx: Run context.
+        file: Output file of the arrays, uint8 [rows, *extractor.shape]: zeros for undecodable samples.
     """
     schema = pq.read_schema(parts[0])
     known = [field for field in schema if field.name != "data"]
@@ -48,18 +48,18 @@ def probe_rows(extractor: FeatureExtractor, parts: Sequence[Path], ctx: RunConte
         task = functools.partial(_probe_chunk, extractor, aside)
         probed = map_chunks(task, _chunks(parts, size), ctx, total=total, unit="samples")
         stream = stack.enter_context(file.open("wb"))
-        # Written, not mapped: pages that a map has dirtied count as memory of the process until they are on disk.
+        # Not memory-mapped: dirty pages of a map count as memory of the process until written to disk.
         shape = (total, *extractor.shape)
         np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
         for found, arrays in probed:
             tables.append(pa.Table.from_pylist(found, schema=columns))
-            stream.write(arrays.data if isinstance(arrays, np.ndarray) else _taken(arrays))
+            stream.write(arrays.data if isinstance(arrays, np.ndarray) else _read_and_remove(arrays))
     return pa.concat_tables(tables).append_column(POSITION, pa.array(range(total), pa.int64()))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Span:
-    """Rows of one row group of a part, told by their place: a scheduler should not carry the files of archives."""
+    """A reference to rows in a row group, so that the scheduler does not transfer their bytes."""
 
     part: str
     group: int
@@ -78,7 +78,7 @@ class _Span:
 
 
 def _chunks(parts: Sequence[Path], size: int) -> Iterator[_Span]:
-    """Rows in order, at most `size` together."""
+    """Spans of at most `size` rows, in order."""
     for part in parts:
         metadata = pq.read_metadata(part)
         for group in range(metadata.num_row_groups):
@@ -90,9 +90,7 @@ def _chunks(parts: Sequence[Path], size: int) -> Iterator[_Span]:
 def _probe_chunk(
     extractor: FeatureExtractor, aside: Path | None, span: _Span
 ) -> tuple[list[dict[str, Any]], np.ndarray | Path]:
-    """What is found of each row, and the arrays; on a cluster (`aside`) a file of them, as a scheduler should not carry
-    pixels.
-    """
+    """Metadata and arrays of the rows; with `aside` a file of the arrays, to keep pixels off the network."""
     rows = span.read()
     arrays = np.zeros((len(rows), *extractor.shape), np.uint8)
     found = []
@@ -114,8 +112,7 @@ def _probe_chunk(
     return found, Path(stream.name)
 
 
-def _taken(file: Path) -> bytes:
-    """What is in a file, which is then removed."""
+def _read_and_remove(file: Path) -> bytes:
     content = file.read_bytes()
     file.unlink()
     return content

@@ -15,25 +15,25 @@ C = TypeVar("C", bound=Sized)
 R = TypeVar("R")
 
 WINDOW = 4
-"""Chunks begun per thread: the others go on until the first of the window is four times as slow as they are."""
+"""Chunks in flight per thread: a chunk may take four times as long as the others before they have to wait for it."""
 
 
 def map_chunks(
     function: Callable[[C], R], chunks: Iterable[C], ctx: RunContext, *, total: int | None, unit: str
 ) -> Iterator[R]:
-    """The function's result for each chunk, in order; at most a window of them is in memory.
+    """The function's result for each chunk, in order; at most a window of results is in memory.
 
     Args:
-        function: Importable on a worker and free of shared state. A lost worker's chunk is computed again, so a
-            function that writes a file writes it aside and renames it.
-        chunks: Rows, by chunks of a length.
-        ctx: Says where to compute, and is told the progress.
-        total: Rows in all chunks together; None if that is not known.
-        unit: What a row is called in the progress line.
+        function: Importable on a worker and free of shared state. A lost worker's chunk is computed again, so files
+            must be written to a temporary name and renamed.
+        chunks: Chunks of rows, with a length.
+        ctx: Run context: Dask settings and progress.
+        total: Number of rows in all chunks; None if unknown.
+        unit: Name of the rows in the progress line.
 
     Raises:
         UnavailableError: the Dask cluster does not answer, or has no workers.
-        ConfigError: it refuses our certificate, or its workers lack the package or the files.
+        ConfigError: the cluster rejects the certificate, or its workers lack the package or the files.
     """
     tick = ctx.meter(total, unit)
     left = len(chunks) if isinstance(chunks, Sized) else None
@@ -43,7 +43,7 @@ def map_chunks(
     else:
         from lepton_tasks.data.cluster.remote import on_workers
 
-        results = on_workers(function, chunks, ctx)
+        results = on_workers(function, chunks, ctx, window=WINDOW)
     with contextlib.closing(results):
         for rows, result in results:
             done += rows
@@ -55,8 +55,8 @@ def map_chunks(
 def _on_threads(
     function: Callable[[C], R], chunks: Iterable[C], workers: int
 ) -> collections.abc.Generator[tuple[int, R], None, None]:
-    """Length of each chunk and its result; threads are Dask's way on one machine too (docs/decisions/013)."""
-    from dask.system import CPU_COUNT  # knows the limits of a container
+    """Length of each chunk and its result; Dask itself uses threads on one machine, too (docs/decisions/013)."""
+    from dask.system import CPU_COUNT  # respects container limits
 
     threads = workers or CPU_COUNT
     remaining = iter(chunks)

@@ -18,11 +18,11 @@ from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.environment import Dask, project_root
 from lepton_tasks.core.errors import ConfigError, LeptonError, UnavailableError
 
-_REPORTS = "dask"  # folder in a stage's work folder: one page for each pass over the data
+_REPORTS = "dask"  # in a stage's work folder: one page per pass over the data
 
 
 class LostError(Exception):
-    """The scheduler is gone, and with it all that was sent to it: connect again."""
+    """The scheduler and all submitted work are lost; connect again."""
 
 
 @contextlib.contextmanager
@@ -30,33 +30,33 @@ def connected(ctx: RunContext) -> Iterator[Any]:
     """A `distributed.Client` of a cluster with at least one worker.
 
     Raises:
-        UnavailableError: there is no cluster, or no worker in it, within `dask.patience`.
-        ConfigError: the certificates are missing, wrong or refused, or a host lacks the package.
-        LostError: the scheduler went away meanwhile.
+        UnavailableError: no cluster, or no worker, within `dask.patience`.
+        ConfigError: the certificates are missing, wrong or rejected, or a host lacks the package.
+        LostError: the scheduler was lost.
     """
     import dask.config
-    import distributed  # noqa: F401 - its settings must be there before one of them is set for a while
+    import distributed  # noqa: F401 - loads its configuration, part of which is overridden below
 
     where = ctx.environment.dask
-    # A chunk of pictures is larger than the task that Dask warns of, and meant to be.
+    # Chunks of images are intentionally larger than Dask's warning threshold for tasks.
     with (
         dask.config.set({"distributed.admin.large-graph-warning-threshold": "1GiB"}),
         _closing(_client(where)) as client,
     ):
         try:
-            found = _looked_at(client, where)
+            found = _check_cluster(client, where)
         except LeptonError:
             raise
         except OSError as error:
             raise LostError from error
-        _tell(f"Dask at {where.address}: {found}")
+        _log_once(f"Dask at {where.address}: {found}")
         with _reported(client, ctx):
             yield client
 
 
 @functools.cache
-def _tell(sentence: str) -> None:
-    """Log it once in a process: a stage connects anew for each pass over the data."""
+def _log_once(sentence: str) -> None:
+    """Log once per process: a stage connects again for each pass over the data."""
     logging.getLogger("lepton.dask").info("%s", sentence)
 
 
@@ -65,12 +65,12 @@ def _closing(client: Any) -> Iterator[Any]:
     try:
         yield client
     finally:
-        with contextlib.suppress(OSError):  # a scheduler that hangs does not take a goodbye
+        with contextlib.suppress(OSError):  # the scheduler hangs
             client.close()
 
 
-def _looked_at(client: Any, where: Dask) -> str:
-    """What the cluster consists of, after it was found fit for our work."""
+def _check_cluster(client: Any, where: Dask) -> str:
+    """Check the cluster; returns a description."""
     try:
         client.wait_for_workers(1, timeout=where.patience)
     except TimeoutError as error:
@@ -82,19 +82,19 @@ def _looked_at(client: Any, where: Dask) -> str:
 
 
 def _has_dashboard(client: Any) -> bool:
-    """Whether the scheduler draws pages; without bokeh, or told not to, it has an address for them all the same."""
+    """Whether the scheduler has a dashboard; it reports an address for it even without bokeh or if disabled."""
     try:
-        return bool(client.run_on_scheduler(_draws_pages))
-    except AttributeError:  # another version of our package or of Dask, and no reason to stop
+        return bool(client.run_on_scheduler(_serves_dashboard))
+    except AttributeError:  # another version of this package or of Dask; not an error
         return False
 
 
-def _draws_pages(dask_scheduler: Any) -> bool:
-    return bool(dask_scheduler.http_application.applications)  # bokeh's; the scheduler's own routes are not among them
+def _serves_dashboard(dask_scheduler: Any) -> bool:
+    return bool(dask_scheduler.http_application.applications)  # bokeh's; excludes the scheduler's own routes
 
 
 def _check_package(client: Any, where: Dask) -> None:
-    """Ask before work is sent: a worker without the package would end itself, and say why in its own log only."""
+    """Check before sending work: a worker without the package would exit and log the reason only locally."""
     question = (pkgutil.resolve_name, f"{__package__}:__name__")  # pickled by name, and known to every Python
     answers = client.run(*question, on_error="return")
     try:
@@ -111,7 +111,7 @@ def _check_package(client: Any, where: Dask) -> None:
 
 
 def no_worker(where: Dask) -> UnavailableError:
-    """What to say of a cluster without workers."""
+    """The error for a cluster without workers."""
     return UnavailableError(
         f"the Dask cluster at {where.address} has had no worker for {where.patience:g} s.",
         where="dask.address",
@@ -120,7 +120,7 @@ def no_worker(where: Dask) -> UnavailableError:
 
 
 def threads_of(client: Any, where: Dask) -> int:
-    """How many chunks the cluster computes at once, now; raises `OSError` if the scheduler does not say."""
+    """Current number of threads of the cluster; raises `OSError` if the scheduler does not answer."""
     nodes: dict[str, int] = client.sync(client.scheduler.ncores, callback_timeout=where.patience)
     return sum(nodes.values())
 
@@ -133,8 +133,8 @@ def _client(where: Dask) -> Any:
     while True:
         left = max(0.5, until - time.monotonic())
         try:
-            # A client waits for ever for a scheduler that takes the connection and says nothing, so it is tried first,
-            # in a thread, since a notebook has an event loop of its own.
+            # A client waits forever for a scheduler that accepts the connection but stays silent, so test it first;
+            # in a thread, since a notebook has a running event loop.
             with ThreadPoolExecutor(1) as pool:
                 pool.submit(asyncio.run, _reach(where.address, security, left)).result()
             return distributed.Client(where.address, timeout=left, security=security, set_as_default=False)
@@ -142,7 +142,7 @@ def _client(where: Dask) -> Any:
             fatal = isinstance(error, distributed.comm.core.FatalCommClosedError)
             if fatal or time.monotonic() >= until - 0.5:
                 raise _refusal(where, error) from error
-            time.sleep(0.5)  # whoever answers but hangs up may be a scheduler that is starting or ending
+            time.sleep(0.5)  # the scheduler may be starting or stopping
 
 
 async def _reach(address: str | None, security: Any, timeout: float) -> None:
@@ -155,7 +155,7 @@ async def _reach(address: str | None, security: Any, timeout: float) -> None:
 
 
 def _security(where: Dask) -> Any:
-    """What `distributed` takes as security; None for plain TCP."""
+    """Security settings of `distributed`; None for plain TCP."""
     encrypted = str(where.address).startswith("tls://")
     if encrypted and where.tls is None:
         raise ConfigError(f"{where.address} needs certificates.", where="dask.tls", fix="Give ca, cert and key.")
@@ -207,19 +207,19 @@ def _root(error: BaseException) -> BaseException:
 
 
 def reports_of(ctx: RunContext, ref: ArtifactRef) -> list[Path]:
-    """Dask's pages on the work that made an artifact; none if it was made on threads."""
+    """Dask performance reports of an artifact; none if it was computed on local threads."""
     work = ctx.store.workdir(ref.stage, ctx.store.folder(ref).name)
     return sorted((work / _REPORTS).glob("*.html"))
 
 
 @contextlib.contextmanager
 def _reported(client: Any, ctx: RunContext) -> Iterator[None]:
-    """Keep Dask's report on the block; a missing one is no reason to fail."""
+    """Save Dask's performance report of the block, if possible."""
     import distributed
 
     page = ctx.workdir / _REPORTS / f"{ctx.clock():%Y%m%dT%H%M%S.%f}.html"
     page.parent.mkdir(exist_ok=True)
-    report = distributed.performance_report(page, mode="inline")  # scripts within: it is looked at without a network
+    report = distributed.performance_report(page, mode="inline")  # inline scripts, for viewing offline
     try:
         with client.as_current():
             report.__enter__()
@@ -229,5 +229,5 @@ def _reported(client: Any, ctx: RunContext) -> Iterator[None]:
     try:
         with client.as_current():
             report.__exit__(None, None, None)
-    except (ImportError, OSError) as error:  # the scheduler draws it, with bokeh
+    except (ImportError, OSError) as error:  # the scheduler needs bokeh for it
         ctx.log.info("no report on Dask's work: the scheduler at %s answers %s", ctx.environment.dask.address, error)

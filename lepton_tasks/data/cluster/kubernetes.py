@@ -11,13 +11,13 @@ from lepton_tasks.core.errors import ConfigError
 
 _TLS = "/etc/dask-tls"
 _SPILL = "/spill"
-# Without a request it gets 1/512 of the processor time of a worker's thread, and goes first when memory is short.
+# Without a request it gets 1/512 of a worker thread's processor time, and is evicted first when memory is short.
 _SCHEDULER = {"cpu": "500m", "memory": "512Mi"}
-_PROBE_SECONDS = 10  # Kubernetes' one second restarts a scheduler that is merely busy, and its work is lost
+_PROBE_SECONDS = 10  # Kubernetes' default of 1 s would restart a busy scheduler and lose its work
 
 
 def scheduler_address(cluster: Kubernetes) -> str:
-    """Where the stages and the workers find the scheduler, inside the Kubernetes cluster."""
+    """Address of the scheduler inside the Kubernetes cluster."""
     return f"tls://{cluster.name}-scheduler.{cluster.namespace}.svc:8786"
 
 
@@ -26,7 +26,7 @@ def manifest(cluster: Kubernetes) -> dict[str, Any]:
 
     Source: https://kubernetes.dask.org/en/latest/operator_resources.html
     """
-    # The operator tells workers a tcp:// address in their environment; the address on the command line wins.
+    # The operator sets a tcp:// address in the workers' environment; the command line takes precedence.
     worker = ["dask", "worker", scheduler_address(cluster), "--name", "$(DASK_WORKER_NAME)"]
     worker += ["--nthreads", str(cluster.threads), "--memory-limit", cluster.memory + "B"]
     worker += ["--local-directory", _SPILL, "--no-dashboard"]
@@ -78,7 +78,7 @@ def _certificates() -> list[str]:
 
 
 def _pod(cluster: Kubernetes, container: dict[str, Any]) -> dict[str, Any]:
-    """A pod's spec with the files that scheduler, workers and stages share."""
+    """Pod spec with the volumes shared by scheduler, workers and stages."""
     claims = list(dict.fromkeys(cluster.volumes.values()))
     mounts = [{"name": claim, "mountPath": path} for path, claim in cluster.volumes.items()]
     own = [{"name": "tls", "mountPath": _TLS, "readOnly": True}, {"name": "spill", "mountPath": _SPILL}]
@@ -93,7 +93,7 @@ def _pod(cluster: Kubernetes, container: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Write the manifest of the environment in force to standard output; YAML readers take JSON."""
+    """Write the manifest of the current environment to standard output, as JSON, which is valid YAML."""
     cluster = load_environment().dask.kubernetes
     if cluster is None:
         raise ConfigError(

@@ -17,33 +17,32 @@ from typing import Any, Generic, TypeVar
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.environment import Dask
 from lepton_tasks.core.errors import ConfigError, UnavailableError
-from lepton_tasks.data.cluster.chunks import WINDOW
 from lepton_tasks.data.cluster.client import LostError, connected, no_worker, threads_of
 
 C = TypeVar("C", bound=Sized)
 R = TypeVar("R")
 
-_LOOK = 2.0  # seconds between looks at the workers while a result is awaited
-_LOSSES = 5  # connections lost in a row, without one result in between, before a stage gives up
+_POLL_SECONDS = 2.0  # between checks of the workers while waiting for a result
+_MAX_LOSSES = 5  # consecutive connection losses without a result in between before the stage fails
 
 
 def on_workers(
-    function: Callable[[C], R], chunks: Iterable[C], ctx: RunContext
+    function: Callable[[C], R], chunks: Iterable[C], ctx: RunContext, *, window: int
 ) -> Generator[tuple[int, R], None, None]:
     """Length of each chunk and its result.
 
-    Dask itself gives a dead worker's chunks to the others. When the scheduler is lost, the chunks whose results have
-    not been handed on are sent again, to it or to the one in its place.
+    Dask itself reassigns a dead worker's chunks. After a loss of the scheduler, chunks without a delivered result are
+    sent again, to it or to its replacement.
     """
     where, root = ctx.environment.dask, ctx.store.root
     root.mkdir(parents=True, exist_ok=True)
-    # A file of this moment: a worker that sees it has our state folder, and not one of the same name.
-    with tempfile.NamedTemporaryFile(dir=root, prefix=".workers-see-") as mark:
-        shared = {mark.name: f"the state folder {root}"}
+    # A fresh file proves that a worker shares this state folder, and not another one of the same name.
+    with tempfile.NamedTemporaryFile(dir=root, prefix=".workers-see-") as marker:
+        shared = {marker.name: f"the state folder {root}"}
         data = Path(ctx.environment.data_root).resolve()
         if data.exists():
             shared[str(data)] = f"the data in {data}"
-        job = _Job(_Task(function, shared), iter(chunks), where)
+        job = _Job(_Task(function, shared), iter(chunks), where, window)
         losses = 0
         while True:
             try:
@@ -54,7 +53,7 @@ def on_workers(
                     return
             except LostError as error:
                 losses += 1
-                if losses == _LOSSES:
+                if losses == _MAX_LOSSES:
                     raise UnavailableError(
                         f"the connection to the Dask cluster at {where.address} was lost {losses} times in a row.",
                         where="dask.address",
@@ -62,13 +61,13 @@ def on_workers(
                     ) from error
                 ctx.log.warning(
                     "the scheduler at %s is lost; sending %d chunks again (%r)",
-                    *(where.address, len(job.begun), error.__cause__),
+                    *(where.address, len(job.in_flight), error.__cause__),
                 )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Task(Generic[C, R]):
-    """The function, as a worker calls it: not before the worker has shown that it sees the files."""
+    """The function as called on a worker, after a check that the worker sees the shared files."""
 
     function: Callable[[C], R]
     shared: Mapping[str, str]
@@ -85,33 +84,33 @@ class _Task(Generic[C, R]):
 
 
 class _Job(Generic[C, R]):
-    """Chunks on their way: those that were begun outlive a client."""
+    """Chunks in flight; they survive the loss of a client."""
 
-    def __init__(self, task: _Task[C, R], chunks: Iterator[C], where: Dask) -> None:
-        self.begun: collections.deque[C] = collections.deque()
-        self._task, self._chunks, self._where = task, chunks, where
+    def __init__(self, task: _Task[C, R], chunks: Iterator[C], where: Dask, window: int) -> None:
+        self.in_flight: collections.deque[C] = collections.deque()
+        self._task, self._chunks, self._where, self._window = task, chunks, where, window
 
     def results(self, client: Any) -> Iterator[tuple[int, R]]:
-        """Length and result of each chunk that is not handed on yet, in order."""
-        futures = collections.deque(self._send(client, self.begun))
-        room, looked = 0, -_LOOK
+        """Length and result of each chunk not delivered yet, in order."""
+        futures = collections.deque(self._send(client, self.in_flight))
+        room, looked = 0, -_POLL_SECONDS
         while True:
-            if time.monotonic() - looked >= _LOOK:  # workers come and go
-                room, looked = WINDOW * max(1, self._threads(client)), time.monotonic()
-            if len(futures) <= room // 2:  # many at once: what a scheduler pays for one graph does not grow with it
+            if time.monotonic() - looked >= _POLL_SECONDS:  # workers come and go
+                room, looked = self._window * max(1, self._threads(client)), time.monotonic()
+            if len(futures) <= room // 2:  # submit many at once: the cost per graph does not grow with its size
                 fresh = list(itertools.islice(self._chunks, room - len(futures)))
-                self.begun.extend(fresh)
+                self.in_flight.extend(fresh)
                 futures.extend(self._send(client, fresh))
             if not futures:
                 return
             for result in self._first_results(client, futures):
                 futures.popleft()
-                yield len(self.begun.popleft()), result
+                yield len(self.in_flight.popleft()), result
 
     def _send(self, client: Any, chunks: Collection[C]) -> list[Any]:
         from dask.utils import funcname
 
-        # The chunk hides in a partial: Dask would search a bare list for other tasks, row by row.
+        # Wrap the chunk in a partial: Dask would search a bare list for nested tasks, row by row.
         tasks = [functools.partial(self._task, chunk) for chunk in chunks]
         try:
             return client.map(operator.call, tasks, key=funcname(self._task.function), pure=False) if tasks else []
@@ -121,11 +120,11 @@ class _Job(Generic[C, R]):
             raise LostError from error
 
     def _first_results(self, client: Any, futures: Collection[Any]) -> list[R]:
-        """The first result, as soon as it is there, and those that are there behind it."""
+        """The first result, once it is ready, and the ready ones directly after it."""
         first, seen = next(iter(futures)), time.monotonic()
         while True:
             try:
-                first.exception(timeout=_LOOK)
+                first.exception(timeout=_POLL_SECONDS)
                 done = list(itertools.takewhile(lambda future: future.status == "finished", futures))
                 gather = functools.partial(client.gather, done or [first], asynchronous=True)
                 results: list[R] = client.sync(gather, callback_timeout=self._where.patience)
@@ -133,7 +132,7 @@ class _Job(Generic[C, R]):
             except Exception as error:
                 if first.status == "error":
                     raise self._explained(error) from error.__cause__
-                # Whatever became of it while we gave up waiting: finished, or lost with its worker and computed again.
+                # It may have finished in the meantime, or been lost with its worker and be computed again.
                 if first.status == "cancelled" or not isinstance(error, TimeoutError):
                     raise LostError from error
             if self._threads(client):
@@ -148,7 +147,7 @@ class _Job(Generic[C, R]):
             raise LostError from error
 
     def _explained(self, error: Exception) -> Exception:
-        """What the function raised, or what to do if it was not the function."""
+        """The function's exception, or an explanation if it was not the function."""
         import distributed
 
         if isinstance(error, distributed.KilledWorker):

@@ -13,7 +13,7 @@ from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.data.extractors.visits import Visits
 from lepton_tasks.data.tables.rows import TableRows
-from lepton_tasks.data.tables.steps.columns import check_columns
+from lepton_tasks.data.tables.steps.column_checks import check_columns
 
 _WORD = r"[\p{L}\p{N}]+"
 

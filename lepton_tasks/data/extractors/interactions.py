@@ -18,10 +18,10 @@ from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ConfigError, DataError
 from lepton_tasks.core.use_case import Expectation
 from lepton_tasks.data.extractors.expectations import PAIRS
-from lepton_tasks.data.requests import json_request, numbered
+from lepton_tasks.data.requests import json_request, select_rows
 from lepton_tasks.data.tables.arrays import ArrayFile
 from lepton_tasks.data.tables.rows import ROW, TableRows
-from lepton_tasks.data.tables.steps.columns import check_columns
+from lepton_tasks.data.tables.steps.column_checks import check_columns
 
 _DRAWS = 20  # after so many, a user who has seen nine of ten items lacks a negative in one case of eight
 
@@ -87,7 +87,7 @@ class Interactions:
             "popularity": popularity["count"].to_list(),
             "mean_rating": float(pairs["sum"].sum()) / total if self.rating else None,
         }
-        touched = pairs.select(_number("user", users), _number("item", items))  # users are numbered in their order
+        touched = pairs.select(_number("user", users), _number("item", items))  # users are select_rows in their order
         return fitted | {"seen": _stored_pairs(touched["user"].to_numpy(), touched["item"].to_numpy())}
 
     def transform(self, rows: TableRows, fitted: Mapping[str, Any], folder: Path, ctx: RunContext) -> dict[str, Any]:
@@ -124,7 +124,7 @@ class Interactions:
     def requests(self, rows: TableRows, numbers: np.ndarray, fitted: Mapping[str, Any]) -> list[bytes]:
         """The user and the item of each row."""
         names = [self.user, self.item]
-        return [json_request(row, names) for row in numbered(rows.select(names), numbers).iter_rows(named=True)]
+        return [json_request(row, names) for row in select_rows(rows.select(names), numbers).iter_rows(named=True)]
 
     @property
     def _columns(self) -> list[str]:

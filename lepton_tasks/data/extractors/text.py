@@ -19,7 +19,7 @@ from lepton_tasks.core.use_case import Expectation
 from lepton_tasks.data.extractors.expectations import TOKENS
 from lepton_tasks.data.extractors.vectors import train_vectors
 from lepton_tasks.data.extractors.vocabulary import Kind, framed, train_vocabulary
-from lepton_tasks.data.requests import json_request, numbered
+from lepton_tasks.data.requests import json_request, select_rows
 from lepton_tasks.data.tables.arrays import ArrayFile
 from lepton_tasks.data.tables.rows import TableRows
 from lepton_tasks.data.tables.steps.text import Columns, check_text, joined_text
@@ -143,4 +143,4 @@ class TextFeatures:
 
     def requests(self, rows: TableRows, numbers: np.ndarray, fitted: Mapping[str, Any]) -> list[bytes]:
         """The texts as they are, or as JSON objects if there are several columns."""
-        return text_requests(numbered(rows.select(self.columns), numbers), self.columns)
+        return text_requests(select_rows(rows.select(self.columns), numbers), self.columns)

@@ -18,7 +18,7 @@ from lepton_tasks.core.use_case import Expectation
 from lepton_tasks.data.extractors.expectations import TOKENS
 from lepton_tasks.data.extractors.text import Count, Texts, text_requests, tokens_of, write_tokens
 from lepton_tasks.data.extractors.vocabulary import Kind, framed, train_vocabulary
-from lepton_tasks.data.requests import numbered
+from lepton_tasks.data.requests import select_rows
 from lepton_tasks.data.tables.rows import TableRows
 from lepton_tasks.data.tables.steps.text import check_text
 
@@ -105,4 +105,4 @@ class TextPairFeatures:
 
     def requests(self, rows: TableRows, numbers: np.ndarray, fitted: Mapping[str, Any]) -> list[bytes]:
         """The source texts as they are."""
-        return text_requests(numbered(rows.select([self.source]), numbers), [self.source])
+        return text_requests(select_rows(rows.select([self.source]), numbers), [self.source])

@@ -19,7 +19,7 @@ from lepton_tasks.core.use_case import Expectation
 from lepton_tasks.data.extractors.expectations import SPARSE
 from lepton_tasks.data.extractors.text import Count, Texts, check_inputs, text_requests, texts_of, tokens_of
 from lepton_tasks.data.extractors.vocabulary import Kind, train_vocabulary
-from lepton_tasks.data.requests import numbered
+from lepton_tasks.data.requests import select_rows
 from lepton_tasks.data.tables.arrays import ArrayFile
 from lepton_tasks.data.tables.rows import TableRows
 from lepton_tasks.data.tables.steps.text import Columns
@@ -102,7 +102,7 @@ class TfidfFeatures:
 
     def requests(self, rows: TableRows, numbers: np.ndarray, fitted: Mapping[str, Any]) -> list[bytes]:
         """The texts as they are, or as JSON objects if there are several columns."""
-        return text_requests(numbered(rows.select(self.columns), numbers), self.columns)
+        return text_requests(select_rows(rows.select(self.columns), numbers), self.columns)
 
 
 def _weights(codec: TfidfCodec, columns: Sequence[str], rows: pl.DataFrame) -> tuple[np.ndarray, ...]:

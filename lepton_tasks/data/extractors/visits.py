@@ -11,7 +11,7 @@ import numpy as np
 import pydantic
 
 from lepton_tasks.data.extractors.interactions import Interactions
-from lepton_tasks.data.requests import numbered
+from lepton_tasks.data.requests import select_rows
 from lepton_tasks.data.tables.rows import TableRows
 
 
@@ -32,7 +32,7 @@ class Visits(Interactions):
 
     def requests(self, rows: TableRows, numbers: np.ndarray, fitted: Mapping[str, Any]) -> list[bytes]:
         """The user of each row, who has just touched the row's item."""
-        found = numbered(rows.select([self.user, self.item]), numbers)
+        found = select_rows(rows.select([self.user, self.item]), numbers)
         return [
             json.dumps({self.user: user, "recent": [item]}, ensure_ascii=False).encode()
             for user, item in found.select(self.user, self.item).iter_rows()

@@ -20,7 +20,7 @@ from lepton_tasks.data.extractors.expectations import WINDOWS
 from lepton_tasks.data.requests import json_request
 from lepton_tasks.data.tables.arrays import ArrayFile
 from lepton_tasks.data.tables.rows import ROW, TableRows
-from lepton_tasks.data.tables.steps.columns import check_columns
+from lepton_tasks.data.tables.steps.column_checks import check_columns
 from lepton_tasks.data.tables.steps.series import check_time
 
 _CHUNK = 4_096  # windows made at once

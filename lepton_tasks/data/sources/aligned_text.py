@@ -15,7 +15,7 @@ import pydantic
 
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.store import digest_of
-from lepton_tasks.data.sources.columns import REFUSED, Schema
+from lepton_tasks.data.sources.columns import REJECTED_LINES, Schema
 from lepton_tasks.data.sources.files import TableFile, find_files
 from lepton_tasks.data.sources.lines import check_encoding, read_blocks, without_mark
 
@@ -109,7 +109,7 @@ class AlignedPiece:
                 kept = [row for row in rows if not isinstance(row, str)]
                 yield (
                     pl.DataFrame(kept, schema=dict.fromkeys(names, pl.String), orient="row"),
-                    pl.DataFrame(refused, schema=REFUSED, orient="row"),
+                    pl.DataFrame(refused, schema=REJECTED_LINES, orient="row"),
                 )
                 if len(batch) < _BATCH_ROWS:
                     return

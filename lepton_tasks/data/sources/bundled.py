@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import polars as pl
 
 from lepton_tasks.core.errors import DataError
-from lepton_tasks.data.sources.columns import Schema, refusals
+from lepton_tasks.data.sources.columns import Schema, rejections
 
 _TRANSLATIONS = "ui/dist/i18n/locales"
 
@@ -122,7 +122,7 @@ class FramePiece:
 
     def read(self) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
         """All rows."""
-        yield self.frame, refusals([])
+        yield self.frame, rejections([])
 
 
 def _translations() -> Path:

@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.store import digest_of
-from lepton_tasks.data.files import open_files
-from lepton_tasks.data.rows import in_batches, located, source_schema
+from lepton_tasks.data.rows import file_rows, in_batches, source_schema
+from lepton_tasks.data.sources.sample_files import open_files
 
 
 class Coco:
@@ -50,7 +50,7 @@ class Coco:
         names = self._files.names()
         gone = boxes.keys() - set(names)
         listed = [name for name in names if name in boxes]
-        found = (row | {"boxes": boxes[row["sample_id"]]} for row in located(self._files, listed))
+        found = (row | {"boxes": boxes[row["sample_id"]]} for row in file_rows(self._files, listed))
         schema = source_schema("boxes")
         yield from in_batches(found, schema)
         missing = (

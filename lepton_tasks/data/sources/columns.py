@@ -22,7 +22,7 @@ TYPES: dict[str, pl.DataType] = {
 }
 Schema = dict[str, pl.DataType]
 
-REFUSED: Schema = {"line": pl.Int64(), "text": pl.String(), "reason": pl.String()}
+REJECTED_LINES: Schema = {"line": pl.Int64(), "text": pl.String(), "reason": pl.String()}
 """What a piece gives for that which is no row."""
 
 _TRUE, _FALSE = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")
@@ -215,6 +215,6 @@ def typed(texts: pl.DataFrame, schema: Schema) -> tuple[pl.DataFrame, pl.DataFra
     return rows.filter(~values.select(pl.any_horizontal(bad)).to_series()), refused
 
 
-def refusals(lines: Sequence[tuple[int | None, str, str]]) -> pl.DataFrame:
-    """`REFUSED` rows."""
-    return pl.DataFrame(lines, schema=REFUSED, orient="row")
+def rejections(lines: Sequence[tuple[int | None, str, str]]) -> pl.DataFrame:
+    """`REJECTED_LINES` rows."""
+    return pl.DataFrame(lines, schema=REJECTED_LINES, orient="row")

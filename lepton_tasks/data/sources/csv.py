@@ -17,12 +17,20 @@ import pyarrow.csv as arrow_csv
 import pydantic
 
 from lepton_tasks.core.errors import DataError
-from lepton_tasks.data.sources.columns import Schema, TypeName, check_reserved, common_schema, inferred, refusals, typed
+from lepton_tasks.data.sources.columns import (
+    Schema,
+    TypeName,
+    check_reserved,
+    common_schema,
+    inferred,
+    rejections,
+    typed,
+)
 from lepton_tasks.data.sources.files import FileSource, TableFile
 from lepton_tasks.data.sources.lines import (
     Block,
     Range,
-    Refusal,
+    Rejection,
     check_encoding,
     cut,
     decoded,
@@ -190,9 +198,9 @@ class CsvPiece:
             rows, wrong = typed(texts, {name: self.types[name] for name in self.dialect.names})
             reasons |= dict(zip(texts[_RECORD].gather(wrong["index"]), wrong["reason"], strict=True))
             refused = unreadable + _located(block, self.dialect.quote, reasons, total)
-            yield rows.select(list(self.types)), refusals(sorted(refused, key=lambda refusal: refusal[0] or 0))
+            yield rows.select(list(self.types)), rejections(sorted(refused, key=lambda refusal: refusal[0] or 0))
         if not given:
-            yield pl.DataFrame(schema=self.types), refusals([])
+            yield pl.DataFrame(schema=self.types), rejections([])
 
 
 def _fields_of(block: Block, dialect: Dialect, quick: dict[str, pa.DataType]) -> tuple[pl.DataFrame, dict[int, str]]:
@@ -254,7 +262,7 @@ def _texts(
     return texts.insert_column(0, kept.alias(_RECORD)), ragged
 
 
-def _located(block: Block, quote: str | None, reasons: Mapping[int, str], total: int) -> list[Refusal]:
+def _located(block: Block, quote: str | None, reasons: Mapping[int, str], total: int) -> list[Rejection]:
     """Line and text of records that are refused, by their number in the block."""
     if not reasons:
         return []

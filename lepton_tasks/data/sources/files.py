@@ -23,7 +23,7 @@ import fsspec
 
 from lepton_tasks.core.errors import ConfigError, DataError, LeptonError
 from lepton_tasks.core.store import digest_of
-from lepton_tasks.data.archives import Archive, most_unpacked, split_archive
+from lepton_tasks.data.archives import Archive, max_unpacked_size, split_archive
 from lepton_tasks.data.files import check_readable, reported
 
 _MAGIC = re.compile(r"[*?\[]")
@@ -73,7 +73,7 @@ class TableFile:
                 if self.packed:
                     raw = stack.enter_context(_PACKED[PurePosixPath(self.address).suffix](raw))
             packed = self.packed or self.member is not None
-            yield Stream(raw, self.address, most_unpacked(self.size) if packed and self.size is not None else None)
+            yield Stream(raw, self.address, max_unpacked_size(self.size) if packed and self.size is not None else None)
 
     @contextlib.contextmanager
     def seekable(self) -> Iterator[IO[bytes]]:
@@ -117,7 +117,7 @@ class Stream:
         self._seen += len(data)
         if self._limit is not None and self._seen > self._limit:
             raise DataError(
-                f"unpacks to more than {self._limit:,} bytes. It may be a bomb, so no more of it is unpacked.",
+                f"unpacks to more than {self._limit:,} bytes. It may be a zip bomb, so no more of it is unpacked.",
                 where=self._address,
                 fix="If you trust it, unpack it by hand and give the file.",
             )

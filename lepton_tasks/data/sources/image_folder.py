@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.store import digest_of
-from lepton_tasks.data.files import open_files
-from lepton_tasks.data.rows import in_batches, located, source_schema
+from lepton_tasks.data.rows import file_rows, in_batches, source_schema
+from lepton_tasks.data.sources.sample_files import open_files
 
 Naming = Literal["folder", "parent", "none"]
 
@@ -68,7 +68,7 @@ class ImageFolder:
         further = () if self._group == "none" and self._pattern is None else ("group",)
         named = (
             row | {"label": _named(row["sample_id"], self._label), "group": self._group_of(row["sample_id"])}
-            for row in located(self._files, names)
+            for row in file_rows(self._files, names)
         )
         yield from in_batches(named, source_schema(*further))
 

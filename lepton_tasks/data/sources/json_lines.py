@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.json as arrow_json
 
 from lepton_tasks.core.errors import DataError
-from lepton_tasks.data.sources.columns import TYPES, Schema, TypeName, common_schema, refusals
+from lepton_tasks.data.sources.columns import TYPES, Schema, TypeName, common_schema, rejections
 from lepton_tasks.data.sources.files import FileSource, TableFile
 from lepton_tasks.data.sources.lines import (
     Range,
-    Refusal,
+    Rejection,
     check_encoding,
     cut,
     decoded,
@@ -119,14 +119,14 @@ class JsonPiece:
             rows = [pl.DataFrame(pl.from_arrow(table)) for table in tables]
             given = True
             lines = sorted(unreadable + refused, key=lambda refusal: refusal[0] or 0)
-            yield pl.concat([empty, *rows]), refusals(lines)
+            yield pl.concat([empty, *rows]), rejections(lines)
         if not given:
-            yield empty, refusals([])
+            yield empty, rejections([])
 
 
 def _parsed(
     lines: Sequence[Record], schema: pa.Schema, *, others: bool = False
-) -> tuple[list[pa.Table], list[Refusal]]:
+) -> tuple[list[pa.Table], list[Rejection]]:
     """The lines as rows, and those that are none: found by halving, so that a few of them cost little.
 
     Args:

@@ -14,7 +14,7 @@ _LONGEST = 64 << 20  # bytes of one record; more is a quote that is never closed
 _CUT = 128 << 20  # bytes: local files are cut into pieces of about this size, so that all cores read one file
 
 
-Refusal = tuple[int | None, str, str]
+Rejection = tuple[int | None, str, str]
 """Number of the line, text and reason of what is no row."""
 
 
@@ -202,7 +202,7 @@ def without_mark(block: Block) -> Block:
     return Block(block.line, block.data.removeprefix(codecs.BOM_UTF8)) if block.line == 1 else block
 
 
-def decoded(block: Block, encoding: str, quote: str | None = None) -> tuple[Block, list[Refusal]]:
+def decoded(block: Block, encoding: str, quote: str | None = None) -> tuple[Block, list[Rejection]]:
     """The block in UTF-8; records in another encoding are blank lines in it, and refused."""
     try:
         text = block.data.decode(encoding)
@@ -211,8 +211,8 @@ def decoded(block: Block, encoding: str, quote: str | None = None) -> tuple[Bloc
     return (block if encoding.lower() in ("utf-8", "utf8") else Block(block.line, text.encode())), []
 
 
-def _decoded_by_record(block: Block, encoding: str, quote: str | None) -> tuple[Block, list[Refusal]]:
-    refused: list[Refusal] = []
+def _decoded_by_record(block: Block, encoding: str, quote: str | None) -> tuple[Block, list[Rejection]]:
+    refused: list[Rejection] = []
     lines: list[bytes] = []
     for line, record in records(block, quote):
         lines += [b""] * (line - block.line - len(lines))

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lepton_tasks.core.errors import DataError
-from lepton_tasks.data.sources.columns import Schema, common_schema, inferred, parsed, refusals
+from lepton_tasks.data.sources.columns import Schema, common_schema, inferred, parsed, rejections
 from lepton_tasks.data.sources.files import FileSource, TableFile
 
 _BATCH_ROWS = 65_536
@@ -82,13 +82,13 @@ class ParquetPiece:
     def read(self) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
         """Some 65,000 rows at a time, in the common types."""
         folders = [parsed(name, self.types[name]) for name in self.named]
-        yield pl.DataFrame(schema=self.types), refusals([])
+        yield pl.DataFrame(schema=self.types), rejections([])
         with _opened(self.file) as content:
             for batch in content.iter_batches(_BATCH_ROWS):
                 rows = pl.DataFrame(pl.from_arrow(batch)).with_columns(
                     pl.lit(v, pl.String).alias(k) for k, v in self.named.items()
                 )
-                yield self._typed(rows.with_columns(folders)), refusals([])
+                yield self._typed(rows.with_columns(folders)), rejections([])
 
     def _typed(self, rows: pl.DataFrame) -> pl.DataFrame:
         try:

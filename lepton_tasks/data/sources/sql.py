@@ -16,7 +16,7 @@ import polars as pl
 import pydantic
 
 from lepton_tasks.core.errors import ConfigError, DataError
-from lepton_tasks.data.sources.columns import TYPES, Schema, TypeName, common_schema, refusals, type_name, widened
+from lepton_tasks.data.sources.columns import TYPES, Schema, TypeName, common_schema, rejections, type_name, widened
 from lepton_tasks.data.sources.database import Database
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ class SqlPiece:
 
     def read(self) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
         """Some 20,000 rows at a time."""
-        yield pl.DataFrame(schema=self.types), refusals([])
+        yield pl.DataFrame(schema=self.types), rejections([])
         for batch in self.source.between(self.start, self.stop):
             columns = {name: [row[name] for row in batch] for name in self.types}
             series, wrong = [], dict[int, str]()
@@ -192,7 +192,7 @@ class SqlPiece:
             if wrong:
                 rows = rows.with_row_index("__i").filter(~pl.col("__i").is_in(list(wrong))).drop("__i")
             lines = [(None, json.dumps(dict(batch[i]), default=str), reason) for i, reason in sorted(wrong.items())]
-            yield rows, refusals(lines)
+            yield rows, rejections(lines)
 
 
 def _converted(name: str, values: list[Any], dtype: pl.DataType) -> tuple[pl.Series, dict[int, str]]:

@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.store import digest_of
-from lepton_tasks.data.files import open_files
-from lepton_tasks.data.rows import in_batches, located, source_schema
+from lepton_tasks.data.rows import file_rows, in_batches, source_schema
+from lepton_tasks.data.sources.sample_files import open_files
 
 
 class Voc:
@@ -51,7 +51,8 @@ class Voc:
         files = self._files.read(self._below(self._annotations))
         marked = {_inner(name, self._annotations): _marks(data) for name, data in files}
         rows = (
-            row | marked.pop(_inner(row["sample_id"], self._images), _UNSEEN) for row in located(self._files, pictures)
+            row | marked.pop(_inner(row["sample_id"], self._images), _UNSEEN)
+            for row in file_rows(self._files, pictures)
         )
         schema = source_schema("boxes", "fault")
         yield from in_batches(rows, schema)

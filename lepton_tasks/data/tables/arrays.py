@@ -1,4 +1,4 @@
-"""Zero-copy column arrays, growing ``.npy`` files, and idempotent task output."""
+"""Zero-copy column buffers, growing ``.npy`` files, and atomic task output."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _DTYPES: dict[pl.DataType, Any] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Numbers:
-    """The numbers of a column as they lie in memory: where there is none, any may stand.
+class NumericBuffer:
+    """A column's Arrow buffers without a copy; values at nulls are arbitrary.
 
-    Polars copies a column with nulls, at 2.5 ns a value; only columns of other types than `_DTYPES` are copied here.
+    Polars would copy a column with nulls, at 2.5 ns per value; here only types other than `_DTYPES` are copied.
 
     Attributes:
-        values: Of the column, or of float64.
-        bits: Which of them are there, eight a byte; None for all.
-        offset: The bit of the first of them.
+        values: In the column's dtype, or float64.
+        bits: Validity bitmap, eight values per byte; None if there are no nulls.
+        offset: Bit of the first value.
     """
 
     values: np.ndarray
@@ -39,22 +39,22 @@ class Numbers:
     offset: int
 
     @classmethod
-    def of(cls, column: pl.Series) -> Numbers:
-        """The numbers of a column; of times in their physical unit."""
+    def of(cls, column: pl.Series) -> NumericBuffer:
+        """The buffers of a numeric column; times are in their physical unit."""
         column = column.rechunk().to_physical()
         if column.dtype not in _DTYPES:
             column = column.cast(pl.Float64)
         array = column.to_arrow()
-        known, numbers = array.buffers()
-        values = np.frombuffer(numbers, _DTYPES[column.dtype])[array.offset : array.offset + len(array)]
-        bits = np.frombuffer(known, np.uint8) if array.null_count else None
+        validity, data = array.buffers()
+        values = np.frombuffer(data, _DTYPES[column.dtype])[array.offset : array.offset + len(array)]
+        bits = np.frombuffer(validity, np.uint8) if array.null_count else None
         return cls(values, bits, array.offset)
 
     def __len__(self) -> int:
         return len(self.values)
 
     def missing(self, start: int, stop: int) -> np.ndarray | None:
-        """Which of the values from `start` on have no number, bool; None if all have one."""
+        """Which values in [start, stop) are null, bool; None if none is."""
         if self.bits is None:
             return None
         first = self.offset + start
@@ -63,24 +63,24 @@ class Numbers:
 
 
 def as_arrow(numbers: np.ndarray) -> pa.Array:
-    """Numbers, contiguous, as they lie in memory; `pyarrow.array` would import pandas, which takes 0.2 s and 40 MB."""
+    """A contiguous array as an Arrow array, zero-copy; `pyarrow.array` would import pandas, for 0.2 s and 40 MB."""
     return pa.Array.from_buffers(pa.from_numpy_dtype(numbers.dtype), len(numbers), [None, pa.py_buffer(numbers)])
 
 
 @contextlib.contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
-    """A name to write to that becomes `path` at the end: a task whose worker is lost is computed again."""
-    aside = path.with_name(f".{path.name}")
-    yield aside
-    aside.replace(path)
+def write_atomically(path: Path) -> Iterator[Path]:
+    """A temporary path that is renamed to `path` on success, since the task of a lost worker is repeated."""
+    temporary = path.with_name(f".{path.name}")
+    yield temporary
+    temporary.replace(path)
 
 
 class ArrayFile:
-    """Appends arrays of one dtype and row shape to a file that `numpy.load` reads, memory-mapped too.
+    """Appends arrays of one dtype and row shape to a ``.npy`` file.
 
     Args:
         path: The file; replaced.
-        dtype: Of the elements.
+        dtype: Element type.
         row_shape: Shape of one row.
     """
 
@@ -97,9 +97,9 @@ class ArrayFile:
         self.rows += len(rows)
 
     def close(self) -> None:
-        """Write the length."""
+        """Write the final number of rows."""
         self._stream.seek(0)
-        self._write_header()  # as long as before: numpy leaves room in it for the first axis to grow
+        self._write_header()  # of equal size: NumPy reserves space for the first axis to grow
         self._stream.close()
 
     def __enter__(self) -> ArrayFile:

@@ -17,20 +17,20 @@ from lepton_tasks.data.tables.rows import Part, TableRows
 
 TABLE_FILE = "table.json"
 REFUSED_FILE = "refused.npy"
-"""Of a cleaned table: uint8 [rows], 0 for a kept row, else 1 + the index of the step that refused it."""
+"""File of a cleaned table: uint8 [rows], 0 for a kept row, else 1 + the index of the step that rejected it."""
 SPLITS_FILE = "splits.npy"
-"""Of a split table: uint8 [rows], index into `SPLITS`, or `NOWHERE`."""
+"""File of a split table: uint8 [rows], index into `SPLITS`, or `NO_SPLIT`."""
 
 
 def write_table(folder: Path, **entries: Any) -> None:
-    """Write ``table.json``; a reference becomes its JSON."""
+    """Write ``table.json``; artifact references are converted to JSON."""
     write_json(
         folder / TABLE_FILE, {k: v.model_dump() if isinstance(v, ArtifactRef) else v for k, v in entries.items()}
     )
 
 
 def parts_entry(parts: Sequence[Part], folder: Path) -> list[dict[str, Any]]:
-    """Parts as JSON values; files inside `folder` by their name, others by their path, size and time of change."""
+    """Parts as JSON values; files inside `folder` by relative name, others by path, size and modification time."""
     entries = []
     for part in parts:
         entry = dataclasses.asdict(dataclasses.replace(part, changed=None))
@@ -44,17 +44,17 @@ def parts_entry(parts: Sequence[Part], folder: Path) -> list[dict[str, Any]]:
 
 
 def open_raw(ctx: RunContext, ref: ArtifactRef) -> TableRows:
-    """All rows as they came.
+    """All rows as ingested.
 
     Raises:
-        DataError: a file that is used where it lies changed or was removed after ingestion.
+        DataError: a file that is used in place was changed or removed after ingestion.
     """
     folder = ctx.open(ref)
     return _rows_in(folder, _read(folder)["parts"])
 
 
 def open_cleaned(ctx: RunContext, ref: ArtifactRef) -> TableRows:
-    """The rows that were kept, with the changes of the cleaning steps."""
+    """The kept rows, with the changes of the cleaning steps."""
     folder = ctx.open(ref)
     table = _read(folder)
     rows = _rows_in(folder, table["parts"]) if "parts" in table else open_raw(ctx, parse_ref(table["raw"]))
@@ -70,7 +70,7 @@ def open_splits(ctx: RunContext, ref: ArtifactRef) -> dict[str, TableRows]:
     rows = open_cleaned(ctx, parse_ref(table["cleaned"]))
     codes = str(folder / SPLITS_FILE)
     return {
-        name: dataclasses.replace(rows, codes=codes, seen=(code,), height=table["rows"][name])
+        name: dataclasses.replace(rows, codes=codes, selected_codes=(code,), height=table["rows"][name])
         for code, name in enumerate(SPLITS)
     }
 

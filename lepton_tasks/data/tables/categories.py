@@ -13,40 +13,40 @@ from lepton_tasks.codecs.tabular import FIRST_CODE, MISSING_CODE, UNKNOWN_CODE, 
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.data.counter import CategoryCounter
 from lepton_tasks.data.split import SPLITS
+from lepton_tasks.data.tables.fitted_steps import SPLIT
 from lepton_tasks.data.tables.hashes import stable_hash
-from lepton_tasks.data.tables.labels import place_among
-from lepton_tasks.data.tables.marks import SPLIT
+from lepton_tasks.data.tables.labels import class_index
 from lepton_tasks.data.tables.rows import ROW, TableRows
 
-_MANY_ROWS = 50  # with fewer, most values of a useful column may be different
+_MIN_ROWS = 50  # with fewer rows, even a useful column may have mostly distinct values
 
 
 class FoldedColumn(Protocol):
-    """What `fit_rates` must know of a column."""
+    """Target-encoding settings of a column."""
 
     @property
     def folds(self) -> int:
-        """Folds of the training split."""
+        """Number of folds of the training split."""
 
     @property
     def smoothing(self) -> float:
-        """Rows' weight of the mean of all."""
+        """Weight of the overall mean, in rows."""
 
 
-def text_of(name: str) -> pl.Expr:
-    """The column's values as the text that categories go by; numbers as `str` writes them in Python."""
+def category_text(name: str) -> pl.Expr:
+    """The column as category names; numbers in the format of Python's `str`."""
     return pl.col(name).cast(pl.String)
 
 
 def vocabulary(counter: CategoryCounter, *, min_count: int, max_values: int) -> list[str]:
-    """The values that get a code of their own, the most frequent first."""
+    """The values with their own code, most frequent first."""
     values = [value for value, count in counter.top(max_values) if count >= min_count]
     return pl.Series(values).cast(pl.String).to_list() if values else []
 
 
 def warn_of_identifier(name: str, counter: CategoryCounter, ctx: RunContext) -> None:
-    """Say that most rows have a category of their own: it tells nothing about new rows, and clients see the values."""
-    if counter.count >= _MANY_ROWS and counter.distinct > counter.count / 2:
+    """Warn about mostly unique categories: they do not generalise, and clients of the model can see the values."""
+    if counter.count >= _MIN_ROWS and counter.distinct > counter.count / 2:
         ctx.log.warning(
             "Column %r has %s distinct values in %s training rows. If it is an identifier, list it under "
             "`features.params.ignore`; if it holds numbers, convert it with the cleaning step `types`.",
@@ -58,12 +58,12 @@ def warn_of_identifier(name: str, counter: CategoryCounter, ctx: RunContext) -> 
 
 def code_expression(feature: Mapping[str, Any]) -> pl.Expr:
     """The code of each row's category, int32."""
-    text = text_of(feature["column"])
+    text = category_text(feature["column"])
     if feature["kind"] == "hash":
         hashed = functools.partial(_buckets, feature["buckets"])
         code = text.map_batches(hashed, return_dtype=pl.Int32, is_elementwise=True)
     else:
-        code = (place_among(feature["values"], text).cast(pl.Int32) + FIRST_CODE).fill_null(UNKNOWN_CODE)
+        code = (class_index(feature["values"], text).cast(pl.Int32) + FIRST_CODE).fill_null(UNKNOWN_CODE)
     return pl.when(text.is_null()).then(pl.lit(MISSING_CODE, pl.Int32)).otherwise(code)
 
 
@@ -75,7 +75,7 @@ def cross_expression(feature: Mapping[str, Any], of: Sequence[Mapping[str, Any]]
 
 
 def _buckets(count: int, texts: pl.Series) -> pl.Series:
-    """Buckets of texts; each different text is hashed once."""
+    """Hash buckets of texts; each distinct text is hashed once."""
     known = texts.unique().drop_nulls()
     buckets = pl.Series([bucket_of(text, count) for text in known], dtype=pl.Int32)
     return texts.replace_strict(known, buckets, default=None, return_dtype=pl.Int32)
@@ -84,10 +84,10 @@ def _buckets(count: int, texts: pl.Series) -> pl.Series:
 def fit_rates(
     rows: TableRows, columns: Mapping[str, FoldedColumn], label: str, *, seed: int, ctx: RunContext
 ) -> dict[str, dict[str, Any]]:
-    """Per column, the label of each category: the mean of a number, or the share of each class but the first.
+    """Target encoding per column: the mean label of each category, or the rate of each class but the first.
 
-    Rates are drawn to the mean of all rows by `smoothing` rows' weight. For the rows of the training split there is a
-    rate for each fold, learned from the other folds, so that no row's own label is in its features.
+    Rates are smoothed towards the overall mean with the weight of `smoothing` rows. Training rows use the rate fitted
+    on the other folds, so that no row's own label leaks into its features.
 
     Source: D. Micci-Barreca (2001), A preprocessing scheme for high-cardinality categorical attributes.
     """
@@ -106,11 +106,11 @@ def fit_rates(
 
 
 def _counts(folds: Mapping[str, int], label: str, numeric: bool, seed: int, frame: pl.DataFrame) -> pl.DataFrame:
-    """Rows, and the sum of their labels if these are numbers, by column, category, fold and class."""
+    """Row counts and sums of numeric labels by column, category, fold and class."""
     value = pl.col(label).cast(pl.Float64) if numeric else pl.lit(None, pl.Float64)
     kind = pl.lit(None, pl.String) if numeric else pl.col(label).cast(pl.String)
     return pl.concat(
-        frame.group_by(text_of(name).alias("text"), fold_of(count, seed).alias("fold"), kind.alias("class"))
+        frame.group_by(category_text(name).alias("text"), fold_of(count, seed).alias("fold"), kind.alias("class"))
         .agg(rows=pl.len().cast(pl.Int64), sum=value.sum())
         .select(pl.lit(name).alias("column"), "text", "fold", "class", "rows", "sum")
         for name, count in folds.items()
@@ -118,12 +118,12 @@ def _counts(folds: Mapping[str, int], label: str, numeric: bool, seed: int, fram
 
 
 def fold_of(folds: int, seed: int) -> pl.Expr:
-    """The fold of a row of the training split."""
+    """The fold of each training row."""
     return (stable_hash(pl.col(ROW), seed) % folds).cast(pl.Int64)
 
 
 def _rates(counts: pl.DataFrame, classes: Sequence[str], *, folds: int, smoothing: float) -> dict[str, Any]:
-    """Values in order of frequency, and rates by output (and fold) and code."""
+    """Values by descending frequency, and rates by output (and fold) and code."""
     texts = (
         counts.drop_nulls("text")
         .group_by("text")
@@ -143,20 +143,20 @@ def _rates(counts: pl.DataFrame, classes: Sequence[str], *, folds: int, smoothin
             sums[classes.index(kind), fold, code[text]] += rows
     prior = sums.sum(axis=(1, 2)) / max(total.sum(), 1)
 
-    def drawn(s: np.ndarray, n: np.ndarray) -> Any:
+    def smoothed(s: np.ndarray, n: np.ndarray) -> Any:
         return ((s + smoothing * prior[:, np.newaxis]) / (n + smoothing)).tolist()
 
-    others = [drawn(sums.sum(axis=1) - sums[:, fold], total.sum(axis=0) - total[fold]) for fold in range(folds)]
+    others = [smoothed(sums.sum(axis=1) - sums[:, fold], total.sum(axis=0) - total[fold]) for fold in range(folds)]
     return {
         "values": values,
         "size": len(values) + FIRST_CODE,
-        "rates": drawn(sums.sum(axis=1), total.sum(axis=0)),
+        "rates": smoothed(sums.sum(axis=1), total.sum(axis=0)),
         "fold_rates": others,
     }
 
 
 def rate_expressions(feature: Mapping[str, Any]) -> list[pl.Expr]:
-    """The rates of each row's category, float32; in the training split those that its own fold had no part in."""
+    """The rate of each row's category, float32; for training rows the rate fitted on the other folds."""
     code = code_expression(feature).cast(pl.UInt32)
     training = pl.col(SPLIT) == SPLITS.index("train")
     size = feature["size"]

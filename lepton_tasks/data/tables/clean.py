@@ -1,4 +1,4 @@
-"""Apply cleaning steps to table parts: rejections are marked, changes are applied on read."""
+"""Apply cleaning steps to a table: rows are not moved, rejected rows get a code, changed columns their own files."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.data.tables.artifact import open_raw, parts_entry, write_table
 from lepton_tasks.data.tables.cleaning import Cleaning
 from lepton_tasks.data.tables.labels import check_numbers
-from lepton_tasks.data.tables.order import check_steps, steps_of
-from lepton_tasks.data.tables.rejected import RejectedFile
+from lepton_tasks.data.tables.named_steps import check_steps, steps_of
+from lepton_tasks.data.tables.rejected_file import RejectedFile
 
 
 def clean_table(use_case: UseCase, ctx: RunContext, *, raw: DatasetRef) -> DatasetRef:
-    """Write which rows are refused, ``rejected.parquet`` and ``report.json``.
+    """Write the rejection codes, ``rejected.parquet`` and ``report.json``.
 
-    The rows stay where they are: columns that steps change are written beside them. Only a step that needs to see all
-    rows at once writes new parts.
+    Rows stay in their files; changed columns are written separately. Only a step that needs all rows at once writes
+    new parts.
 
     Raises:
-        ConfigError: a step names a column that is not there, or what is to be learned are not the numbers it has to be.
-        DataError: every row was refused.
+        ConfigError: a step names a missing column, or a label is not numeric as required.
+        DataError: every row was rejected.
     """
     rows = open_raw(ctx, raw)
     steps = steps_of(use_case)
@@ -54,7 +54,7 @@ def clean_table(use_case: UseCase, ctx: RunContext, *, raw: DatasetRef) -> Datas
 
 
 def _report(cleaning: Cleaning, rejected: RejectedFile, rows_in: int) -> dict[str, Any]:
-    """Counts that add up: rows_in + rows_made == rows_kept + rows_refused."""
+    """Report with consistent counts: rows_in + rows_made == rows_kept + rows_refused."""
     steps = [entry | {"examples": rejected.examples[entry["code"]]} for entry in cleaning.report]
     refused = sum(entry["refused"] for entry in steps)
     made = sum(entry.get("made", 0) for entry in steps)

@@ -14,7 +14,7 @@ from lepton_tasks.codecs.tabular import FIRST_CODE
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.use_case import Expectation
-from lepton_tasks.data.requests import json_request, numbered
+from lepton_tasks.data.requests import json_request, select_rows
 from lepton_tasks.data.sketch import NumericSketch
 from lepton_tasks.data.tables.categories import (
     code_expression,
@@ -24,18 +24,18 @@ from lepton_tasks.data.tables.categories import (
     vocabulary,
     warn_of_identifier,
 )
-from lepton_tasks.data.tables.curves import (
+from lepton_tasks.data.tables.kernels import Cyclic, Kernel, Scaling, expressions
+from lepton_tasks.data.tables.number_transforms import (
     NumberTransform,
     bin_edges,
     bin_expression,
     fit_number,
     number_expression,
 )
-from lepton_tasks.data.tables.kernels import Circle, Kernel, Scaling, expressions
 from lepton_tasks.data.tables.operations import Operation
 from lepton_tasks.data.tables.rows import TableRows
 from lepton_tasks.data.tables.statistics import summarise
-from lepton_tasks.data.tables.steps.columns import check_columns
+from lepton_tasks.data.tables.steps.column_checks import check_columns
 
 CategoryTransform = Literal["one_hot", "ordinal", "hashing", "target"]
 Transform = NumberTransform | CategoryTransform | Literal["bins", "cyclical"]
@@ -47,17 +47,17 @@ _NUMBERS = (*get_args(NumberTransform), "bins")
 
 
 class Column(pydantic.BaseModel):
-    """How one column is made into features.
+    """Transform of one column.
 
     Attributes:
         transform: See `TableColumns`.
-        min_count: Categories seen less often have no code of their own.
-        max_values: Categories with a code of their own at most.
-        buckets: Codes of ``hashing``.
-        bins: Codes of ``bins`` at most.
-        folds: Folds of ``target``.
-        smoothing: Rows' weight of the mean of all, in ``target``.
-        periods: Circles of ``cyclical``.
+        min_count: Minimum count of a category with its own code.
+        max_values: Maximum number of categories with their own code.
+        buckets: Number of codes of ``hashing``.
+        bins: Maximum number of codes of ``bins``.
+        folds: Number of folds of ``target``.
+        smoothing: Weight of the overall mean in ``target``, in rows.
+        periods: Periods of ``cyclical``.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
@@ -73,7 +73,7 @@ class Column(pydantic.BaseModel):
 
 
 class Cross(pydantic.BaseModel):
-    """Two columns of categories as one; beyond `buckets` codes they share."""
+    """Cross of two categorical columns, with at most `buckets` codes (shared beyond)."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
@@ -85,16 +85,16 @@ class Cross(pydantic.BaseModel):
 class TableColumns:
     """Table columns as float32 numbers and int32 category codes.
 
-    Numbers: ``standard`` (default), ``min_max``, ``robust``, ``quantile``, ``log``, ``power``, ``keep``; or as a
-    code of its ``bins``, where the answer hangs on single amounts rather than on more or less. Categories:
-    ``one_hot`` (default of text) and ``ordinal``, both stored as one code a row, which the network expands or embeds;
-    ``hashing``; ``target``. Times: ``cyclical`` (default), a sine and a cosine of each period. Missing numbers become
-    the median, missing categories have a code of their own.
+    Numbers: ``standard`` (default), ``min_max``, ``robust``, ``quantile``, ``log``, ``power``, ``keep``; or ``bins``
+    (bin codes), if the target depends on particular amounts rather than on magnitude. Categories: ``one_hot`` (default
+    of text) and ``ordinal``, both stored as one code per row, which the network expands or embeds; ``hashing``;
+    ``target``. Times: ``cyclical`` (default), a sine and a cosine per period. Missing numbers become the median,
+    missing categories have their own code.
 
     Args:
-        columns: A transform, or a transform and its options, for columns that are not to have the default.
-        ignore: Columns that are left out.
-        crosses: Pairs of columns of categories.
+        columns: A transform, or a transform with options, for columns that do not use the default.
+        ignore: Columns to leave out.
+        crosses: Pairs of categorical columns.
     """
 
     columns: Mapping[str, Column | Transform] = dataclasses.field(default_factory=dict)
@@ -103,11 +103,11 @@ class TableColumns:
 
     @staticmethod
     def expectations(stage: Literal["raw", "features"]) -> Sequence[Expectation]:
-        """None: what is to be expected of a table is the use case's to say."""
+        """None: expectations of a table depend on the use case."""
         return ()
 
     def check(self, schema: Mapping[str, pl.DataType], label: str | None) -> None:
-        """Raise `ConfigError` for a column that is missing, or whose type its transform does not suit."""
+        """Raise `ConfigError` for a missing column, or a transform that does not suit the column's type."""
         check_columns([*self.columns, *self.ignore], schema, where="features.params")
         if label is not None:
             check_columns([label], schema, where="data.label")
@@ -139,7 +139,7 @@ class TableColumns:
                     raise ConfigError(f"{name!r} has no codes to cross.", where="features.params.crosses")
 
     def _plan(self, schema: Mapping[str, pl.DataType], label: str | None) -> dict[str, Column]:
-        """What is done to each column, in the order of the table."""
+        """The transform of each column, in table order."""
         plan = {}
         for name, dtype in schema.items():
             if name in self.ignore or name == label:
@@ -148,8 +148,10 @@ class TableColumns:
             plan[name] = chosen if isinstance(chosen, Column) else Column(transform=chosen)
         return plan
 
-    def looks_at(self, schema: Mapping[str, pl.DataType], label: str | None) -> tuple[Sequence[str], Sequence[str]]:
-        """The columns that are numbers, and those whose categories have codes."""
+    def summary_columns(
+        self, schema: Mapping[str, pl.DataType], label: str | None
+    ) -> tuple[Sequence[str], Sequence[str]]:
+        """Numeric columns, and columns with category codes."""
         plan = self._plan(schema, label)
         numbers = [name for name, column in plan.items() if column.transform in _NUMBERS]
         return numbers, [name for name, column in plan.items() if column.transform in ("one_hot", "ordinal")]
@@ -157,13 +159,13 @@ class TableColumns:
     def fit_rows(
         self, rows: TableRows, ctx: RunContext, *, label: str | None, operations: Sequence[Operation]
     ) -> dict[str, Any]:
-        """The columns of a request, what is done to them first, and the features with what they learned.
+        """Request columns, operations on them, and features with their fitted values.
 
-        And of a label that is a number, mean and spread, as ``target``.
+        For a numeric label also its mean and standard deviation, as ``target``.
         """
         schema = rows.schema
         plan = self._plan(schema, label)
-        numbers, words = self.looks_at(schema, label)
+        numbers, words = self.summary_columns(schema, label)
         targets = {name: column for name, column in plan.items() if column.transform == "target"}
         learned = [label] if label is not None and schema[label].is_float() else []
         moments = [name for name in numbers if plan[name].transform == "standard"]
@@ -207,7 +209,7 @@ class TableColumns:
         size = min(first["size"] * second["size"], cross.buckets)
         return {"name": "_x_".join(cross.columns), "kind": "cross", "of": [first["name"], second["name"]], "size": size}
 
-    def express(self, fitted: Mapping[str, Any]) -> Sequence[pl.Expr]:
+    def feature_expressions(self, fitted: Mapping[str, Any]) -> Sequence[pl.Expr]:
         """The features: float32 numbers, int32 codes."""
         types = {column["name"]: column["type"] for column in fitted["request"]}
         by_name = {feature["name"]: feature for feature in fitted["features"]}
@@ -230,7 +232,7 @@ class TableColumns:
         return made
 
     def kernels(self, fitted: Mapping[str, Any]) -> Sequence[Kernel]:
-        """Those of numbers that are scaled without a curve, and of times."""
+        """Kernels of numbers with linear scaling, and of times."""
         return [kernel for kernel in map(_kernel, fitted["features"]) if kernel is not None]
 
     def codec(self, fitted: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -238,14 +240,14 @@ class TableColumns:
         return "tabular", {"columns": fitted["request"], "ignored": fitted["ignored"]}
 
     def requests(self, rows: TableRows, numbers: np.ndarray, fitted: Mapping[str, Any]) -> list[bytes]:
-        """The columns that features are made of."""
+        """The request columns of each row."""
         names = [column["name"] for column in fitted["request"]]
-        return [json_request(row, names) for row in numbered(rows.select(names), numbers).iter_rows(named=True)]
+        return [json_request(row, names) for row in select_rows(rows.select(names), numbers).iter_rows(named=True)]
 
 
 def _kernel(feature: Mapping[str, Any]) -> Kernel | None:
     if feature["kind"] == "cycle":
-        return Circle(feature["column"], feature["name"], feature["period"])
+        return Cyclic(feature["column"], feature["name"], feature["period"])
     if feature["kind"] == "number" and feature["curve"] == "identity":
         return Scaling(feature["column"], feature["name"], feature["shift"], feature["scale"], feature["fill"])
     return None
@@ -265,7 +267,7 @@ def _default(dtype: pl.DataType) -> Transform:
 
 
 def _type_of(dtype: pl.DataType) -> str:
-    """What `TabularColumn` calls the type."""
+    """Name of the type in `TabularColumn`."""
     if dtype.is_temporal():
         return "time"
     if dtype == pl.Boolean:
@@ -281,7 +283,7 @@ def _request(
     operations: Sequence[Operation],
     missing: set[str],
 ) -> list[dict[str, Any]]:
-    """The columns of a request, as params of `TabularColumn`: those of the table that features are made of."""
+    """The table columns that features need, as params of `TabularColumn`."""
     made = {operation.into for operation in operations}
     by_column = {feature["column"]: feature for feature in features if "column" in feature}
     marked = {operation.column for operation in operations if operation.into in by_column}

@@ -11,12 +11,12 @@ from lepton_tasks.data.tables.rows import ROW, TableRows
 
 
 def with_conflicts(same: pl.DataFrame, labels: TableRows, ctx: RunContext) -> pl.DataFrame:
-    """The duplicates, and beside them the rows that they equal where their labels differ.
+    """Add the first row of each group of duplicates with different labels to the duplicates.
 
     Args:
-        same: ``_row, same_as, reason`` of every row whose key an earlier row has.
-        labels: The rows with the column of labels alone; only those that are equal to others are kept in memory.
-        ctx: The run.
+        same: ``_row, same_as, reason`` of every row whose key occurs in an earlier row.
+        labels: The rows with only the label column; only labels of duplicates are kept in memory.
+        ctx: Run context.
     """
     if not len(same):
         return same
@@ -32,8 +32,8 @@ def with_conflicts(same: pl.DataFrame, labels: TableRows, ctx: RunContext) -> pl
         .agg(pl.col(ROW).min())
         .select(pl.col("same_as").alias(ROW), pl.col(ROW).alias("same_as"))
     )
-    told = same.with_columns(pl.when(conflicting).then(reason).otherwise("reason").alias("reason"))
-    return pl.concat([told, firsts.with_columns(reason=reason)]).sort(ROW)
+    updated = same.with_columns(pl.when(conflicting).then(reason).otherwise("reason").alias("reason"))
+    return pl.concat([updated, firsts.with_columns(reason=reason)]).sort(ROW)
 
 
 def _of_rows(numbers: pl.Series, frame: pl.DataFrame) -> pl.DataFrame:

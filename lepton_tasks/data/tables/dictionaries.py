@@ -1,4 +1,4 @@
-"""Dictionary-encoded text columns: distinct values and one index per row."""
+"""DictionaryColumn-encoded text columns: distinct values and one index per row."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ from lepton_tasks.data.tables.rows import Part, TableRows
 
 
 @dataclasses.dataclass(frozen=True)
-class Dictionary:
-    """A column of a part.
+class DictionaryColumn:
+    """A dictionary-encoded column of a part.
 
     Attributes:
-        values: The different values, str; possibly some that no row has.
-        index: Of each row of the part, int32 [rows]: 0 for null, else 1 + the place in `values`.
+        values: The distinct values, str; may include values that no row has.
+        index: int32 [rows]: 0 for null, else 1 + the index into `values`.
     """
 
     values: pl.Series
     index: np.ndarray
 
     def map(self, expression: pl.Expr) -> pl.Series:
-        """What an expression of this column alone, row by row, gives for each row."""
+        """Evaluate an elementwise expression of this column, once per distinct value."""
         column = pl.concat([pl.Series(self.values.name, [None], pl.String), self.values])
         found = column.to_frame().select(expression).to_series()
         return pl.Series(found.name, np.take(found.to_numpy(), self.index))
 
     def counts(self, rows: np.ndarray | None) -> np.ndarray:
-        """How many of the rows (their places in the part; None for all) have no value, and each of the values."""
+        """Number of nulls, then of each value, among the rows with these indices in the part (None for all)."""
         index = self.index if rows is None else np.take(self.index, rows)
         return np.bincount(index, minlength=len(self.values) + 1)
 
 
-def texts_as_they_lie(rows: TableRows, names: Collection[str]) -> list[str]:
-    """Those of the columns that hold text, and the text that is in the files."""
+def unchanged_text_columns(rows: TableRows, names: Collection[str]) -> list[str]:
+    """The text columns among `names` that no step has changed, so that the Parquet files hold their values."""
     if not rows.parts:
         return []
     part = rows.parts[0]
-    anew = pl.read_ipc_schema(part.changed) if part.changed is not None else {}
+    changed = pl.read_ipc_schema(part.changed) if part.changed is not None else {}
     raw = pl.read_parquet_schema(part.path)
-    return [name for name in names if raw.get(name) == pl.String and name not in anew]
+    return [name for name in names if raw.get(name) == pl.String and name not in changed]
 
 
-def read_dictionaries(part: Part, names: Sequence[str]) -> dict[str, Dictionary]:
-    """The columns of a part."""
+def read_dictionaries(part: Part, names: Sequence[str]) -> dict[str, DictionaryColumn]:
+    """Read columns of a part as dictionaries."""
     if not names:
         return {}
     with pq.ParquetFile(part.path, read_dictionary=list(names)) as file:
@@ -66,5 +66,5 @@ def read_dictionaries(part: Part, names: Sequence[str]) -> dict[str, Dictionary]
     for name in names:
         chunks = [c if isinstance(c, pa.DictionaryArray) else c.dictionary_encode() for c in table[name].chunks]
         index = pl.concat([pl.Series(chunk.indices) for chunk in chunks])
-        found[name] = Dictionary(pl.Series(name, chunks[0].dictionary), (index + 1).fill_null(0).to_numpy())
+        found[name] = DictionaryColumn(pl.Series(name, chunks[0].dictionary), (index + 1).fill_null(0).to_numpy())
     return found

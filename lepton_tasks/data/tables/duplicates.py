@@ -1,8 +1,8 @@
 """Find duplicate keys across all parts in bounded memory: 96-bit hashes compared by bucket.
 
-Of a part, a file of two arrays. Where each bucket of the finest kind begins. And [2, rows]: 32 bits of the first hash
-above the place of the row in its part, ascending, so that a bucket is one slice; and 64 bits of the second hash, in the
-same order. Sorting numbers is several times as fast as sorting places by them, or as a hash table.
+Each part has a file with two arrays: the start of each bucket of the finest level, and uint64 [2, rows] with 32 bits
+of the first hash above the row's index in its part, ascending, so that a bucket is one slice, and 64 bits of the second
+hash in the same order. Sorting integers is several times as fast as an argsort or a hash table.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import polars as pl
 
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.data.cluster import map_chunks
-from lepton_tasks.data.tables.arrays import Numbers, written_aside
-from lepton_tasks.data.tables.refusals import CODE
+from lepton_tasks.data.tables.arrays import NumericBuffer, write_atomically
+from lepton_tasks.data.tables.rejections import CODE
 from lepton_tasks.data.tables.rows import ROW
 
 _BUCKET_ROWS = 1_000_000  # 16 MB of hashes; sorting needs about three times as much
-_PREFIXES = 1 << 12  # buckets at most: by the highest bits of the first hash
+_PREFIXES = 1 << 12  # maximum number of buckets, by the highest bits of the first hash
 _STARTS = np.arange(_PREFIXES, dtype=np.uint64) << np.uint64(52)
 _LOW = np.uint64((1 << 32) - 1)
 
@@ -30,35 +30,35 @@ KEY_COLUMNS = ("__key_high", "__key_low")
 
 
 def key_expressions(keys: Sequence[pl.Expr]) -> list[pl.Expr]:
-    """Two independent 64-bit hashes of the keys, null where all keys are null: such a row equals no other."""
+    """Two independent 64-bit hashes of the keys, null where all keys are null: such rows are never duplicates."""
     known = pl.any_horizontal([key.is_not_null() for key in keys])
     whole = keys[0] if len(keys) == 1 else pl.struct(list(keys))
     return [pl.when(known).then(whole.hash(seed)).alias(name) for seed, name in enumerate(KEY_COLUMNS, start=1)]
 
 
 def write_keys(folder: Path, rows: pl.DataFrame) -> None:
-    """Keep the hashes of one part's rows for `find_duplicates`, but of rows that have no key or a `CODE`."""
+    """Store the key hashes of one part for `find_duplicates`, except of rows without key and rejected rows."""
     known = (rows[CODE] == 0) & rows[KEY_COLUMNS[0]].is_not_null()
     chosen = known.arg_true().to_numpy()
     if not len(chosen):
         return
-    high, low, numbers = (Numbers.of(rows[name]).values for name in (*KEY_COLUMNS, ROW))
+    high, low, numbers = (NumericBuffer.of(rows[name]).values for name in (*KEY_COLUMNS, ROW))
     keys = np.empty((2, len(chosen)), np.uint64)
     np.take(high, chosen, out=keys[0])
     keys[0] &= ~_LOW
     keys[0] |= (np.take(numbers, chosen) - numbers[0]).view(np.uint64)
     keys[0].sort()
     places = (keys[0] & _LOW).view(np.int64)
-    if len(numbers) <= numbers[-1] - numbers[0]:  # rows that were refused before are not among them
+    if len(numbers) <= numbers[-1] - numbers[0]:  # rows rejected by earlier passes are missing
         places = np.searchsorted(numbers, places + numbers[0])
     np.take(low, places, out=keys[1])
-    with written_aside(folder / f"{int(numbers[0]):015d}.npy") as path, path.open("wb") as stream:
+    with write_atomically(folder / f"{int(numbers[0]):015d}.npy") as path, path.open("wb") as stream:
         np.save(stream, np.append(np.searchsorted(keys[0], _STARTS), len(chosen)))
         np.save(stream, keys)
 
 
 def find_duplicates(folder: Path, ctx: RunContext) -> pl.DataFrame:
-    """``_row`` and ``same_as`` of every row whose key an earlier row, number ``same_as``, has."""
+    """``_row`` of every row whose key occurs in an earlier row, and that row's number as ``same_as``."""
     files = [_KeyFile.of(path) for path in sorted(folder.glob("*.npy"))]
     empty = pl.DataFrame(schema={ROW: pl.Int64, "same_as": pl.Int64})
     if not files:
@@ -73,12 +73,12 @@ def find_duplicates(folder: Path, ctx: RunContext) -> pl.DataFrame:
 
 @dataclasses.dataclass(frozen=True)
 class _KeyFile:
-    """The keys of a part.
+    """The key file of a part.
 
     Attributes:
         path: The file.
-        starts: Where each finest bucket begins, and the end of the last.
-        offset: Of the keys in the file, bytes.
+        starts: Start of each bucket of the finest level, and the end of the last.
+        offset: Bytes before the keys in the file.
     """
 
     path: Path
@@ -98,21 +98,21 @@ class _KeyFile:
         return int(self.starts[-1])
 
     def within(self, low: int, high: int) -> _Slice:
-        """The keys between two finest buckets."""
+        """The keys in buckets [low, high) of the finest level."""
         start, stop = int(self.starts[low]), int(self.starts[high])
         return _Slice(self.path, stop - start, tuple(self.offset + 8 * (row * self.rows + start) for row in range(2)))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Slice:
-    """Where keys lie. Not mapped into memory: whoever looks for a place in a map brings much of the file with it."""
+    """Location of keys in a file. Read, not memory-mapped: random access to a map would load much of the file."""
 
     path: Path
     rows: int
     offsets: tuple[int, ...]
 
     def read(self) -> list[np.ndarray]:
-        """The keys, and the second hashes."""
+        """The keys and the second hashes."""
         return [np.fromfile(self.path, np.uint64, self.rows, offset=offset) for offset in self.offsets]
 
 
@@ -129,11 +129,11 @@ def _duplicates(bucket: _Bucket) -> pl.DataFrame:
     key, low = (np.concatenate(arrays) for arrays in zip(*(part.read() for part in bucket.slices), strict=True))
     ordered = (key & ~_LOW) | np.arange(len(key), dtype=np.uint64)
     ordered.sort()
-    same = (ordered[1:] ^ ordered[:-1]) <= _LOW  # few keys are met twice: only their rows are compared in full
-    met = np.zeros(len(key), np.bool_)
-    met[1:] |= same
-    met[:-1] |= same
-    index = (ordered[met] & _LOW).view(np.int64)
+    same = (ordered[1:] ^ ordered[:-1]) <= _LOW  # candidates; only these few rows are compared in full
+    candidate = np.zeros(len(key), np.bool_)
+    candidate[1:] |= same
+    candidate[:-1] |= same
+    index = (ordered[candidate] & _LOW).view(np.int64)
     firsts = np.array([int(part.path.stem) for part in bucket.slices])[np.searchsorted(starts, index, side="right") - 1]
     rows = firsts + (key[index] & _LOW).view(np.int64)
     frame = pl.DataFrame({"high": key[index] >> np.uint64(32), "low": low[index], ROW: rows})

@@ -12,11 +12,11 @@ from lepton_tasks.core.store import write_json
 from lepton_tasks.core.table_protocols import FittedStep, RowFeatures
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.data.tables.artifact import open_splits
-from lepton_tasks.data.tables.changes import changes_by
+from lepton_tasks.data.tables.fit_report import step_report
+from lepton_tasks.data.tables.fitted_steps import training_change
 from lepton_tasks.data.tables.labels import classes_of
-from lepton_tasks.data.tables.marks import change_by
+from lepton_tasks.data.tables.named_steps import steps_of
 from lepton_tasks.data.tables.operations import Operation
-from lepton_tasks.data.tables.order import steps_of
 from lepton_tasks.data.tables.rows import TableRows
 from lepton_tasks.data.tables.statistics import summarise
 
@@ -24,10 +24,9 @@ SCHEMA_VERSION = 1
 
 
 def fit_table(use_case: UseCase, ctx: RunContext, *, splits: DatasetRef) -> PreprocessorRef:
-    """Write the extractor, what it and the fitted steps learned on the training split, and the classes, as JSON.
+    """Write ``preprocessor.json``: the extractor, its fitted values, those of the fitted steps, and the classes.
 
-    Beside them ``report.json``: how many values of the training rows the fitted steps fill, clip, mark or refuse, with
-    examples.
+    Also write ``report.json``: how many training values the fitted steps fill, clip or mark, with examples.
     """
     rows = open_splits(ctx, splits)["train"]
     spec, label = use_case.features, use_case.data.label
@@ -39,11 +38,11 @@ def fit_table(use_case: UseCase, ctx: RunContext, *, splits: DatasetRef) -> Prep
     rows = _with_summaries(rows, [named.step for named in fitted_steps], extractor, label, ctx)
     for index, named in enumerate(fitted_steps):
         fitted = named.step.fit(rows, ctx)
-        report.append(changes_by(named, fitted, rows, ctx))
+        report.append(step_report(named, fitted, rows, ctx))
         steps.append({**named.spec.model_dump(), "code": named.code, "fitted": fitted})
         operations += named.step.operations(fitted)
         rows = _changed(rows, named.step, fitted)
-        if rows.known is None:
+        if rows.summaries is None:
             rows = _with_summaries(rows, [later.step for later in fitted_steps[index + 1 :]], extractor, label, ctx)
     extractor.check(rows.schema, label)
     labels = classes_of(rows, label, ctx)
@@ -70,18 +69,20 @@ def fit_table(use_case: UseCase, ctx: RunContext, *, splits: DatasetRef) -> Prep
 def _with_summaries(
     rows: TableRows, steps: Sequence[FittedStep], extractor: Any, label: str | None, ctx: RunContext
 ) -> TableRows:
-    """The rows with what one pass tells of all columns that the steps and the extractor will look at."""
+    """The rows with the statistics that the steps and the extractor need, computed in one pass."""
     schema = rows.schema
-    looks = [step.looks_at() for step in steps]
+    needed = [step.summary_columns() for step in steps]
     if isinstance(extractor, RowFeatures):
-        looks.append(extractor.looks_at(schema, label))
+        needed.append(extractor.summary_columns(schema, label))
     if label in schema:
-        looks.append(([label], ()) if schema[label].is_float() else ((), [label]))
-    wanted = [[name for name in schema if any(name in look[kind] for look in looks)] for kind in (0, 1)]
-    return rows.knowing(summarise(rows, ctx, numbers=wanted[0], categories=wanted[1]))
+        needed.append(([label], ()) if schema[label].is_float() else ((), [label]))
+    numbers, categories = ([name for name in schema if any(name in one[kind] for one in needed)] for kind in (0, 1))
+    return rows.with_summaries(summarise(rows, ctx, numbers=numbers, categories=categories))
 
 
 def _changed(rows: TableRows, step: FittedStep, fitted: Mapping[str, Any]) -> TableRows:
-    """The rows after a step; what is known of them stays known unless it refuses some."""
-    known = None if step.refuse(fitted) is not None or rows.known is None else rows.known.after(step.operations(fitted))
-    return rows.changed(change_by(step, fitted)).knowing(known)
+    """The rows after a step; their statistics are derived from the old ones unless the step rejects rows."""
+    summaries = None
+    if step.refuse(fitted) is None and rows.summaries is not None:
+        summaries = rows.summaries.after(step.operations(fitted))
+    return rows.changed(training_change(step, fitted)).with_summaries(summaries)

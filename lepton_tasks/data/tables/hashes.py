@@ -1,6 +1,6 @@
 """Value hashes that are stable across library versions, for splits and folds.
 
-Integers, truth values and times are hashed as 64-bit integers, fractions by their bits, all else by its text in UTF-8.
+Integers, booleans and times are hashed as 64-bit integers, floats by their bits, everything else as UTF-8 text.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-_BLOCK = 1 << 15  # values that are hashed at once, so that what is between stays in the processor's cache
+_BLOCK = 1 << 15  # values hashed at once, so that intermediate results stay in the processor's cache
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _PRIME = np.uint64(0x100000001B3)
 _FACTORS = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -19,12 +19,12 @@ _MASK = 2**64 - 1
 
 
 def stable_hash(column: pl.Expr, seed: int) -> pl.Expr:
-    """A uint64 for each value, evenly spread; null for null."""
+    """Uniformly distributed uint64 hash of each value; null for null."""
     return column.map_batches(functools.partial(hash_values, seed=seed), return_dtype=pl.UInt64, is_elementwise=True)
 
 
 def hash_values(values: pl.Series, *, seed: int) -> pl.Series:
-    """A uint64 for each value, evenly spread; null for null."""
+    """Uniformly distributed uint64 hash of each value; null for null."""
     hashes = _integers(values.rechunk())
     hashes += np.uint64((seed + 1) * int(_STEP) & _MASK)
     _mix(hashes)
@@ -33,7 +33,7 @@ def hash_values(values: pl.Series, *, seed: int) -> pl.Series:
 
 
 def _integers(values: pl.Series) -> np.ndarray:
-    """A uint64 that stands for each value, in an array of its own."""
+    """A uint64 representation of each value, as a new array."""
     dtype = values.dtype
     if dtype == pl.Boolean or dtype.is_integer() or dtype.is_temporal():
         bits = values.to_physical().cast(pl.Int64, wrap_numerical=True).fill_null(0).to_numpy()
@@ -48,7 +48,7 @@ def _integers(values: pl.Series) -> np.ndarray:
 
 
 def _of_texts(texts: pl.Series) -> np.ndarray:
-    """A polynomial of each text's bytes, modulo 2**64, and of its length."""
+    """Polynomial hash of each text's bytes, modulo 2**64, and of its length."""
     array = texts.to_arrow(compat_level=pl.CompatLevel.oldest())
     _, ends, data = array.cast(pa.large_string()).buffers()
     bounds = np.frombuffer(ends, np.int64)[array.offset : array.offset + len(array) + 1]
@@ -66,7 +66,7 @@ def _of_texts(texts: pl.Series) -> np.ndarray:
 
 
 def _mix(hashes: np.ndarray) -> None:
-    """Let every bit of each depend on all its bits.
+    """Mix in place, so that every output bit depends on all input bits.
 
     Source: G. L. Steele, D. Lea, C. H. Flood (2014), Fast splittable pseudorandom number generators (SplitMix64).
     """

@@ -1,4 +1,4 @@
-"""Write source pieces as Parquet parts, and record what could not be read."""
+"""Write the pieces of a source as Parquet parts, and record unreadable rows."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from lepton_tasks.core.store import write_json
 from lepton_tasks.core.table_protocols import Piece, TableSource
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.data.cluster import map_chunks
-from lepton_tasks.data.tables.arrays import written_aside
+from lepton_tasks.data.tables.arrays import write_atomically
 from lepton_tasks.data.tables.artifact import parts_entry, write_table
-from lepton_tasks.data.tables.rejected import REJECTED_SCHEMA
+from lepton_tasks.data.tables.rejected_file import REJECTED_SCHEMA
 from lepton_tasks.data.tables.rows import ROW, Part
 
 PART_ROWS = 500_000
-"""Rows in a part at least, if the file has as many: a task of about a second and 100 MB."""
+"""Minimum rows per part, for files with as many: a task of about a second and 100 MB."""
 
 
 def ingest_table(use_case: UseCase, ctx: RunContext, *, source: TableSource) -> DatasetRef:
-    """Write ``table.json``, the parts of what is not Parquet already, and ``rejected.parquet``.
+    """Write ``table.json``, parts for sources that are not Parquet files, and ``rejected.parquet``.
 
     Raises:
         DataError: there is nothing to read.
@@ -77,15 +77,15 @@ def _check_names(schema: Mapping[str, pl.DataType], where: str) -> None:
 
 
 def parts_of(path: str, origin: str, first: int) -> Iterator[Part]:
-    """The file cut between row groups into parts of about `PART_ROWS` rows; none if it holds no row.
+    """Divide a file at row group boundaries into parts of about `PART_ROWS` rows; none for an empty file.
 
     Args:
         path: A Parquet file.
-        origin: Where its rows come from.
-        first: Number of its first row in the whole table.
+        origin: Origin of its rows.
+        first: Number of its first row in the table.
 
     Raises:
-        DataError: it is no whole Parquet file.
+        DataError: it is not a complete Parquet file.
     """
     try:
         metadata = pq.read_metadata(path)
@@ -111,13 +111,13 @@ class _Numbered:
 
 
 def _ingest(folder: Path, numbered: _Numbered) -> tuple[str, pl.DataFrame]:
-    """The file that holds the piece's rows, and those that are none."""
+    """Path of the Parquet file with the piece's rows, and its unreadable rows."""
     piece = numbered.piece
     if piece.parquet is not None:
         return piece.parquet, _rejected(piece, [])
     path = folder / f"part-{numbered.number:05d}.parquet"
     rejects = []
-    with written_aside(path) as aside, contextlib.ExitStack() as stack:
+    with write_atomically(path) as aside, contextlib.ExitStack() as stack:
         writer = None
         for rows, refused in piece.read():
             table = rows.to_arrow(compat_level=pl.CompatLevel.oldest())

@@ -11,18 +11,18 @@ from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ConfigError, DataError
 from lepton_tasks.data.tables.rows import TableRows
 
-_FEW = 3  # classes, with which comparing takes half the time of looking up
+_FEW = 3  # classes up to which comparisons take half the time of a lookup
 
 
 def classes_of(rows: TableRows, label: str | None, ctx: RunContext) -> list[str]:
-    """The names of the classes in order; none if numbers are learned, or nothing of the table.
+    """The sorted class names; empty for a numeric label or no label.
 
     Raises:
-        DataError: there is one class only.
+        DataError: there is only one class.
     """
     if label is None or rows.schema[label].is_float():
         return []
-    counter = rows.known and rows.known.counters.get(label)
+    counter = rows.summaries and rows.summaries.counters.get(label)
     if counter and counter.exact:
         values = counter.values()
     else:
@@ -56,8 +56,8 @@ def check_numbers(rows: TableRows, label: str, ctx: RunContext) -> None:
     )
 
 
-def place_among(classes: Sequence[str], label: pl.Expr) -> pl.Expr:
-    """The place of each text among the classes, uint32; null if it is none of them."""
+def class_index(classes: Sequence[str], label: pl.Expr) -> pl.Expr:
+    """The index of each text in the classes, uint32; null for an unknown class."""
     if not 0 < len(classes) <= _FEW:
         return label.cast(pl.Enum(classes), strict=False).to_physical().cast(pl.UInt32)
     return pl.coalesce(pl.when(label == name).then(pl.lit(place, pl.UInt32)) for place, name in enumerate(classes))

@@ -11,12 +11,12 @@ import polars as pl
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-    """One thing done to one column. NaN counts as missing.
+    """One operation on one column. NaN counts as missing.
 
     Attributes:
         kind: ``fill`` missing values with `value`; ``clip`` numbers to [`low`, `high`]; ``missing`` and ``outside``
             write 1.0 or 0.0 into the column `into`.
-        column: The column it is done to.
+        column: The input column.
     """
 
     kind: Literal["fill", "clip", "missing", "outside"]
@@ -27,11 +27,11 @@ class Operation:
     into: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values, without what is not set."""
+        """The fields that are set, as JSON values."""
         return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
     def expression(self, dtype: pl.DataType) -> pl.Expr:
-        """The column's new values; of the type it has, but for a fill or a limit that needs a float."""
+        """Expression of the result; of the column's type, unless a fill value or limit requires a float."""
         column = pl.col(self.column)
         known = column.is_not_null() & column.is_not_nan() if dtype.is_float() else column.is_not_null()
         if self.kind == "fill":
@@ -40,12 +40,12 @@ class Operation:
             return (~known).cast(pl.Float64).alias(str(self.into))
         column = column.cast(pl.Float64)
         if self.kind == "clip":
-            return column.clip(self.low, self.high).alias(self.column)  # leaves nulls and NaN as they are
+            return column.clip(self.low, self.high).alias(self.column)  # nulls and NaN are unchanged
         return (known & ~column.is_between(self.low, self.high)).cast(pl.Float64).alias(str(self.into))
 
 
 def apply_operations(frame: pl.LazyFrame, operations: Sequence[Operation]) -> pl.LazyFrame:
-    """The rows after the operations, one after the other."""
+    """The rows after the operations, in order."""
     for operation in operations:
         frame = frame.with_columns(operation.expression(frame.collect_schema()[operation.column]))
     return frame

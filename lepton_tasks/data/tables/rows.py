@@ -1,11 +1,11 @@
-"""A view of table rows for later stages: selected from Parquet, transformed on read."""
+"""A lazy view of table rows: selected from Parquet parts, transformed on read."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -15,16 +15,14 @@ import pyarrow.parquet as pq
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.data.cluster import map_chunks
-from lepton_tasks.data.tables.memory import share_memory
-
-if TYPE_CHECKING:
-    from lepton_tasks.data.tables.statistics import Summaries
+from lepton_tasks.data.tables.memory import use_shared_heap
+from lepton_tasks.data.tables.summaries import Summaries
 
 ROW = "_row"
-"""The column that numbers the rows of the whole table, int64."""
+"""Column with the row number in the whole table, int64."""
 
 RAW_ROW = "__raw_row"
-"""Of a table that a step wrote anew: the number the row had in the table as it came, null if the step made it."""
+"""Column of a table rewritten by a step: the row number in the raw table, null for rows created by the step."""
 
 R = TypeVar("R")
 Change = Callable[[pl.LazyFrame], pl.LazyFrame]
@@ -32,16 +30,15 @@ Change = Callable[[pl.LazyFrame], pl.LazyFrame]
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """Consecutive rows of one Parquet file: what one task works on.
+    """Consecutive rows of one Parquet file: the input of one task.
 
     Attributes:
         path: The file.
         offset: Its first row in the file.
-        rows: How many.
+        rows: Number of rows.
         first: Number of its first row in the whole table.
-        origin: Where the rows came from, for people.
-        changed: An Arrow file with the columns that cleaning steps wrote anew, a row for each row; None if there are
-            none.
+        origin: Origin of the rows, for messages.
+        changed: An Arrow file with the columns that cleaning steps changed, one row per row; None if there are none.
     """
 
     path: str
@@ -55,91 +52,95 @@ class Part:
         return self.rows
 
     def head(self, rows: int) -> Part:
-        """Its first rows."""
+        """A part with only its first rows."""
         return dataclasses.replace(self, rows=min(rows, self.rows))
 
 
 @dataclasses.dataclass(frozen=True)
 class TableRows:
-    """Rows of a table, or of one split of it, none of which is in memory. Picklable.
+    """Rows of a table or of one split, not in memory. Picklable.
 
     Attributes:
-        parts: Where they lie.
-        height: How many there are, before any fitted step refuses some.
-        codes: A file with a uint8 for every row of the table; None if all rows are seen.
-        seen: The rows with one of these codes are seen.
-        changes: What is done to them when they are read, in order; picklable.
-        columns: The columns that are seen; None for all.
-        known: What an earlier pass found out about the rows' columns.
+        parts: The parts of the table.
+        height: Number of rows, before rejections by fitted steps.
+        codes: A file with a uint8 code per row of the table; None to select all rows.
+        selected_codes: Rows with one of these codes are selected.
+        changes: Transformations on read, in order; picklable.
+        columns: The selected columns; None for all.
+        summaries: Column statistics that an earlier pass has computed.
     """
 
     parts: tuple[Part, ...]
     height: int
     codes: str | None = None
-    seen: tuple[int, ...] = (0,)
+    selected_codes: tuple[int, ...] = (0,)
     changes: tuple[Change, ...] = ()
     columns: tuple[str, ...] | None = None
-    known: Summaries | None = dataclasses.field(default=None, compare=False)
+    summaries: Summaries | None = dataclasses.field(default=None, compare=False)
 
     @functools.cached_property
     def schema(self) -> dict[str, pl.DataType]:
-        """The columns and their types, as they are after the changes."""
+        """Columns and types after the changes."""
         part = self.parts[0]
-        anew = {} if part.changed is None else dict(pl.read_ipc_schema(part.changed))
-        empty = pl.LazyFrame(schema=dict(pl.read_parquet_schema(part.path)) | anew)
+        changed = {} if part.changed is None else dict(pl.read_ipc_schema(part.changed))
+        empty = pl.LazyFrame(schema=dict(pl.read_parquet_schema(part.path)) | changed)
         for change in self.changes:
             empty = change(empty)
         schema = visible(empty.collect_schema())
         return schema if self.columns is None else {name: schema[name] for name in self.columns}
 
     def select(self, columns: Sequence[str]) -> TableRows:
-        """The same rows with these columns only; no other is read from disk."""
+        """The same rows with only these columns; others are not read from disk."""
         return dataclasses.replace(self, columns=tuple(columns))
 
     def changed(self, *changes: Change) -> TableRows:
         """The same rows with further changes."""
-        return dataclasses.replace(self, changes=(*self.changes, *changes), known=None)
+        return dataclasses.replace(self, changes=(*self.changes, *changes), summaries=None)
 
-    def knowing(self, known: Summaries | None) -> TableRows:
-        """The same rows with what is known about them."""
-        return dataclasses.replace(self, known=known)
+    def with_summaries(self, summaries: Summaries | None) -> TableRows:
+        """The same rows with precomputed column statistics."""
+        return dataclasses.replace(self, summaries=summaries)
 
     def map(self, function: Callable[[pl.DataFrame], R], ctx: RunContext, *, unit: str = "rows") -> Iterator[R]:
         """The function's result for each part, in order, computed on Dask.
 
         Args:
-            function: Gets the part's rows, `ROW` among the columns; picklable.
-            ctx: Says where to compute, and is told the progress.
-            unit: What a row is called in the progress line.
+            function: Receives the part's rows, including the column `ROW`; picklable.
+            ctx: Run context: Dask settings and progress.
+            unit: Name of the rows in the progress line.
         """
-        yield from self.map_parts(functools.partial(_rows_alone, function), ctx, unit=unit)
+        yield from self.map_parts(functools.partial(_without_part, function), ctx, unit=unit)
 
     def map_parts(
         self, function: Callable[[Part, pl.DataFrame], R], ctx: RunContext, *, unit: str = "rows"
     ) -> Iterator[R]:
-        """As `map`, for a function that is also given the part."""
-        task = functools.partial(_on_part, function, dataclasses.replace(self, parts=(), known=None))
+        """Like `map`, for a function that also receives the part."""
+        task = functools.partial(_on_part, function, dataclasses.replace(self, parts=(), summaries=None))
         yield from map_chunks(task, self.parts, ctx, total=sum(map(len, self.parts)), unit=unit)
 
     def frames(self) -> Iterator[pl.DataFrame]:
-        """The rows part by part, read in this process; `ROW` is among the columns."""
+        """The rows part by part, including the column `ROW`, read in this process."""
         return (self.read(part) for part in self.parts)
 
     def read(self, part: Part) -> pl.DataFrame:
-        """The rows of one part; `ROW` is among the columns."""
+        """The rows of one part, including the column `ROW`."""
         return self.lazy(part).collect()
 
     def lazy(self, part: Part) -> pl.LazyFrame:
         """The query for the rows of one part."""
         frame = scan(part)
         if part.changed is not None:
-            frame = frame.with_columns(map(pl.lit, _mapped(part.changed).head(part.rows)))
+            frame = frame.with_columns(map(pl.lit, _memory_map(part.changed).head(part.rows)))
         if self.codes is not None:
             codes = np.load(self.codes, mmap_mode="r")[part.first : part.first + part.rows]
-            seen = codes == self.seen[0] if len(self.seen) == 1 else np.isin(codes, self.seen)
-            # Opaque to the optimiser on purpose: a mask belongs to whole parts, whatever is pushed below it.
+            accepted = self.selected_codes
+            selected = codes == accepted[0] if len(accepted) == 1 else np.isin(codes, accepted)
+            # Opaque to the optimizer on purpose: the mask applies to the whole part, so nothing may be pushed below.
             frame = frame.map_batches(
-                lambda rows: rows.filter(seen), predicate_pushdown=False, slice_pushdown=False, projection_pushdown=True
+                lambda rows: rows.filter(selected),
+                predicate_pushdown=False,
+                slice_pushdown=False,
+                projection_pushdown=True,
             )
         for change in self.changes:
             frame = change(frame)
@@ -147,28 +148,28 @@ class TableRows:
 
 
 def visible(schema: Mapping[str, pl.DataType]) -> dict[str, pl.DataType]:
-    """The columns that are the user's: not `ROW`, nor those that steps and stages keep to themselves."""
+    """The user's columns: without `ROW` and private columns of steps and stages."""
     return {name: dtype for name, dtype in schema.items() if name != ROW and not name.startswith("__")}
 
 
 def scan(part: Part) -> pl.LazyFrame:
-    """The query for all rows of a part as they lie, numbered."""
+    """The query for all unchanged rows of a part, with `ROW`."""
     frame = pl.scan_parquet(part.path).slice(part.offset, part.rows)
     return frame.with_row_index(ROW, offset=part.first).with_columns(pl.col(ROW).cast(pl.Int64))
 
 
-def _mapped(path: str) -> pl.DataFrame:
-    """An Arrow file as memory: nothing is read until it is looked at, and what is not looked at never is."""
+def _memory_map(path: str) -> pl.DataFrame:
+    """A memory-mapped Arrow file: only accessed columns are read."""
     with pa.memory_map(path) as file:
         return pl.DataFrame(pl.from_arrow(pa.ipc.open_file(file).read_all()))
 
 
-def _rows_alone(function: Callable[[pl.DataFrame], R], part: Part, frame: pl.DataFrame) -> R:
+def _without_part(function: Callable[[pl.DataFrame], R], part: Part, frame: pl.DataFrame) -> R:
     return function(frame)
 
 
 def _on_part(function: Callable[[Part, pl.DataFrame], Any], rows: TableRows, part: Part) -> Any:
-    share_memory()
+    use_shared_heap()
     try:
         frame = rows.read(part)
     except (OSError, pl.exceptions.ComputeError) as error:
@@ -178,7 +179,7 @@ def _on_part(function: Callable[[Part, pl.DataFrame], Any], rows: TableRows, par
 
 
 def _check_file(path: str) -> None:
-    """Raise `DataError` if it is no whole Parquet file."""
+    """Raise `DataError` if it is not a complete Parquet file."""
     try:
         pq.read_metadata(path)
     except (OSError, pa.ArrowInvalid) as error:

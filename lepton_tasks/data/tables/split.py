@@ -13,19 +13,19 @@ from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.data.split import SPLITS
 from lepton_tasks.data.tables.artifact import SPLITS_FILE, open_cleaned, write_table
-from lepton_tasks.data.tables.cuts import assign_splits
-from lepton_tasks.data.tables.positions import POSITION, STRATUM, placing
+from lepton_tasks.data.tables.split_assignment import assign_splits
+from lepton_tasks.data.tables.split_order import POSITION, STRATUM, split_order
 
 
 def split_table(use_case: UseCase, ctx: RunContext, *, cleaned: DatasetRef) -> DatasetRef:
-    """Write ``splits.npy``, a code for each row of the table.
+    """Write ``splits.npy``, the split code of each row of the table.
 
     Raises:
-        ConfigError: the label or the column to split by is not in the table.
-        DataError: a row has no label, or a class is too small to be in every split.
+        ConfigError: the label or the column to split by is missing.
+        DataError: a row has no label, or a class is too small for all splits.
     """
     rows = open_cleaned(ctx, cleaned)
-    placed = rows.changed(placing(use_case, rows, seed=ctx.seed)).select([STRATUM, POSITION])
+    placed = rows.changed(split_order(use_case, rows, seed=ctx.seed)).select([STRATUM, POSITION])
     draft = ctx.draft()
     total = sum(map(len, rows.parts))
     codes = np.lib.format.open_memmap(draft.path / SPLITS_FILE, mode="w+", dtype=np.uint8, shape=(total,))

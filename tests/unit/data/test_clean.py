@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.data.clean import probes as probes_module
+from lepton_tasks.data.clean.apply import clean_rows
 from lepton_tasks.data.clean.boxes import Boxes
 from lepton_tasks.data.clean.duplicates import Duplicates, NearDuplicates
 from lepton_tasks.data.clean.labels import Labels, Unlabelled
 from lepton_tasks.data.clean.pictures import Blank, TooSmall, Undecodable
 from lepton_tasks.data.clean.probes import probe_rows
-from lepton_tasks.data.clean.refuse import clean_rows
 from lepton_tasks.data.rows import OPTIONAL_COLUMNS
 
 STEPS = [

@@ -124,5 +124,5 @@ def test_a_result_that_comes_as_we_give_up_waiting_is_no_lost_scheduler(status):
         def gather(self, futures, asynchronous):
             return [7 for _ in futures]
 
-    job = remote._Job(None, iter(()), Dask(address="tls://scheduler:8786"))
+    job = remote._Job(None, iter(()), Dask(address="tls://scheduler:8786"), 4)
     assert job._first_results(Client(), [Future()]) == [7]

@@ -6,7 +6,7 @@ import pytest
 from lepton_tasks.core import catalogue, components, table_protocols
 from lepton_tasks.core.environment import project_root
 from lepton_tasks.core.use_case_file import load_use_case
-from lepton_tasks.data.tables.order import NamedStep, steps_of
+from lepton_tasks.data.tables.named_steps import NamedStep, steps_of
 
 USE_CASES = sorted((project_root(Path(__file__)) / "configs" / "use_cases").glob("*.yaml"))
 STEPS = {

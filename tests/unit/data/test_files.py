@@ -10,7 +10,7 @@ import pytest
 from packing import packed, zipped
 
 from lepton_tasks.core.errors import DataError, UnavailableError
-from lepton_tasks.data.files import open_files
+from lepton_tasks.data.sources.sample_files import open_files
 
 NAMES = ["cat/1.jpg", "cat/old/2.jpg", "dog/1.jpg"]
 
@@ -81,7 +81,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path, kind):
     assert (tmp_path / kind).stat().st_size < 1 << 20
     files = open_files(kind, tmp_path)
     for act in (files.names, lambda: list(files.read(["cat/1.jpg"]))):
-        with pytest.raises(DataError, match=r"zeros.jpg expands it from .* may be a bomb.*unpack it by hand"):
+        with pytest.raises(DataError, match=r"zeros.jpg expands it from .* may be a zip bomb.*unpack it by hand"):
             act()
 
 

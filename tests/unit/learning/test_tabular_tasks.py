@@ -5,7 +5,7 @@ from tiny_features import build_network, table
 
 from lepton_tasks.core.errors import ConfigError, DataError
 from lepton_tasks.core.protocols import Rows
-from lepton_tasks.data.stored_tables import open_table
+from lepton_tasks.data.feature_tables import open_table
 from lepton_tasks.learning.tabular_classification import TabularClassification
 from lepton_tasks.learning.tabular_regression import TabularRegression
 

@@ -6,7 +6,7 @@ import torch
 
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.protocols import Rows
-from lepton_tasks.data.stored import open_split
+from lepton_tasks.data.feature_arrays import open_split
 from lepton_tasks.models.tokens import trimmed
 from lepton_tasks.training.batches import Batches
 

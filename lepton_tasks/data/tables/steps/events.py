@@ -11,7 +11,7 @@ import pydantic
 
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.data.tables.rows import ROW
-from lepton_tasks.data.tables.steps.columns import check_columns
+from lepton_tasks.data.tables.steps.column_checks import check_columns
 
 Least = Annotated[int, pydantic.Field(ge=1)]
 

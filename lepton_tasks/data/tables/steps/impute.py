@@ -13,7 +13,7 @@ from lepton_tasks.core.errors import ConfigError, DataError
 from lepton_tasks.data.tables.operations import Operation
 from lepton_tasks.data.tables.rows import TableRows
 from lepton_tasks.data.tables.statistics import summarise
-from lepton_tasks.data.tables.steps.columns import check_columns
+from lepton_tasks.data.tables.steps.column_checks import check_columns
 
 Value = bool | int | float | str
 
@@ -45,7 +45,7 @@ class Impute:
         else:
             check_columns(self.columns, schema)
 
-    def looks_at(self) -> tuple[Sequence[str], Sequence[str]]:
+    def summary_columns(self) -> tuple[Sequence[str], Sequence[str]]:
         """The columns, as what their values are told by."""
         if self.strategy == "constant":
             return (), ()

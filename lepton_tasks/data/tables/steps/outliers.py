@@ -14,7 +14,7 @@ from lepton_tasks.data.sketch import NumericSketch
 from lepton_tasks.data.tables.operations import Operation
 from lepton_tasks.data.tables.rows import TableRows
 from lepton_tasks.data.tables.statistics import summarise
-from lepton_tasks.data.tables.steps.columns import check_columns
+from lepton_tasks.data.tables.steps.column_checks import check_columns
 
 _DEFAULT_FACTOR = {"iqr": 1.5, "z_score": 3.0, "mad": 3.5, "quantile": 0.0}
 _MAD_TO_STD = 1.4826  # of a normal distribution
@@ -47,7 +47,7 @@ class Outliers:
         """Raise `ConfigError` for a column that is missing or holds no numbers."""
         check_columns(self.columns, schema, suits=lambda dtype: dtype.is_numeric(), wanted="numbers")
 
-    def looks_at(self) -> tuple[Sequence[str], Sequence[str]]:
+    def summary_columns(self) -> tuple[Sequence[str], Sequence[str]]:
         """The columns, as numbers."""
         return self.columns, ()
 

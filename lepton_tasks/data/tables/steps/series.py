@@ -11,7 +11,7 @@ import pydantic
 
 from lepton_tasks.core.errors import ConfigError, DataError
 from lepton_tasks.data.tables.rows import ROW
-from lepton_tasks.data.tables.steps.columns import check_columns
+from lepton_tasks.data.tables.steps.column_checks import check_columns
 from lepton_tasks.data.tables.steps.text import Columns
 
 Every = Annotated[str, pydantic.Field(pattern=r"^[1-9]\d*(s|m|h|d|w|mo|q|y)$")]

@@ -10,7 +10,7 @@ import polars as pl
 import pydantic
 
 from lepton_tasks.codecs.text import HTML, INVISIBLE, WHITE_SPACE, canonical
-from lepton_tasks.data.tables.steps.columns import check_columns
+from lepton_tasks.data.tables.steps.column_checks import check_columns
 
 _ROUGH = rf"[^ -~]|  |^ | $|{HTML}"
 """What a text holds, unless it is plain English with single spaces."""

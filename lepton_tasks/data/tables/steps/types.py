@@ -9,7 +9,7 @@ from typing import Literal
 
 import polars as pl
 
-from lepton_tasks.data.tables.steps.columns import check_columns
+from lepton_tasks.data.tables.steps.column_checks import check_columns
 
 TypeName = Literal["int", "float", "bool", "text", "category", "date", "datetime"]
 

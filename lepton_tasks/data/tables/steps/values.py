@@ -10,7 +10,7 @@ from typing import Literal
 import polars as pl
 
 from lepton_tasks.core.errors import ConfigError
-from lepton_tasks.data.tables.steps.columns import check_columns
+from lepton_tasks.data.tables.steps.column_checks import check_columns
 
 Limit = float | dt.datetime | dt.date
 

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from lepton_tasks.core.catalogue import TABLE_SOURCES
-from lepton_tasks.data.sources.columns import REFUSED
+from lepton_tasks.data.sources.columns import REJECTED_LINES
 
 EXAMPLES = {
     "ag_news": {},
@@ -67,7 +67,7 @@ def test_a_source_keeps_its_promises(folder, name):
         assert batches
         for batch, refused in batches:
             assert dict(batch.schema) == schema
-            assert dict(refused.schema) == REFUSED
+            assert dict(refused.schema) == REJECTED_LINES
             rows += len(batch)
     assert rows > 0
     assert [piece.origin for piece in source.pieces()] == [piece.origin for piece in pieces]

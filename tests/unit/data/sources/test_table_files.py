@@ -91,12 +91,12 @@ def test_a_path_that_leads_out_of_its_archive_is_refused(tmp_path, kind):
 def test_bombs_are_refused_before_they_are_unpacked(tmp_path):
     zeros = b"n\n" + (b"0" * 1_023 + b"\n") * (80 << 10)
     packed(tmp_path / "b.zip", {"a.csv": zeros})
-    with pytest.raises(DataError, match=r"/b.zip: a.csv expands it from .* may be a bomb"):
+    with pytest.raises(DataError, match=r"/b.zip: a.csv expands it from .* may be a zip bomb"):
         Csv("b.zip", tmp_path).schema()
     (tmp_path / "b.csv.gz").write_bytes(gzip.compress(zeros, 1))
     (piece,) = Csv("b.csv.gz", tmp_path).pieces()
     batches = []
-    with pytest.raises(DataError, match=r"/b.csv.gz: unpacks to more than 67,108,864 bytes. It may be a bomb"):
+    with pytest.raises(DataError, match=r"/b.csv.gz: unpacks to more than 67,108,864 bytes. It may be a zip bomb"):
         batches.extend(piece.read())
     assert sum(len(rows) for rows, _ in batches) <= 64 << 10
 

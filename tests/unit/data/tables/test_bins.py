@@ -3,7 +3,7 @@ import polars as pl
 import torch
 
 from lepton_tasks.data.sketch import NumericSketch
-from lepton_tasks.data.tables.curves import bin_edges, bin_expression
+from lepton_tasks.data.tables.number_transforms import bin_edges, bin_expression
 from lepton_tasks.models.tables import TableFeatures
 
 

@@ -3,7 +3,7 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lepton_tasks.data.tables.dictionaries import read_dictionaries, texts_as_they_lie
+from lepton_tasks.data.tables.dictionaries import read_dictionaries, unchanged_text_columns
 from lepton_tasks.data.tables.rows import Part, TableRows
 
 texts = st.lists(
@@ -35,4 +35,4 @@ def test_only_text_that_is_in_the_files_lies_there(tmp_path):
     pl.DataFrame({"word": ["x"], "n": [1], "cleaned": ["y "]}).write_parquet(tmp_path / "a.parquet")
     pl.DataFrame({"cleaned": ["y"]}).write_ipc(tmp_path / "a.arrow")
     part = Part(str(tmp_path / "a.parquet"), 0, 1, 0, "a", changed=str(tmp_path / "a.arrow"))
-    assert texts_as_they_lie(TableRows((part,), 1), ["word", "n", "cleaned", "made"]) == ["word"]
+    assert unchanged_text_columns(TableRows((part,), 1), ["word", "n", "cleaned", "made"]) == ["word"]

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.data.tables import duplicates
-from lepton_tasks.data.tables.refusals import CODE
+from lepton_tasks.data.tables.rejections import CODE
 from lepton_tasks.data.tables.rows import ROW
 
 keys = st.lists(st.tuples(st.integers(0, 5) | st.none(), st.sampled_from("ab") | st.none()), min_size=1, max_size=60)

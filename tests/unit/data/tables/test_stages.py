@@ -19,7 +19,7 @@ from lepton_tasks.core.errors import ConfigError, DataError
 from lepton_tasks.core.registry import load_object
 from lepton_tasks.core.use_case import UseCase, parse_use_case
 from lepton_tasks.data.tables.artifact import open_cleaned
-from lepton_tasks.data.tables.dictionaries import Dictionary
+from lepton_tasks.data.tables.dictionaries import DictionaryColumn
 from lepton_tasks.stages import pipeline
 from lepton_tasks.stages.runner import run_stage
 
@@ -282,9 +282,9 @@ def test_fitted_steps_tell_what_they_change(tmp_path, caplog):
 
 
 def test_texts_become_codes_once_for_equal_ones(tmp_path, monkeypatch):
-    mapped, mapping = [], Dictionary.map
+    mapped, mapping = [], DictionaryColumn.map
     monkeypatch.setattr(
-        Dictionary, "map", lambda self, column: mapped.append(self.values.name) or mapping(self, column)
+        DictionaryColumn, "map", lambda self, column: mapped.append(self.values.name) or mapping(self, column)
     )
     frame = numbers().with_columns(word=pl.Series(["u", None, "v"] * 20))
     features = run(tmp_path, {"one": frame}, ignore=["id"])["features"]

@@ -64,7 +64,7 @@ def test_where_sums_of_bins_would_mislead_the_rows_are_looked_at_again(tmp_path)
     clip = [Operation("clip", "x", low=1e6 - 1, high=1e6 + 1)]
     known = summarise(table, ctx, numbers=["x"]).after(clip)
     assert math.isnan(known.sketches["x"].mean)
-    again = table.changed(lambda rows: apply_operations(rows, clip)).knowing(known)
+    again = table.changed(lambda rows: apply_operations(rows, clip)).with_summaries(known)
     found = summarise(again, ctx, numbers=["x"]).sketches["x"]
     expected = frame["x"].clip(1e6 - 1, 1e6 + 1)
     assert (found.mean, found.std) == (pytest.approx(expected.mean(), rel=1e-15), pytest.approx(expected.std()))

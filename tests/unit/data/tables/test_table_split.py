@@ -12,8 +12,8 @@ from tiny_tables import table_on_disk
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ConfigError, DataError
 from lepton_tasks.core.use_case import parse_use_case
-from lepton_tasks.data.tables.cuts import assign_splits
-from lepton_tasks.data.tables.positions import POSITION, STRATUM, placing
+from lepton_tasks.data.tables.split_assignment import assign_splits
+from lepton_tasks.data.tables.split_order import POSITION, STRATUM, split_order
 
 
 def splits_of(frame, folder, *, label="label", rows_per_part=40, seed=0, **split):
@@ -21,7 +21,7 @@ def splits_of(frame, folder, *, label="label", rows_per_part=40, seed=0, **split
     rows = table_on_disk(frame, folder, rows_per_part=rows_per_part)
     data = {"source": "x", "label": label, "split": split}
     use_case = parse_use_case({"name": "tiny", "data": data, "features": "table"}, where="tiny.yaml")
-    placed = rows.changed(placing(use_case, rows, seed=seed)).select([STRATUM, POSITION])
+    placed = rows.changed(split_order(use_case, rows, seed=seed)).select([STRATUM, POSITION])
     codes = np.full(len(frame), 255)
     aside = Path(tempfile.mkdtemp(dir=folder))
     for places, assigned in assign_splits(placed, use_case.data.split, RunContext.local(folder), aside):

@@ -1,7 +1,7 @@
 """Assign every row to a split by exact rank, in bounded memory and two passes.
 
-The first pass counts positions in coarse bins, and keeps each row's stratum and bin in a file a part. The second
-assigns every row but those of the few bins that hold a cut, and these are ranked by themselves.
+The first pass counts positions in coarse bins and stores each row's stratum and bin in one file per part. The second
+assigns all rows except those in the few bins that contain a split boundary; these are ranked separately.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.use_case import Split
 from lepton_tasks.data.split import SPLITS
-from lepton_tasks.data.tables.arrays import written_aside
-from lepton_tasks.data.tables.labels import place_among
-from lepton_tasks.data.tables.positions import POSITION, STRATUM, check_placed
+from lepton_tasks.data.tables.arrays import write_atomically
+from lepton_tasks.data.tables.labels import class_index
 from lepton_tasks.data.tables.rows import ROW, Part, TableRows
+from lepton_tasks.data.tables.split_order import POSITION, STRATUM, check_split_order
 
 _BITS = 12
 _BINS = 1 << _BITS
 _LAST = 2**64 - 1
-_PROBE = 4096  # rows by which the strata of a part are guessed
-NOWHERE = 255
-"""The split of rows that are in none."""
+_PROBE = 4096  # rows from which the strata of a part are guessed
+NO_SPLIT = 255
+"""Code of rows without a split."""
 
-Assigned = tuple[np.ndarray | slice, np.ndarray]
-"""Places in the whole table, and the split of each, uint8: an index into `SPLITS`, or `NOWHERE`."""
+Assignment = tuple[np.ndarray | slice, np.ndarray]
+"""Row numbers in the table, and the split of each, uint8: an index into `SPLITS`, or `NO_SPLIT`."""
 
 
-def assign_splits(placed: TableRows, sizes: Split, ctx: RunContext, aside: Path) -> Iterator[Assigned]:
-    """The split of each row, so that each stratum's splits have their sizes: whole parts, then what they left open.
+def assign_splits(placed: TableRows, sizes: Split, ctx: RunContext, aside: Path) -> Iterator[Assignment]:
+    """The split of each row, with the given sizes per stratum: first whole parts, then the undecided rows.
 
     Args:
         placed: Rows with `STRATUM` and `POSITION`.
-        sizes: Shares and method.
-        ctx: Says where to compute.
-        aside: An empty folder for what the first pass keeps, that all workers see.
+        sizes: Fractions and method.
+        ctx: Run context.
+        aside: An empty folder, visible to all workers, for the files of the first pass.
 
     Raises:
         DataError: a row has no label or no position, or a class has fewer rows than there are splits.
     """
-    if sizes.method == "hash":  # by share, not by rank: a row's split must not depend on the others
+    if sizes.method == "hash":  # by threshold, not by rank: a row's split must not depend on other rows
         limits = int(sizes.test * _LAST), int((sizes.test + sizes.validation) * _LAST)
         yield from placed.map_parts(functools.partial(_by_limits, *limits), ctx)
         return
@@ -73,7 +73,7 @@ def assign_splits(placed: TableRows, sizes: Split, ctx: RunContext, aside: Path)
 
 @dataclasses.dataclass(frozen=True)
 class _Bins:
-    """Bins of equal width from the position `low` on."""
+    """Bins of equal width, starting at the position `low`."""
 
     low: int
     width: int
@@ -85,7 +85,7 @@ class _Bins:
 
 @dataclasses.dataclass(frozen=True)
 class _Cut:
-    """The bin that holds a cut, the rows in the bins below, and the rank of the last row before the cut."""
+    """A split boundary: its bin, the number of rows in lower bins, and the rank of the last row before it."""
 
     bin: int
     below: int
@@ -94,13 +94,13 @@ class _Cut:
 
 @dataclasses.dataclass(frozen=True)
 class _Coarse:
-    """Assigns the rows of a part that lie in no bin with a cut of their stratum.
+    """Assigns the rows of a part whose bin contains no boundary of their stratum.
 
     Attributes:
-        aside: Where the first pass kept strata and bins.
-        codes: Of the strata.
-        test: By code, the bin that holds the end of the test split.
-        validation: By code, the bin that holds the end of the validation split.
+        aside: Folder of the first pass.
+        codes: Codes of the strata.
+        test: By code, the bin with the end of the test split.
+        validation: By code, the bin with the end of the validation split.
     """
 
     aside: Path
@@ -108,8 +108,8 @@ class _Coarse:
     test: np.ndarray
     validation: np.ndarray
 
-    def __call__(self, part: Part, frame: pl.DataFrame) -> tuple[Assigned, pl.DataFrame]:
-        with _kept(self.aside, part).open("rb") as stream:
+    def __call__(self, part: Part, frame: pl.DataFrame) -> tuple[Assignment, pl.DataFrame]:
+        with _bin_file(self.aside, part).open("rb") as stream:
             places, strata = np.load(stream), json.load(stream)
         codes = np.array([self.codes[name] for name in strata], np.intp)
         stratum, here = places >> _BITS, (places & (_BINS - 1)).astype(np.uint32)
@@ -119,32 +119,32 @@ class _Coarse:
         return _whole_part(part, frame, _splits(here < test, here < validation)), left
 
 
-def _kept(aside: Path, part: Part) -> Path:
-    """Of each row of a part its stratum's number * `_BINS` + its bin; then the names of the part's strata as JSON."""
+def _bin_file(aside: Path, part: Part) -> Path:
+    """File with stratum index * `_BINS` + bin of each row of a part, then the names of the strata as JSON."""
     return aside / f"{part.first:012d}.npy"
 
 
 def _splits(test: np.ndarray, held_out: np.ndarray) -> np.ndarray:
-    """The split of each row: whether it is in the test split, and whether in this or in the validation split."""
-    codes: np.ndarray = test.view(np.uint8) + held_out.view(np.uint8)  # of train, validation, test: 0, 1, 2
+    """The split of each row, from membership in the test split and in test or validation."""
+    codes: np.ndarray = test.view(np.uint8) + held_out.view(np.uint8)  # 0 train, 1 validation, 2 test
     return codes
 
 
-def _whole_part(part: Part, frame: pl.DataFrame, codes: np.ndarray) -> Assigned:
+def _whole_part(part: Part, frame: pl.DataFrame, codes: np.ndarray) -> Assignment:
     if len(codes) < part.rows:
-        whole = np.full(part.rows, NOWHERE, np.uint8)
+        whole = np.full(part.rows, NO_SPLIT, np.uint8)
         whole[frame[ROW].to_numpy() - part.first] = codes
         codes = whole
     return slice(part.first, part.first + part.rows), codes
 
 
 def _indices(strata: pl.Series, known: pl.Series) -> pl.Series:
-    return strata.to_frame().select(place_among(known.to_list(), pl.col(strata.name))).to_series()
+    return strata.to_frame().select(class_index(known.to_list(), pl.col(strata.name))).to_series()
 
 
 def _binned(bins: _Bins, aside: Path, part: Part, frame: pl.DataFrame) -> pl.DataFrame:
-    """How many rows of a part each bin of each stratum holds."""
-    check_placed(frame)
+    """Row counts of a part by stratum and bin."""
+    check_split_order(frame)
     strata = frame[STRATUM]
     known = strata[:_PROBE].unique().sort()
     codes = _indices(strata, known)
@@ -153,7 +153,7 @@ def _binned(bins: _Bins, aside: Path, part: Part, frame: pl.DataFrame) -> pl.Dat
         codes = _indices(strata, known)
     number = pl.UInt32 if len(known) <= 2**32 // _BINS else pl.UInt64
     places: np.ndarray = codes.cast(number).to_numpy() * _BINS + bins.of(frame[POSITION].to_numpy())
-    with written_aside(_kept(aside, part)) as path, path.open("wb") as stream:
+    with write_atomically(_bin_file(aside, part)) as path, path.open("wb") as stream:
         np.save(stream, places)
         stream.write(json.dumps(known.to_list()).encode())
     filled, rows = np.unique(places, return_counts=True) if len(known) > _BINS else _counted(places)
@@ -167,14 +167,14 @@ def _counted(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return filled, counts[filled]
 
 
-def _by_limits(test: int, held_out: int, part: Part, frame: pl.DataFrame) -> Assigned:
-    check_placed(frame)
+def _by_limits(test: int, held_out: int, part: Part, frame: pl.DataFrame) -> Assignment:
+    check_split_order(frame)
     positions = frame[POSITION].to_numpy()
     return _whole_part(part, frame, _splits(positions <= np.uint64(test), positions <= np.uint64(held_out)))
 
 
 def _ends_of(placed: TableRows, ctx: RunContext) -> tuple[int, int]:
-    """The smallest and the largest position; hashes fill their whole range."""
+    """The smallest and the largest position."""
     ends = list(placed.map(_ends, ctx))
     return min((low for low, _ in ends if low is not None), default=0), max(
         (high for _, high in ends if high is not None), default=0
@@ -186,13 +186,13 @@ def _ends(frame: pl.DataFrame) -> tuple[int | None, int | None]:
 
 
 def _ranks(total: int, sizes: Split) -> tuple[int, int]:
-    """The rank of the last row of the test and of the validation split; each split gets a row if there are enough."""
+    """The ranks of the last test and the last validation row; each split gets a row if there are enough."""
     test = min(max(1, round(total * sizes.test)), max(total - 2, 1))
     return test, test + min(max(1, round(total * sizes.validation)), max(total - test - 1, 0))
 
 
 def _cuts(counts: pl.DataFrame, stratum: str, ranks: Sequence[int]) -> list[_Cut]:
-    """Where the test and where the validation split of a stratum end."""
+    """The ends of the test and the validation split of a stratum."""
     mine = counts.filter(pl.col(STRATUM) == stratum).sort("bin").with_columns(upto=pl.col("rows").cum_sum())
     found = []
     for rank in ranks:
@@ -201,8 +201,8 @@ def _cuts(counts: pl.DataFrame, stratum: str, ranks: Sequence[int]) -> list[_Cut
     return found
 
 
-def _ranked(rows: pl.DataFrame, coarse: _Coarse, cuts: Sequence[Sequence[_Cut]]) -> Assigned:
-    """The rows of the bins that hold a cut: the cut is the position of the row of its rank, and all up to it are in."""
+def _ranked(rows: pl.DataFrame, coarse: _Coarse, cuts: Sequence[Sequence[_Cut]]) -> Assignment:
+    """Assign the undecided rows: a boundary is the position of the row with its rank, inclusive."""
     limits = np.zeros((2, len(cuts)), np.uint64)
     by_bin = rows.sort(POSITION).partition_by("code", "bin", as_dict=True)
     for stratum, ends in enumerate(cuts):

@@ -1,4 +1,4 @@
-"""Select and validate the cleaning steps of a table use case, by kind."""
+"""Build and check the cleaning steps of a table use case."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class NamedStep:
     """One cleaning step.
 
     Attributes:
-        code: Its place in the use case, from 1: what ``refused.npy`` holds for the rows it refuses.
+        code: Its position in the use case, from 1; the code of its rejected rows in ``refused.npy``.
         spec: Name and params.
         step: The step itself.
     """
@@ -33,14 +33,14 @@ class NamedStep:
 
     @property
     def kind(self) -> Kind:
-        """Which protocol the step follows."""
+        """The protocol that the step implements."""
         if hasattr(self.step, "fit"):
             return "fitted"
         return "key" if hasattr(self.step, "keys") else "whole" if hasattr(self.step, "apply") else "row"
 
 
 def steps_of(use_case: UseCase) -> list[NamedStep]:
-    """The cleaning steps, built."""
+    """Build the cleaning steps of a use case."""
     return [
         NamedStep(
             code, spec, TABLE_STEPS.build(spec.name, spec.params, where=f"{use_case.name}.yaml: clean.{code - 1}")
@@ -50,7 +50,7 @@ def steps_of(use_case: UseCase) -> list[NamedStep]:
 
 
 def check_steps(steps: Sequence[NamedStep], schema: Mapping[str, pl.DataType], *, where: str) -> None:
-    """Check each step against the columns as the steps before it leave them.
+    """Check each step against the schema after the preceding steps.
 
     Raises:
         ConfigError: naming the step and the column.

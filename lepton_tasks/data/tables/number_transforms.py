@@ -1,4 +1,4 @@
-"""Numeric scalers fitted from a sketch, in one pass over the rows.
+"""Numeric transforms fitted from a sketch.
 
 Every transform is ``(curve(x) - shift) / scale`` in float64; missing and infinite values take `fill` first.
 """
@@ -17,16 +17,16 @@ from lepton_tasks.data.sketch import NumericSketch
 
 NumberTransform = Literal["keep", "standard", "min_max", "robust", "quantile", "log", "power"]
 
-_KNOTS = 129  # of the curve through the quantiles: straight lines between 128 equal shares of the rows
-_GRID = 2048  # quantiles that stand for the rows where a curve's moments are needed
+_KNOTS = 129  # of the piecewise linear quantile curve: 128 intervals with equal shares of the rows
+_GRID = 2048  # quantiles used as a sample of the column to compute moments of a curve
 
 
 def fit_number(transform: NumberTransform, sketch: NumericSketch) -> dict[str, Any]:
     """Curve, shift, scale and fill of a column.
 
-    ``standard``: mean 0, standard deviation 1. ``min_max``: [0, 1]. ``robust``: median 0, distance of the quartiles 1.
-    ``quantile``: the share of smaller values. ``log``: sign(x) * log(1 + |x|), then standard. ``power``: Yeo-Johnson
-    with the exponent that makes the values most like a normal distribution, then standard.
+    ``standard``: mean 0, standard deviation 1. ``min_max``: [0, 1]. ``robust``: median 0, interquartile range 1.
+    ``quantile``: the fraction of smaller values. ``log``: sign(x) * log(1 + |x|), then standard. ``power``: Yeo-Johnson
+    with the maximum likelihood exponent, then standard.
 
     Source: I.-K. Yeo, R. A. Johnson (2000), A new family of power transformations to improve normality or symmetry.
     """
@@ -51,11 +51,11 @@ def fit_number(transform: NumberTransform, sketch: NumericSketch) -> dict[str, A
 
 
 def bin_edges(sketch: NumericSketch, bins: int) -> list[float]:
-    """Where the bins of a column begin, the first of them below all values.
+    """Lower edges of all bins but the first.
 
-    Where the column has few different values, each has a bin of its own, so that common amounts (a round sum, a limit)
-    are told from their neighbours; a value between two falls to the lower one. Otherwise bins have equal shares of the
-    rows.
+    In a column with few distinct values each has its own bin, so that common amounts (a round sum, a limit) are
+    distinguished from their neighbours; values in between belong to the lower bin. Otherwise bins have equal shares of
+    the rows.
     """
     if not sketch.count:
         return []
@@ -79,7 +79,7 @@ def _bins(edges: np.ndarray, values: pl.Series) -> pl.Series:
 
 
 def number_expression(name: str, dtype: pl.DataType, fitted: Mapping[str, Any]) -> pl.Expr:
-    """The column along its curve and on its scale, float32; `kernels.Scaling` does it where there is no curve."""
+    """The transformed column, float32; `kernels.Scaling` handles columns without a curve."""
     x = pl.col(name).cast(pl.Float64)
     curve = fitted["curve"]
     if dtype.is_float():
@@ -91,13 +91,13 @@ def number_expression(name: str, dtype: pl.DataType, fitted: Mapping[str, Any]) 
         x = _yeo_johnson_expression(x, fitted["exponent"])
     elif curve == "quantile":
         knots, levels = np.array(fitted["knots"]), np.array(fitted["levels"])
-        line = functools.partial(_on_line, knots, levels)
-        x = x.map_batches(line, return_dtype=pl.Float64, is_elementwise=True)
+        interpolate = functools.partial(_interpolate, knots, levels)
+        x = x.map_batches(interpolate, return_dtype=pl.Float64, is_elementwise=True)
     made: pl.Expr = ((x - fitted["shift"]) / fitted["scale"]).cast(pl.Float32)
     return made
 
 
-def _on_line(knots: np.ndarray, levels: np.ndarray, values: pl.Series) -> pl.Series:
+def _interpolate(knots: np.ndarray, levels: np.ndarray, values: pl.Series) -> pl.Series:
     return pl.Series(np.interp(values.to_numpy(), knots, levels))
 
 
@@ -108,7 +108,7 @@ def signed_log(x: np.ndarray) -> np.ndarray:
 
 
 def yeo_johnson(x: np.ndarray, exponent: float) -> np.ndarray:
-    """The power transformation, which also takes values below 0."""
+    """Yeo-Johnson power transform, defined for negative values too."""
     above, below = np.log1p(np.maximum(x, 0)), np.log1p(np.maximum(-x, 0))
     return np.where(x >= 0, _power(above, exponent), -_power(below, 2 - exponent))
 
@@ -127,7 +127,7 @@ def _power_expression(logs: pl.Expr, exponent: float) -> pl.Expr:
 
 
 def _standard(shift: float, scale: float) -> dict[str, float]:
-    """A column of one value must not be divided by 0."""
+    """Shift and scale; the scale of a constant column is 1, to avoid a division by 0."""
     return {"shift": float(shift), "scale": float(scale) if np.isfinite(scale) and scale > 1e-12 * abs(shift) else 1.0}
 
 
@@ -136,7 +136,7 @@ def _moments(values: np.ndarray) -> tuple[float, float]:
 
 
 def _knots(sketch: NumericSketch) -> dict[str, list[float]]:
-    """Points of a rising line: where quantiles are equal, their levels' mean."""
+    """Knots of the monotone quantile curve; equal quantiles are merged with their mean level."""
     shares = np.linspace(0, 1, _KNOTS)
     values, group = np.unique(sketch.quantile(shares.tolist()), return_inverse=True)
     levels = np.bincount(group, weights=shares) / np.bincount(group)
@@ -144,7 +144,7 @@ def _knots(sketch: NumericSketch) -> dict[str, list[float]]:
 
 
 def _best_exponent(grid: np.ndarray) -> float:
-    """The exponent in [-2, 4] with the greatest likelihood of a normal distribution, by golden-section search."""
+    """The maximum likelihood exponent in [-2, 4], by golden-section search."""
     jacobian = float((np.sign(grid) * np.log1p(np.abs(grid))).mean())
 
     def loss(exponent: float) -> float:

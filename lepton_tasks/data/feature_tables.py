@@ -1,4 +1,4 @@
-"""Read the features of a table, for training and evaluation."""
+"""Read table features, for training and evaluation."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import numpy as np
 from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.protocols import Rows
 
-_EXACT = 2**24  # whole numbers up to here are exact as float32
+_EXACT = 2**24  # largest range of integers that float32 represents exactly
 
 
 def open_table(features: Path, split: str, fitted: Mapping[str, Any]) -> Rows:
-    """What the extractor ``table`` wrote of one split, in memory.
+    """Load one split of the extractor ``table`` into memory.
 
     Args:
         features: Folder of the features artifact.
-        split: Its name.
-        fitted: What the extractor learned.
+        split: Name of the split.
+        fitted: The extractor's fitted values.
 
     Returns:
         Inputs float32 [N, numbers + codes], in the order of `table_columns`, and targets.
 
     Raises:
-        DataError: there are no rows, a label is not finite, or a column has more codes than float32 tells apart.
+        DataError: there are no rows, a label is not finite, or a column has more codes than float32 can represent.
     """
     import pyarrow.parquet as pq
 
@@ -51,14 +51,14 @@ def open_table(features: Path, split: str, fitted: Mapping[str, Any]) -> Rows:
 
 
 def table_columns(fitted: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Names of the columns of numbers and of codes that the extractor ``table`` makes, each in its order."""
+    """Names of the numeric and of the code columns of the extractor ``table``, in order."""
     features = fitted["features"]
     numbers = [name for feature in features for name in number_names(feature)]
     return numbers, [feature["name"] for feature in features if not number_names(feature)]
 
 
 def number_names(feature: Mapping[str, Any]) -> list[str]:
-    """The columns of numbers that a feature of ``table`` makes; none if it makes a code."""
+    """The numeric columns of a feature of ``table``; empty for a code."""
     name = str(feature["name"])
     if feature["kind"] == "number":
         return [name]

@@ -12,7 +12,7 @@ from lepton_tasks.data.split import SPLITS
 
 
 def open_split(features: Path, split: str) -> Rows:
-    """Inputs (a memory map), targets and, where there are any, lengths of one split; raises `DataError` if empty."""
+    """Inputs (memory-mapped), targets and, if present, lengths of one split; raises `DataError` if empty."""
     inputs, lengths = open_inputs(features, split)
     targets = np.load(features / split / "targets.npy")
     if len(inputs) != len(targets):
@@ -25,7 +25,7 @@ def open_split(features: Path, split: str) -> Rows:
 
 
 def open_inputs(features: Path, split: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Inputs (a memory map) and, where there are any, lengths of one split; raises `DataError` if empty."""
+    """Inputs (memory-mapped) and, if present, lengths of one split; raises `DataError` if empty."""
     folder = features / split
     inputs = np.load(folder / "inputs.npy", mmap_mode="r")
     if len(inputs) == 0:
@@ -39,11 +39,11 @@ def open_inputs(features: Path, split: str) -> tuple[np.ndarray, np.ndarray | No
 
 
 def check_texts(features: Path, *, framed: int = 0) -> None:
-    """Raise `DataError` if a text of any split has no token: a server refuses it, so it cannot be judged as served.
+    """Raise `DataError` if a text of any split has no token, since the server would reject it.
 
     Args:
         features: Folder of the features artifact.
-        framed: Tokens that every text has, however short.
+        framed: Number of tokens of an empty text.
     """
     for split in SPLITS:
         path = features / split / "lengths.npy"

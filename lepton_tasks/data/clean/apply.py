@@ -1,4 +1,4 @@
-"""Apply the cleaning steps in order and account for every rejected or repaired row."""
+"""Apply the cleaning steps in order and record every rejected or repaired row."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ REPAIRED_SCHEMA = pa.schema([(name, pa.string()) for name in (*_NAMES, "step", "
 
 
 class Cleaned(NamedTuple):
-    """What the steps made of the rows."""
+    """Result of cleaning."""
 
     probes: pa.Table
-    """The rows that are kept, as the steps left them."""
+    """The kept rows, after the steps' changes."""
     rejected: pa.Table
-    """`REJECTED_SCHEMA`: a line for each refused row."""
+    """`REJECTED_SCHEMA`: one line per rejected row."""
     repaired: pa.Table
-    """`REPAIRED_SCHEMA`: a line for each repair of a row that is kept."""
+    """`REPAIRED_SCHEMA`: one line per repair of a kept row."""
     report: dict[str, Any]
-    """Counts and examples, in all and of each step."""
+    """Counts and examples, total and per step."""
 
 
 def clean_rows(probes: pa.Table, steps: Sequence[tuple[str, CleaningStep]]) -> Cleaned:
-    """Apply the steps in order; each sees only what the earlier ones kept, as they left it."""
+    """Apply the steps in order; each sees only the rows that the previous ones kept, with their changes."""
     total = probes.num_rows
     rejected: list[dict[str, Any]] = []
     repaired: list[dict[str, Any]] = []
@@ -41,15 +41,17 @@ def clean_rows(probes: pa.Table, steps: Sequence[tuple[str, CleaningStep]]) -> C
             probes, changes = step.revise(probes)
         reasons = step.refuse(probes)
         lines = probes.select(_NAMES).to_pylist()
-        gone = [{**line, "step": name, "reason": reason} for line, reason in zip(lines, reasons, strict=True) if reason]
-        mended = [
+        dropped = [
+            {**line, "step": name, "reason": reason} for line, reason in zip(lines, reasons, strict=True) if reason
+        ]
+        fixed = [
             {**line, "step": name, "change": change}
             for line, reason, change in zip(lines, reasons, changes, strict=True)
             if change and not reason
         ]
-        counts = {"rows_in": len(lines), "refused": len(gone), "repaired": len(mended)}
-        report.append({"step": name, **counts, "examples": (gone or mended)[:_EXAMPLES]})
-        rejected, repaired = rejected + gone, repaired + mended
+        counts = {"rows_in": len(lines), "refused": len(dropped), "repaired": len(fixed)}
+        report.append({"step": name, **counts, "examples": (dropped or fixed)[:_EXAMPLES]})
+        rejected, repaired = rejected + dropped, repaired + fixed
         probes = probes.filter(pa.array([reason is None for reason in reasons], pa.bool_()))
     kept = set(probes["sample_id"].to_pylist())
     repaired = [line for line in repaired if line["sample_id"] in kept]

@@ -1,4 +1,4 @@
-"""Position of each row within its stratum; every split method is a cut of this order."""
+"""Position of each row within its stratum; every split method divides this order at two boundaries."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from lepton_tasks.data.tables.rows import ROW, Change, TableRows
 STRATUM, POSITION = "__stratum", "__position"
 
 
-def placing(use_case: UseCase, rows: TableRows, *, seed: int) -> Change:
-    """A change that adds `STRATUM` (str) and `POSITION` (uint64): test rows come first, then validation, then train.
+def split_order(use_case: UseCase, rows: TableRows, *, seed: int) -> Change:
+    """A change that adds `STRATUM` (str) and `POSITION` (uint64): test rows first, then validation, then train.
 
-    Rows that must stay together have the same position.
+    Rows that must be in the same split have the same position.
 
     Raises:
         ConfigError: the label or the column to split by is missing or of the wrong type.
@@ -46,20 +46,20 @@ def placing(use_case: UseCase, rows: TableRows, *, seed: int) -> Change:
                     where=f"{where}.split.column",
                     fix="Convert it with the step `types`, or name a column of dates or whole numbers.",
                 )
-            # The latest first: whatever is later than the cut is tested on. 128 bits for what is below 0.
+            # Descending time: the latest rows are the test split. 128 bits for negative values.
             position = (pl.lit(2**63 - 1, pl.Int128) - pl.col(column).cast(pl.Int64).cast(pl.Int128)).cast(pl.UInt64)
         else:
             position = stable_hash(pl.col(column), seed)
         position = pl.when(pl.col(column).is_not_null()).then(position)
-    return functools.partial(_place, stratum, position)
+    return functools.partial(_add_positions, stratum, position)
 
 
-def _place(stratum: pl.Expr, position: pl.Expr, frame: pl.LazyFrame) -> pl.LazyFrame:
+def _add_positions(stratum: pl.Expr, position: pl.Expr, frame: pl.LazyFrame) -> pl.LazyFrame:
     return frame.with_columns(stratum.alias(STRATUM), position.alias(POSITION))
 
 
 def _by_origin(rows: TableRows, seed: int) -> pl.Expr:
-    """A hash of where each row came from."""
+    """A hash of each row's origin."""
     starts = np.array([part.first for part in rows.parts])
     hashes = hash_values(pl.Series([part.origin for part in rows.parts]), seed=seed).to_numpy()
     return pl.col(ROW).map_batches(
@@ -77,7 +77,7 @@ def _check_column(name: str, rows: TableRows, where: str) -> pl.DataType:
     return rows.schema[name]
 
 
-def check_placed(frame: pl.DataFrame) -> None:
+def check_split_order(frame: pl.DataFrame) -> None:
     """Raise `DataError` if rows of a part have no label or no position."""
     if missing := frame[STRATUM].null_count():
         raise DataError(f"{missing:,} rows of a part have no label.", where="data.label", fix="Add the step `labels`.")

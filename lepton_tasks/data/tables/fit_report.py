@@ -1,4 +1,4 @@
-"""Report what fitted steps did to the training rows: counts and examples."""
+"""Report of the fitted steps' effect on the training rows: counts and examples."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ import polars as pl
 
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.data.sketch import NumericSketch
+from lepton_tasks.data.tables.named_steps import NamedStep
 from lepton_tasks.data.tables.operations import Operation
-from lepton_tasks.data.tables.order import NamedStep
 from lepton_tasks.data.tables.rows import ROW, TableRows
-from lepton_tasks.data.tables.statistics import Summaries, number, outside, summarise
+from lepton_tasks.data.tables.statistics import summarise
+from lepton_tasks.data.tables.summaries import Summaries, count_outside, required_bound
 
 _EXAMPLES = 3
 _FIRST_ROWS = 20_000
-_LOOKED_AT = 4  # parts that are read for examples at most: rare values need not be worth a pass of their own
+_EXAMPLE_PARTS = 4  # maximum number of parts read for examples: rare values do not justify a full pass
 
 
-def changes_by(named: NamedStep, fitted: Mapping[str, Any], rows: TableRows, ctx: RunContext) -> dict[str, Any]:
-    """An entry of the report: for each column how many values the step fills, or finds out of bounds, and a few.
+def step_report(named: NamedStep, fitted: Mapping[str, Any], rows: TableRows, ctx: RunContext) -> dict[str, Any]:
+    """Report entry of a step: per column the counts of filled and out-of-bounds values, with examples.
 
-    Values out of bounds are counted exactly where a column has few different ones; else they may be off by what lies
-    within 0.2 % of a bound, and `exact` says so. Rows that a step refuses are counted by the transform stage.
+    Out-of-bounds counts are exact for columns with few distinct values; otherwise values within 0.2 % of a bound may
+    be miscounted, and `exact` is false. Rejected rows are counted by the transform stage.
 
     Args:
         named: The step.
-        fitted: What it learned.
-        rows: The training rows before it.
-        ctx: The run.
+        fitted: Its fitted values.
+        rows: The training rows before the step.
+        ctx: Run context.
     """
     changing = [operation for operation in named.step.operations(fitted) if operation.kind != "missing"]
     columns = list(dict.fromkeys(operation.column for operation in changing))
@@ -57,25 +58,25 @@ def _change(operation: Operation, rows: TableRows, found: Summaries) -> dict[str
 
 
 def _counts(operation: Operation, found: Summaries) -> tuple[int, int, bool]:
-    """Values filled, values out of bounds, and whether these are exact."""
+    """Number of filled values, of values out of bounds, and whether the counts are exact."""
     sketch = found.sketches.get(operation.column)
     if sketch is None:
         return found.counters[operation.column].nulls, 0, True
     if operation.kind == "fill":
         return sketch.nulls + sketch.nan, 0, True
-    exact = outside(operation, sketch)
-    return 0, _about_outside(operation, sketch) if exact is None else exact, exact is not None
+    exact = count_outside(operation, sketch)
+    return 0, _estimate_outside(operation, sketch) if exact is None else exact, exact is not None
 
 
-def _about_outside(operation: Operation, sketch: NumericSketch) -> int:
-    """Values out of bounds where the sketch holds bins, not values."""
-    below, within = sketch.count_below([number(operation.low), number(operation.high)])
+def _estimate_outside(operation: Operation, sketch: NumericSketch) -> int:
+    """Estimated number of values out of bounds, for a sketch with bins instead of values."""
+    below, within = sketch.count_below([required_bound(operation.low), required_bound(operation.high)])
     return round(float(below + sketch.count - within)) + sum(sketch.infinities)
 
 
 def _examples(operation: Operation, rows: TableRows) -> list[dict[str, Any]]:
-    """Row, value before and value after; of a mark, the value that is marked."""
-    for part in (rows.parts[0].head(_FIRST_ROWS), *rows.parts[:_LOOKED_AT]):
+    """Row, value before and value after; for ``outside``, the value itself."""
+    for part in (rows.parts[0].head(_FIRST_ROWS), *rows.parts[:_EXAMPLE_PARTS]):
         before = rows.select([operation.column]).read(part)
         after = before.select(operation.expression(before.schema[operation.column])).to_series()
         old = before[operation.column]

@@ -25,8 +25,8 @@ REJECTED_SCHEMA = pa.schema(
         pa.field("step", pa.string(), nullable=False),
         pa.field("reason", pa.string(), nullable=False),
         pa.field("origin", pa.string(), nullable=False),
-        pa.field("row", pa.int64()),  # number in the table as it came; null for what was no row then
-        pa.field("line", pa.int64()),  # of the file, for what could not be read as a row
+        pa.field("row", pa.int64()),  # number in the raw table; null for lines that were not read as rows
+        pa.field("line", pa.int64()),  # line number of an unreadable row
         pa.field("text", pa.string()),  # the row's values as JSON, or the text of the line
     ]
 )
@@ -37,12 +37,12 @@ class RejectedFile:
 
     Args:
         path: The file.
-        names: The step behind each code.
-        parts: The table as it came, by which the origin of a row is told.
-        ctx: Says where to compute.
+        names: Step name by code.
+        parts: Parts of the raw table, for the origin of a row.
+        ctx: Run context.
 
     Attributes:
-        examples: By code, a few of the rows.
+        examples: A few rows by code.
     """
 
     def __init__(self, path: Path, names: Mapping[int, str], parts: Sequence[Part], ctx: RunContext) -> None:
@@ -52,7 +52,7 @@ class RejectedFile:
             REJECTED_SCHEMA,
             use_dictionary=["step", "origin"],
             compression="none",
-            write_statistics=False,  # to compare the texts takes twice as long as to write them
+            write_statistics=False,  # comparing the texts takes twice as long as writing them
         )
         self._names, self._ctx = dict(names), ctx
         self._origins = Origins([part.first for part in parts], [part.origin for part in parts])
@@ -65,17 +65,17 @@ class RejectedFile:
     ) -> None:
         self._writer.close()
 
-    def add(self, rows: TableRows, refusals: pl.DataFrame) -> None:
-        """Write refused rows with their values as they lie on disk.
+    def add(self, rows: TableRows, rejections: pl.DataFrame) -> None:
+        """Write rejected rows with their values on disk, before changes.
 
         Args:
-            rows: The table whose numbers `refusals` speaks of.
-            refusals: `REFUSALS`.
+            rows: The table to which the row numbers refer.
+            rejections: `REJECTIONS`.
         """
-        refusals = refusals.sort(ROW)
-        chunks = [_Refused(part, mine) for part in rows.parts if len(mine := _within(refusals, part))]
+        rejections = rejections.sort(ROW)
+        chunks = [_Refused(part, mine) for part in rows.parts if len(mine := _within(rejections, part))]
         task = functools.partial(_rejected, self._names, self._origins)
-        for table, examples in map_chunks(task, chunks, self._ctx, total=len(refusals), unit="refused rows"):
+        for table, examples in map_chunks(task, chunks, self._ctx, total=len(rejections), unit="refused rows"):
             self._writer.write_table(table)
             for code, few in examples.items():
                 self.examples[code] += few[: _EXAMPLES - len(self.examples[code])]
@@ -83,13 +83,13 @@ class RejectedFile:
 
 @dataclasses.dataclass(frozen=True)
 class Origins:
-    """Where the rows of a table came from, by the numbers at which the parts begin."""
+    """Origin of each row of a table, by the first row number of each part."""
 
     starts: Sequence[int]
     origins: Sequence[str]
 
     def of(self, rows: pl.Series) -> pl.Series:
-        """The origin of each row; of one that was made by a step, the word for it."""
+        """The origin of each row; ``made while cleaning`` for rows created by a step."""
         index = np.searchsorted(np.array(self.starts), rows.fill_null(0).to_numpy(), side="right") - 1
         found = pl.Series(self.origins, dtype=pl.String).gather(index)
         return pl.select(pl.when(rows.is_null()).then(pl.lit("made while cleaning")).otherwise(found)).to_series()
@@ -98,27 +98,27 @@ class Origins:
 @dataclasses.dataclass(frozen=True)
 class _Refused:
     part: Part
-    refusals: pl.DataFrame
+    rejections: pl.DataFrame
 
     def __len__(self) -> int:
-        return len(self.refusals)
+        return len(self.rejections)
 
 
-def _within(refusals: pl.DataFrame, part: Part) -> pl.DataFrame:
-    start, stop = (int(refusals[ROW].search_sorted(row)) for row in (part.first, part.first + part.rows))
-    return refusals.slice(start, stop - start)
+def _within(rejections: pl.DataFrame, part: Part) -> pl.DataFrame:
+    start, stop = (int(rejections[ROW].search_sorted(row)) for row in (part.first, part.first + part.rows))
+    return rejections.slice(start, stop - start)
 
 
 def _rejected(
     names: Mapping[int, str], origins: Origins, chunk: _Refused
 ) -> tuple[pa.Table, dict[int, list[dict[str, Any]]]]:
-    """The refused rows of a part, and by code a few of them."""
-    wanted = pl.Series(chunk.refusals[ROW] - chunk.part.first)
+    """The rejected rows of a part, and examples by code."""
+    wanted = pl.Series(chunk.rejections[ROW] - chunk.part.first)
     values = scan(chunk.part).drop(ROW).collect().select(pl.all().gather(wanted))
-    rows = values[RAW_ROW] if RAW_ROW in values.columns else chunk.refusals[ROW]
+    rows = values[RAW_ROW] if RAW_ROW in values.columns else chunk.rejections[ROW]
     texts = values.drop(RAW_ROW, strict=False).select(pl.struct(pl.all()).struct.json_encode()).to_series()
     reason = pl.col("reason").cast(pl.String)
-    frame = chunk.refusals.select(
+    frame = chunk.rejections.select(
         pl.col("code").replace_strict(names, return_dtype=pl.String).alias("step"),
         pl.when(pl.col("same_as").is_null()).then(reason).otherwise(pl.format("{}: {}", reason, "same_as")),
         origins.of(rows).alias("origin"),
