@@ -20,12 +20,12 @@ _WORD = r"[\p{L}\p{N}]+"
 
 @dataclasses.dataclass(frozen=True)
 class Content(Visits):
-    """As `visits`, with items described by their texts.
+    """Like `visits`, with items described by their texts.
 
     Args:
-        text: Columns of text about the item; the first is what people call it.
-        min_items: Words of fewer items say nothing about what is alike, and are left out.
-        most_words: Of an item, the rarest ones.
+        text: Text columns about the item; the first is its title.
+        min_items: Minimum number of items with a word; rarer words carry no similarity.
+        most_words: Maximum number of words per item, the rarest ones.
     """
 
     text: tuple[str, ...] = ()
@@ -33,16 +33,16 @@ class Content(Visits):
     most_words: Annotated[int, pydantic.Field(ge=1, le=256)] = 24
 
     def check(self, schema: Mapping[str, pl.DataType], label: str | None) -> None:
-        """As `Visits`, and the texts are there."""
+        """Like `Visits`, and for a missing text column."""
         super().check(schema, label)
         if not self.text:
             raise ConfigError("no column of text is named.", where="text", fix="For example `text: [title, genres]`.")
         check_columns(self.text, schema, where="text", suits=lambda dtype: dtype == pl.String, wanted="text")
 
     def fit(self, rows: TableRows, ctx: RunContext) -> dict[str, Any]:
-        """As `Interactions`; and ``words`` of all items, ``weights`` of the words (idf), ``titles``.
+        """Like `Interactions`, with ``words`` of all items, their ``weights`` (idf), ``item_words`` and ``titles``.
 
-        The words of an item are numbers from 1 into the words, by item; weights are ln((1 + N) / (1 + items)) + 1.
+        ``item_words`` are 1-based indices into the words, per item; weights are ln((1 + N) / (1 + items)) + 1.
         """
         fitted = super().fit(rows, ctx)
         parts = rows.select([self.item, *self.text]).map(self._described, ctx, unit="interactions")

@@ -1,4 +1,4 @@
-"""Default data rules for text, pairs, series and events; use cases add their own under `quality`."""
+"""Default data rules for text, text pairs, series and interactions; use cases add their own under `quality`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Rules = Mapping[Literal["raw", "features"], Sequence[Expectation]]
 
 _ROWS = (rule("expect_table_row_count_to_be_between", min_value=len(SPLITS)),)
 _SPLITS = (rule("expect_column_distinct_values_to_equal_set", column="split", value_set=list(SPLITS)),)
-_LEAST = 1e-9  # the mean of a row's tokens, or of a user and an item: 0 if none is known
+_LEAST = 1e-9  # lower bound of a row's mean: 0 if no token, or neither user nor item, is known
 
 SPARSE: Rules = {"raw": _ROWS, "features": _SPLITS}
 
@@ -21,7 +21,7 @@ TOKENS: Rules = {
     "raw": _ROWS,
     "features": (
         *_SPLITS,
-        # A text without a token says nothing; equal ones may lie in two splits, and flatter the test figures.
+        # A text without tokens has no information; equal texts in two splits would inflate test metrics.
         rule("expect_column_values_to_be_between", "warning", column="mean", min_value=_LEAST),
         rule("expect_column_values_to_be_between", column="mean", min_value=_LEAST, mostly=0.9),
         rule("expect_column_values_to_be_unique", "warning", column="input_sha256", mostly=0.99),
@@ -33,7 +33,7 @@ WINDOWS: Rules = {
     "features": (
         *_SPLITS,
         rule("expect_column_values_to_not_be_null", column="mean"),
-        # Scaled by the training split: a window far outside it is of another world than what was learned.
+        # Values are scaled by the training split: a window far outside is not comparable with the training data.
         rule("expect_column_values_to_be_between", "warning", column="mean", min_value=-5, max_value=5),
     ),
 }
@@ -42,4 +42,4 @@ PAIRS: Rules = {
     "raw": _ROWS,
     "features": (*_SPLITS, rule("expect_column_values_to_be_between", column="mean", min_value=_LEAST, mostly=0.5)),
 }
-"""A user and an item both unknown to training: nothing can be said of them."""
+"""The mean is 0 if both user and item are unknown in training."""

@@ -23,19 +23,19 @@ from lepton_tasks.data.tables.arrays import ArrayFile
 from lepton_tasks.data.tables.rows import ROW, TableRows
 from lepton_tasks.data.tables.steps.column_checks import check_columns
 
-_DRAWS = 20  # after so many, a user who has seen nine of ten items lacks a negative in one case of eight
+_DRAWS = 20  # attempts; a user with 90 % of the items then lacks a negative with probability 1/8
 
 
 @dataclasses.dataclass(frozen=True)
 class Interactions:
-    """Users and items as indices known from the training split; unknown ones are 0.
+    """Users and items as indices fitted on the training split; 0 for unknown ones.
 
     Args:
-        user: Column of users: text or whole numbers.
-        item: Column of items: text or whole numbers.
-        rating: Column of ratings or weights; null if an interaction says only that it happened.
-        time: Column of times, kept beside the pairs.
-        negatives: Items drawn for each row that its user has not touched; 0 for none.
+        user: User column: text or integers.
+        item: Item column: text or integers.
+        rating: Column of ratings or weights; null for implicit feedback.
+        time: Time column, stored with the pairs.
+        negatives: Negative items sampled per row; 0 for none.
     """
 
     user: str
@@ -46,11 +46,11 @@ class Interactions:
 
     @staticmethod
     def expectations(stage: Literal["raw", "features"]) -> Sequence[Expectation]:
-        """Rules that every use case with these features shares."""
+        """Default expectations of these features."""
         return PAIRS[stage]
 
     def check(self, schema: Mapping[str, pl.DataType], label: str | None) -> None:
-        """The columns are there and of the right types; the interaction is what is learned, so there is no label."""
+        """Raise `ConfigError` for a missing column, an unsuitable type, or a label."""
         check_columns(
             [self.user, self.item],
             schema,
@@ -72,7 +72,7 @@ class Interactions:
             )
 
     def fit(self, rows: TableRows, ctx: RunContext) -> dict[str, Any]:
-        """The users, the items by popularity, how popular each is, the mean rating, and what each user has touched."""
+        """Users, items by popularity, their counts, the mean rating, and the user-item pairs."""
         chosen = rows.select(self._columns)
         parts = chosen.map(functools.partial(_counted, self), ctx, unit="interactions")
         pairs = pl.concat(parts).group_by("user", "item").agg(pl.col("count", "sum").sum(), pl.col("time", "row").max())
@@ -87,16 +87,16 @@ class Interactions:
             "popularity": popularity["count"].to_list(),
             "mean_rating": float(pairs["sum"].sum()) / total if self.rating else None,
         }
-        touched = pairs.select(_number("user", users), _number("item", items))  # users are select_rows in their order
-        return fitted | {"seen": _stored_pairs(touched["user"].to_numpy(), touched["item"].to_numpy())}
+        indices = pairs.select(_number("user", users), _number("item", items))  # pairs are sorted by user
+        return fitted | {"seen": _stored_pairs(indices["user"].to_numpy(), indices["item"].to_numpy())}
 
     def transform(self, rows: TableRows, fitted: Mapping[str, Any], folder: Path, ctx: RunContext) -> dict[str, Any]:
-        """Write one split, a row an interaction.
+        """Write one split, one row per interaction.
 
-        ``inputs.npy``, int32 [N, 2], numbers of user and item from 1, 0 for what training has not seen;
-        ``targets.npy``, float32 [N], the rating, or 1; ``times.npy``, int64 [N], seconds since 1970, if asked for;
-        ``negatives.npy``, int32 [N, negatives], items that the user has touched neither in training nor in this split,
-        drawn evenly with the seed of the run, and 0 where none was found in 20 draws.
+        ``inputs.npy``, int32 [N, 2], 1-based indices of user and item, 0 if unknown in training; ``targets.npy``,
+        float32 [N], the rating, or 1; ``times.npy``, int64 [N], seconds since 1970, if `time` is set;
+        ``negatives.npy``, int32 [N, negatives], items without interaction with the user in training and this split,
+        sampled uniformly with the seed of the run, and 0 if none was found in 20 attempts.
         """
         task = functools.partial(
             _numbered, self, pl.Series(fitted["users"], dtype=pl.String), pl.Series(fitted["items"], dtype=pl.String)
@@ -132,20 +132,20 @@ class Interactions:
 
 
 def seen_pairs(fitted: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the users and of the items they have touched in training, int32, by user, the latest touch last."""
+    """User and item indices of the training pairs, int32, by user, latest last."""
     users, items = (np.frombuffer(base64.b64decode(fitted["seen"][name]), "<i4") for name in ("users", "items"))
     return users, items
 
 
 def draw_negatives(users: np.ndarray, seen: np.ndarray, *, items: int, count: int, seed: int) -> np.ndarray:
-    """Items for each row that its user has not touched, int32 [N, count]; 0 where none was found.
+    """Sample items without interaction per row, int32 [N, count]; 0 if none was found.
 
     Args:
-        users: Number of each row's user.
-        seen: Sorted codes ``user * (items + 1) + item`` of what must not be drawn.
-        items: Number of items; they count from 1.
-        count: How many to draw for a row.
-        seed: The same seed gives the same items.
+        users: User index of each row.
+        seen: Sorted codes ``user * (items + 1) + item`` of excluded pairs.
+        items: Number of items; indices start at 1.
+        count: Samples per row.
+        seed: Random seed.
     """
     random = np.random.Generator(np.random.PCG64(seed))
     drawn = np.zeros((len(users), count), np.int32)
@@ -164,7 +164,7 @@ def draw_negatives(users: np.ndarray, seen: np.ndarray, *, items: int, count: in
 
 
 def codes_of(users: np.ndarray, items: np.ndarray, count: int) -> np.ndarray:
-    """A number for each pair of user and item, int64: ``user * (count + 1) + item``, where `count` items exist."""
+    """A unique int64 code per user-item pair: ``user * (count + 1) + item``, for `count` items."""
     codes: np.ndarray = users.astype(np.int64) * (count + 1) + items
     return codes
 
@@ -175,7 +175,7 @@ def _stored_pairs(users: np.ndarray, items: np.ndarray) -> dict[str, str]:
 
 
 def _counted(features: Interactions, rows: pl.DataFrame) -> pl.DataFrame:
-    """How often each user and item of a part met, the sum of the ratings, and when they met last."""
+    """Count, rating sum and last time of each user-item pair of a part."""
     _check_ratings(features, rows)
     named = rows.select(
         user=pl.col(features.user).cast(pl.String),
@@ -191,14 +191,14 @@ def _counted(features: Interactions, rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _number(column: str, known: pl.Series) -> pl.Expr:
-    """The number of a name, from 1; `UNKNOWN` for another."""
+    """The 1-based index of a name; `UNKNOWN` for unknown names."""
     numbers = pl.int_range(1, len(known) + 1, dtype=pl.Int32, eager=True)
     name = pl.col(column).cast(pl.String)
     return name.replace_strict(known, numbers, default=UNKNOWN, return_dtype=pl.Int32).alias(column)
 
 
 def _check_ratings(features: Interactions, rows: pl.DataFrame) -> None:
-    """Raise `DataError` for a rating that is none: nothing can be learned from it, and one would spoil all sums."""
+    """Raise `DataError` for missing or non-finite ratings."""
     if features.rating is None:
         return
     ratings = rows[features.rating].cast(pl.Float64)

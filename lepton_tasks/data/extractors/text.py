@@ -1,4 +1,4 @@
-"""Features `text`: text -> token ids."""
+"""Features `text`: token ids."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from lepton_tasks.data.tables.rows import TableRows
 from lepton_tasks.data.tables.steps.text import Columns, check_text, joined_text
 
 Tokens = tuple[np.ndarray, np.ndarray]
-"""The tokens of some texts one after the other, and how many each has."""
+"""Concatenated tokens of texts, and the number of tokens of each."""
 
 Count = Annotated[int, pydantic.Field(ge=1)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Texts:
-    """The canonical texts of a split, part by part; can be gone through again."""
+    """The canonical texts of a split, part by part; can be iterated repeatedly."""
 
     rows: TableRows
     columns: Sequence[str]
@@ -43,7 +43,7 @@ class Texts:
 
 
 def check_inputs(schema: Mapping[str, pl.DataType], columns: Sequence[str], label: str | None) -> None:
-    """Raise `ConfigError` if a column is no text, or is what is to be learned."""
+    """Raise `ConfigError` if a column is not text, or is the label."""
     check_text(schema, columns)
     if label in columns:
         raise ConfigError(f"the label {label!r} is among the inputs.", where="columns", fix="Remove it.")
@@ -73,7 +73,7 @@ def texts_of(columns: Sequence[str], rows: pl.DataFrame) -> list[str]:
 
 
 def text_requests(rows: pl.DataFrame, columns: Sequence[str]) -> list[bytes]:
-    """Rows as a client sends them: one column as plain text, several as a JSON object; null is nothing, as it was."""
+    """Encode rows as request bodies: plain text for one column, a JSON object for several; null as empty."""
     rows = rows.with_columns(pl.col(columns).fill_null(""))
     if len(columns) == 1:
         return [text.encode() for text in rows[columns[0]]]
@@ -89,12 +89,12 @@ class TextFeatures:
     """Texts as token ids of fixed length.
 
     Args:
-        columns: Columns of text, joined by spaces.
+        columns: Text columns, joined by spaces.
         tokenizer: ``word``, ``bpe`` or ``wordpiece``: see `train_vocabulary`.
-        vocab_size: Most tokens of the vocabulary.
-        max_length: Tokens of a row; longer texts are cut.
-        lowercase: Whether capitals are told apart no more.
-        min_count: How often a word must occur in the training split to be known.
+        vocab_size: Maximum size of the vocabulary.
+        max_length: Tokens per row; longer texts are truncated.
+        lowercase: Whether to ignore case.
+        min_count: Minimum count of a word in the training split.
         vectors: Dimension of word vectors to train on the training split; null for none. See `word_vectors`.
     """
 
@@ -108,11 +108,11 @@ class TextFeatures:
 
     @staticmethod
     def expectations(stage: Literal["raw", "features"]) -> Sequence[Expectation]:
-        """Rules that every use case with these features shares."""
+        """Default expectations of these features."""
         return TOKENS[stage]
 
     def check(self, schema: Mapping[str, pl.DataType], label: str | None) -> None:
-        """The columns are text."""
+        """Raise `ConfigError` unless the columns are text."""
         check_inputs(schema, self.columns, label)
 
     def fit(self, rows: TableRows, ctx: RunContext) -> dict[str, Any]:

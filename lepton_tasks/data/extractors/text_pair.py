@@ -28,14 +28,14 @@ class TextPairFeatures:
     """Source and target texts as token ids.
 
     Args:
-        source: Column of the text that is given.
-        target: Column of the text that is wanted.
+        source: Source text column.
+        target: Target text column.
         tokenizer: ``word``, ``bpe`` or ``wordpiece``: see `train_vocabulary`.
-        vocabulary: ``joint``: one for both, which suits languages that share letters; or ``separate``.
-        vocab_size: Most tokens of a vocabulary.
-        max_length: Tokens of a row, ``<s>`` and ``</s>`` included; longer texts are cut.
-        lowercase: Whether capitals are told apart no more.
-        min_count: How often a word, or a pair to merge, must occur in the training split.
+        vocabulary: ``joint`` for both sides, suitable for languages with a common script; or ``separate``.
+        vocab_size: Maximum size of a vocabulary.
+        max_length: Tokens per row, including ``<s>`` and ``</s>``; longer texts are truncated.
+        lowercase: Whether to ignore case.
+        min_count: Minimum count of a word, or a pair to merge, in the training split.
     """
 
     source: str
@@ -49,11 +49,11 @@ class TextPairFeatures:
 
     @staticmethod
     def expectations(stage: Literal["raw", "features"]) -> Sequence[Expectation]:
-        """Rules that every use case with these features shares."""
+        """Default expectations of these features."""
         return TOKENS[stage]
 
     def check(self, schema: Mapping[str, pl.DataType], label: str | None) -> None:
-        """Both columns are text; the target column is what is learned, so there is no label."""
+        """Raise `ConfigError` unless both columns are text and there is no label."""
         check_text(schema, [self.source, self.target], where="source, target")
         if label is not None:
             raise ConfigError(
@@ -63,7 +63,7 @@ class TextPairFeatures:
             )
 
     def fit(self, rows: TableRows, ctx: RunContext) -> dict[str, Any]:
-        """Both tokenizers, as JSON; the same vocabulary in them if it is joint."""
+        """Both tokenizers as JSON, with the same vocabulary if it is joint."""
         sides = [self.source, self.target]
         groups = [sides] if self.vocabulary == "joint" else [[side] for side in sides]
         learned = [self._vocabulary(rows, columns, ctx) for columns in groups]
@@ -104,5 +104,5 @@ class TextPairFeatures:
         return "text", params
 
     def requests(self, rows: TableRows, numbers: np.ndarray, fitted: Mapping[str, Any]) -> list[bytes]:
-        """The source texts as they are."""
+        """The source texts."""
         return text_requests(select_rows(rows.select([self.source]), numbers), [self.source])

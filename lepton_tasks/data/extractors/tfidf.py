@@ -30,12 +30,12 @@ class TfidfFeatures:
     """Texts as TF-IDF weights, for linear models.
 
     Args:
-        columns: Columns of text, joined by spaces.
+        columns: Text columns, joined by spaces.
         tokenizer: ``word``, ``bpe`` or ``wordpiece``: see `train_vocabulary`.
-        vocab_size: Most tokens of the vocabulary.
-        lowercase: Whether capitals are told apart no more.
-        min_count: How often a word must occur in the training split to be known.
-        max_share: Words in a larger share of the texts do not count.
+        vocab_size: Maximum size of the vocabulary.
+        lowercase: Whether to ignore case.
+        min_count: Minimum count of a word in the training split.
+        max_share: Words in a larger fraction of the texts get weight 0.
     """
 
     columns: Columns = ("text",)
@@ -47,15 +47,15 @@ class TfidfFeatures:
 
     @staticmethod
     def expectations(stage: Literal["raw", "features"]) -> Sequence[Expectation]:
-        """Rules that every use case with these features shares."""
+        """Default expectations of these features."""
         return SPARSE[stage]
 
     def check(self, schema: Mapping[str, pl.DataType], label: str | None) -> None:
-        """The columns are text."""
+        """Raise `ConfigError` unless the columns are text."""
         check_inputs(schema, self.columns, label)
 
     def fit(self, rows: TableRows, ctx: RunContext) -> dict[str, Any]:
-        """The tokenizer, as JSON, and the weight of each token, ln((1 + N) / (1 + texts with it)) + 1."""
+        """The tokenizer as JSON, and the idf of each token, ln((1 + N) / (1 + texts with it)) + 1."""
         tokenizer = train_vocabulary(
             Texts(rows, self.columns, ctx),
             kind=self.tokenizer,
@@ -75,10 +75,10 @@ class TfidfFeatures:
         return {"tokenizer": tokenizer, "vocabulary": known, "idf": idf.tolist()}
 
     def transform(self, rows: TableRows, fitted: Mapping[str, Any], folder: Path, ctx: RunContext) -> dict[str, Any]:
-        """Write one split as compressed sparse rows of unit length.
+        """Write one split as a CSR matrix with rows of unit length.
 
         The weights of row ``i`` are ``inputs_values.npy[a:b]`` (float32) in the columns ``inputs_columns.npy[a:b]``
-        (int32), where ``a, b = inputs_offsets.npy[i : i + 2]`` (int64 [N + 1]).
+        (int32), with ``a, b = inputs_offsets.npy[i : i + 2]`` (int64 [N + 1]).
         """
         codec = TfidfCodec(**self.codec(fitted)[1])
         encode = functools.partial(_weights, codec, self.columns)
@@ -101,7 +101,7 @@ class TfidfFeatures:
         return "tfidf", {"tokenizer": fitted["tokenizer"], "idf": fitted["idf"], "columns": list(self.columns)}
 
     def requests(self, rows: TableRows, numbers: np.ndarray, fitted: Mapping[str, Any]) -> list[bytes]:
-        """The texts as they are, or as JSON objects if there are several columns."""
+        """The texts, or JSON objects for several columns."""
         return text_requests(select_rows(rows.select(self.columns), numbers), self.columns)
 
 

@@ -1,4 +1,4 @@
-"""Word vectors from co-occurrence, to initialise embeddings when there is little text."""
+"""Word vectors from co-occurrence, to initialise embeddings for small corpora."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import numpy as np
 
 from lepton_tasks.codecs.text import SPECIAL
 
-_CONTEXTS = 1_024  # neighbours that are told apart: the most frequent ones say nearly all
-_SPAN = 5  # tokens to each side that count as neighbours
-_SMOOTHING = 0.75  # rare neighbours weigh less
+_CONTEXTS = 1_024  # number of context words: the most frequent ones carry nearly all information
+_SPAN = 5  # context window: tokens on each side
+_SMOOTHING = 0.75  # exponent that reduces the weight of rare contexts
 
 
 def train_vectors(tokens: Iterable[tuple[np.ndarray, np.ndarray]], vocabulary: int, dimension: int) -> dict[str, Any]:
     """Vectors of all tokens, as JSON values for `word_vectors`.
 
-    Positive pointwise mutual information of tokens and their neighbours, reduced to its largest singular vectors.
-    Without chance: counts are exact, and the sign of each axis is fixed.
+    Truncated SVD of the positive pointwise mutual information of tokens and context words. Deterministic: counts are
+    exact, and the sign of each axis is fixed.
 
     Args:
-        tokens: Tokens of many texts one after the other, and how many each text has.
-        vocabulary: Number of tokens.
-        dimension: Length of a vector; less if there are fewer different neighbours.
+        tokens: Batches of concatenated tokens and the number of tokens of each text.
+        vocabulary: Size of the vocabulary.
+        dimension: Length of a vector; less if there are fewer context words.
 
     Source: Levy, Goldberg, Dagan, Improving Distributional Similarity with Lessons Learned from Word Embeddings, TACL
     2015, https://aclanthology.org/Q15-1016 (smoothing 0.75; square root of the singular values).
@@ -41,7 +41,7 @@ def train_vectors(tokens: Iterable[tuple[np.ndarray, np.ndarray]], vocabulary: i
                 cells, times = np.unique(word[real] * contexts + neighbour[real], return_counts=True)
                 counts[cells] += times
     table = _information(counts.reshape(vocabulary, contexts))
-    # In double precision, so that the rounding to half hides in which order threads have added.
+    # In double precision, so that rounding to half precision hides the summation order of threads.
     values, axes = np.linalg.eigh(table.T @ table)  # ascending
     kept = slice(None, -1 - min(dimension, contexts), -1)
     values, axes = np.maximum(values[kept], 1e-12), axes[:, kept]
@@ -51,9 +51,9 @@ def train_vectors(tokens: Iterable[tuple[np.ndarray, np.ndarray]], vocabulary: i
 
 
 def word_vectors(fitted: Mapping[str, Any]) -> np.ndarray | None:
-    """The word vectors among the fitted values of `text`, float32 [vocabulary, dimension]; None if there are none.
+    """The word vectors in the fitted values of `text`, float32 [vocabulary, dimension]; None if there are none.
 
-    A token that has no neighbour in the training split is a row of zeros.
+    Tokens without context in the training split have a zero vector.
     """
     if (stored := fitted.get("vectors")) is None:
         return None

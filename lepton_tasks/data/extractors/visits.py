@@ -17,10 +17,10 @@ from lepton_tasks.data.tables.rows import TableRows
 
 @dataclasses.dataclass(frozen=True)
 class Visits(Interactions):
-    """As `interactions`; a request names a user and that user's recent items.
+    """Like `interactions`; a request contains a user and the user's recent items.
 
     Args:
-        recent: How many items of a request are looked at, the latest ones.
+        recent: Number of recent items used, the latest ones.
     """
 
     recent: Annotated[int, pydantic.Field(ge=1, le=200)] = 10
@@ -31,7 +31,7 @@ class Visits(Interactions):
         return "visitor", {"user": self.user, "recent": self.recent, **names}
 
     def requests(self, rows: TableRows, numbers: np.ndarray, fitted: Mapping[str, Any]) -> list[bytes]:
-        """The user of each row, who has just touched the row's item."""
+        """The user of each row, with the row's item as the recent item."""
         found = select_rows(rows.select([self.user, self.item]), numbers)
         return [
             json.dumps({self.user: user, "recent": [item]}, ensure_ascii=False).encode()

@@ -13,7 +13,7 @@ from lepton_tasks.core.errors import DataError
 
 Kind = Literal["word", "bpe", "wordpiece"]
 
-_ALPHABET = 1_000  # characters a WordPiece vocabulary knows at most: enough for any alphabet, a bound for Han
+_ALPHABET = 1_000  # maximum characters of a WordPiece vocabulary: enough for any alphabet, a limit for Han
 _BYTES = 256
 
 
@@ -25,16 +25,16 @@ def train_vocabulary(
     lowercase: bool,
     min_count: int,
 ) -> str:
-    """The tokenizer learned from canonical texts; the same texts in the same order give the same one.
+    """Train a tokenizer on canonical texts; deterministic for the same texts in the same order.
 
     Args:
-        texts: Batches of texts; read twice for ``wordpiece``, and never together in memory.
-        kind: ``word`` (whole words and punctuation), ``bpe`` (byte pairs: nothing is unknown, and decoding gives the
-            text back; Sennrich et al. 2016, https://aclanthology.org/P16-1162) or ``wordpiece`` (Schuster and
-            Nakajima 2012, doi 10.1109/ICASSP.2012.6289079).
-        size: Most tokens, the four special ones included.
-        lowercase: Whether capitals are told apart no more.
-        min_count: How often a word, or a pair of tokens to merge, must occur.
+        texts: Batches of texts; read twice for ``wordpiece``, never all in memory.
+        kind: ``word`` (whole words and punctuation), ``bpe`` (byte pairs: no unknown tokens, lossless decoding;
+            Sennrich et al. 2016, https://aclanthology.org/P16-1162) or ``wordpiece`` (Schuster and Nakajima 2012, doi
+            10.1109/ICASSP.2012.6289079).
+        size: Maximum number of tokens, including the four special ones.
+        lowercase: Whether to ignore case.
+        min_count: Minimum count of a word, or of a pair of tokens to merge.
 
     Raises:
         DataError: nothing occurs often enough.
@@ -53,8 +53,8 @@ def train_vocabulary(
             texts, trainers.BpeTrainer(special_tokens=special, initial_alphabet=alphabet, **options)
         )
     else:
-        # The trainer numbers inner characters (##a) in the order of a hash table, another in each process, and breaks
-        # ties by these numbers: named as special tokens they get fixed ones, and a new model forgets that they were.
+        # The trainer numbers inner characters (##a) in hash table order, which differs per process, and breaks ties by
+        # these numbers. As special tokens they get fixed numbers; the model is then rebuilt without them as special.
         alphabet = _alphabet(texts, lowercase=lowercase)
         inner = [f"##{character}" for character in alphabet]
         least += 2 * len(alphabet)
@@ -78,7 +78,7 @@ def train_vocabulary(
 
 
 def framed(tokenizer_json: str, *, max_length: int, begin: bool = False, end: bool = False) -> str:
-    """The tokenizer with ``<s>`` before and ``</s>`` after each text, cut at `max_length` tokens, these included."""
+    """The tokenizer with ``<s>`` and ``</s>`` around each text, truncated to `max_length` tokens including these."""
     tokenizer = Tokenizer.from_str(tokenizer_json)
     if begin or end:
         frame = ["<s>"] * begin + ["$A"] + ["</s>"] * end

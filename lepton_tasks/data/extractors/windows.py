@@ -1,4 +1,4 @@
-"""Features `windows`: time series -> past windows and the values that follow."""
+"""Features `windows`: past windows of time series and the values that follow."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lepton_tasks.data.tables.rows import ROW, TableRows
 from lepton_tasks.data.tables.steps.column_checks import check_columns
 from lepton_tasks.data.tables.steps.series import check_time
 
-_CHUNK = 4_096  # windows made at once
+_CHUNK = 4_096  # windows computed at once
 
 Count = Annotated[int, pydantic.Field(ge=1)]
 
@@ -32,20 +32,20 @@ Count = Annotated[int, pydantic.Field(ge=1)]
 class Windows:
     """Scaled windows of consecutive rows, and the values that follow.
 
-    No window crosses a gap in time, a row with a missing value, two series, or two splits: the rows of a split are seen
-    by themselves, so the first window of a later split begins after the line. A split's rows are held in memory.
+    No window spans a gap in time, a row with a missing value, two series or two splits: splits are processed
+    separately, so the first window of a later split starts after the boundary. A split's rows are held in memory.
 
     Args:
-        time: Column of times.
-        columns: Columns of numbers to learn from.
-        target: The column to foretell; among `columns` if its past is to be seen.
+        time: Time column.
+        columns: Numeric input columns.
+        target: The column to forecast; add it to `columns` to use its past.
         window: Input rows.
         horizon: Rows to forecast.
         stride: Rows between the starts of two windows.
-        group: Columns that tell series apart.
-        categories: Columns of text to learn from, as one number for each value of the training split.
-        lags: Further back than the window: values of the target so many rows before each.
-        calendar: What of the time is seen, as sine and cosine: ``hour``, ``weekday``, ``month``.
+        group: Columns that identify a series.
+        categories: Categorical input columns, one-hot encoded with the values of the training split.
+        lags: Additional inputs: the target this many rows before each row.
+        calendar: Time features as sine and cosine: ``hour``, ``weekday``, ``month``.
     """
 
     time: str
@@ -61,11 +61,11 @@ class Windows:
 
     @staticmethod
     def expectations(stage: Literal["raw", "features"]) -> Sequence[Expectation]:
-        """Rules that every use case with these features shares."""
+        """Default expectations of these features."""
         return WINDOWS[stage]
 
     def check(self, schema: Mapping[str, pl.DataType], label: str | None) -> None:
-        """The columns are there and of the right types; the target is what is learned, so there is no label."""
+        """Raise `ConfigError` for a missing column, an unsuitable type, or a label."""
         check_time(schema, self.time)
         numbers = [*self.columns, self.target]
         check_columns(numbers, schema, where="columns", suits=lambda dtype: dtype.is_numeric(), wanted="numbers")
@@ -84,10 +84,10 @@ class Windows:
             )
 
     def fit(self, rows: TableRows, ctx: RunContext) -> dict[str, Any]:
-        """The usual step of time, of each column mean and standard deviation, or its values; and the windows' shape.
+        """The usual time step, mean and standard deviation or values of each column, and the windows' shape.
 
         Raises:
-            DataError: no two rows follow each other, or a column has no value.
+            DataError: no two rows are consecutive, or a column has no value.
         """
         series = self._series(rows)
         step = self._usual_step(series)
@@ -119,11 +119,11 @@ class Windows:
     def transform(self, rows: TableRows, fitted: Mapping[str, Any], folder: Path, ctx: RunContext) -> dict[str, Any]:
         """Write one split as arrays.
 
-        ``inputs.npy``, float32 [N, window, D], scaled: the columns, the categories, the lags, the calendar;
-        ``targets.npy``, float32 [N, horizon], in the target's own unit; ``ids.parquet``, the row of each first target.
+        ``inputs.npy``, float32 [N, window, D], scaled: columns, categories, lags, calendar; ``targets.npy``, float32
+        [N, horizon], in the target's unit; ``ids.parquet``, the row of each first target.
 
         Raises:
-            DataError: not one window fits.
+            DataError: no window fits.
         """
         series, codec = self._series(rows), SeriesCodec(**self.codec(fitted)[1])
         features = codec.features(
@@ -140,14 +140,14 @@ class Windows:
                 where="features.params",
                 fix="Split by time (`data.split.method: time`), or take a shorter window.",
             )
-        seen, foretold = np.arange(self.window), self.window + np.arange(self.horizon)
+        past, future = np.arange(self.window), self.window + np.arange(self.horizon)
         with (
             ArrayFile(folder / "inputs.npy", np.float32, (self.window, codec.width)) as inputs,
             ArrayFile(folder / "targets.npy", np.float32, (self.horizon,)) as outcomes,
         ):
             for chunk in np.array_split(starts, -(-len(starts) // _CHUNK)):
-                inputs.append(features[chunk[:, np.newaxis] + seen])
-                outcomes.append(targets[chunk[:, np.newaxis] + foretold])
+                inputs.append(features[chunk[:, np.newaxis] + past])
+                outcomes.append(targets[chunk[:, np.newaxis] + future])
         series.select(pl.col(ROW).gather(starts + self.window).alias("row")).write_parquet(folder / "ids.parquet")
         return {"rows": len(starts), "bytes": 4 * len(starts) * (self.window * codec.width + self.horizon)}
 
@@ -167,7 +167,7 @@ class Windows:
         }
 
     def requests(self, rows: TableRows, numbers: np.ndarray, fitted: Mapping[str, Any]) -> list[bytes]:
-        """The rows of each window, and those before it that its lags reach back to."""
+        """The rows of each window, and the rows before it that its lags need."""
         series, names = self._series(rows), [self.time, *self.columns, *self.categories]
         length = self.window + SeriesCodec(**self.codec(fitted)[1]).history
         order = {number: position for position, number in enumerate(series[ROW])}
@@ -190,7 +190,7 @@ class Windows:
         return series.with_columns(seconds, *finite).sort(*self.group, self.time, ROW)
 
     def _usual_step(self, series: pl.DataFrame) -> int:
-        """The most frequent distance in time of two rows of a series, in seconds."""
+        """The most frequent time step within a series, in seconds."""
         steps = series.select(pl.col(self.time).diff().over(self.group or pl.lit(0))).to_series().drop_nulls()
         if not len(steps):
             raise DataError("the training split has no two rows of one series.", where="features.params.group")
@@ -214,7 +214,7 @@ class Windows:
         usable = marks["whole"].to_numpy()
         linked = usable & marks["follows"].to_numpy()
         linked[1:] &= usable[:-1]
-        run = np.cumsum(~linked)  # rows of one number follow each other without a gap
+        run = np.cumsum(~linked)  # rows with the same number are consecutive
         length = history + self.window + self.horizon
         begins = np.arange(max(0, len(run) - length + 1))
         fits = (run[begins] == run[begins + length - 1]) & usable[begins]

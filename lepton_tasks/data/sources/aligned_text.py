@@ -26,10 +26,9 @@ class AlignedText:
     """One row per line number, with one text column per file.
 
     Args:
-        columns: For each column a file, or a pattern; the first files of all patterns belong together, then the second.
-            See `find_files`.
-        data_root: Given by the environment.
-        encoding: Of all files. A row with a line in another one is refused.
+        columns: A file or pattern per column; with patterns, files are aligned in order. See `find_files`.
+        data_root: Set by the environment.
+        encoding: Encoding of all files. Rows with undecodable lines are rejected.
     """
 
     def __init__(
@@ -42,7 +41,7 @@ class AlignedText:
         self._columns, self._data_root, self._encoding = columns, data_root, encoding
 
     def state(self) -> dict[str, Any]:
-        """Changes with any file's name, size or time of change."""
+        """Changes with any file's name, size or modification time."""
         stamps = [[(file.address, file.stamp) for file in files.values()] for files in self._groups]
         return {"columns": list(self._columns), "files": digest_of(stamps)}
 
@@ -51,7 +50,7 @@ class AlignedText:
         return dict.fromkeys(self._columns, pl.String())
 
     def pieces(self) -> list[AlignedPiece]:
-        """One for the files that belong together."""
+        """One per group of aligned files."""
         return [
             AlignedPiece(files, self._encoding, " + ".join(file.address for file in files.values()))
             for files in self._groups
@@ -63,7 +62,7 @@ class AlignedText:
 
     @functools.cached_property
     def _groups(self) -> list[dict[str, TableFile]]:
-        """The files that belong together, by column."""
+        """Groups of aligned files, by column."""
         found = {name: find_files(path, self._data_root, (".txt",)) for name, path in self._columns.items()}
         (first, files), *others = found.items()
         for name, more in others:
@@ -78,7 +77,7 @@ class AlignedText:
 
 @dataclasses.dataclass(frozen=True)
 class AlignedPiece:
-    """Files that belong together."""
+    """Aligned files."""
 
     files: dict[str, TableFile]
     encoding: str
@@ -86,10 +85,10 @@ class AlignedPiece:
     parquet: str | None = None
 
     def read(self) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
-        """Some 50,000 rows at a time.
+        """Batches of about 50,000 rows.
 
         Raises:
-            DataError: the files have not as many lines.
+            DataError: the files differ in their number of lines.
         """
         names, counts = list(self.files), [0] * len(self.files)
         with contextlib.ExitStack() as stack:
@@ -115,7 +114,7 @@ class AlignedPiece:
                     return
 
     def _decoded(self, row: tuple[bytes, ...]) -> list[str] | str:
-        """The texts, or the reason why there are none."""
+        """The texts, or the reason for rejection."""
         try:
             return [line.decode(self.encoding) for line in row]
         except UnicodeDecodeError as error:
@@ -129,7 +128,7 @@ class AlignedPiece:
         raise DataError(
             f"the files differ in the number of lines: {lines}.",
             where=self.origin,
-            fix="Lines of the same number belong together: take the files from one release.",
+            fix="Files are aligned by line number: take them from one release.",
         )
 
 

@@ -20,20 +20,20 @@ _TRANSLATIONS = "ui/dist/i18n/locales"
 
 
 class _SklearnTable:
-    """Numbers of scikit-learn's example `table`; the name of the class, or the number to be learned, as ``label``."""
+    """Numeric columns of scikit-learn's example `table`; class name or target value as ``label``."""
 
     table: ClassVar[str]
     options: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, data_root: Path) -> None:
-        del data_root  # the file lies in the package
+        del data_root  # the file is in the package
 
     def state(self) -> dict[str, Any]:
         """The package's version."""
         return {"table": self.table, "scikit-learn": importlib.metadata.version("scikit-learn")}
 
     def schema(self) -> Schema:
-        """Fractions, and the ``label``."""
+        """Float columns, and the ``label``."""
         return dict(self._frame.schema)
 
     def pieces(self) -> list[FramePiece]:
@@ -84,7 +84,7 @@ class AirflowTexts:
     """User interface texts of Airflow in all its languages: ``text``, its ``key``, and the locale as ``label``."""
 
     def __init__(self, data_root: Path) -> None:
-        del data_root  # the files lie in the package
+        del data_root  # the files are in the package
 
     def state(self) -> dict[str, Any]:
         """The package's version."""
@@ -126,13 +126,13 @@ class FramePiece:
 
 
 def _translations() -> Path:
-    spec = importlib.util.find_spec("airflow")  # finds the package without importing it, which takes seconds
+    spec = importlib.util.find_spec("airflow")  # locates the package without importing it, which takes seconds
     places = (spec.submodule_search_locations or []) if spec is not None else []
     for place in places:
         if (folder := Path(place) / _TRANSLATIONS).is_dir():
             return folder
     raise DataError(
-        "the installed Airflow carries no translations.",
+        "the installed Airflow contains no translations.",
         where=f"airflow/{_TRANSLATIONS}",
         fix="Install apache-airflow-core 3.1 or later.",
     )

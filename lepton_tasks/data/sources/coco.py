@@ -1,4 +1,4 @@
-"""Pictures with boxes in one JSON file of the COCO format."""
+"""Source of images with boxes in a COCO JSON file."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from lepton_tasks.data.sources.sample_files import open_files
 class Coco:
     """Images and boxes listed in a COCO JSON file; one unlabelled row per image.
 
-    A listed picture that is missing is a row that `clean` refuses. Boxes around crowds (``iscrowd``) are left out and
-    counted. The JSON file is held in memory.
+    Missing images become rows that `clean` rejects. Crowd boxes (``iscrowd``) are dropped and counted. The JSON file is
+    held in memory.
 
     Args:
-        path: The folder, archive or address that holds both; a relative path starts from `data_root`.
-        data_root: Given by the environment.
+        path: The folder, archive or address with both; relative to `data_root`.
+        data_root: Set by the environment.
         annotations: The JSON file in it.
-        images: The folder of the pictures in it; "" for the folder itself.
+        images: The image folder in it; "" for the folder itself.
 
-    Source: https://cocodataset.org/#format-data: ``bbox`` is x, y, width, height in pixels from the left top corner.
+    Source: https://cocodataset.org/#format-data: ``bbox`` is x, y, width, height in pixels from the top left corner.
     """
 
     def __init__(self, path: str, data_root: Path, annotations: str, images: str = "") -> None:
@@ -37,14 +37,14 @@ class Coco:
         self._annotations, self._images = annotations.strip("/"), images.strip("/")
 
     def state(self) -> dict[str, Any]:
-        """Changes with any file's name, size or time of change."""
+        """Changes with any file's name, size or modification time."""
         return {"folder": self._files.address, "files": digest_of(self._files.state())}
 
     def read(self) -> Iterator[pa.Table]:
-        """Rows in the order of the files.
+        """Rows in file order.
 
         Raises:
-            DataError: the JSON file is missing or not of this format, or a box belongs to no picture.
+            DataError: the JSON file is missing or invalid, or a box refers to an unknown image.
         """
         boxes = self._listed[0]
         names = self._files.names()
@@ -61,7 +61,7 @@ class Coco:
         yield from in_batches(missing, schema)
 
     def describe(self) -> dict[str, Any]:
-        """The folder, and how many pictures, boxes and crowds are listed."""
+        """The folder, and the numbers of listed images, boxes and crowds."""
         boxes, crowds = self._listed
         return {
             "folder": self._files.address,
@@ -72,7 +72,7 @@ class Coco:
 
     @functools.cached_property
     def _listed(self) -> tuple[dict[str, list[dict[str, Any]]], int]:
-        """Boxes of each picture by its name, and the number of crowds."""
+        """Boxes by image name, and the number of crowds."""
         where = f"{self._files.address}/{self._annotations}"
         data = dict(self._files.read([self._annotations])).get(self._annotations)
         if data is None:

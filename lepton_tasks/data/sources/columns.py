@@ -23,7 +23,7 @@ TYPES: dict[str, pl.DataType] = {
 Schema = dict[str, pl.DataType]
 
 REJECTED_LINES: Schema = {"line": pl.Int64(), "text": pl.String(), "reason": pl.String()}
-"""What a piece gives for that which is no row."""
+"""Schema of unreadable lines."""
 
 _TRUE, _FALSE = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")
 _WHOLE = r"^[+-]?\d+$"
@@ -33,12 +33,12 @@ _TIMES = (*_LOCAL, "%Y-%m-%d", *(f"{form}%#z" for form in _LOCAL))  # with Z, +0
 
 
 def type_name(dtype: pl.DataType) -> str:
-    """The name that is declared in YAML, or Polars' own."""
+    """Name of a type in YAML, or else Polars' name."""
     return next((name for name, known in TYPES.items() if known == dtype), str(dtype))
 
 
 def parsed(column: str, dtype: pl.DataType) -> pl.Expr:
-    """Texts as values of a type of `TYPES`; null for those that are none."""
+    """Parse texts as one of `TYPES`; null for invalid ones."""
     text = pl.col(column)
     if dtype == pl.String:
         return text
@@ -54,21 +54,21 @@ def parsed(column: str, dtype: pl.DataType) -> pl.Expr:
 
 
 def _times(texts: pl.Series) -> pl.Series:
-    """Times written in any of `_TIMES`, in UTC; the next way is tried on those that the ones before do not fit."""
+    """Parse UTC times in any of the formats `_TIMES`, each tried on the texts that the previous ones do not match."""
     times = pl.Series(texts.name, [None], pl.Datetime("us")).new_from_index(0, len(texts))
     for form in _TIMES:
-        left = (times.is_null() & texts.is_not_null()).arg_true()
-        if not len(left):
+        unparsed = (times.is_null() & texts.is_not_null()).arg_true()
+        if not len(unparsed):
             break
-        found = texts.gather(left).str.to_datetime(form, strict=False, time_unit="us").dt.replace_time_zone(None)
-        times = found if len(left) == len(times) else times.scatter(left, found)
+        found = texts.gather(unparsed).str.to_datetime(form, strict=False, time_unit="us").dt.replace_time_zone(None)
+        times = found if len(unparsed) == len(times) else times.scatter(unparsed, found)
     return times
 
 
 def inferred(texts: pl.Series) -> pl.DataType:
-    """The narrowest type that holds all the texts without loss; `pl.Null` if there is none.
+    """The narrowest type that represents all texts without loss; `pl.Null` without values.
 
-    Whole numbers that begin with 0 or do not fit 64 bits stay text: they are codes, and would lose digits.
+    Integers with leading zeros or more than 64 bits stay text: they are codes, and would lose digits.
     """
     values = texts.drop_nulls().unique().str.strip_chars().to_frame("value")
     text = values["value"]
@@ -88,7 +88,7 @@ def inferred(texts: pl.Series) -> pl.DataType:
 
 
 def widened(one: pl.DataType, other: pl.DataType) -> pl.DataType | None:
-    """The type that holds both without asking anybody; None if there is none."""
+    """The common type of both by implicit conversion; None if there is none."""
     if one == other or other == pl.Null:
         return one
     if one == pl.Null:
@@ -105,13 +105,13 @@ def common_schema(
     optional: bool = False,
     fix: str = "Declare it: `types: {{{column}: {name}}}` in `data.source.params`.",
 ) -> Schema:
-    """The columns and types that suit all files, in the order of the first.
+    """The common columns and types of all files, in the order of the first.
 
     Args:
         samples: Address and schema of each file.
-        declared: Types that the user has given; they win.
+        declared: Types declared by the user; they take precedence.
         optional: Whether a column may be missing in a file.
-        fix: The way out where files disagree.
+        fix: Advice if files disagree.
 
     Raises:
         DataError: a column is missing in a file, or two files disagree on its type.
@@ -135,7 +135,7 @@ def common_schema(
                     where=address,
                     fix=fix.format(column=column, name="text"),
                 )
-            # The file that first showed the type it has now is the one to name.
+            # Remember the first file with the current type, for messages.
             found[column] = (seen_in if wide == seen else address, wide)
     for column in declared:
         if column not in found:
@@ -158,7 +158,7 @@ def _check_names(one: tuple[str, Mapping[str, Any]], other: tuple[str, Mapping[s
 
 
 def check_reserved(names: Iterable[str], address: str) -> None:
-    """Raise `DataError` for a name that is empty or kept for the stages."""
+    """Raise `DataError` for an empty or reserved name."""
     for number, name in enumerate(names, 1):
         if not name.strip():
             raise DataError(
@@ -168,16 +168,16 @@ def check_reserved(names: Iterable[str], address: str) -> None:
             )
         if name == "_row" or name.startswith("__"):
             raise DataError(
-                f"a column is called {name!r}: such names are kept for the stages' own columns.",
+                f"the column name {name!r} is reserved.",
                 where=address,
                 fix="Rename it in the file, or write the file without it (an index of pandas: `index=False`).",
             )
 
 
 def typed(texts: pl.DataFrame, schema: Schema) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Rows of texts as rows of the schema, and ``index: uint32, reason: str`` of those with a value that is none.
+    """Convert text columns to the schema; also returns ``index: uint32, reason: str`` of rows with invalid values.
 
-    Columns that are of their type already stay as they are.
+    Columns that already have their type are unchanged.
     """
     wrong = {name: f"__wrong_{i}" for i, name in enumerate(schema) if schema[name] != texts.schema[name]}
     values = texts.with_columns(
@@ -216,5 +216,5 @@ def typed(texts: pl.DataFrame, schema: Schema) -> tuple[pl.DataFrame, pl.DataFra
 
 
 def rejections(lines: Sequence[tuple[int | None, str, str]]) -> pl.DataFrame:
-    """`REJECTED_LINES` rows."""
+    """A frame of `REJECTED_LINES`."""
     return pl.DataFrame(lines, schema=REJECTED_LINES, orient="row")

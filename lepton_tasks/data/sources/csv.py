@@ -41,27 +41,27 @@ from lepton_tasks.data.sources.lines import (
     without_mark,
 )
 
-_SAMPLE = 1 << 20  # bytes of each file by which its types are told
-_SNIFFED = 50  # records by which the delimiter is told
+_SAMPLE = 1 << 20  # bytes of each file used to infer types
+_SNIFFED = 50  # records used to infer the delimiter
 _DELIMITERS = ",;\t|"
 
 Sign = Annotated[str, pydantic.Field(min_length=1, max_length=1)]
 _QUICK: dict[pl.DataType, pa.DataType] = {pl.Int64(): pa.int64(), pl.Float64(): pa.float64()}
 _NO_NUMBER = re.compile(r"In CSV column #(\d+): (?:Row #\d+: )?CSV conversion error")
-_RECORD = "__record"  # column: number of the record in its block
+_RECORD = "__record"  # column with the number of the record in its block
 
 
 @dataclasses.dataclass(frozen=True)
 class Dialect:
-    """How a file is written.
+    """CSV dialect of a file.
 
     Attributes:
-        delimiter: What parts the fields.
-        quote: What encloses a field that holds delimiters or ends of line; None for nothing.
-        encoding: Of the file.
-        names: The columns, in the order of the file.
-        header: Whether its first line names them.
-        missing: Texts that stand for no value.
+        delimiter: Field delimiter.
+        quote: Quote character; None for no quoting.
+        encoding: Encoding of the file.
+        names: The columns, in file order.
+        header: Whether the first line is a header.
+        missing: Texts that represent a missing value.
     """
 
     delimiter: str
@@ -77,14 +77,14 @@ class Csv(FileSource):
 
     Args:
         path: A file, a folder of ``.csv`` and ``.tsv``, a pattern, an archive or an address: see `find_files`.
-        data_root: Given by the environment.
-        delimiter: What parts the fields; null to tell it by the first records of each file.
-        columns: Names of the columns, for files without a header line.
-        types: ``int``, ``float``, ``bool``, ``text``, ``date`` or ``datetime`` of a column. Others are told by the
-            first megabyte of every file; whole numbers in one and fractions in another file are fractions.
-        missing: Texts that stand for no value, beside the empty one.
-        encoding: Of all files.
-        quote: What encloses fields that hold delimiters; null for nothing.
+        data_root: Set by the environment.
+        delimiter: Field delimiter; null to infer it from the first records of each file.
+        columns: Column names, for files without header.
+        types: ``int``, ``float``, ``bool``, ``text``, ``date`` or ``datetime`` of a column. Others are inferred from
+            the first megabyte of every file; integers in one file and floats in another give floats.
+        missing: Texts that represent a missing value, in addition to the empty text.
+        encoding: Encoding of all files.
+        quote: Quote character; null for no quoting.
     """
 
     def __init__(
@@ -104,11 +104,11 @@ class Csv(FileSource):
         self._missing, self._encoding, self._quote = ("", *missing), encoding, quote
 
     def schema(self) -> Schema:
-        """The columns of all files, and the types that suit every sample."""
+        """The columns of all files, with types that fit every sample."""
         return self._schema
 
     def pieces(self) -> list[CsvPiece]:
-        """One a file; several for a large local one."""
+        """One per file; several for a large local file."""
         return [
             CsvPiece(file, span, dialect, self._schema, file.address)
             for file, (dialect, _) in zip(self.files, self._heads, strict=True)
@@ -125,7 +125,7 @@ class Csv(FileSource):
         return [self._head(file) for file in self.files]
 
     def _head(self, file: TableFile) -> tuple[Dialect, Schema]:
-        """How a file is written, and the types in its first part."""
+        """Dialect of a file, and the types inferred from its beginning."""
         block = without_mark(head(file, _SAMPLE, quote=self._quote))
         first, rest = without_first(block, self._quote)
         few = itertools.islice(records(block, self._quote), _SNIFFED)
@@ -173,7 +173,7 @@ class Csv(FileSource):
 
 @dataclasses.dataclass(frozen=True)
 class CsvPiece:
-    """A file, or a part of it."""
+    """A file or a part of it."""
 
     file: TableFile
     span: Range
@@ -183,7 +183,7 @@ class CsvPiece:
     parquet: str | None = None
 
     def read(self) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
-        """Some 4 MB at a time."""
+        """Batches of about 4 MB."""
         given = False
         quick = {name: _QUICK[dtype] for name, dtype in self.types.items() if dtype in _QUICK}
         for block in read_blocks(self.file, self.span, quote=self.dialect.quote):
@@ -204,10 +204,10 @@ class CsvPiece:
 
 
 def _fields_of(block: Block, dialect: Dialect, quick: dict[str, pa.DataType]) -> tuple[pl.DataFrame, dict[int, str]]:
-    """As `_texts`, with numbers in the columns of `quick`, which loses those where a field of the block is no number.
+    """Like `_texts`, with the columns in `quick` parsed as numbers; columns that fail are removed from `quick`.
 
-    The parser makes numbers at a fifth of the cost. Where it might take for one what we do not (0x1F, nan), and where
-    it fails, texts are looked at one by one, so that the outcome is the same.
+    Arrow parses numbers at a fifth of the cost. Where it would accept more than `parsed` does (0x1F, nan), and where it
+    fails, columns are read as text, so that the result is the same.
     """
     hexadecimal = any(sign in block.data and b"0" + sign in block.data for sign in (b"x", b"X"))  # one byte: quick
     while True:
@@ -230,7 +230,7 @@ def _fields_of(block: Block, dialect: Dialect, quick: dict[str, pa.DataType]) ->
 def _texts(
     block: Block, dialect: Dialect, types: Mapping[str, pa.DataType] = MappingProxyType({})
 ) -> tuple[pl.DataFrame, dict[int, str]]:
-    """The fields as texts, or of `types`, beside the number of their record, and why other records are none."""
+    """Fields as text, or of `types`, with their record number, and rejected records with reasons."""
     if not block.data.strip():
         return pl.DataFrame(schema={_RECORD: pl.Int64} | dict.fromkeys(dialect.names, pl.String)), {}
     ragged: dict[int, str] = {}
@@ -263,11 +263,11 @@ def _texts(
 
 
 def _located(block: Block, quote: str | None, reasons: Mapping[int, str], total: int) -> list[Rejection]:
-    """Line and text of records that are refused, by their number in the block."""
+    """Line number and text of rejected records, by record number in the block."""
     if not reasons:
         return []
     found = list(records(block, quote))
-    if len(found) != total:  # a quote inside a field that is not quoted: the parser and `records` see other ends
+    if len(found) != total:  # a quote in an unquoted field: Arrow and `records` disagree on record boundaries
         last = block.line + block.data.count(b"\n")
         lines = f"in lines {block.line:,} to {last:,}"
         return [(None, "", f"{reason} ({lines})") for reason in reasons.values()]
@@ -275,7 +275,7 @@ def _located(block: Block, quote: str | None, reasons: Mapping[int, str], total:
 
 
 def _fields(record: str, delimiter: str, quote: str | None) -> list[str]:
-    """The fields of one record, as far as it takes to know its delimiter and its names."""
+    """The fields of one record; sufficient for headers and delimiter inference."""
     parts: list[str] = []
     for part in record.split(delimiter):
         if quote and parts and parts[-1].count(quote) % 2:
@@ -291,7 +291,7 @@ def _fields(record: str, delimiter: str, quote: str | None) -> list[str]:
 
 
 def _sniffed(texts: Sequence[str], quote: str | None) -> str:
-    """The delimiter that gives most records as many fields as the first, and more than one."""
+    """The delimiter with which most records have as many fields as the first, and more than one."""
 
     def score(delimiter: str) -> tuple[int, int]:
         widths = [len(_fields(text, delimiter, quote)) for text in texts]

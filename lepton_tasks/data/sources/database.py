@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Database:
-    """Where a database is; picklable without any secret of the environment.
+    """Location of a database; pickled without secrets.
 
     Attributes:
-        url: Its address, or None if a variable holds it.
+        url: SQLAlchemy URL, or None to read it from the environment variable.
         variable: The environment variable.
-        folder: What a relative path of SQLite starts from.
+        folder: Base folder of relative SQLite paths.
     """
 
     url: str | None
@@ -31,7 +31,7 @@ class Database:
 
     @property
     def shown(self) -> str:
-        """The address without user, password and options."""
+        """The URL without user, password and options."""
         import sqlalchemy as sa
 
         url = self._address()
@@ -39,12 +39,12 @@ class Database:
 
     @contextlib.contextmanager
     def connect(self) -> Iterator[sa.Connection]:
-        """A connection of its own.
+        """Open a new connection.
 
         Raises:
-            ConfigError: the address is missing, wrong, or needs a driver that is not installed.
+            ConfigError: the URL is missing, invalid, or needs a driver that is not installed.
             UnavailableError: the database does not answer.
-            DataError: it refuses what it is asked.
+            DataError: a statement fails.
         """
         import sqlalchemy as sa
 
@@ -81,18 +81,18 @@ class Database:
             )
         try:
             url = sa.make_url(text)
-        except sa.exc.ArgumentError as error:  # its message would repeat the address, password included
+        except sa.exc.ArgumentError as error:  # its message would contain the URL with its password
             where = "data.source.params.url" if self.url else self.variable
             raise ConfigError("this is not the address of a database.", where=where) from error
         if self.url and (url.password is not None or "password" in url.query):
             raise ConfigError(
-                "the address holds a password, which would be kept with the data.",
+                "the address contains a password, which would be stored with the data.",
                 where="data.source.params.url",
                 fix=f"Put the address into the environment variable {self.variable}.",
             )
         if url.get_backend_name() == "sqlite" and url.database and url.database != ":memory:":
             path = Path(self.folder, url.database)
-            if not path.is_file():  # SQLite would make an empty one
+            if not path.is_file():  # SQLite would create an empty one
                 raise DataError("no such file.", where=str(path), fix="A relative path starts in LEPTON_DATA.")
             url = url.set(database=str(path))
         return url

@@ -18,9 +18,9 @@ from lepton_tasks.core.store import sha256_file
 if TYPE_CHECKING:
     import httpx
 
-_ATTEMPTS = 5  # in a row that bring nothing new
+_ATTEMPTS = 5  # consecutive attempts without progress
 _TIMEOUT = 30.0  # seconds without a byte
-_MANY = 10 << 20  # bytes; fewer are told in kB
+_LARGE = 10 << 20  # bytes; smaller files are reported in kB
 
 Meter = Callable[[int, str], Callable[[int], None]]
 
@@ -30,7 +30,7 @@ class PublicFile:
     """One file of a public data set.
 
     Attributes:
-        address: Where its publisher keeps it.
+        address: The publisher's URL.
         sha256: Digest of the file; None if the publisher may change it.
     """
 
@@ -39,11 +39,11 @@ class PublicFile:
 
     @property
     def name(self) -> str:
-        """Of the file."""
+        """File name."""
         return urlsplit(self.address).path.rpartition("/")[2]
 
     def from_mirror(self, mirror: str | None, folder: str) -> str:
-        """The address to fetch it from: ``<mirror>/<folder>/<name>``, if there is a mirror (or ``LEPTON_MIRROR``)."""
+        """The download URL: ``<mirror>/<folder>/<name>`` with a mirror (or ``LEPTON_MIRROR``), else the publisher's."""
         mirror = mirror or os.environ.get("LEPTON_MIRROR")
         return f"{mirror.rstrip('/')}/{folder}/{self.name}" if mirror else self.address
 
@@ -51,24 +51,23 @@ class PublicFile:
 def fetched(
     files: Sequence[PublicFile], folder: Path, *, mirror: str | None = None, meter: Meter | None = None
 ) -> list[Path]:
-    """The files in a folder; those that are not there are fetched first.
+    """Download missing files into a folder; returns the paths of all files.
 
     Args:
-        files: What is wanted.
-        folder: Where they are kept.
+        files: The files.
+        folder: Target folder.
         mirror: See `PublicFile.from_mirror`.
-        meter: `RunContext.meter`, to tell the progress to.
+        meter: `RunContext.meter`, for progress.
 
     Raises:
-        UnavailableError: one cannot be fetched now; the message names all that are missing, and the folder where they
-            may be put by hand.
-        DataError: what is there, or was fetched, is not the file.
+        UnavailableError: a download failed; the message lists the missing files and the folder to put them into.
+        DataError: an existing or downloaded file has the wrong digest.
     """
     targets = [folder / file.name for file in files]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for file, target in zip(files, targets, strict=True):
-            with _alone(folder / f".{file.name}.lock"):
+            with _locked(folder / f".{file.name}.lock"):
                 if target.is_file():
                     _check(file, target)
                 else:
@@ -82,7 +81,7 @@ def fetched(
 
 
 def _check(file: PublicFile, path: Path) -> None:
-    """Raise `DataError` if a file that lies there is another one."""
+    """Raise `DataError` if an existing file has the wrong digest."""
     if (found := sha256_file(path)) != (file.sha256 or found):
         raise DataError(
             f"is not the file of {file.address}: its sha256 is {found} and not {file.sha256}.",
@@ -107,14 +106,14 @@ def _fetch(file: PublicFile, target: Path, address: str, meter: Meter | None, *,
     if (found := sha256_file(part)) != (file.sha256 or found):
         part.unlink()
         raise DataError(
-            f"sent another file (sha256 {found}) than {file.sha256}, so it was not kept.", where=address, fix=way_out
+            f"sent a file with sha256 {found} instead of {file.sha256}; it was discarded.", where=address, fix=way_out
         )
     os.replace(part, target)
     _tag(part).unlink(missing_ok=True)
 
 
 def _receive(address: str, part: Path, meter: Meter | None) -> None:
-    """Append to `part` what it lacks."""
+    """Download the rest of `part`."""
     import httpx
 
     have, tag = _size(part), _tag(part)
@@ -129,7 +128,7 @@ def _receive(address: str, part: Path, meter: Meter | None) -> None:
             if answer.is_error:
                 raise UnavailableError(f"answers {answer.status_code} {answer.reason_phrase}.", where=address)
             resumed = answer.status_code == httpx.codes.PARTIAL_CONTENT
-            # Without a strong tag nobody can tell whether the rest belongs to the same file: it starts anew then.
+            # Without a strong entity tag the rest might belong to another version, so the download restarts.
             etag = answer.headers.get("ETag", "")
             mark = etag if etag.startswith('"') else answer.headers.get("Last-Modified", "")
             tag.write_text(mark) if mark else tag.unlink(missing_ok=True)
@@ -140,9 +139,9 @@ def _receive(address: str, part: Path, meter: Meter | None) -> None:
 
 
 def _write(answer: httpx.Response, stream: IO[bytes], meter: Meter | None) -> None:
-    """Write what the server sends; the progress counts that alone, so that a resumed download has a true rate."""
+    """Write the response; progress counts only its bytes, for a correct rate of a resumed download."""
     total, done = int(answer.headers.get("Content-Length", 0)), 0
-    unit, size = ("MB", 1 << 20) if total >= _MANY else ("kB", 1 << 10)
+    unit, size = ("MB", 1 << 20) if total >= _LARGE else ("kB", 1 << 10)
     tick = meter(max(1, total // size), unit) if meter is not None else None
     for data in answer.iter_bytes():
         stream.write(data)
@@ -152,7 +151,7 @@ def _write(answer: httpx.Response, stream: IO[bytes], meter: Meter | None) -> No
 
 
 def _by_hand(files: Sequence[PublicFile], folder: Path) -> str:
-    """How to do without fetching: names what is not in the folder, and how to tell that it is the right file."""
+    """Instructions for a manual download: missing files with their digests."""
     missing = [file for file in files if not (folder / file.name).is_file()]
     named = [f"{file.name} (sha256 {file.sha256 or 'not known: it may change'})" for file in missing]
     return (
@@ -161,8 +160,8 @@ def _by_hand(files: Sequence[PublicFile], folder: Path) -> str:
 
 
 @contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """No other process fetches the same file meanwhile."""
+def _locked(lock: Path) -> Iterator[None]:
+    """Hold an exclusive lock, so that no other process downloads the same file."""
     with lock.open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield

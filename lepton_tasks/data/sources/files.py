@@ -33,14 +33,14 @@ _BROKEN = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, ta
 
 @dataclasses.dataclass(frozen=True)
 class TableFile:
-    """One file. Picklable; it is opened where it is read.
+    """One file. Picklable; opened on the worker that reads it.
 
     Attributes:
-        address: For people: a path or an address without secrets.
-        place: Path or address of the file, or of the archive that holds it.
-        member: Its name in that archive; None if it lies by itself.
-        stamp: Size and time or tag, as far as they are known: changes when the file does.
-        size: Bytes of the file, or of the archive; None if the place does not say.
+        address: Path or URL without secrets, for messages.
+        place: Path or URL of the file or of its archive.
+        member: Its name in the archive; None if it is not in one.
+        stamp: Known size, modification time or entity tag: changes when the file does.
+        size: Bytes of the file or of the archive; None if unknown.
     """
 
     address: str
@@ -51,21 +51,21 @@ class TableFile:
 
     @property
     def path(self) -> Path | None:
-        """The file itself, if it lies by itself on this machine or a folder shared with the workers."""
+        """The path of a local file that is not in an archive, else None."""
         return Path(self.place) if self.member is None and "://" not in self.place else None
 
     @property
     def packed(self) -> bool:
-        """Whether it is compressed by itself (``.gz``, ``.bz2``, ``.xz``)."""
+        """Whether the file itself is compressed (``.gz``, ``.bz2``, ``.xz``)."""
         return PurePosixPath(self.address).suffix in _PACKED
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Stream]:
-        """The bytes from the start, unpacked.
+        """A sequential stream of the decompressed bytes.
 
         Raises:
-            DataError: there is no such file, it is damaged or unpacks to too much.
-            UnavailableError: the place it lies in does not answer.
+            DataError: the file is missing, damaged, or unpacks to too much.
+            UnavailableError: the server does not answer.
         """
         with contextlib.ExitStack() as stack:
             with reported(self.address):
@@ -77,7 +77,7 @@ class TableFile:
 
     @contextlib.contextmanager
     def seekable(self) -> Iterator[IO[bytes]]:
-        """The bytes for a reader that jumps; what cannot be jumped in is copied to a temporary file first."""
+        """A seekable stream; compressed files and archive members are first copied to a temporary file."""
         if self.member is None and not self.packed:
             with contextlib.ExitStack() as stack:
                 with reported(self.address):
@@ -96,7 +96,7 @@ class TableFile:
 
 
 class Stream:
-    """Bytes in order, with our own errors, and an end to what a small file may unpack to."""
+    """A sequential stream with Lepton's errors and a limit on the unpacked size."""
 
     def __init__(self, raw: IO[bytes], address: str, limit: int | None) -> None:
         self._raw, self._address, self._limit, self._seen = raw, address, limit, 0
@@ -125,12 +125,12 @@ class Stream:
 
 
 class FileSource:
-    """What all sources of files have in common.
+    """Base class of sources that read files.
 
     Args:
         path: See `find_files`.
-        data_root: What a relative path starts from.
-        suffixes: Endings of the files that are taken from a folder.
+        data_root: Base folder of relative paths.
+        suffixes: Suffixes of files to read from a folder.
     """
 
     def __init__(self, path: str, data_root: Path, suffixes: Sequence[str]) -> None:
@@ -142,7 +142,7 @@ class FileSource:
         return find_files(self._path, self._data_root, self._suffixes)
 
     def state(self) -> dict[str, Any]:
-        """Changes with any file's name, size or time of change."""
+        """Changes with any file's name, size or modification time."""
         return {"files": digest_of([(file.address, file.stamp) for file in self.files])}
 
     def describe(self) -> dict[str, Any]:
@@ -156,15 +156,15 @@ class FileSource:
 
 
 def find_files(path: str, data_root: Path, suffixes: Sequence[str]) -> list[TableFile]:
-    """The files that a path names, in a stable order.
+    """The files that match a path, in a stable order.
 
     Args:
-        path: A file, a folder, or a pattern (``days/*.csv``, ``days/**/*.csv``), each possibly in an archive
-            (``data.zip/days/*.csv``) or behind an fsspec address (``s3://bucket/days``, ``https://host/days.csv.gz``).
-            Hidden files and those that begin with ``_`` are passed over in folders and by patterns; links to files
-            are followed, those to folders are not.
-        data_root: What a relative path starts from.
-        suffixes: Endings of the files that are taken from a folder, e.g. ``.csv``; packed ones count too.
+        path: A file, a folder, or a pattern (``days/*.csv``, ``days/**/*.csv``), optionally in an archive
+            (``data.zip/days/*.csv``) or at an fsspec address (``s3://bucket/days``, ``https://host/days.csv.gz``).
+            Folders and patterns skip hidden files and names that begin with ``_``; links to files are followed, links
+            to folders are not.
+        data_root: Base folder of relative paths.
+        suffixes: Suffixes of files to read from a folder, e.g. ``.csv``, also compressed.
 
     Raises:
         DataError: there are none.
@@ -174,7 +174,7 @@ def find_files(path: str, data_root: Path, suffixes: Sequence[str]) -> list[Tabl
     if archive is not None and not ("://" not in place and Path(archive).is_dir()):
         found = _in_archive(archive, inside, suffixes)
     else:
-        found = _by_themselves(place, suffixes)
+        found = _plain_files(place, suffixes)
     if not found:
         raise DataError(
             f"no such file, and no folder with any ({', '.join(suffixes)}).",
@@ -186,10 +186,10 @@ def find_files(path: str, data_root: Path, suffixes: Sequence[str]) -> list[Tabl
     return sorted(found, key=lambda file: file.address)
 
 
-def _by_themselves(place: str, suffixes: Sequence[str]) -> list[TableFile]:
+def _plain_files(place: str, suffixes: Sequence[str]) -> list[TableFile]:
     with reported(shown(place)):
         system, root = fsspec.core.url_to_fs(place)
-        system.invalidate_cache()  # what this process saw before may have changed
+        system.invalidate_cache()  # earlier listings may be outdated
         pattern = urlsplit(place).path if "://" in place else "" if Path(place).exists() else root
         if fixed := _MAGIC.search(pattern):
             infos = system.glob(root, detail=True)
@@ -204,7 +204,7 @@ def _by_themselves(place: str, suffixes: Sequence[str]) -> list[TableFile]:
     return [
         _file(name if "://" not in place else system.unstrip_protocol(name), info)
         for name, info in infos.items()
-        if info["type"] == "file" and _taken(name, start, suffixes)
+        if info["type"] == "file" and _included(name, start, suffixes)
     ]
 
 
@@ -219,14 +219,14 @@ def _in_archive(archive: str, inside: str, suffixes: Sequence[str]) -> list[Tabl
         chosen = [inside]
     elif _MAGIC.search(inside):
         pattern = re.compile(fsspec.utils.glob_translate(inside))
-        chosen = [name for name in names if pattern.match(name) and _taken(name, 0, ("",))]
+        chosen = [name for name in names if pattern.match(name) and _included(name, 0, ("",))]
     else:
         start = f"{inside}/" if inside else ""
-        chosen = [name for name in names if name.startswith(start) and _taken(name, start.count("/"), suffixes)]
+        chosen = [name for name in names if name.startswith(start) and _included(name, start.count("/"), suffixes)]
     return [TableFile(f"{shown(archive)}/{name}", archive, name, stamp, size) for name in chosen]
 
 
-def _taken(name: str, start: int, suffixes: Sequence[str]) -> bool:
+def _included(name: str, start: int, suffixes: Sequence[str]) -> bool:
     parts = name.split("/")[start:]
     if any(part.startswith((".", "_")) for part in parts):
         return False
@@ -243,7 +243,7 @@ def _file(place: str, info: dict[str, Any]) -> TableFile:
 
 
 def shown(place: str) -> str:
-    """The address without what may be secret in it."""
+    """The address without user, password and query."""
     if "://" not in place:
         return place
     parts = urlsplit(place)
@@ -253,8 +253,8 @@ def shown(place: str) -> str:
 def _safe(path: str) -> str:
     if urlsplit(path).password is not None:
         raise ConfigError(
-            "the address holds a password, which would be kept with the data.",
+            "the address contains a password, which would be stored with the data.",
             where=shown(path),
-            fix="Leave it out: keys are read from the environment (AWS_ACCESS_KEY_ID, ...) or from ~/.netrc.",
+            fix="Remove it: credentials are read from the environment (AWS_ACCESS_KEY_ID, ...) or from ~/.netrc.",
         )
     return path

@@ -28,17 +28,16 @@ _WAY_OUT = (
 class ImageFolder:
     """Images in ``path/<class>/**``; every file in a class folder is a row.
 
-    Hidden files and folders and links to folders inside a class are passed over, and so are files beside the class
-    folders, unless neither the label nor the group is a folder's name.
+    Skips hidden files and folders, links to folders inside a class, and top-level files, unless neither label nor group
+    comes from a folder name.
 
     Args:
         path: A folder, an archive (``photos.zip``, ``photos.tar.gz``), a folder in one (``photos.zip/train``) or an
-            address (``s3://bucket/photos``); a relative path starts from `data_root`.
-        data_root: Given by the environment.
-        label: The class of a picture: the name of the ``folder`` at the top it lies in, of its ``parent`` folder, or
-            ``none``.
-        group: Likewise, what must not be in two splits: a person, a patient.
-        group_pattern: Instead of `group`, a regular expression; what it finds in the name of the file is its group.
+            address (``s3://bucket/photos``); relative to `data_root`.
+        data_root: Set by the environment.
+        label: Class of an image: the name of its top-level ``folder``, of its ``parent`` folder, or ``none``.
+        group: Likewise, the entity that must not be in two splits: a person, a patient.
+        group_pattern: Instead of `group`, a regular expression; its match in the file name is the group.
     """
 
     def __init__(
@@ -53,45 +52,45 @@ class ImageFolder:
         self._label, self._group, self._pattern = label, group, group_pattern
 
     def state(self) -> dict[str, Any]:
-        """Changes with any file's name, size or time of change."""
-        with _explained():
+        """Changes with any file's name, size or modification time."""
+        with _with_advice():
             return {"folder": self._files.address, "files": digest_of(self._files.state())}
 
     def read(self) -> Iterator[pa.Table]:
-        """Rows in the order of the files.
+        """Rows in file order.
 
         Raises:
-            DataError: no such folder, or no class folder or no file in it.
+            DataError: the folder is missing, or contains no class folder or no file.
         """
         if not (names := self._names()):
             raise DataError("no class folder holds a file.", where=self._files.address, fix=_WAY_OUT)
         further = () if self._group == "none" and self._pattern is None else ("group",)
         named = (
-            row | {"label": _named(row["sample_id"], self._label), "group": self._group_of(row["sample_id"])}
+            row | {"label": _label_of(row["sample_id"], self._label), "group": self._group_of(row["sample_id"])}
             for row in file_rows(self._files, names)
         )
         yield from in_batches(named, source_schema(*further))
 
     def describe(self) -> dict[str, Any]:
-        """The folder and how many files each class has, empty ones included."""
+        """The folder and the number of files per class, including empty ones."""
         counts = collections.Counter(dict.fromkeys(self._folders(), 0) if self._label == "folder" else {})
-        counts.update(label for name in self._names() if (label := _named(name, self._label)))
+        counts.update(label for name in self._names() if (label := _label_of(name, self._label)))
         return {"folder": self._files.address, "classes": dict(counts)}
 
     def _group_of(self, name: str) -> str | None:
         if self._pattern is None:
-            return _named(name, self._group)
+            return _label_of(name, self._group)
         found = self._pattern.search(PurePosixPath(name).name)
         return found and found[0]
 
     def _names(self) -> list[str]:
-        """Files that are rows."""
+        """The files that become rows."""
         self._folders()
         flat = self._label == self._group == "none"
         return [name for name in self._files.names() if flat or "/" in name]
 
     def _folders(self) -> list[str]:
-        with _explained():
+        with _with_advice():
             folders = self._files.folders()
         if not folders and not self._label == self._group == "none":
             raise DataError("the folder has no sub-folders.", where=self._files.address, fix=_WAY_OUT)
@@ -99,14 +98,14 @@ class ImageFolder:
 
 
 @contextlib.contextmanager
-def _explained() -> Iterator[None]:
-    """Tell what the folder should look like."""
+def _with_advice() -> Iterator[None]:
+    """Add the expected folder structure to errors."""
     try:
         yield
     except DataError as error:
         raise DataError(error.what, where=error.where, fix=error.fix or _WAY_OUT) from error
 
 
-def _named(name: str, by: Naming) -> str | None:
+def _label_of(name: str, by: Naming) -> str | None:
     parts = PurePosixPath(name).parts
     return None if by == "none" else parts[0] if by == "folder" else parts[-2]

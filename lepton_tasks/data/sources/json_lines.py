@@ -26,22 +26,22 @@ from lepton_tasks.data.sources.lines import (
     without_mark,
 )
 
-_SAMPLE = 1 << 20  # bytes of each file by which its types are told
+_SAMPLE = 1 << 20  # bytes of each file used to infer types
 
 Record = tuple[int, bytes]
 
 
 class JsonLines(FileSource):
-    """One row per line. Lines that are no object, or have wrong types or unknown keys, are rejected by number.
+    """One row per line. Lines that are not objects, or have wrong types or unknown keys, are rejected by number.
 
-    A key that a line lacks is missing there. Objects and lists in a column stay what they are.
+    Missing keys are null. Nested objects and lists are kept.
 
     Args:
         path: A file, a folder of ``.jsonl`` and ``.ndjson``, a pattern, an archive or an address: see `find_files`.
-        data_root: Given by the environment.
-        types: ``int``, ``float``, ``bool``, ``text``, ``date`` or ``datetime`` of a column. Others are told by the
-            first megabyte of every file: texts that are all ISO 8601 times are times.
-        encoding: Of all files.
+        data_root: Set by the environment.
+        types: ``int``, ``float``, ``bool``, ``text``, ``date`` or ``datetime`` of a column. Others are inferred from
+            the first megabyte of every file; texts that are all ISO 8601 times become times.
+        encoding: Encoding of all files.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class JsonLines(FileSource):
         self._types, self._encoding = types or {}, encoding
 
     def schema(self) -> Schema:
-        """The keys of all samples, in the order they come in."""
+        """The keys of all samples, in order of occurrence."""
         return self._schema
 
     def pieces(self) -> list[JsonPiece]:
-        """One a file; several for a large local one."""
+        """One per file; several for a large local file."""
         return [
             JsonPiece(file, span, self._encoding, self._schema, file.address)
             for file in self.files
@@ -86,7 +86,7 @@ class JsonLines(FileSource):
                 where=file.address,
                 fix="The file must hold one object a line.",
             )
-        # Lines that only by themselves can be parsed have types of their own: the same key holds two.
+        # Separate tables arise where lines have different types for the same key.
         schemas = [_polars_types(table.schema) for table in tables]
         named = zip([file.address, *[f"{file.address} (other lines)"] * len(schemas)], schemas, strict=False)
         try:
@@ -99,7 +99,7 @@ class JsonLines(FileSource):
 
 @dataclasses.dataclass(frozen=True)
 class JsonPiece:
-    """A file, or a part of it."""
+    """A file or a part of it."""
 
     file: TableFile
     span: Range
@@ -109,7 +109,7 @@ class JsonPiece:
     parquet: str | None = None
 
     def read(self) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
-        """Some 4 MB at a time."""
+        """Batches of about 4 MB."""
         empty = pl.DataFrame(schema=self.types)
         schema = pa.schema([(name, _arrow_type(dtype)) for name, dtype in self.types.items()])
         given = False
@@ -127,12 +127,12 @@ class JsonPiece:
 def _parsed(
     lines: Sequence[Record], schema: pa.Schema, *, others: bool = False
 ) -> tuple[list[pa.Table], list[Rejection]]:
-    """The lines as rows, and those that are none: found by halving, so that a few of them cost little.
+    """Parse lines; invalid ones are located by bisection, which is cheap for a few of them.
 
     Args:
-        lines: Not empty each.
-        schema: Columns that must have their types.
-        others: Whether there may be others, of any type.
+        lines: Non-empty lines.
+        schema: Columns with required types.
+        others: Whether to allow other columns, of any type.
     """
     if not lines:
         return [], []
@@ -156,13 +156,13 @@ def _parsed(
 
 
 def _polars_types(schema: pa.Schema) -> Schema:
-    """Times to the microsecond: those that come later may have fractions of a second."""
+    """Polars types, with times in microseconds, since later ones may have fractions of a second."""
     types = dict(pl.DataFrame(pl.from_arrow(schema.empty_table())).schema)
     return {name: pl.Datetime("us") if dtype == pl.Datetime else dtype for name, dtype in types.items()}
 
 
 def _arrow_type(dtype: pl.DataType) -> pa.DataType:
-    """Arrow's type, of the kinds that its JSON reader knows."""
+    """The Arrow type, restricted to those that its JSON reader supports."""
     if isinstance(dtype, pl.List):
         return pa.list_(_arrow_type(dtype.inner))  # type: ignore[arg-type]  # Polars allows a class for an instance
     if isinstance(dtype, pl.Struct):

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from lepton_tasks.core.errors import ConfigError, DataError
 from lepton_tasks.data.sources.files import Stream, TableFile
 
-BLOCK = 4 << 20  # bytes: larger blocks parse no faster, and a worker holds several
-_LONGEST = 64 << 20  # bytes of one record; more is a quote that is never closed, or no text at all
-_CUT = 128 << 20  # bytes: local files are cut into pieces of about this size, so that all cores read one file
+BLOCK = 4 << 20  # bytes: larger blocks are not faster to parse, and a worker holds several
+_LONGEST = 64 << 20  # maximum bytes of a record; more means an unclosed quote or a binary file
+_PIECE = 128 << 20  # bytes: local files are divided into pieces of about this size, to use all cores
 
 
 Rejection = tuple[int | None, str, str]
-"""Number of the line, text and reason of what is no row."""
+"""Line number, text and reason of an unreadable row."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,11 +51,11 @@ def read_blocks(file: TableFile, span: Range = Range(), *, quote: str | None = N
 
     Args:
         file: The file.
-        span: Which part of it; other ranges than the whole need a file with a `path`.
-        quote: Between two of these, an end of line ends no record.
+        span: The range; anything but the whole file requires a file with a `path`.
+        quote: Quote character; line ends inside quotes do not end a record.
 
     Raises:
-        DataError: a quote is never closed, or the file is no text.
+        DataError: a quote is not closed, or the file is not text.
     """
     if span.start or span.stop is not None:
         assert file.path is not None  # only `cut` makes such ranges
@@ -96,7 +96,7 @@ def _endless(address: str, line: int) -> DataError:
 
 
 def _end_of_records(data: bytes, quote: bytes | None) -> int:
-    """Where the last whole record ends; 0 if none does."""
+    """End of the last complete record; 0 if there is none."""
     end = data.rfind(b"\n") + 1
     if quote is None:
         return end
@@ -109,24 +109,24 @@ def _end_of_records(data: bytes, quote: bytes | None) -> int:
 
 
 def records(block: Block, quote: str | None) -> Iterator[tuple[int, bytes]]:
-    """Number of the first line of each record, and its bytes without the end of line; blank lines are passed over."""
+    """First line number of each record, and its bytes without the line end; blank lines are skipped."""
     mark = quote.encode() if quote else None
-    begun: list[bytes] = []
+    pending: list[bytes] = []
     quotes = 0
     for number, line in enumerate(block.data.split(b"\n"), block.line):
-        begun.append(line)
+        pending.append(line)
         quotes += line.count(mark) if mark else 0
         if quotes % 2 == 0:
-            record = b"\n".join(begun).removesuffix(b"\r")
+            record = b"\n".join(pending).removesuffix(b"\r")
             if record:
-                yield number - len(begun) + 1, record
-            begun, quotes = [], 0
-    if begun:
-        yield number - len(begun) + 1, b"\n".join(begun)
+                yield number - len(pending) + 1, record
+            pending, quotes = [], 0
+    if pending:
+        yield number - len(pending) + 1, b"\n".join(pending)
 
 
 def without_first(block: Block, quote: str | None) -> tuple[bytes, Block]:
-    """The first record of a block, and the rest; blank lines before it are passed over."""
+    """The first record of a block, and the rest; leading blank lines are skipped."""
     for line, record in records(block, quote):
         end = block.data.find(b"\n", block.data.index(record) + len(record)) + 1 or len(block.data)
         return record, Block(line + record.count(b"\n") + 1, block.data[end:])
@@ -134,12 +134,12 @@ def without_first(block: Block, quote: str | None) -> tuple[bytes, Block]:
 
 
 def cut(file: TableFile, *, quote: str | None = None) -> list[Range]:
-    """Ranges of a large local file that can be read by themselves; one for any other file.
+    """Independently readable ranges of a large local file; a single range for any other file.
 
-    The file is gone through once to count its lines and quotes, at a tenth of the cost of reading it.
+    Scans the file once to count lines and quotes, at a tenth of the cost of parsing it.
     """
     path = file.path
-    if path is None or file.packed or (file.size or 0) < 2 * _CUT:
+    if path is None or file.packed or (file.size or 0) < 2 * _PIECE:
         return [Range()]
     mark = quote.encode() if quote else None
     spans: list[Range] = []
@@ -147,7 +147,7 @@ def cut(file: TableFile, *, quote: str | None = None) -> list[Range]:
     line = first = 1
     with path.open("rb") as stream:
         while data := stream.read(BLOCK):
-            if position - start >= _CUT and (end := _first_end(data, mark, quotes)):
+            if position - start >= _PIECE and (end := _first_end(data, mark, quotes)):
                 spans.append(Range(start, position + end, first))
                 start, first = position + end, line + data.count(b"\n", 0, end)
             position += len(data)
@@ -157,7 +157,7 @@ def cut(file: TableFile, *, quote: str | None = None) -> list[Range]:
 
 
 def _first_end(data: bytes, mark: bytes | None, quotes: int) -> int:
-    """Where the first record ends, after so many quotes; 0 if none does."""
+    """End of the first record, given the number of preceding quotes; 0 if there is none."""
     end = 0
     while following := data.find(b"\n", end) + 1:
         quotes += data.count(mark, end, following) if mark else 0
@@ -168,10 +168,10 @@ def _first_end(data: bytes, mark: bytes | None, quotes: int) -> int:
 
 
 def head(file: TableFile, size: int, *, quote: str | None = None) -> Block:
-    """The first whole records of a file, some `size` bytes.
+    """The first complete records of a file, about `size` bytes.
 
     Raises:
-        DataError: the file is empty, in UTF-16, or has no ends of line that are known.
+        DataError: the file is empty, in UTF-16, or has unsupported line ends.
     """
     with file.open() as stream:
         data = stream.read(size)
@@ -203,7 +203,7 @@ def without_mark(block: Block) -> Block:
 
 
 def decoded(block: Block, encoding: str, quote: str | None = None) -> tuple[Block, list[Rejection]]:
-    """The block in UTF-8; records in another encoding are blank lines in it, and refused."""
+    """The block in UTF-8; undecodable records are rejected and become blank lines."""
     try:
         text = block.data.decode(encoding)
     except UnicodeDecodeError:
@@ -225,7 +225,7 @@ def _decoded_by_record(block: Block, encoding: str, quote: str | None) -> tuple[
 
 
 def check_encoding(encoding: str) -> None:
-    """Raise `ConfigError` unless Python knows the encoding, and ends of line, commas and quotes are those of ASCII."""
+    """Raise `ConfigError` unless Python supports the encoding, and its line ends and delimiters are ASCII."""
     signs = '\n\r,;\t|"'
     try:
         fits = signs.encode(encoding) == signs.encode()

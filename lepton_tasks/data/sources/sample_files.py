@@ -12,12 +12,12 @@ def open_files(path: str, data_root: Path) -> Files:
     """The files at a path.
 
     Args:
-        path: A folder, ``data.zip`` or ``data.tar.gz`` or a folder in one (``data.zip/photos``), or an fsspec address
-            of either (``s3://bucket/photos``, ``https://host/data.zip``).
-        data_root: What a relative path starts from.
+        path: A folder, an archive or a folder in one (``data.zip/photos``), or an fsspec address of either
+            (``s3://bucket/photos``, ``https://host/data.zip``).
+        data_root: Base folder of relative paths.
 
     Raises:
-        DataError: an archive is damaged, unpacks to too much, or holds names that lead out of it.
+        DataError: an archive is damaged, unpacks to too much, or contains paths that lead out of it.
     """
     place = path if "://" in path else str(Path(data_root, path).expanduser())
     if "://" not in place and Path(place).is_dir():

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _SAMPLE_ROWS = 10_000
 _BATCH_ROWS = 20_000
 
-# Decimals become float64: arithmetic on features is in floats anyway.
+# Decimals become float64, since features are floats anyway.
 _KINDS: dict[type, pl.DataType] = {
     bool: pl.Boolean(),
     int: pl.Int64(),
@@ -43,21 +43,20 @@ _KINDS: dict[type, pl.DataType] = {
 class Sql:
     """Rows of a table or query in key order. Values that do not match their column's type are rejected.
 
-    Ranges of the key are read by different workers, each with a connection of its own; what is written in the meantime
-    may or may not be seen.
+    Key ranges are read by different workers on separate connections; concurrent writes may or may not be visible.
 
     Args:
-        key: A column that puts the rows in an order, best a unique one with an index.
-        data_root: Given by the environment; a relative path of SQLite starts there.
-        table: The table, possibly with its schema (``sales.orders``).
-        query: Instead of a table: a SELECT.
-        url: SQLAlchemy's address of the database, without a password: it is kept with the data.
-        url_variable: Environment variable that holds the address if it is secret or differs from place to place.
-        rows_per_piece: Rows that one worker reads at once.
-        changed: A column that grows when a row is changed, such as a time: its maximum tells whether to read again,
-            beside the number of rows and the smallest and largest key.
-        types: ``int``, ``float``, ``bool``, ``text``, ``date`` or ``datetime`` of a column; others are told by the
-            first 10,000 rows.
+        key: A column to order rows by, preferably unique and indexed.
+        data_root: Set by the environment; base folder of relative SQLite paths.
+        table: The table, optionally with its schema (``sales.orders``).
+        query: Instead of a table, a SELECT statement.
+        url: SQLAlchemy URL of the database, without a password, since it is stored with the data.
+        url_variable: Environment variable with the URL, if it is secret or depends on the machine.
+        rows_per_piece: Rows per piece.
+        changed: A column that increases when a row changes, such as a modification time: with the row count and the
+            smallest and largest key, its maximum determines whether to read again.
+        types: ``int``, ``float``, ``bool``, ``text``, ``date`` or ``datetime`` of a column; others are inferred from
+            the first 10,000 rows.
     """
 
     def __init__(
@@ -79,7 +78,7 @@ class Sql:
         self._key, self._changed, self._rows, self._types = key, changed, rows_per_piece, types or {}
 
     def state(self) -> dict[str, Any]:
-        """Changes with the number of rows, the ends of the key and the maximum of `changed`."""
+        """Changes with the row count, the smallest and largest key, and the maximum of `changed`."""
         import sqlalchemy as sa
 
         rows, ends = self._selectable(), [(self._key, False), (self._key, True)]
@@ -102,7 +101,7 @@ class Sql:
         return self._schema
 
     def pieces(self) -> list[SqlPiece]:
-        """Ranges of the key with about as many rows each; one more for rows without a key, if there are any."""
+        """Key ranges of about equal size, and one piece for rows without a key, if any."""
         import sqlalchemy as sa
 
         key: sa.ColumnClause[Any] = sa.column(self._key)
@@ -122,11 +121,11 @@ class Sql:
         return [SqlPiece(self, *bounds, self._schema, origin) for bounds, origin in zip(ranges, origins, strict=True)]
 
     def describe(self) -> dict[str, Any]:
-        """Database and table, without anything secret."""
+        """Database and table, without secrets."""
         return {"database": self._database.shown, "table": self._table, "query": self._query, "key": self._key}
 
     def between(self, start: Any, stop: Any) -> Iterator[Sequence[sa.RowMapping]]:
-        """The rows with a key from `start` up to before `stop`; those without a key if both are None."""
+        """Rows with `start` <= key < `stop`; rows without a key if both are None."""
         import sqlalchemy as sa
 
         key: sa.ColumnClause[Any] = sa.column(self._key)
@@ -135,7 +134,7 @@ class Sql:
         return self.rows(key >= start, *(() if stop is None else (key < stop,)))
 
     def rows(self, *conditions: sa.ColumnElement[bool], limit: int | None = None) -> Iterator[Sequence[sa.RowMapping]]:
-        """The rows under some conditions, in the order of the key, in batches."""
+        """Rows that meet the conditions, in key order, in batches."""
         import sqlalchemy as sa
 
         select = sa.select(sa.text("*")).select_from(self._selectable()).where(*conditions)
@@ -169,7 +168,7 @@ class Sql:
 
 @dataclasses.dataclass(frozen=True)
 class SqlPiece:
-    """Rows with a key from `start` up to before `stop`; without a key if both are None."""
+    """Rows with `start` <= key < `stop`; rows without a key if both are None."""
 
     source: Sql
     start: Any
@@ -179,7 +178,7 @@ class SqlPiece:
     parquet: str | None = None
 
     def read(self) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
-        """Some 20,000 rows at a time."""
+        """Batches of about 20,000 rows."""
         yield pl.DataFrame(schema=self.types), rejections([])
         for batch in self.source.between(self.start, self.stop):
             columns = {name: [row[name] for row in batch] for name in self.types}
@@ -196,7 +195,7 @@ class SqlPiece:
 
 
 def _converted(name: str, values: list[Any], dtype: pl.DataType) -> tuple[pl.Series, dict[int, str]]:
-    """The values in the column's type, and why some are none, by their number; those are null."""
+    """Convert values to the column's type; invalid ones become null, with reasons by index."""
     if (convert := _CONVERTED.get(dtype)) is not None:
         values = [convert(value) for value in values]
     try:
@@ -217,7 +216,7 @@ def _fits(value: Any, dtype: pl.DataType) -> bool:
 
 
 def _type_of(name: str, kinds: Sequence[type], declared: Mapping[str, TypeName]) -> pl.DataType:
-    """The type that holds values of all kinds."""
+    """The common type of the values' Python types."""
     if name in declared:
         return TYPES[declared[name]]
     found: pl.DataType = pl.Null()

@@ -17,21 +17,21 @@ from lepton_tasks.data.files import LocalFiles
 from lepton_tasks.data.rows import in_batches, source_schema
 
 _SUFFIXES = (".avi", ".mp4", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".m4v", ".ts", ".wmv")
-_QUALITY = 95  # of JPEG: the loss is below that of the video's own coding
+_QUALITY = 95  # of JPEG: the loss is smaller than that of the video codec
 
 
 class Video:
     """One unlabelled row per video frame, in file and time order.
 
-    A file in which no frame can be decoded is a row with its fault, for `clean` to refuse.
+    A file without decodable frames becomes a row with a fault, for `clean` to reject.
 
     Args:
-        path: A folder of video files, or one of them; a relative path starts from `data_root`.
-        data_root: Given by the environment.
-        frames_per_second: How many frames are taken from a second; at most all there are.
-        encode: ``jpeg`` (quality 95) or ``png`` (without loss, 5 to 10 times as large).
-        differences: Take what moved instead: how far each pixel is from the frame taken before, of all frames but the
-            first. The server does the same with ``/video?differences=true``.
+        path: A folder of video files, or one file; relative to `data_root`.
+        data_root: Set by the environment.
+        frames_per_second: Sampling rate, at most the video's frame rate.
+        encode: ``jpeg`` (quality 95) or ``png`` (lossless, 5 to 10 times as large).
+        differences: Use absolute differences to the previous sampled frame instead of frames. The server does the same
+            with ``/video?differences=true``.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Video:
         self._rate, self._encode, self._differences = frames_per_second, encode, differences
 
     def state(self) -> dict[str, Any]:
-        """Changes with any video's name, size or time of change."""
+        """Changes with any video's name, size or modification time."""
         names = set(self._names())
         stamps = [stamp for stamp in self._files.state()["files"] if stamp[0] in names]
         return {"folder": self._files.address, "files": digest_of(stamps)}
@@ -57,7 +57,7 @@ class Video:
         """Rows with ``video``, ``frame`` (counted from 0), ``time_s`` and ``fault``.
 
         Raises:
-            DataError: no such folder, or no video in it.
+            DataError: the folder is missing or contains no video.
         """
         if not (names := self._names()):
             raise DataError(

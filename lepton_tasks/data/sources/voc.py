@@ -1,4 +1,4 @@
-"""Pictures with boxes in Pascal VOC's XML files."""
+"""Source of images with boxes in Pascal VOC XML files."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from lepton_tasks.data.sources.sample_files import open_files
 class Voc:
     """Images with boxes in Pascal VOC XML; one unlabelled row per image.
 
-    Every picture in the folder is a row; one without an XML file has null for boxes, as nobody said what it shows. An
-    XML file that cannot be read, or that belongs to no picture, is a row with its fault, for `clean` to refuse.
+    Every image in the folder is a row; without an XML file its boxes are null (not annotated). Unreadable XML files and
+    XML files without an image become rows with a fault, for `clean` to reject.
 
     Args:
-        path: The folder, archive or address that holds both folders; a relative path starts from `data_root`.
-        data_root: Given by the environment.
-        annotations: The folder of the XML files in it.
-        images: The folder of the pictures in it.
+        path: The folder, archive or address with both folders; relative to `data_root`.
+        data_root: Set by the environment.
+        annotations: The folder of XML files in it.
+        images: The folder of images in it.
 
     Source: Everingham et al., "The Pascal Visual Object Classes (VOC) Challenge", 2010; its development kit counts
-        pixels from 1 and includes the last one, so 1 is taken off `xmin` and `ymin`.
+        pixels from 1, inclusive, so 1 is subtracted from `xmin` and `ymin`.
     """
 
     def __init__(
@@ -38,20 +38,20 @@ class Voc:
         self._annotations, self._images = annotations.strip("/"), images.strip("/")
 
     def state(self) -> dict[str, Any]:
-        """Changes with any file's name, size or time of change."""
+        """Changes with any file's name, size or modification time."""
         return {"folder": self._files.address, "files": digest_of(self._files.state())}
 
     def read(self) -> Iterator[pa.Table]:
-        """Rows in the order of the pictures, then the XML files without one.
+        """Rows in image order, then XML files without an image.
 
         Raises:
             DataError: one of the folders is missing or empty.
         """
         pictures = self._below(self._images)
         files = self._files.read(self._below(self._annotations))
-        marked = {_inner(name, self._annotations): _marks(data) for name, data in files}
+        marked = {_inner(name, self._annotations): _annotation(data) for name, data in files}
         rows = (
-            row | marked.pop(_inner(row["sample_id"], self._images), _UNSEEN)
+            row | marked.pop(_inner(row["sample_id"], self._images), _NOT_ANNOTATED)
             for row in file_rows(self._files, pictures)
         )
         schema = source_schema("boxes", "fault")
@@ -60,7 +60,7 @@ class Voc:
         yield from in_batches(lost, schema)
 
     def describe(self) -> dict[str, Any]:
-        """The folder and how many files of both kinds there are."""
+        """The folder and the numbers of images and XML files."""
         return {
             "folder": self._files.address,
             "pictures": len(self._below(self._images)),
@@ -89,16 +89,16 @@ class Voc:
         }
 
 
-_UNSEEN = {"boxes": None, "fault": None}
+_NOT_ANNOTATED = {"boxes": None, "fault": None}
 
 
 def _inner(name: str, folder: str) -> str:
-    """The path below the folder, without the ending: by it a picture and its XML file belong together."""
+    """The path below the folder without suffix, which an image and its XML file have in common."""
     return str(PurePosixPath(name).relative_to(folder).with_suffix(""))
 
 
-def _marks(data: bytes | None) -> dict[str, Any]:
-    """The boxes of an XML file, or what is wrong with it."""
+def _annotation(data: bytes | None) -> dict[str, Any]:
+    """The boxes of an XML file, or its fault."""
     if data is None:
         return {"boxes": None, "fault": "the annotation cannot be read"}
     try:

@@ -1,4 +1,4 @@
-"""Resolve the columns a step applies to, and report missing ones."""
+"""Check that columns exist and have suitable types."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def check_columns(
     suits: Callable[[pl.DataType], bool] = lambda dtype: True,
     wanted: str = "",
 ) -> None:
-    """Raise `ConfigError` for a column that is missing, or whose type does not suit.
+    """Raise `ConfigError` for a missing column or an unsuitable type.
 
     Args:
-        names: The columns a step was given.
+        names: The columns to check.
         schema: The columns of the table.
-        where: The step's parameter.
-        suits: Whether a type will do.
-        wanted: What will do, for people.
+        where: The parameter that names them, for the message.
+        suits: Whether a type is suitable.
+        wanted: Description of suitable types, for the message.
     """
     for name in names:
         if name not in schema:

@@ -16,9 +16,9 @@ class Labels:
     """Reject rows whose label is missing, blank, not numeric, or not a known class.
 
     Args:
-        column: The label.
-        classes: The classes there are; without them, every label but a blank one will do.
-        rename: Other spellings of a class, e.g. ``{">50K.": ">50K"}``.
+        column: The label column.
+        classes: The allowed classes; default any non-blank label.
+        rename: Alternative spellings of classes, e.g. ``{">50K.": ">50K"}``.
     """
 
     column: str = "label"
@@ -32,11 +32,11 @@ class Labels:
             raise ConfigError(f"{self.column!r} holds numbers to be learned, no classes.", where="classes")
 
     def rewrites(self, schema: Mapping[str, pl.DataType]) -> Sequence[str]:
-        """The label, where there is something to rename or trim."""
+        """The label, if it needs renaming or trimming."""
         return [self.column] if schema[self.column] == pl.String or self.rename else []
 
     def change(self, frame: pl.LazyFrame) -> pl.LazyFrame:
-        """Labels without white space around them, in one spelling."""
+        """Strip white space from labels and rename them."""
         label = pl.col(self.column)
         if not self.rewrites(frame.collect_schema()):
             return frame
@@ -44,7 +44,7 @@ class Labels:
         return frame.with_columns(label.replace(dict(self.rename)) if self.rename else label)
 
     def refuse(self) -> pl.Expr:
-        """No label, or an unknown one."""
+        """A missing or unknown label."""
         text = pl.col(self.column).cast(pl.String)
         reason = pl.when(text.is_null() | text.is_in(["", "NaN", "inf", "-inf"])).then(pl.lit("no label"))
         if not self.classes:

@@ -15,7 +15,7 @@ class Missing:
     """Reject rows with a missing value (or NaN) in any of the columns.
 
     Args:
-        columns: Where a value must be.
+        columns: Columns that must have a value.
     """
 
     columns: tuple[str, ...]
@@ -25,11 +25,11 @@ class Missing:
         check_columns(self.columns, schema)
 
     def rewrites(self, schema: Mapping[str, pl.DataType]) -> Sequence[str]:
-        """Nothing."""
+        """Rewrites nothing."""
         return ()
 
     def change(self, frame: pl.LazyFrame) -> pl.LazyFrame:
-        """The rows as they are."""
+        """Add private columns that flag missing values."""
         schema = frame.collect_schema()
         return frame.with_columns(_absent(name, schema[name]).alias(f"__absent_{name}") for name in self.columns)
 

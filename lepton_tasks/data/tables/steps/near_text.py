@@ -13,7 +13,7 @@ import pydantic
 from lepton_tasks.data.tables.rows import ROW
 from lepton_tasks.data.tables.steps.text import Columns, check_text, joined_text
 
-_BANDS, _BAND_ROWS = 20, 6  # two texts of similarity 0.8 share a band with probability 0.998, of 0.3 with 0.014
+_BANDS, _BAND_ROWS = 20, 6  # texts of similarity 0.8 share a band with probability 0.998, of 0.3 with 0.014
 _CHUNK_BYTES = 4 << 20
 _BASE = np.uint64(0x100000001B3)  # the prime of FNV-1a, 64 bits
 _SEED = 20_250_101
@@ -23,14 +23,14 @@ _SEED = 20_250_101
 class NearDuplicateText:
     """Reject texts nearly identical to an earlier one, so that they do not leak into the test split.
 
-    Texts are compared without capitals, as sets of `shingle` consecutive bytes; candidates are found by MinHash
-    signatures, and their Jaccard similarity is then computed. No random numbers but fixed ones: the same rows give the
-    same answer. A signature takes 480 bytes a row; a row is compared with at most 40 others.
+    Texts are compared case-insensitively, as sets of `shingle` consecutive bytes; candidates are found by MinHash
+    signatures, and their exact Jaccard similarity is then computed. Deterministic: random numbers have a fixed seed. A
+    signature takes 480 bytes per row; a row is compared with at most 40 others.
 
     Args:
-        columns: Columns of text, joined by spaces.
-        threshold: Jaccard similarity from which on two texts count as the same.
-        shingle: Bytes; shorter texts must be equal.
+        columns: Text columns, joined by spaces.
+        threshold: Minimum Jaccard similarity of duplicates.
+        shingle: Bytes per shingle; shorter texts must be equal.
 
     Source: Broder, On the resemblance and containment of documents, 1997; Leskovec, Rajaraman, Ullman, Mining of
     Massive Datasets, chapter 3 (bands of signatures; shingles of 5 to 9 characters).
@@ -41,11 +41,11 @@ class NearDuplicateText:
     shingle: Annotated[int, pydantic.Field(ge=2, le=64)] = 8
 
     def check(self, schema: Mapping[str, pl.DataType]) -> None:
-        """The columns are text."""
+        """Raise `ConfigError` unless the columns are text."""
         check_text(schema, self.columns)
 
     def apply(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """The first of each group of near-equal texts, and the others with the earlier row they are like."""
+        """The first of each group of near-duplicates, and the others with the earlier row they resemble."""
         texts = frame.select(joined_text(self.columns).str.to_lowercase()).to_series()
         shingles = Shingles(texts, self.shingle)
         first, second = _candidates(_signatures(shingles))
@@ -67,8 +67,8 @@ class Shingles:
     """Hashes of all runs of `width` bytes in each text; a shorter text is one shingle.
 
     Attributes:
-        hashes: uint64, those of all texts one after the other.
-        offsets: int64 [N + 1], where each text's begin and end; never none.
+        hashes: uint64, the concatenated hashes of all texts.
+        offsets: int64 [N + 1], start and end of each text's hashes; every text has at least one.
     """
 
     def __init__(self, texts: pl.Series, width: int) -> None:
@@ -76,7 +76,7 @@ class Shingles:
         counts = np.maximum(sizes - width + 1, 1)
         self.offsets = np.concatenate([[0], np.cumsum(counts)])
         starts = np.concatenate([[0], np.cumsum(sizes + width)])
-        # Zeros after each text keep a run within it; a short text runs into them, always the same way.
+        # Zero padding after each text separates the texts and completes short ones.
         padded = b"".join(text.encode() + bytes(width) for text in texts.to_list())
         content = np.frombuffer(padded, np.uint8)
         rolling = np.zeros(max(0, len(content) - width + 1), np.uint64)
@@ -96,7 +96,7 @@ class Shingles:
 
 
 def _mixed(values: np.ndarray) -> np.ndarray:
-    """A bijection of uint64 in which every bit of the input reaches all others.
+    """A bijection of uint64 in which every input bit affects all output bits.
 
     Source: the finaliser of SplitMix64; Steele, Lea, Flood, Fast splittable pseudorandom number generators, 2014.
     """
@@ -107,8 +107,8 @@ def _mixed(values: np.ndarray) -> np.ndarray:
 
 
 def _signatures(shingles: Shingles) -> np.ndarray:
-    """uint32 [N, bands * rows]: for each hash function the least hash among a text's shingles."""
-    random = np.random.Generator(np.random.PCG64(_SEED))  # a stream that NumPy promises to keep
+    """MinHash signatures, uint32 [N, bands * rows]: per hash function the minimum over a text's shingles."""
+    random = np.random.Generator(np.random.PCG64(_SEED))  # NumPy guarantees a stable stream
     multipliers = random.integers(2**64, size=_BANDS * _BAND_ROWS, dtype=np.uint64) | np.uint64(1)
     signatures = np.empty((len(shingles), len(multipliers)), np.uint32)
     begin = 0
@@ -125,7 +125,7 @@ def _signatures(shingles: Shingles) -> np.ndarray:
 
 
 def _candidates(signatures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of rows, the earlier first, that share a band: each row with the first of its group and the one before."""
+    """Candidate pairs, earlier row first: each row with the first and the previous row of its group in a band."""
     pairs = []
     for band in range(_BANDS):
         keys = _mixed(_folded(signatures[:, band * _BAND_ROWS : (band + 1) * _BAND_ROWS]))

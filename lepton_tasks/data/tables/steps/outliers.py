@@ -22,17 +22,17 @@ _MAD_TO_STD = 1.4826  # of a normal distribution
 
 @dataclasses.dataclass(frozen=True)
 class Outliers:
-    """Find outliers: reject their training rows, clip them or mark them. Missing values pass.
+    """Handle outliers: reject training rows, clip values or flag them. Missing values pass.
 
     Args:
-        columns: Columns of numbers.
-        method: How the bounds are found. ``iqr``: quartiles and `factor` (1.5) times their distance beyond;
-            ``z_score``: the mean and `factor` (3) standard deviations; ``mad``: the median and `factor` (3.5) times
-            1.4826 times the median distance from it; ``quantile``: the quantiles `tail` and 1 - `tail`.
-        action: ``drop`` rows of the training split (others are kept as they are), ``clip`` values to the bounds in
-            every split, or ``mark`` them in a column ``<name>_outlier`` of 0 and 1.
-        factor: How many times; see `method`.
-        tail: Share of values on each side that lie outside, for ``quantile``.
+        columns: Numeric columns.
+        method: How bounds are computed. ``iqr``: the quartiles extended by `factor` (1.5) interquartile ranges;
+            ``z_score``: the mean ± `factor` (3) standard deviations; ``mad``: the median ± `factor` (3.5) times 1.4826
+            median absolute deviations; ``quantile``: the quantiles `tail` and 1 - `tail`.
+        action: ``drop`` rows of the training split (other splits are unchanged), ``clip`` values to the bounds in
+            every split, or ``mark`` them in an indicator column ``<name>_outlier`` of 0 and 1.
+        factor: Multiplier; see `method`.
+        tail: Fraction of values outside on each side, for ``quantile``.
 
     Source: Tukey (1977), Exploratory Data Analysis, for ``iqr``; Iglewicz and Hoaglin (1993) for ``mad``.
     """
@@ -44,15 +44,15 @@ class Outliers:
     tail: Annotated[float, pydantic.Field(gt=0, lt=0.5)] = 0.01
 
     def check(self, schema: Mapping[str, pl.DataType]) -> None:
-        """Raise `ConfigError` for a column that is missing or holds no numbers."""
+        """Raise `ConfigError` for a missing or non-numeric column."""
         check_columns(self.columns, schema, suits=lambda dtype: dtype.is_numeric(), wanted="numbers")
 
     def summary_columns(self) -> tuple[Sequence[str], Sequence[str]]:
-        """The columns, as numbers."""
+        """The columns, as numeric."""
         return self.columns, ()
 
     def fit(self, rows: TableRows, ctx: RunContext) -> dict[str, Any]:
-        """The bounds of each column; null where there was no value to judge by."""
+        """The bounds of each column; null for a column without values."""
         moments = self.columns if self.method == "z_score" else ()
         sketches = summarise(rows, ctx, numbers=self.columns, moments=moments).sketches
         return {name: self._bounds(sketch) if sketch.count else None for name, sketch in sketches.items()}
@@ -73,7 +73,7 @@ class Outliers:
         return [middle - reach, middle + reach]
 
     def operations(self, fitted: Mapping[str, Any]) -> Sequence[Operation]:
-        """What is done to a row, here and in serving; nothing if rows are dropped."""
+        """Clips or indicators; none if rows are dropped."""
         bounds = {name: limits for name, limits in fitted.items() if limits is not None}
         if self.action == "clip":
             return [Operation("clip", name, low=low, high=high) for name, (low, high) in bounds.items()]
@@ -98,9 +98,9 @@ class Outliers:
 
 
 def _median_distance(sketch: NumericSketch, middle: float) -> float:
-    """The median of the distances from `middle`: half of the values lie no further away."""
+    """The median absolute deviation from `middle`."""
     low, high = 0.0, max(sketch.max - middle, middle - sketch.min)
-    for _ in range(60):  # bisection: to the last bit of a float64
+    for _ in range(60):  # bisection to float64 precision
         half = (low + high) / 2
         below = sketch.count_below([middle - half, middle + half])
         low, high = (half, high) if below[1] - below[0] < sketch.count / 2 else (low, half)

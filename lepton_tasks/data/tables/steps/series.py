@@ -15,13 +15,13 @@ from lepton_tasks.data.tables.steps.column_checks import check_columns
 from lepton_tasks.data.tables.steps.text import Columns
 
 Every = Annotated[str, pydantic.Field(pattern=r"^[1-9]\d*(s|m|h|d|w|mo|q|y)$")]
-"""A step of time: a number and s, m (minutes), h, d, w, mo (months), q or y."""
+"""A time interval: a number and s, m (minutes), h, d, w, mo (months), q or y."""
 
-_MOST_NEW = 20  # new rows per old one: beyond it, one wrong time among the rows is likelier than such a gap
+_MAX_NEW = 20  # new rows per existing row: beyond, a wrong time is more likely than such a gap
 
 
 def check_time(schema: Mapping[str, pl.DataType], column: str) -> None:
-    """Raise `ConfigError` unless the column holds times."""
+    """Raise `ConfigError` unless it is a time column."""
     check_columns(
         [column],
         schema,
@@ -33,18 +33,18 @@ def check_time(schema: Mapping[str, pl.DataType], column: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Timestamp:
-    """Make one UTC time column from text, Unix seconds, or year, month, day, hour and minute.
+    """Create one UTC time column from text, Unix seconds, or year, month, day, hour and minute.
 
     Args:
-        into: Name of the column that is made.
-        text: Column of text.
-        format: How it is written, in the codes of strftime, e.g. ``%d-%b-%Y %H:%M:%S``.
-        exact: Whether the text holds nothing else.
+        into: Name of the new column.
+        text: Text column.
+        format: Its format in strftime codes, e.g. ``%d-%b-%Y %H:%M:%S``.
+        exact: Whether the whole text must match.
         seconds: Column of seconds since 1970.
         year: Column of years.
         month: Column of months, 1 to 12.
         day: Column of days, 1 to 31.
-        hour: Column of hours, 0 to 23; midnight if there is none.
+        hour: Column of hours, 0 to 23; null for midnight.
         minute: Column of minutes.
     """
 
@@ -72,7 +72,7 @@ class Timestamp:
         return [name for name in names if name is not None]
 
     def check(self, schema: Mapping[str, pl.DataType]) -> None:
-        """The columns are there; a text is text, all others are numbers."""
+        """Raise `ConfigError` for a missing column or an unsuitable type."""
         wanted = "text" if self.text else "numbers"
         check_columns(
             self._columns(),
@@ -83,11 +83,11 @@ class Timestamp:
         )
 
     def rewrites(self, schema: Mapping[str, pl.DataType]) -> Sequence[str]:
-        """The column of times, if there was one."""
+        """The time column, if it exists."""
         return [self.into] if self.into in schema else []
 
     def change(self, frame: pl.LazyFrame) -> pl.LazyFrame:
-        """The rows with the column of times; null where there is no such time."""
+        """Add the time column; null for invalid times."""
         if self.text is not None:
             text = pl.col(self.text).str.strip_chars()
             time = text.str.to_datetime(self.format, time_unit="us", strict=False, exact=self.exact)
@@ -98,7 +98,7 @@ class Timestamp:
         return frame.with_columns(time.alias(self.into))
 
     def _from_parts(self) -> pl.Expr:
-        # Through text, since pl.datetime raises on the first day that does not exist.
+        # Via text, since pl.datetime raises for an invalid date.
         numbers = [self.year, self.month, self.day, self.hour, self.minute]
         parts = [
             pl.lit("00") if name is None else pl.col(name).cast(pl.Int64, strict=False).cast(pl.String).str.zfill(2)
@@ -107,20 +107,20 @@ class Timestamp:
         return pl.format("{}-{}-{} {}:{}", *parts).str.to_datetime("%Y-%m-%d %H:%M", time_unit="us", strict=False)
 
     def refuse(self) -> pl.Expr | None:
-        """One reason for all."""
+        """A constant reason."""
         return pl.when(pl.col(self.into).is_null()).then(pl.lit("no such time"))
 
 
 @dataclasses.dataclass(frozen=True)
 class RegularSeries:
-    """Make time steps regular: repeated times are rejected, missing ones added as nulls for `fill_gaps`.
+    """Make time intervals regular: repeated times are rejected, missing ones added as nulls for `fill_gaps`.
 
     Args:
-        time: Column of times. Rows without one must be refused before: see `timestamp` and `missing`.
-        every: The step.
-        group: Columns that tell series apart.
-        resample: Whether rows between two steps are averaged (the first value of what is no number); otherwise they
-            are refused.
+        time: Time column. Rows without a time must be rejected first: see `timestamp` and `missing`.
+        every: The interval.
+        group: Columns that identify a series.
+        resample: Whether to average rows within an interval (first value of non-numeric columns); otherwise they are
+            rejected.
     """
 
     time: str
@@ -129,12 +129,12 @@ class RegularSeries:
     resample: bool = False
 
     def check(self, schema: Mapping[str, pl.DataType]) -> None:
-        """The columns are there, and the time is one."""
+        """Raise `ConfigError` for a missing column or an unsuitable time column."""
         check_time(schema, self.time)
         check_columns(self.group, schema, where="group")
 
     def apply(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """The rows on the grid, and why others are not."""
+        """The rows on the grid, and the rejected rows with reasons."""
         keys = [*self.group, self.time]
         order = frame.columns
         frame = frame.with_columns(pl.col(self.time).cast(pl.Datetime("us"))).sort(*keys, ROW)
@@ -167,7 +167,7 @@ class RegularSeries:
         )
         grid = ends.with_columns(pl.datetime_ranges("first", "last", self.every, time_unit="us").alias(self.time))
         steps = int(grid[self.time].list.len().sum())
-        if steps > _MOST_NEW * max(rows.height, 100):
+        if steps > _MAX_NEW * max(rows.height, 100):
             raise DataError(
                 f"{rows.height:,} rows lie between {ends['first'].min()!s} and {ends['last'].max()!s}:"
                 f" {steps:,} steps of {self.every}.",
@@ -184,11 +184,11 @@ class FillGaps:
 
     Args:
         columns: Columns to fill.
-        time: Column of times.
-        limit: Longest run that is filled, in rows.
-        method: ``forward`` repeats the last value, and so knows nothing of later ones; ``interpolate`` draws a line to
-            the next value, which a forecast does not know yet.
-        group: Columns that tell series apart.
+        time: Time column.
+        limit: Longest run to fill, in rows.
+        method: ``forward`` repeats the last value, without knowledge of the future; ``interpolate`` is linear up to the
+            next value, which is not available when forecasting.
+        group: Columns that identify a series.
     """
 
     columns: Columns
@@ -198,7 +198,7 @@ class FillGaps:
     group: tuple[str, ...] = ()
 
     def check(self, schema: Mapping[str, pl.DataType]) -> None:
-        """The columns are there, and can be interpolated if they shall be."""
+        """Raise `ConfigError` for a missing column, or one that cannot be interpolated."""
         check_time(schema, self.time)
         check_columns(self.group, schema, where="group")
         lines = self.method == "interpolate"
@@ -207,7 +207,7 @@ class FillGaps:
         )
 
     def apply(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """The rows in the order of time, filled; and those in longer gaps."""
+        """The filled rows in time order, and the rejected rows in longer gaps."""
         group = list(self.group)
         frame = frame.sort(*group, self.time).with_columns(pl.lit(0).alias("_all"))
         over = group or ["_all"]
@@ -233,7 +233,7 @@ class FillGaps:
         return kept.drop("_all", *(f"_run_{i}" for i in range(len(self.columns)))), refused
 
     def filled(self, before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
-        """``row, column, before, after`` of each value that was filled in."""
+        """``row, column, before, after`` of each filled value."""
         keys = [*self.group, self.time]
         old = before.select(*keys, *(pl.col(name).is_null().alias(f"__{name}") for name in self.columns))
         both = after.join(old, on=keys, how="left", nulls_equal=True, maintain_order="left")

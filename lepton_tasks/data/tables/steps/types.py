@@ -31,9 +31,9 @@ class Types:
     Args:
         columns: A type for each column: ``int``, ``float``, ``bool``, ``text`` (or ``category``), ``date``,
             ``datetime``.
-        otherwise: ``refuse`` the row, or leave the value ``null``, for `impute` to fill.
-        format: How dates are written, as in ``strftime``; without it, ISO 8601.
-        decimal: Decimal mark of numbers written as text. With a comma, points may group thousands: ``1.234,5``.
+        otherwise: ``refuse`` the row, or set the value to ``null``, for `impute` to fill.
+        format: Format of dates in strftime codes; default ISO 8601.
+        decimal: Decimal mark of numbers in text. With a comma, points may group thousands: ``1.234,5``.
     """
 
     columns: Mapping[str, TypeName]
@@ -46,11 +46,11 @@ class Types:
         check_columns(list(self.columns), schema)
 
     def rewrites(self, schema: Mapping[str, pl.DataType]) -> Sequence[str]:
-        """The columns whose type is another one now."""
+        """The columns whose type changes."""
         return [name for name, kind in self.columns.items() if schema[name] != _TYPES.get(kind, pl.Boolean())]
 
     def change(self, frame: pl.LazyFrame) -> pl.LazyFrame:
-        """The columns in their types, null where a value cannot be converted."""
+        """Convert the columns; null where a value cannot be converted."""
         schema = frame.collect_schema()
         names = self.rewrites(schema)
         came = [pl.col(name).is_not_null().alias(f"__came_{name}") for name in names]
@@ -90,7 +90,7 @@ class Types:
 
 
 def _with_point(text: pl.Expr) -> pl.Expr:
-    """Numbers with a decimal comma as they are written with a point; null where points do not group thousands."""
+    """Replace the decimal comma by a point; null where points do not group thousands."""
     text = text.str.strip_chars()
     grouped = text.str.contains(r"^[+-]?\d{1,3}(\.\d{3})+(,\d*)?$")
     text = pl.when(grouped).then(text.str.replace_all(".", "", literal=True)).otherwise(text)
@@ -98,7 +98,7 @@ def _with_point(text: pl.Expr) -> pl.Expr:
 
 
 def _numbers(dtype: pl.DataType, texts: pl.Series) -> pl.Series:
-    """Numbers written as text; only what cannot be read at once is looked at again: stripped, and as a float."""
+    """Parse numbers; texts that fail are retried without white space and as a float."""
     numbers = texts.cast(dtype, strict=False)
     failed = (numbers.is_null() & texts.is_not_null()).arg_true()
     if not len(failed):

@@ -20,28 +20,28 @@ class Ranges:
     """Reject rows with a value out of range, clip the value, or clear it. Missing values pass; NaN does not.
 
     Args:
-        columns: For each column its smallest and its largest value; null for no limit.
-        otherwise: ``refuse`` the row, ``clip`` the value, or leave it ``null``.
+        columns: Smallest and largest value of each column; null for no limit.
+        otherwise: ``refuse`` the row, ``clip`` the value, or set it to ``null``.
     """
 
     columns: Mapping[str, tuple[Limit | None, Limit | None]]
     otherwise: Literal["refuse", "clip", "null"] = "refuse"
 
     def check(self, schema: Mapping[str, pl.DataType]) -> None:
-        """Raise `ConfigError` for a column that is missing or has no order, or a range that holds nothing."""
+        """Raise `ConfigError` for a missing or unordered column, or an empty range."""
         check_columns(
             list(self.columns), schema, suits=lambda d: d.is_numeric() or d.is_temporal(), wanted="numbers or times"
         )
         for name, (low, high) in self.columns.items():
-            if low is not None and high is not None and low > high:  # type: ignore[operator]  # both of one kind
+            if low is not None and high is not None and low > high:  # type: ignore[operator]  # both have the same type
                 raise ConfigError(f"no value lies between {low} and {high}.", where=f"columns.{name}")
 
     def rewrites(self, schema: Mapping[str, pl.DataType]) -> Sequence[str]:
-        """All columns, unless rows are refused."""
+        """All columns, unless rows are rejected."""
         return () if self.otherwise == "refuse" else tuple(self.columns)
 
     def change(self, frame: pl.LazyFrame) -> pl.LazyFrame:
-        """Values clipped or taken away."""
+        """Clip values or set them to null."""
         if self.otherwise == "refuse":
             return frame
         if self.otherwise == "clip":
@@ -52,7 +52,7 @@ class Ranges:
         )
 
     def refuse(self) -> pl.Expr | None:
-        """The first column out of range, and the range."""
+        """The first column out of range, with the range."""
         if self.otherwise != "refuse":
             return None
         return pl.coalesce(
@@ -81,15 +81,15 @@ class Allowed:
     """Reject rows with a value outside a list, or clear the value. Missing values pass.
 
     Args:
-        columns: For each column the values it may hold.
-        otherwise: ``refuse`` the row, or leave the value ``null``.
+        columns: Allowed values of each column.
+        otherwise: ``refuse`` the row, or set the value to ``null``.
     """
 
     columns: Mapping[str, tuple[str | int | float | bool, ...]]
     otherwise: Literal["refuse", "null"] = "refuse"
 
     def check(self, schema: Mapping[str, pl.DataType]) -> None:
-        """Raise `ConfigError` for a column that is missing, or values of another type than the column's."""
+        """Raise `ConfigError` for a missing column, or values that do not match the column's type."""
         check_columns(list(self.columns), schema)
         for name, values in self.columns.items():
             try:
@@ -102,11 +102,11 @@ class Allowed:
                 ) from error
 
     def rewrites(self, schema: Mapping[str, pl.DataType]) -> Sequence[str]:
-        """All columns, unless rows are refused."""
+        """All columns, unless rows are rejected."""
         return () if self.otherwise == "refuse" else tuple(self.columns)
 
     def change(self, frame: pl.LazyFrame) -> pl.LazyFrame:
-        """Values taken away."""
+        """Set values that are not allowed to null."""
         if self.otherwise == "refuse":
             return frame
         return frame.with_columns(

@@ -175,7 +175,7 @@ def test_a_header_that_names_a_column_twice_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["_row", "__x"])
 def test_a_name_that_the_stages_use_themselves_is_refused(tmp_path, name):
-    with pytest.raises(DataError, match=f"a column is called '{name}'"):
+    with pytest.raises(DataError, match=f"the column name '{name}' is reserved"):
         Csv("t", written(tmp_path, a=f"n,{name}\n1,2\n")).schema()
 
 
@@ -263,7 +263,7 @@ def test_what_python_writes_is_read_whatever_the_size_of_blocks(tmp_path_factory
     texts = dict.fromkeys("abc", "text")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lines, "BLOCK", size)
-        patch.setattr(lines, "_CUT", 2 * size)
+        patch.setattr(lines, "_PIECE", 2 * size)
         source = Csv("t.csv", folder, types=texts)
         found, refused = read(source)
     assert found.rows() == [tuple(row) for row in rows]
@@ -272,7 +272,7 @@ def test_what_python_writes_is_read_whatever_the_size_of_blocks(tmp_path_factory
 
 def test_a_large_file_is_read_in_pieces_that_know_their_lines(tmp_path, monkeypatch):
     monkeypatch.setattr(lines, "BLOCK", 1 << 10)
-    monkeypatch.setattr(lines, "_CUT", 5 << 10)
+    monkeypatch.setattr(lines, "_PIECE", 5 << 10)
     body = [f'{i},"line {i}\nmore"' if i % 3 else f"{i},x" for i in range(3_000)]
     body[2_500] = "bad,x"
     source = Csv("t", written(tmp_path, a="n,s\n" + "\n".join(body) + "\n"), types={"n": "int"})

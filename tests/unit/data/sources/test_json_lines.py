@@ -97,7 +97,7 @@ def test_a_line_in_another_encoding_is_refused(tmp_path):
 
 def test_a_large_file_is_read_in_pieces(tmp_path, monkeypatch):
     monkeypatch.setattr(lines, "BLOCK", 1 << 10)
-    monkeypatch.setattr(lines, "_CUT", 5 << 10)
+    monkeypatch.setattr(lines, "_PIECE", 5 << 10)
     written(tmp_path, *[{"n": i, "s": 'a "quoted" text'} for i in range(1_000)])
     source = JsonLines("a.jsonl", tmp_path)
     assert len(source.pieces()) > 5

@@ -90,7 +90,7 @@ def test_the_state_changes_with_rows_and_with_the_column_that_grows(shop):
 
 def test_no_secret_is_kept_or_said(shop, monkeypatch):
     secret = "postgresql+psycopg2://me:hunter2@db.example/shop?sslpassword=hunter2"
-    with pytest.raises(ConfigError, match=r"params.url: the address holds a password.*LEPTON_SQL_URL") as error:
+    with pytest.raises(ConfigError, match=r"params.url: the address contains a password.*LEPTON_SQL_URL") as error:
         Sql("id", shop, table="orders", url=secret).schema()
     said = [str(error.value)]
     monkeypatch.setenv("SHOP", secret)
