@@ -23,12 +23,12 @@ from lepton_tasks.quality.rows import Rows
 from lepton_tasks.quality.suite import Judged, judge
 
 PROFILE_FILE, FAILING_FILE = "profile.json", "failing_rows.parquet"
-_FEW = 5  # values that are told of a set
-_LONGEST_PARAM = 100  # characters; a list of values may be as long as a page
+_SHOWN_VALUES = 5  # of a set, in messages
+_MAX_PARAM_LENGTH = 100  # characters of a parameter in messages
 
 
 Suite = tuple[Rows, Sequence[Expectation]]
-"""A table and the rules about it."""
+"""A table and its rules."""
 
 
 def check(
@@ -42,24 +42,24 @@ def check(
     profile: dict[str, Any] | None = None,
     note: str = "",
 ) -> QualityReportRef:
-    """Run rules over a table and publish the report, its Data Docs and the rows against a rule.
+    """Validate a table and publish the report, its Data Docs and the violating rows.
 
     Args:
-        suites: Rows of one table with the rules about them; the first are all of its rows.
-        ctx: The run.
-        use_case: Its name: earlier reports about it are shown beside this one.
-        where: The key of the use case that holds its own rules, for messages.
-        identity: The column that names a row for people.
-        origin: Where a row came from, by its number.
-        profile: Kept beside the report.
-        note: A sentence for people about the rules.
+        suites: Row selections of one table with their rules; the first selection is the whole table.
+        ctx: Run context.
+        use_case: Name of the use case, to include its report history.
+        where: Key of the use case's own rules, for messages.
+        identity: Column that identifies a row in the report.
+        origin: Returns the origin of a row by its number.
+        profile: Data profile to store with the report.
+        note: A sentence about the rules, for the report.
 
     Raises:
-        DataQualityError: a critical rule failed; the report is then kept in the stage's work folder.
-        ConfigError: a rule is unknown, or has parameters that are not its own.
+        DataQualityError: a critical rule failed; the report is then stored in the stage's work folder.
+        ConfigError: a rule or one of its parameters is unknown.
     """
     judged = [judge(rows, rules, ctx, where=where, identity=identity) for rows, rules in suites]
-    everything = [one for part in judged for one in part]
+    everything = [result for results in judged for result in results]
     about = {"use_case": use_case, "time": ctx.clock().isoformat(), "note": note}
     report = report_of(everything, suites[0][0].height) | about
     draft = ctx.draft()
@@ -85,18 +85,18 @@ def check(
 
 
 def describe(fault: dict[str, Any]) -> str:
-    """One failed expectation in one line."""
+    """A failed expectation as one line."""
     params = [_cut(f"{name}={value}") for name, value in fault["params"].items()]
     given = ", ".join([*([fault["column"]] if fault["column"] else []), *params])
     return f"{fault['type']} ({given}): observed {fault['observed']}"
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST_PARAM else text[:_LONGEST_PARAM] + "..."
+    return text if len(text) <= _MAX_PARAM_LENGTH else text[:_MAX_PARAM_LENGTH] + "..."
 
 
 def report_of(judged: Sequence[Judged], rows: int) -> dict[str, Any]:
-    """The outcome of a suite as JSON values, every expectation among them, the failed ones with examples."""
+    """Results of all expectations as JSON values, failed ones with examples."""
     outcomes = [_outcome(one) for one in judged]
     failed = [outcome for outcome in outcomes if not outcome["success"]]
     failed.sort(key=lambda fault: (fault["severity"], fault["type"], fault["column"] or ""))
@@ -112,7 +112,7 @@ def report_of(judged: Sequence[Judged], rows: int) -> dict[str, Any]:
 def write_report(
     folder: Path, report: dict[str, Any], judged: Sequence[Judged], *, name: str, history: Sequence[dict[str, Any]]
 ) -> None:
-    """Write ``report.json`` and the Data Docs, with the plot of the expectations' history if there is one."""
+    """Write ``report.json`` and the Data Docs, with a plot of the history if there is one."""
     from lepton_tasks.quality.docs import write_docs
     from lepton_tasks.quality.history import plot_history
 
@@ -125,7 +125,7 @@ def write_report(
 def write_failing_rows(
     path: Path, rows: Rows, judged: Sequence[Judged], ctx: RunContext, origin: Callable[[int], str] | None
 ) -> None:
-    """Write the rows against the rules that failed, each with ``rule, severity, column, origin``; no rows, no file."""
+    """Write the rows that violate failed rules, with ``rule, severity, column, origin``; no file without rows."""
     wanted = [
         {
             ROW: number,
@@ -157,7 +157,7 @@ def _and_rows(kept: Path) -> str:
 
 def _outcome(one: Judged) -> dict[str, Any]:
     config = one.result.expectation_config
-    outcome = one.result.to_json_dict()["result"]  # without NumPy's types
+    outcome = one.result.to_json_dict()["result"]  # without NumPy types
     params = {key: value for key, value in config.kwargs.items() if key != "batch_id"}
     share = outcome.get("unexpected_percent")
     return {
@@ -177,13 +177,14 @@ def _of_sample(one: Judged) -> str:
 
 
 def _of_sets(outcome: dict[str, Any]) -> str:
-    """How many values are too many and how many are missing, and the first of them."""
-    told = []
+    """Counts and examples of unexpected and missing values of a set."""
+    parts = []
     for kind, what in (("unexpected", "not expected"), ("missing", "missing")):
         if count := outcome.get(f"{kind}_count", 0):
-            few = ", ".join(map(str, outcome.get(f"partial_{kind}_list", [])[:_FEW]))
-            told.append(f"{count:,} {what}" + (f" ({few}{', ...' if count > _FEW else ''})" if few else ""))
-    return "; ".join(told) or "these values"
+            few = ", ".join(map(str, outcome.get(f"partial_{kind}_list", [])[:_SHOWN_VALUES]))
+            more = ", ..." if count > _SHOWN_VALUES else ""
+            parts.append(f"{count:,} {what}" + (f" ({few}{more})" if few else ""))
+    return "; ".join(parts) or "these values"
 
 
 def _observed(outcome: dict[str, Any], exceptions: dict[str, Any]) -> str:
@@ -194,7 +195,7 @@ def _observed(outcome: dict[str, Any], exceptions: dict[str, Any]) -> str:
         return str(outcome["observed_value"])
     if "unexpected_count" in outcome:  # of sets of values
         return _of_sets(outcome)
-    # Without a result the check itself broke, most often on a column that is not there.
+    # Without a result the check itself failed, usually because of a missing column.
     nested = [value["exception_message"] for value in exceptions.values() if isinstance(value, dict)]
     message = exceptions.get("exception_message") or next(iter(nested), "")
     return str(message).removeprefix("Error: ").rstrip(".")

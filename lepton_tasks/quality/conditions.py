@@ -20,18 +20,18 @@ Values = Mapping[str, Any]
 
 
 def column(name: str, schema: Schema) -> pl.Expr:
-    """The values of a column, those that are not a number as null; raises `DataError` if there is no such column."""
+    """The values of a column, with NaN as null; raises `DataError` for a missing column."""
     if name not in schema:
         raise DataError(f"no column named {name!r}.", fix=did_you_mean(name, schema))
     return pl.col(name).fill_nan(None) if schema[name].is_float() else pl.col(name)
 
 
 def row_condition(condition: Any, schema: Schema) -> pl.Expr | None:
-    """The rows that a rule is about; None for all.
+    """The rows that a rule applies to; None for all.
 
     Raises:
-        ConfigError: it is written in pandas' own language.
-        DataError: it names a column that is not there.
+        ConfigError: the condition is in pandas syntax.
+        DataError: it names a missing column.
     """
     return None if condition is None else _condition(condition, schema)
 
@@ -60,7 +60,7 @@ def _compared(name: str, sign: str, parameter: Any, schema: Schema) -> pl.Expr:
     if sign in ("IN", "NOT_IN"):
         found = values.is_in(literals(parameter, dtype).implode()).fill_null(False)
         return found if sign == "IN" else ~found
-    if sign == "!=":  # as in pandas, what is missing differs from every value
+    if sign == "!=":  # as in pandas, a missing value differs from every value
         return values.ne_missing(literal(parameter, dtype))
     compare: Callable[[pl.Expr, Any], pl.Expr] = _SIGNS[sign]
     return compare(values, literal(parameter, dtype)).fill_null(False)
@@ -76,14 +76,14 @@ _SIGNS: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def literal(value: Any, dtype: pl.DataType) -> Any:
-    """A value as it is compared with a column: text for a column of times is read as a time."""
+    """A value for comparison with a column: text is parsed as a time for time columns."""
     if isinstance(value, str) and dtype.is_temporal():
         return pl.lit(dt.datetime.fromisoformat(value)).cast(dtype)
     return value
 
 
 def literals(values: Sequence[Any], dtype: pl.DataType) -> pl.Series:
-    """Those of the values that a column of this type can hold, in that type."""
+    """The values that can be represented in the column's type, in that type."""
     if isinstance(dtype, pl.Categorical | pl.Enum):
         return pl.Series([value for value in values if isinstance(value, str)], dtype=pl.String)
     if dtype.is_temporal():
@@ -100,7 +100,7 @@ def literals(values: Sequence[Any], dtype: pl.DataType) -> pl.Series:
 
 
 def between(values: pl.Expr, rule: Values, dtype: pl.DataType) -> pl.Expr:
-    """Whether values lie between ``min_value`` and ``max_value``, ends included unless ``strict_min|max``."""
+    """Whether values are between ``min_value`` and ``max_value``, inclusive unless ``strict_min|max``."""
     low, high = (literal(rule.get(key), dtype) for key in ("min_value", "max_value"))
     if low is None and high is None:
         raise ConfigError("min_value and max_value are both missing.")
@@ -110,9 +110,9 @@ def between(values: pl.Expr, rule: Values, dtype: pl.DataType) -> pl.Expr:
 
 
 def matches(values: pl.Expr, pattern: str) -> pl.Expr:
-    """Whether the pattern is found in the values as text.
+    """Whether the pattern matches within the values as text.
 
-    Polars' regular expressions know neither look-around nor back references; Python's are then used, value by value.
+    Patterns with look-around or backreferences, which Polars lacks, are evaluated by Python, value by value.
     """
     text = values.cast(pl.String)
     try:
@@ -163,10 +163,10 @@ COLUMN_RULES: dict[str, ColumnRule] = {
     "column_values.increasing": lambda c, r, t: _in_order(c, r, operator.gt),
     "column_values.decreasing": lambda c, r, t: _in_order(c, r, operator.lt),
 }
-"""Rules about the values of one column: whether a value is as expected."""
+"""Rules on the values of one column: whether a value is as expected."""
 
 ROWS_WITH_NULLS = ("column_values.nonnull", "column_values.null")
-"""The only rules of one column that look at missing values."""
+"""The only single-column rules that apply to missing values."""
 
 PairRule = Callable[[pl.Expr, pl.Expr, Values], pl.Expr]
 
@@ -174,7 +174,7 @@ PAIR_RULES: dict[str, PairRule] = {
     "column_pair_values.equal": lambda a, b, r: a == b,
     "column_pair_values.a_greater_than_b": lambda a, b, r: a >= b if r.get("or_equal") else a > b,
 }
-"""Rules about two columns of a row."""
+"""Rules on two columns of a row."""
 
 RowRule = Callable[[Sequence[pl.Expr], Values], pl.Expr]
 
@@ -193,7 +193,7 @@ MULTICOLUMN_RULES: dict[str, RowRule] = {
     "multicolumn_values.equal": _all_equal,
     "select_column_values.unique.within_record": _all_different,
 }
-"""Rules about several columns of a row."""
+"""Rules on several columns of a row."""
 
 IGNORED_ROWS: dict[str, Callable[[Sequence[pl.Expr]], pl.Expr]] = {
     "both_values_are_missing": lambda c: pl.any_horizontal(*(e.is_not_null() for e in c)),
@@ -203,4 +203,4 @@ IGNORED_ROWS: dict[str, Callable[[Sequence[pl.Expr]], pl.Expr]] = {
     "any_value_is_missing": lambda c: pl.all_horizontal(*(e.is_not_null() for e in c)),
     "never": lambda c: pl.lit(True),
 }
-"""``ignore_row_if``: which rows a rule about several columns is about."""
+"""Which rows a multi-column rule applies to, by ``ignore_row_if``."""

@@ -9,22 +9,22 @@ from typing import Any
 import numpy as np
 
 MODERATE, LARGE = 0.1, 0.25
-"""A population stability index from which a shift is called moderate, and large.
+"""Thresholds of the population stability index for moderate and large shifts.
 
-Source: N. Siddiqi (2006), Credit Risk Scorecards; the usual reading of the index.
+Source: N. Siddiqi (2006), Credit Risk Scorecards; the usual interpretation.
 """
 _BINS = 10
-_VALUES = 20  # frequent values that are bins of their own
-_LEAST = 1e-4  # a share that was not seen is taken as this one, or half a row, or its logarithm would be infinite
+_VALUES = 20  # frequent values with their own bin
+_MIN_SHARE = 1e-4  # lower limit of shares (or half a row), since the logarithm of 0 is infinite
 
 
 def diff_profiles(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """Columns that came, went or changed their type, row counts, and per common column the shift, largest first.
+    """Added, removed and retyped columns, row counts, and the shift per common column, largest first.
 
-    The shift is the population stability index over the deciles of `old`, or over its most frequent values, with
-    missing values as a bin of their own; and beside it the Jensen-Shannon distance of the same shares, in [0, 1].
-    `noise` is what the index of two samples of the same data stays below in about 9 of 10 cases (0.85-0.97 measured on
-    60 pairs); what is above it decides whether a shift is called small, moderate or large.
+    The shift is the population stability index over the deciles of `old`, or over its most frequent values, with a
+    separate bin for missing values; and the Jensen-Shannon distance of the same shares, in [0, 1]. `noise` is an upper
+    limit of the index of two samples of the same data in about 9 of 10 cases (0.85-0.97 measured on 60 pairs); the
+    excess over it determines whether a shift is small, moderate or large.
 
     Source: B. Yurdakul, J. Naranjo (2020), Statistical properties of the population stability index.
     """
@@ -46,13 +46,13 @@ def diff_profiles(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, A
 
 
 def stability_index(old: Sequence[float] | np.ndarray, new: Sequence[float] | np.ndarray) -> float:
-    """The population stability index of two lists of counts: 0 for equal shares."""
-    p, q = (np.maximum(_shares(x), max(_LEAST, 0.5 / max(1.0, float(np.sum(x))))) for x in (old, new))
+    """Population stability index of two histograms: 0 for equal shares."""
+    p, q = (np.maximum(_shares(x), max(_MIN_SHARE, 0.5 / max(1.0, float(np.sum(x))))) for x in (old, new))
     return float(((q - p) * np.log(q / p)).sum())
 
 
 def jensen_shannon(old: Sequence[float] | np.ndarray, new: Sequence[float] | np.ndarray) -> float:
-    """The Jensen-Shannon distance (base 2) of two lists of counts or shares, in [0, 1]."""
+    """Jensen-Shannon distance (base 2) of two histograms, in [0, 1]."""
     p, q = _shares(old), _shares(new)
     middle = (p + q) / 2
     divergence = sum(float((x[x > 0] * np.log2(x[x > 0] / middle[x > 0])).sum()) for x in (p, q)) / 2
@@ -77,7 +77,7 @@ def _shift(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[st
 
 
 def _binned(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Counts of the values of both in the same bins."""
+    """Histograms of both over common bins."""
     many = old["distinct"] > _VALUES
     if many and "percentiles" in old and "percentiles" in new:
         edges = np.unique(np.asarray(old["percentiles"])[:: 100 // _BINS][1:-1])
@@ -87,7 +87,7 @@ def _binned(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[np.ndarray,
 
 
 def _between(about: Mapping[str, Any], edges: np.ndarray) -> np.ndarray:
-    """How many values lie between the edges, read from the percentiles."""
+    """Number of values between the edges, interpolated from the percentiles."""
     percentiles = np.asarray(about["percentiles"])
     below = np.interp(edges, percentiles, np.linspace(0, 1, len(percentiles)))
     shares = np.diff(np.concatenate([[0.0], below, [1.0]]))
@@ -95,7 +95,7 @@ def _between(about: Mapping[str, Any], edges: np.ndarray) -> np.ndarray:
 
 
 def _counts(about: Mapping[str, Any], values: Sequence[Any]) -> np.ndarray:
-    """How often each value occurs, and all others together."""
+    """Count of each value, then of all others."""
     found = dict(about["top"])
     counts = [found.get(value, 0) for value in values]
     return np.array([*counts, max(0, about["rows"] - about["nulls"] - sum(counts))], np.float64)

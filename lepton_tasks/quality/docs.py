@@ -37,7 +37,7 @@ th { color: var(--soft); font-weight: 600; border-top: 0; white-space: nowrap }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e9ee; --soft: #98a2b3; --line: #2b3440; --back: #12171e }
   .card, .ge-section, .ours { background: #1a212b } .badge { background: #2b3440 } }
 """
-# Nothing is fetched and no script runs, whatever the data hold.
+# No resource is loaded and no script runs, whatever the data contain.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _SECTIONS = re.compile(r'<div id="section-2" class="ge-section.*', re.DOTALL)  # the first tells what our page tells
 _LIVE = re.compile(r"<script\b.*?</script>|<link\b[^>]*>|<img\b[^>]*>|<footer\b.*?</footer>", re.DOTALL | re.IGNORECASE)
@@ -47,21 +47,21 @@ _LINK = re.compile(r'href="(?!#)[^"]*"')
 def write_docs(
     path: Path, report: dict[str, Any], results: Sequence[Any], *, name: str, history: Path | None = None
 ) -> None:
-    """Write one page: what came out, its history, and what Great Expectations says about each expectation.
+    """Write one page with results, history and Great Expectations' details of each expectation.
 
     Args:
         path: The page.
-        report: As in ``report.json``.
+        report: Content of ``report.json``.
         results: Great Expectations' ``ExpectationValidationResult`` objects.
-        name: Of the suite.
-        history: A picture to show.
+        name: Name of the suite.
+        history: Plot of the history.
     """
-    told = "held" if report["success"] else "failed"
+    outcome = "held" if report["success"] else "failed"
     when = str(report.get("time", ""))[:19].replace("T", " ")
     count = f"{report['evaluated']} expectations on {report['rows']:,} rows; {len(report['failed'])} not met."
-    said = (report.get("use_case"), when, count, report.get("note"))
-    about = html.escape(" \N{MIDDLE DOT} ".join(str(part) for part in said if part))
-    parts = [f"<h1>{html.escape(name)}: {told}</h1><p class=sum>{about}</p>", _overview(report["outcomes"])]
+    summary = (report.get("use_case"), when, count, report.get("note"))
+    about = html.escape(" \N{MIDDLE DOT} ".join(str(part) for part in summary if part))
+    parts = [f"<h1>{html.escape(name)}: {outcome}</h1><p class=sum>{about}</p>", _overview(report["outcomes"])]
     if history is not None:
         picture = base64.b64encode(history.read_bytes()).decode()
         parts.append(
@@ -79,7 +79,7 @@ def write_docs(
 
 
 def _overview(outcomes: Sequence[dict[str, Any]]) -> str:
-    """A row for each expectation, what failed first."""
+    """A table with one row per expectation, failed ones first."""
     rows = []
     for outcome in sorted(outcomes, key=lambda one: (one["success"], one["severity"])):
         state = "held" if outcome["success"] else outcome["severity"]
@@ -90,7 +90,7 @@ def _overview(outcomes: Sequence[dict[str, Any]]) -> str:
 
 
 def _details(results: Sequence[Any], name: str) -> str:
-    """Great Expectations' rendering of the results, without its frame, which loads scripts and styles from the web."""
+    """Great Expectations' rendering of the results, without its page frame, which loads scripts and styles."""
     with quiet():
         from great_expectations.core.expectation_validation_result import ExpectationSuiteValidationResult
         from great_expectations.core.run_identifier import RunIdentifier

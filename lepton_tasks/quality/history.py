@@ -11,30 +11,30 @@ from typing import Any
 from lepton_tasks.quality.report_files import REPORT_FILE, report_folder
 
 SHOWN_RUNS = 20
-_NAME = 200  # letters: three lines of the page
+_MAX_NAME_LENGTH = 200  # characters: three lines of the page
 _GOOD, _WARNED, _BAD, _ABSENT = "#2e9e5b", "#e8a33d", "#c8403a", "#e9ecef"
 
 
 def reports_about(use_case: str, stage: str, root: Path) -> list[dict[str, Any]]:
-    """What a stage reported about a use case, oldest first; ``folder`` tells where each report lies.
+    """Reports of a stage about a use case, oldest first, each with its ``folder``.
 
     Args:
-        use_case: Its name.
+        use_case: Name of the use case.
         stage: The stage.
-        root: The state folder. Reports of runs that were stopped lie in the stage's work folder.
+        root: The state folder; it includes reports of failed checks in the stage's work folder.
     """
     kept = [report_folder(Path(), stage, "*", failed=failed) / REPORT_FILE for failed in (False, True)]
     paths = [path for pattern in kept for path in root.glob(str(pattern))]
     reports = []
     for path in paths:
-        with contextlib.suppress(FileNotFoundError):  # another run replaces its artifact just now
+        with contextlib.suppress(FileNotFoundError):  # another run is replacing its artifact
             reports.append(json.loads(path.read_text()) | {"folder": str(path.parent)})
     found = [report for report in reports if report.get("use_case") == use_case]
     return sorted(found, key=lambda report: str(report["time"]))
 
 
 def plot_history(reports: Sequence[dict[str, Any]], path: Path) -> Path:
-    """Draw a square for each expectation and run, with the share of rows against it; the latest runs only."""
+    """Plot a square per expectation and run, with the share of violating rows; only the latest runs."""
     from matplotlib.figure import Figure
 
     reports = reports[-SHOWN_RUNS:]
@@ -61,14 +61,14 @@ def plot_history(reports: Sequence[dict[str, Any]], path: Path) -> Path:
 
 
 def name_of(outcome: dict[str, Any]) -> str:
-    """An expectation in few words: column, rule and parameters."""
-    params = ", ".join(f"{key} {_listed(value)}" for key, value in sorted(outcome["params"].items(), key=_place))
+    """Short description of an expectation: column, rule and parameters."""
+    params = ", ".join(f"{key} {_listed(value)}" for key, value in sorted(outcome["params"].items(), key=_param_order))
     text = _rule_of(outcome) + (f" ({params})" if params else "")
-    return text if len(text) <= _NAME else text[: _NAME - 1] + "…"
+    return text if len(text) <= _MAX_NAME_LENGTH else text[: _MAX_NAME_LENGTH - 1] + "…"
 
 
-def _place(param: tuple[str, Any]) -> tuple[bool, bool, str]:
-    """The least value before the most, and last of all the share of rows."""
+def _param_order(param: tuple[str, Any]) -> tuple[bool, bool, str]:
+    """Sort key of parameters: minimum before maximum, ``mostly`` last."""
     return param[0] == "mostly", param[0].startswith("max_"), param[0]
 
 
@@ -84,7 +84,7 @@ def _rule_of(outcome: dict[str, Any]) -> str:
 
 
 def _named(outcomes: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Outcomes by column and rule, which stay the same from run to run where bounds follow the data."""
+    """Outcomes by column and rule, which are stable across runs although bounds follow the data."""
     named: dict[str, dict[str, Any]] = {}
     for outcome in outcomes:
         name = _rule_of(outcome)

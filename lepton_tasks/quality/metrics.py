@@ -1,4 +1,4 @@
-"""Great Expectations metrics computed in one pass over partitions instead of from an in-memory table."""
+"""Great Expectations metrics from statistics of one pass over partitions, instead of an in-memory table."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from lepton_tasks.quality.one_pass import Answers, Order, Questions
 Values = Mapping[str, Any]
 
 SHOWN = 20
-"""Values and rows against a rule that a result shows, as Great Expectations does by itself."""
+"""Number of violating values and rows in a result, as in Great Expectations."""
 _SUFFIXES = ("unexpected_count", "unexpected_values", "unexpected_index_list", "unexpected_index_query")
 _FILTERED = "filtered_row_count"
 _UNIQUE = ("column_values.unique", "compound_columns.unique")
@@ -38,18 +38,18 @@ _OTHER_TYPE = "Let the source read it as another type, or convert it in `clean` 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """How to read a metric from the answers; `rows_key` tells where the rows against a rule are among them."""
+    """Reads a metric from the statistics; `rows_key` is the key of the violating rows."""
 
     read: Callable[[Answers], Any]
     rows_key: str | None = None
 
 
 class MetricQuestions:
-    """Collects what metrics need to know of a table.
+    """Collects the statistics that metrics of a table need.
 
     Args:
         schema: Columns and types of the table.
-        identity: The column that names a row for people.
+        identity: Column that identifies a row in results.
     """
 
     def __init__(self, schema: Mapping[str, pl.DataType], identity: str = ROW) -> None:
@@ -58,14 +58,14 @@ class MetricQuestions:
         self._empty = pl.DataFrame(schema={**schema, ROW: pl.Int64()})
 
     def ask(self, metric: Any) -> Answer | None:
-        """How to read a metric's value from the answers; None if it needs the rows in memory.
+        """Request a metric; returns its reader, or None if it needs the rows in memory.
 
         Args:
             metric: Great Expectations' ``MetricConfiguration``.
 
         Raises:
-            DataError: a column is not there, or not of a type that the metric takes.
-            ConfigError: the row condition is written in pandas' own language.
+            DataError: a column is missing or has an unsuitable type.
+            ConfigError: the row condition is in pandas syntax.
         """
         domain = metric.metric_domain_kwargs
         values = {key: value for key, value in (metric.metric_value_kwargs or {}).items() if key != "result_format"}
@@ -93,7 +93,7 @@ class MetricQuestions:
         return [*pair, *(domain.get("column_list") or ())]
 
     def _put(self, group: dict[str, pl.Expr], expr: pl.Expr, *about: Any) -> str:
-        """Ask for an expression once, under a key made of what it is about; fails at once if it cannot be computed."""
+        """Add an expression once, under a key derived from `about`; fails at once if it cannot be evaluated."""
         key = digest_of([*map(str, about)])[:16]
         if key not in group:
             self._empty.select(expr)
@@ -101,8 +101,8 @@ class MetricQuestions:
         return key
 
     def _count_rows(self, domain: Values, where: pl.Expr | None) -> str:
-        looked_at = pl.col(ROW).is_not_null() if where is None else where
-        return self._put(self.questions.counts, looked_at, "rows", domain.get("row_condition"))
+        applies = pl.col(ROW).is_not_null() if where is None else where
+        return self._put(self.questions.counts, applies, "rows", domain.get("row_condition"))
 
     def _of_table(self, name: str, domain: Values, where: pl.Expr | None) -> Answer | None:
         names = list(self._schema)
@@ -118,8 +118,8 @@ class MetricQuestions:
         names = self._names(domain)
         cells = [column(name, self._schema) for name in names]
         about = (rule, sorted(domain.items(), key=str), sorted(values.items(), key=str))
-        looked_at = self._looked_at(rule, domain, cells)
-        domain_of = looked_at if where is None else where & looked_at
+        applies = self._applies(rule, domain, cells)
+        domain_of = applies if where is None else where & applies
         if suffix == _FILTERED:
             key = self._put(self.questions.counts, domain_of, "domain", *about)
             return Answer(lambda answers: answers.counts[key])
@@ -144,9 +144,9 @@ class MetricQuestions:
             )
         if suffix == "unexpected_index_list":
             return Answer(lambda answers: answers.examples[key].select(shown).head(SHOWN).to_dicts(), key)
-        return Answer(lambda _: None)  # a query that would find the rows in a table in memory
+        return Answer(lambda _: None)  # `unexpected_index_query`, a query for an in-memory table
 
-    def _looked_at(self, rule: str, domain: Values, cells: Sequence[pl.Expr]) -> pl.Expr:
+    def _applies(self, rule: str, domain: Values, cells: Sequence[pl.Expr]) -> pl.Expr:
         if len(cells) == 1 and "column" in domain:
             return pl.col(ROW).is_not_null() if rule in ROWS_WITH_NULLS else cells[0].is_not_null()
         return pl.col(ROW).is_not_null() & IGNORED_ROWS[domain["ignore_row_if"]](cells)
@@ -156,7 +156,7 @@ class MetricQuestions:
     ) -> pl.Expr | None:
         if rule in COLUMN_RULES:
             cell = cells[0]
-            if rule in _ORDERED and where is not None:  # neighbours are those that the rule looks at
+            if rule in _ORDERED and where is not None:  # only rows of the rule's domain count as neighbours
                 cell = pl.when(where).then(cell)
             return COLUMN_RULES[rule](cell, values, self._schema[names[0]])
         if rule in PAIR_RULES:
@@ -178,8 +178,8 @@ class MetricQuestions:
             return Answer(lambda answers: read(answers.numbers[key], values))
         if name == "column.non_null_proportion":
             rows = self._count_rows(domain, where)
-            there = self._put(self.questions.counts, cell.is_not_null(), "there", *about)
-            return Answer(lambda a: a.counts[there] / a.counts[rows] if a.counts[rows] else 0.0)
+            present = self._put(self.questions.counts, cell.is_not_null(), "present", *about)
+            return Answer(lambda a: a.counts[present] / a.counts[rows] if a.counts[rows] else 0.0)
         if name in _DISTINCT:
             key, ask = self._put(self.questions.values, cell, *about), _DISTINCT[name]
             wanted = {**values, "value_set": literals(values.get("value_set") or (), dtype).to_list()}

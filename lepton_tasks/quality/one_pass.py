@@ -1,4 +1,4 @@
-"""Collect all statistics that checks need in one pass; partial results merge."""
+"""Collect all statistics that checks need in one pass, with mergeable partial results."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ from lepton_tasks.data.tables.rows import ROW
 from lepton_tasks.quality.rows import Rows
 
 EXAMPLES = 1000
-"""Rows against a rule that are kept."""
+"""Maximum number of violating rows kept per rule."""
 SAMPLE = 100_000
-"""Rows that are handed to what needs all of them in memory."""
+"""Maximum number of rows for rules that need the rows in memory."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """Values that should rise, or fall, from row to row; equal ones are right unless `strictly`."""
+    """Values that should increase or decrease from row to row; equal ones are allowed unless `strictly`."""
 
     values: pl.Expr
     rises: bool
     strictly: bool
 
     def broken(self, last: Any, first: Any) -> bool:
-        """Whether the order is broken between two neighbours."""
+        """Whether two neighbours violate the order."""
         return self.strictly if last == first else (last > first) == self.rises
 
 
 @dataclasses.dataclass
 class Questions:
-    """What to find out, by key; each expression gives one value a row. Picklable.
+    """Requested statistics by key; each expression has one value per row. Picklable.
 
     Attributes:
-        counts: In how many rows is it true?
-        examples: Of these counts, the columns to keep of the first `EXAMPLES` rows.
-        sums: The sum.
-        ends: Smallest and largest value, in the column's own type.
-        numbers: A `NumericSketch`.
-        values: A `CategoryCounter`.
-        distinct: A `DistinctCounter`.
-        repeated: Hashes; how many rows share theirs with another? Takes 8 bytes a row.
-        orders: Of these counts of breaks in an order, values and order: where parts meet, breaks are counted as well.
-        sample: Every how many rows one is kept with these columns; None for no sample.
+        counts: Number of rows for which the expression is true.
+        examples: For keys of `counts`, the columns to keep of the first `EXAMPLES` such rows.
+        sums: Sum.
+        ends: Minimum and maximum, in the column's type.
+        numbers: `NumericSketch`.
+        values: `CategoryCounter`.
+        distinct: `DistinctCounter`.
+        repeated: Number of rows whose hash is not unique; takes 8 bytes per row.
+        orders: For keys of `counts` that count order violations, the order, to include violations between parts.
+        sample: Keep every n-th row with these columns; None for no sample.
     """
 
     counts: dict[str, pl.Expr] = dataclasses.field(default_factory=dict)
@@ -65,7 +65,7 @@ class Questions:
 
     @property
     def columns(self) -> set[str]:
-        """The columns that must be read."""
+        """The columns to read."""
         groups = (self.counts, self.sums, self.ends, self.numbers, self.values, self.distinct, self.repeated)
         names = {name for group in groups for expr in group.values() for name in expr.meta.root_names()}
         names |= {name for columns in self.examples.values() for name in columns}
@@ -74,7 +74,7 @@ class Questions:
 
 @dataclasses.dataclass
 class Answers:
-    """The answers by the questions' keys."""
+    """Computed statistics by the keys of `Questions`."""
 
     counts: dict[str, int]
     examples: dict[str, pl.DataFrame]
@@ -88,7 +88,7 @@ class Answers:
     sample: list[pl.DataFrame]
 
     def merge(self, other: Answers) -> None:
-        """Add the answers of the next part."""
+        """Add the statistics of the next part."""
         for key, count in other.counts.items():
             self.counts[key] += count
         for key, frame in other.examples.items():
@@ -112,7 +112,7 @@ class Answers:
 
 
 def measure(rows: Rows, questions: Questions, ctx: RunContext) -> Answers:
-    """The answers for all rows; the table is read once, and once more if a value that must be unique is repeated."""
+    """Compute the statistics; a second pass is needed only if values that must be unique are repeated."""
     answers: Answers | None = None
     rows = rows.select(sorted(questions.columns))
     for found in rows.map(functools.partial(_ask, questions), ctx):
@@ -166,12 +166,12 @@ def _sampled(frame: pl.DataFrame, step: int, columns: tuple[str, ...]) -> pl.Dat
 
 
 def _borders(frame: pl.DataFrame, order: Order, names: tuple[str, ...]) -> list[tuple[Any, Any, pl.DataFrame]]:
-    """The first and the last value of a part, and the row of the first; nothing if there is no value."""
+    """First and last value of a part, and the row of the first; empty without values."""
     values = frame.select(order.values).to_series()
-    there = values.is_not_null().arg_true()
-    if not len(there):
+    present = values.is_not_null().arg_true()
+    if not len(present):
         return []
-    return [(values[there[0]], values[there[-1]], frame.select(ROW, *names)[there[0]])]
+    return [(values[present[0]], values[present[-1]], frame.select(ROW, *names)[present[0]])]
 
 
 def _sketch(values: pl.Series) -> NumericSketch:
@@ -199,7 +199,7 @@ def _wider(first: tuple[Any, Any], second: tuple[Any, Any]) -> tuple[Any, Any]:
 
 
 def _count_breaks(questions: Questions, answers: Answers) -> None:
-    """Add the breaks of an order where one part ends and the next begins."""
+    """Add the order violations between consecutive parts."""
     for key, order in questions.orders.items():
         pairs = itertools.pairwise(answers.borders[key])
         rows = [row for (_, last, _), (first, _, row) in pairs if order.broken(last, first)]
@@ -208,7 +208,7 @@ def _count_breaks(questions: Questions, answers: Answers) -> None:
 
 
 def _count_repeated(rows: Rows, questions: Questions, answers: Answers, ctx: RunContext) -> None:
-    """Turn the hashes of all rows into a count and examples of those that are not alone."""
+    """Count rows with a repeated hash, and collect examples."""
     wanted: dict[str, pl.Series] = {}
     for key in questions.repeated:
         hashes = np.concatenate(answers.hashes.pop(key))

@@ -14,16 +14,16 @@ from lepton_tasks.quality.profile import rules_from
 
 
 def rules_from_earlier(use_case: str, ctx: RunContext) -> tuple[list[Expectation], str]:
-    """Warnings where columns, types, ranges, categories or shares of missing values moved; none without earlier data.
+    """Warnings for changes of columns, types, ranges, categories or missing values; none without earlier data.
 
-    The measure is the latest raw data of the use case that passed this stage: what was refused is no measure.
+    The reference is the latest raw data of the use case that passed this stage.
 
     Args:
-        use_case: Its name.
-        ctx: The run; its stage is the one whose reports are looked at.
+        use_case: Name of the use case.
+        ctx: Run context; its stage's reports are used.
 
     Returns:
-        The rules, and a sentence for people that says where they come from.
+        The rules, and a sentence about their origin.
     """
     passed = ctx.root / "artifacts" / ctx.stage
     for report in reversed(reports_about(use_case, ctx.stage, ctx.root)):

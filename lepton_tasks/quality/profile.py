@@ -20,15 +20,15 @@ from lepton_tasks.quality.rows import Rows
 TOP_VALUES = 50
 _BINS = 40
 _PERCENTILES = [i / 100 for i in range(101)]
-_HELD = 0.95  # share of rows that must keep to a rule made from a profile: of a small split, 1 % is one odd row
-_LONGEST_VALUE = 200  # characters of a value that are kept
+_MOSTLY = 0.95  # share of rows that must meet a derived rule: in a small split, a single odd row is 1 %
+_MAX_VALUE_LENGTH = 200  # stored characters of a value
 
 
 def profile_of(rows: Rows, ctx: RunContext) -> dict[str, Any]:
-    """Type, nulls, distinct and top values of each column, and of numbers and texts how they are spread; one pass.
+    """Type, nulls, distinct and top values of each column, and the distribution of numbers and text lengths; one pass.
 
-    Different values are counted exactly up to 10,000, beyond estimated (0.8 % standard error). Quantiles are off by at
-    most 0.2 % of their value; the most frequent numbers are told where there are at most 1,024 different ones.
+    Distinct values are exact up to 10,000, beyond estimated (0.8 % standard error). Quantiles have an error of at most
+    0.2 % of their value; top numbers are listed for at most 1,024 distinct ones.
     """
     schema = {name: dtype for name, dtype in rows.schema.items() if not dtype.is_nested() and dtype != pl.Binary}
     answers = measure(rows, _questions(schema), ctx)
@@ -37,11 +37,11 @@ def profile_of(rows: Rows, ctx: RunContext) -> dict[str, Any]:
 
 
 def rules_from(profile: Mapping[str, Any], *, slack: float = 0.1) -> list[Expectation]:
-    """What other data of the same kind should be like, as warnings; a column that is gone is critical.
+    """Rules for similar data, as warnings; a missing column is critical.
 
     Args:
-        profile: Of the training rows.
-        slack: By how much of their range numbers may leave it, and how many more rows may have no value.
+        profile: Profile of the training rows.
+        slack: Tolerance of ranges, as a fraction of the range, and of the share of missing values.
     """
     rules = []
     for name, about in profile["columns"].items():
@@ -53,34 +53,35 @@ def rules_from(profile: Mapping[str, Any], *, slack: float = 0.1) -> list[Expect
         if "mean" in about:
             room = slack * (about["max"] - about["min"])
             bounds = {"min_value": _rounded(about["min"] - room, -1), "max_value": _rounded(about["max"] + room, 1)}
-            rules.append(_warn("expect_column_values_to_be_between", name, mostly=_HELD, **bounds))
+            rules.append(_warn("expect_column_values_to_be_between", name, mostly=_MOSTLY, **bounds))
         elif about["type"] == "String" and about["distinct_exact"] and about["distinct"] <= min(TOP_VALUES, rows / 2):
             known = [value for value, _ in about["top"]]
-            if all(len(value) < _LONGEST_VALUE for value in known):  # others are not kept whole
-                rules.append(_warn("expect_column_values_to_be_in_set", name, mostly=_HELD, value_set=known))
+            if all(len(value) < _MAX_VALUE_LENGTH for value in known):  # longer ones are stored truncated
+                rules.append(_warn("expect_column_values_to_be_in_set", name, mostly=_MOSTLY, value_set=known))
     return rules
 
 
 def compared_with(profile: Mapping[str, Any]) -> list[Expectation]:
-    """`rules_from` for rows of the same table, in which no column can be gone."""
+    """`rules_from` for rows of the same table, where no column can be missing."""
     return [rule for rule in rules_from(profile) if rule.type != "expect_column_to_exist"]
 
 
 def oddities_in(profile: Mapping[str, Any]) -> list[str]:
-    """A sentence about each column that has no value at all, or numbers that are none."""
-    told = []
+    """A sentence about each column without values, or with NaN or infinite values."""
+    sentences = []
     for name, about in profile["columns"].items():
         rows = about["rows"]
         if rows and about["nulls"] == rows:
-            told.append(f"Column {name!r} has no value in any of the {rows:,} rows.")
+            sentences.append(f"Column {name!r} has no value in any of the {rows:,} rows.")
         for kind, what in (("nan", "not a number"), ("infinite", "infinite")):
             if count := about.get(kind, 0):
-                told.append(f"Column {name!r} is {what} in {count:,} of {rows:,} rows; features treat it as missing.")
-    return told
+                share = f"{count:,} of {rows:,} rows"
+                sentences.append(f"Column {name!r} is {what} in {share}; features treat it as missing.")
+    return sentences
 
 
 def _rounded(value: float, direction: int) -> float:
-    """Six digits for people to read, further out in the direction: a constant column must keep to its own bounds."""
+    """Round to six digits in the given direction, so that a constant column meets its own bounds."""
     short = float(f"{value:.6g}")
     if math.isclose(short, value):
         return value
@@ -97,7 +98,7 @@ def _questions(schema: Mapping[str, pl.DataType]) -> Questions:
     asked = Questions(counts={"rows": pl.col(ROW).is_not_null()})
     for name, dtype in schema.items():
         cells = column(name, schema)
-        if dtype.is_numeric():  # what is rare among numbers is not worth counting: twice the time of all the rest
+        if dtype.is_numeric():  # no value counts: they would take twice the time of everything else
             asked.numbers[name], asked.distinct[name] = pl.col(name), cells
             continue
         asked.values[name] = cells
@@ -112,7 +113,7 @@ def _column(name: str, dtype: pl.DataType, answers: Answers) -> dict[str, Any]:
     about: dict[str, Any] = {"type": str(dtype), "rows": answers.counts["rows"]}
     if dtype.is_numeric():
         sketch, distinct = answers.numbers[name], answers.distinct[name]
-        different = min(distinct.count, sketch.count + sum(sketch.infinities))  # an estimate may be above
+        different = min(distinct.count, sketch.count + sum(sketch.infinities))  # an estimate may exceed the count
         counts = {"distinct": different, "distinct_exact": distinct.exact, "top": _top_numbers(sketch, dtype)}
         return about | {"nulls": sketch.nulls} | counts | _spread(sketch)
     counter = answers.values[name]
@@ -127,7 +128,7 @@ def _column(name: str, dtype: pl.DataType, answers: Answers) -> dict[str, Any]:
 
 
 def _top_numbers(sketch: NumericSketch, dtype: pl.DataType) -> list[list[Any]]:
-    """The most frequent numbers, if there are few different ones."""
+    """The most frequent numbers, if there are few distinct ones."""
     if sketch.values is None:
         return []
     values, counts = sketch.values
@@ -156,5 +157,5 @@ def _spread(sketch: NumericSketch) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, str):
-        return value[:_LONGEST_VALUE]
+        return value[:_MAX_VALUE_LENGTH]
     return value if isinstance(value, int | float | bool | None) else str(value)

@@ -1,4 +1,4 @@
-"""Locations of the reports of data checks: published if the data passed, in the work folder if not."""
+"""Locations of data check reports: published if the data passed, else in the work folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FAILED = "report"  # folder in the stage's work folder
 
 
 def report_folder(root: Path, stage: str, fingerprint: str, *, failed: bool) -> Path:
-    """The folder of a check's report in the state folder `root`; it may be gone."""
+    """The folder of a check's report in the state folder `root`; it may have been removed."""
     if failed:
         return root / "work" / stage / fingerprint / FAILED
     return root / "artifacts" / stage / fingerprint

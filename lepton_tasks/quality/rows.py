@@ -17,18 +17,18 @@ R = TypeVar("R")
 
 
 class Rows(Protocol):
-    """A table in parts, each with a column `ROW` that numbers its rows; `TableRows` is one."""
+    """A partitioned table with row numbers in the column `ROW`, such as `TableRows`."""
 
     @property
     def height(self) -> int:
-        """How many rows there are."""
+        """Number of rows."""
 
     @property
     def schema(self) -> Mapping[str, pl.DataType]:
         """Columns and types."""
 
     def select(self, columns: Sequence[str]) -> Rows:
-        """The same rows with these columns only."""
+        """The same rows with only these columns."""
 
     def map(self, function: Callable[[pl.DataFrame], R], ctx: RunContext) -> Iterator[R]:
         """The function's result for each part, in order."""
@@ -36,7 +36,7 @@ class Rows(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class FrameRows:
-    """A table that is in memory: one part. Rows are numbered, unless a column `ROW` does it."""
+    """An in-memory table as one part; adds the column `ROW` if it is missing."""
 
     frame: pl.DataFrame
 
@@ -48,7 +48,7 @@ class FrameRows:
 
     @property
     def height(self) -> int:
-        """How many rows there are."""
+        """Number of rows."""
         return self.frame.height
 
     @property
@@ -57,15 +57,15 @@ class FrameRows:
         return {name: dtype for name, dtype in self.frame.schema.items() if name != ROW}
 
     def select(self, columns: Sequence[str]) -> FrameRows:
-        """The same rows with these columns only."""
+        """The same rows with only these columns."""
         return FrameRows(self.frame.select(*columns, *([ROW] if ROW in self.frame.columns else [])))
 
     def numbered(self) -> FrameRows:
-        """The same rows with a column `ROW`, which some of them keep when others are left out."""
+        """The same rows with a column `ROW`, so that numbers are kept when rows are filtered."""
         return FrameRows(self.frame.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(ROW)))
 
     def where(self, column: str, *values: str) -> FrameRows:
-        """The rows with one of the values, under the numbers that they have among all."""
+        """The rows with one of the values."""
         return FrameRows(self.frame.filter(pl.col(column).is_in(values)))
 
     def map(self, function: Callable[[pl.DataFrame], R], ctx: RunContext) -> Iterator[R]:
@@ -75,14 +75,14 @@ class FrameRows:
 
 @dataclasses.dataclass(frozen=True)
 class SourceRows:
-    """The rows of a source that was not ingested, read once each time they are looked at, batch by batch."""
+    """The rows of a source that was not ingested; every operation reads it again, batch by batch."""
 
     source: TableSource
     columns: tuple[str, ...] | None = None
 
     @property
     def height(self) -> int:
-        """How many rows there are; reads them all."""
+        """Number of rows; reads them all."""
         return sum(len(rows) for piece in self.source.pieces() for rows, _ in piece.read())
 
     @property
@@ -92,7 +92,7 @@ class SourceRows:
         return schema if self.columns is None else {name: schema[name] for name in self.columns}
 
     def select(self, columns: Sequence[str]) -> SourceRows:
-        """The same rows with these columns only."""
+        """The same rows with only these columns."""
         return dataclasses.replace(self, columns=tuple(columns))
 
     def map(self, function: Callable[[pl.DataFrame], R], ctx: RunContext) -> Iterator[R]:

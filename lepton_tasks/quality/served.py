@@ -1,4 +1,4 @@
-"""Profile of training rows as requests, and the rules for served requests derived from it."""
+"""Profiles of training rows in the form of requests and responses, to compare served requests with."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _TYPES = {str(dtype): dtype for dtype in (pl.Int64(), pl.Float64(), pl.String(),
 
 
 def profile_of_requests(codec: Codec, payloads: Iterable[bytes], ctx: RunContext) -> dict[str, Any]:
-    """The profile of what the codec tells of requests; of those that it refuses, nothing.
+    """Profile of the codec's request statistics; skips requests that it rejects.
 
     Args:
         codec: The input codec of the model.
-        payloads: Rows that the model was made with, in the form of requests.
-        ctx: The run.
+        payloads: Request bodies of the model's data.
+        ctx: Run context.
     """
     values = []
     for payload in payloads:
@@ -35,12 +35,12 @@ def profile_of_requests(codec: Codec, payloads: Iterable[bytes], ctx: RunContext
 
 
 def profile_of_answers(codec: OutputCodec, outputs: Outputs, ctx: RunContext) -> dict[str, Any]:
-    """The profile of what the request log keeps of answers, where all outputs are answered.
+    """Profile of the logged values of the responses to all outputs.
 
     Args:
         codec: The output codec of the model.
-        outputs: What the network gives, by name, [N, ...].
-        ctx: The run.
+        outputs: Outputs of the network by name, [N, ...].
+        ctx: Run context.
     """
     rows = len(next(iter(outputs.values())))
     return _profile([prediction_values(codec.encode(outputs, row)) for row in range(rows)], ctx)
@@ -48,14 +48,14 @@ def profile_of_answers(codec: OutputCodec, outputs: Outputs, ctx: RunContext) ->
 
 def _profile(values: Sequence[Mapping[str, Any]], ctx: RunContext) -> dict[str, Any]:
     frame = pl.DataFrame(values, infer_schema_length=None) if any(values) else pl.DataFrame()
-    frame = frame.select(pl.exclude(pl.Null))  # what never has a value has no type, and no rule would follow
+    frame = frame.select(pl.exclude(pl.Null))  # columns without values have no type and give no rules
     return profile_of(FrameRows(frame), ctx) if frame.width else {"rows": len(values), "columns": {}}
 
 
 def values_frame(values: Sequence[Mapping[str, Any]], profile: Mapping[str, Any] | None) -> pl.DataFrame:
-    """Values of samples as a table, in the types of the profile; columns that are not in the profile are left out.
+    """Values of samples as a table, with the columns and types of the profile.
 
-    Without a profile, all of them, in the types that they have.
+    Without a profile, all columns, with inferred types.
     """
     if profile is None:
         frame = pl.DataFrame(values, infer_schema_length=None) if any(values) else pl.DataFrame()

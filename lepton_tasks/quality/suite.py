@@ -24,12 +24,12 @@ from lepton_tasks.quality.rows import Rows
 
 @dataclasses.dataclass
 class Judged:
-    """One expectation and what came out.
+    """Result of one expectation.
 
     Attributes:
         result: Great Expectations' ``ExpectationValidationResult``.
-        rows: Numbers of rows against it, at most `EXAMPLES`.
-        sampled: How many rows it was judged on if not on all.
+        rows: Numbers of violating rows, at most `EXAMPLES`.
+        sampled: Size of the sample it was evaluated on; None for all rows.
     """
 
     result: Any
@@ -39,13 +39,13 @@ class Judged:
 
 @dataclasses.dataclass
 class _Plan:
-    """How an expectation will be judged: from answers, or on rows in memory if there are none.
+    """How to evaluate an expectation: from statistics, or else on rows in memory.
 
     Attributes:
-        answers: How to read each metric it needs, by the metric's id.
-        rows_key: Where the rows against it are among the answers.
-        error: Why it cannot be judged.
-        judged: What came out, if the schema alone tells.
+        answers: Readers of the metrics it needs, by metric id.
+        rows_key: Key of the violating rows in the statistics.
+        error: Why it cannot be evaluated.
+        judged: The result, if it follows from the schema alone.
     """
 
     expectation: Any
@@ -62,20 +62,20 @@ class _Plan:
 def judge(
     rows: Rows, rules: Sequence[Expectation], ctx: RunContext, *, where: str, identity: str = ROW
 ) -> list[Judged]:
-    """Every rule judged by Great Expectations, in the order of the rules.
+    """Evaluate every rule with Great Expectations, in order.
 
-    The rules' metrics are computed part by part, in one pass. A rule whose metrics cannot be is judged on the rows
-    themselves: on all if there are at most `SAMPLE`, else on every n-th, which the result then says.
+    Metrics are computed in one pass over the parts. Rules with other metrics are evaluated on rows in memory: on all
+    rows up to `SAMPLE`, else on every n-th, which the result mentions.
 
     Args:
         rows: The table.
         rules: The suite.
-        ctx: Says where to compute.
-        where: The key of the use case that holds its own rules, for messages.
-        identity: The column that names a row for people.
+        ctx: Run context.
+        where: Key of the use case's own rules, for messages.
+        identity: Column that identifies a row in results.
 
     Raises:
-        ConfigError: a rule is unknown, has parameters that are not its own, or a row condition that is not understood.
+        ConfigError: a rule, one of its parameters or its row condition is invalid.
     """
     if not rules:
         return []
@@ -94,7 +94,7 @@ def judge(
 
 
 def expectation_of(rule: Expectation, *, where: str) -> Any:
-    """Great Expectations' own object for a rule; raises `ConfigError` for a wrong name or parameter."""
+    """Great Expectations' object for a rule; raises `ConfigError` for an unknown name or parameter."""
     with quiet():
         from great_expectations.expectations import registry
 
@@ -112,7 +112,7 @@ def expectation_of(rule: Expectation, *, where: str) -> Any:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep Great Expectations' and its libraries' asides out of the stage's log."""
+    """Suppress log messages and warnings of Great Expectations and its libraries."""
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")  # read when Great Expectations is imported
     logger = logging.getLogger("great_expectations")
     level = logger.level
@@ -134,7 +134,7 @@ def _format(identity: str) -> dict[str, Any]:
 
 
 def _by_type(expectation: Any, schema: Mapping[str, pl.DataType]) -> _Plan | None:
-    """The outcome of a rule that names a type as profiles do, such as ``Int64``; other names are pandas' own."""
+    """The result of a rule with a Polars type as in profiles, such as ``Int64``; None for pandas types."""
     from great_expectations.core import ExpectationValidationResult
 
     if expectation.expectation_type != "expect_column_values_to_be_of_type":
@@ -186,7 +186,7 @@ def _judged(plan: _Plan, answers: Answers, result_format: dict[str, Any], step: 
 
 
 def _on_rows(expectation: Any, frame: pl.DataFrame, result_format: dict[str, Any], step: int) -> Judged:
-    """Judge an expectation with Great Expectations' own pandas engine."""
+    """Evaluate an expectation with Great Expectations' pandas engine."""
     from great_expectations.execution_engine.pandas_execution_engine import PandasExecutionEngine
     from great_expectations.validator.validator import Validator
 
@@ -204,7 +204,7 @@ def _on_rows(expectation: Any, frame: pl.DataFrame, result_format: dict[str, Any
 
 
 def _broken(expectation: Any, error: Exception) -> Any:
-    """The result of an expectation that cannot be judged: most often its column is not there."""
+    """The result of an expectation that cannot be evaluated, usually because of a missing column."""
     from great_expectations.core import ExpectationValidationResult
 
     info = {"raised_exception": True, "exception_message": str(error), "exception_traceback": ""}

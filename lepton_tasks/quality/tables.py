@@ -1,4 +1,4 @@
-"""Tables that expectations run on: the data itself, or metadata of samples and arrays."""
+"""Tables to validate: the data itself, or metadata of samples and arrays."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def raw_table(folder: Path) -> pa.Table:
 
 
 def features_table(folder: Path) -> pa.Table:
-    """What ``ids.parquet`` tells of each row of a transformed data set, ``split, target``, and what its inputs hold.
+    """Columns of ``ids.parquet`` for each row of a features artifact, ``split, target``, and input statistics.
 
-    ``mean, std`` are of the row's values, those of bytes in [0, 1]; ``input_sha256`` tells equal inputs.
+    ``mean, std`` are of the row's values, bytes scaled to [0, 1]; ``input_sha256`` identifies equal inputs.
     """
     splits = sorted(path.parent for path in folder.glob("*/ids.parquet"))
     return pa.concat_tables(_split_table(split) for split in splits)
@@ -45,13 +45,13 @@ def feature_rows(folder: Path, splits: Sequence[str] = SPLITS) -> TableRows | No
 
 
 def of_splits(rows: TableRows, splits: Sequence[str]) -> TableRows:
-    """What `feature_rows` gave, of some splits only, under the same numbers."""
+    """The result of `feature_rows` restricted to some splits, with unchanged row numbers."""
     parts = tuple(part for part in rows.parts if part.origin in splits)
     return dataclasses.replace(rows, parts=parts, height=sum(map(len, parts)))
 
 
 def origin_of(parts: Sequence[Part]) -> Callable[[int], str]:
-    """Where a row came from, by its number."""
+    """A function that returns the origin of a row by its number."""
     origins = Origins([part.first for part in parts], [part.origin for part in parts])
     return lambda number: str(origins.of(pl.Series([number]))[0])
 
@@ -71,7 +71,7 @@ def _split_table(folder: Path) -> pa.Table:
 
 
 def _about_inputs(inputs: np.ndarray) -> dict[str, pa.Array]:
-    """Mean, spread and digest of each row."""
+    """Mean, standard deviation and digest of each row."""
     scale = 255 if inputs.dtype == np.uint8 else 1
     means, spreads, digests = [np.empty(0)], [np.empty(0)], []
     step = max(1, _CHUNK_BYTES // max(1, inputs[:1].nbytes))
