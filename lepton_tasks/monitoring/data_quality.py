@@ -25,7 +25,7 @@ from lepton_tasks.serving.observing.request_log import ANSWER, REDACTED, REQUEST
 
 if TYPE_CHECKING:
     from lepton_tasks.quality.rows import FrameRows
-    from lepton_tasks.quality.suite import Judged
+    from lepton_tasks.quality.suite import RuleResult
 
 _finding = functools.partial(Finding, "data_quality")
 
@@ -122,20 +122,20 @@ class DataQuality:
     ) -> list[Finding]:
         from lepton_tasks.quality.check import report_of, write_failing_rows, write_report
         from lepton_tasks.quality.rows import FrameRows
-        from lepton_tasks.quality.suite import judge
+        from lepton_tasks.quality.suite import run_suite
 
         where, table = f"{use_case.name}.yaml: quality.served", _table(new)
         rules = [rule for rule in self._rules() if table[rule.column].null_count < table.num_rows]
         suite = [rule.expectation() for rule in rules]
-        judged = judge(FrameRows.of(table), suite, ctx, where=where, identity="sample_id")
+        judged = run_suite(FrameRows.of(table), suite, ctx, where=where, identity="sample_id")
         broken = {one.result.expectation_config.kwargs["column"] for one in judged if not one.result.success}
         findings = [_about_answers(rule, table, rule.column in broken) for rule in rules]
-        values: list[Judged] = []
+        values: list[RuleResult] = []
         if asked:
             hidden = {name for record in asked for name in record.get(REDACTED) or () if name != ANSWER}
             rows, expected = _values(asked, profile, hidden)
             own = [rule for rule in use_case.quality.served if hidden.isdisjoint(_columns(rule))]
-            values = judge(rows, [*expected, *own], ctx, where=where, identity=_TIME)
+            values = run_suite(rows, [*expected, *own], ctx, where=where, identity=_TIME)
             findings += _about_values(report_of(values, rows.height))
             if hidden:
                 message = f"redacted in the request log, so not compared: {', '.join(sorted(hidden))}"

@@ -20,7 +20,7 @@ from lepton_tasks.data.tables.rows import ROW
 from lepton_tasks.quality.history import reports_about
 from lepton_tasks.quality.report_files import DOCS_PAGE, FAILED, REPORT_FILE
 from lepton_tasks.quality.rows import Rows
-from lepton_tasks.quality.suite import Judged, judge
+from lepton_tasks.quality.suite import RuleResult, run_suite
 
 PROFILE_FILE, FAILING_FILE = "profile.json", "failing_rows.parquet"
 _SHOWN_VALUES = 5  # of a set, in messages
@@ -58,13 +58,13 @@ def check(
         DataQualityError: a critical rule failed; the report is then stored in the stage's work folder.
         ConfigError: a rule or one of its parameters is unknown.
     """
-    judged = [judge(rows, rules, ctx, where=where, identity=identity) for rows, rules in suites]
-    everything = [result for results in judged for result in results]
+    per_suite = [run_suite(rows, rules, ctx, where=where, identity=identity) for rows, rules in suites]
+    results = [result for suite_results in per_suite for result in suite_results]
     about = {"use_case": use_case, "time": ctx.clock().isoformat(), "note": note}
-    report = report_of(everything, suites[0][0].height) | about
+    report = report_of(results, suites[0][0].height) | about
     draft = ctx.draft()
-    write_report(draft.path, report, everything, name=ctx.stage, history=reports_about(use_case, ctx.stage, ctx.root))
-    write_failing_rows(draft.path / FAILING_FILE, suites[0][0], everything, ctx, origin)
+    write_report(draft.path, report, results, name=ctx.stage, history=reports_about(use_case, ctx.stage, ctx.root))
+    write_failing_rows(draft.path / FAILING_FILE, suites[0][0], results, ctx, origin)
     if profile is not None:
         write_json(draft.path / PROFILE_FILE, profile)
     failed = [fault for fault in report["failed"] if fault["severity"] == "critical"]
@@ -95,9 +95,9 @@ def _cut(text: str) -> str:
     return text if len(text) <= _MAX_PARAM_LENGTH else text[:_MAX_PARAM_LENGTH] + "..."
 
 
-def report_of(judged: Sequence[Judged], rows: int) -> dict[str, Any]:
+def report_of(results: Sequence[RuleResult], rows: int) -> dict[str, Any]:
     """Results of all expectations as JSON values, failed ones with examples."""
-    outcomes = [_outcome(one) for one in judged]
+    outcomes = [_outcome(one) for one in results]
     failed = [outcome for outcome in outcomes if not outcome["success"]]
     failed.sort(key=lambda fault: (fault["severity"], fault["type"], fault["column"] or ""))
     return {
@@ -110,7 +110,7 @@ def report_of(judged: Sequence[Judged], rows: int) -> dict[str, Any]:
 
 
 def write_report(
-    folder: Path, report: dict[str, Any], judged: Sequence[Judged], *, name: str, history: Sequence[dict[str, Any]]
+    folder: Path, report: dict[str, Any], results: Sequence[RuleResult], *, name: str, history: Sequence[dict[str, Any]]
 ) -> None:
     """Write ``report.json`` and the Data Docs, with a plot of the history if there is one."""
     from lepton_tasks.quality.docs import write_docs
@@ -118,12 +118,12 @@ def write_report(
 
     (folder / "docs").mkdir(parents=True, exist_ok=True)
     write_json(folder / REPORT_FILE, report)
-    picture = plot_history([*history, report], folder / "docs" / "history.png") if history and judged else None
-    write_docs(folder / DOCS_PAGE, report, [one.result for one in judged], name=name, history=picture)
+    picture = plot_history([*history, report], folder / "docs" / "history.png") if history and results else None
+    write_docs(folder / DOCS_PAGE, report, [one.result for one in results], name=name, history=picture)
 
 
 def write_failing_rows(
-    path: Path, rows: Rows, judged: Sequence[Judged], ctx: RunContext, origin: Callable[[int], str] | None
+    path: Path, rows: Rows, results: Sequence[RuleResult], ctx: RunContext, origin: Callable[[int], str] | None
 ) -> None:
     """Write the rows that violate failed rules, with ``rule, severity, column, origin``; no file without rows."""
     wanted = [
@@ -134,7 +134,7 @@ def write_failing_rows(
             "column": one.result.expectation_config.kwargs.get("column"),
             "origin": origin(number) if origin else None,
         }
-        for one in judged
+        for one in results
         if not one.result.success
         for number in one.rows
     ]
@@ -155,7 +155,7 @@ def _and_rows(kept: Path) -> str:
     return f", and the rows in {kept / FAILING_FILE}" if (kept / FAILING_FILE).exists() else ""
 
 
-def _outcome(one: Judged) -> dict[str, Any]:
+def _outcome(one: RuleResult) -> dict[str, Any]:
     config = one.result.expectation_config
     outcome = one.result.to_json_dict()["result"]  # without NumPy types
     params = {key: value for key, value in config.kwargs.items() if key != "batch_id"}
@@ -172,7 +172,7 @@ def _outcome(one: Judged) -> dict[str, Any]:
     }
 
 
-def _of_sample(one: Judged) -> str:
+def _of_sample(one: RuleResult) -> str:
     return "" if one.sampled is None else f" in a sample of {one.sampled:,} rows"
 
 

@@ -23,7 +23,7 @@ from lepton_tasks.quality.conditions import (
     literals,
     row_condition,
 )
-from lepton_tasks.quality.one_pass import Answers, Order, Questions
+from lepton_tasks.quality.one_pass import Order, Statistics, StatisticsRequest
 
 Values = Mapping[str, Any]
 
@@ -37,14 +37,14 @@ _OTHER_TYPE = "Let the source read it as another type, or convert it in `clean` 
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
+class MetricReader:
     """Reads a metric from the statistics; `rows_key` is the key of the violating rows."""
 
-    read: Callable[[Answers], Any]
+    read: Callable[[Statistics], Any]
     rows_key: str | None = None
 
 
-class MetricQuestions:
+class MetricPlanner:
     """Collects the statistics that metrics of a table need.
 
     Args:
@@ -53,11 +53,11 @@ class MetricQuestions:
     """
 
     def __init__(self, schema: Mapping[str, pl.DataType], identity: str = ROW) -> None:
-        self.questions = Questions()
+        self.request = StatisticsRequest()
         self._schema, self._identity = schema, identity
         self._empty = pl.DataFrame(schema={**schema, ROW: pl.Int64()})
 
-    def ask(self, metric: Any) -> Answer | None:
+    def plan(self, metric: Any) -> MetricReader | None:
         """Request a metric; returns its reader, or None if it needs the rows in memory.
 
         Args:
@@ -102,49 +102,49 @@ class MetricQuestions:
 
     def _count_rows(self, domain: Values, where: pl.Expr | None) -> str:
         applies = pl.col(ROW).is_not_null() if where is None else where
-        return self._put(self.questions.counts, applies, "rows", domain.get("row_condition"))
+        return self._put(self.request.counts, applies, "rows", domain.get("row_condition"))
 
-    def _of_table(self, name: str, domain: Values, where: pl.Expr | None) -> Answer | None:
+    def _of_table(self, name: str, domain: Values, where: pl.Expr | None) -> MetricReader | None:
         names = list(self._schema)
         if name == "row_count":
             key = self._count_rows(domain, where)
-            return Answer(lambda answers: answers.counts[key])
-        known = {"columns": Answer(lambda _: names), "column_count": Answer(lambda _: len(names))}
+            return MetricReader(lambda statistics: statistics.counts[key])
+        known = {"columns": MetricReader(lambda _: names), "column_count": MetricReader(lambda _: len(names))}
         return known.get(name)
 
     def _rows_against(
         self, rule: str, suffix: str, domain: Values, values: Values, where: pl.Expr | None
-    ) -> Answer | None:
+    ) -> MetricReader | None:
         names = self._names(domain)
         cells = [column(name, self._schema) for name in names]
         about = (rule, sorted(domain.items(), key=str), sorted(values.items(), key=str))
         applies = self._applies(rule, domain, cells)
         domain_of = applies if where is None else where & applies
         if suffix == _FILTERED:
-            key = self._put(self.questions.counts, domain_of, "domain", *about)
-            return Answer(lambda answers: answers.counts[key])
+            key = self._put(self.request.counts, domain_of, "domain", *about)
+            return MetricReader(lambda statistics: statistics.counts[key])
         if rule in _UNIQUE:
             hashes = (cells[0] if len(cells) == 1 else pl.struct(cells)).hash(seed=0)
-            key = self._put(self.questions.repeated, pl.when(domain_of).then(hashes), *about)
+            key = self._put(self.request.repeated, pl.when(domain_of).then(hashes), *about)
         elif (expected := self._expected(rule, names, cells, values, where)) is not None:
-            key = self._put(self.questions.counts, domain_of & ~expected.fill_null(False), *about)
+            key = self._put(self.request.counts, domain_of & ~expected.fill_null(False), *about)
         else:
             return None
         if suffix == "unexpected_count":
-            return Answer(lambda answers: answers.counts[key])
+            return MetricReader(lambda statistics: statistics.counts[key])
         shown = tuple(dict.fromkeys((self._identity, *names)))
-        self.questions.examples[key] = tuple(name for name in shown if name != ROW)
+        self.request.examples[key] = tuple(name for name in shown if name != ROW)
         if rule in _ORDERED:
             within = cells[0] if where is None else pl.when(where).then(cells[0])
-            self.questions.orders[key] = Order(within, rule.endswith("increasing"), bool(values.get("strictly")))
+            self.request.orders[key] = Order(within, rule.endswith("increasing"), bool(values.get("strictly")))
         if suffix == "unexpected_values":
             as_rows = "column_list" in domain
-            return Answer(
-                lambda answers: _values(answers.examples[key].select(names).head(SHOWN), as_rows=as_rows), key
+            return MetricReader(
+                lambda statistics: _values(statistics.examples[key].select(names).head(SHOWN), as_rows=as_rows), key
             )
         if suffix == "unexpected_index_list":
-            return Answer(lambda answers: answers.examples[key].select(shown).head(SHOWN).to_dicts(), key)
-        return Answer(lambda _: None)  # `unexpected_index_query`, a query for an in-memory table
+            return MetricReader(lambda statistics: statistics.examples[key].select(shown).head(SHOWN).to_dicts(), key)
+        return MetricReader(lambda _: None)  # `unexpected_index_query`, a query for an in-memory table
 
     def _applies(self, rule: str, domain: Values, cells: Sequence[pl.Expr]) -> pl.Expr:
         if len(cells) == 1 and "column" in domain:
@@ -163,27 +163,27 @@ class MetricQuestions:
             return PAIR_RULES[rule](cells[0], cells[1], values)
         return MULTICOLUMN_RULES[rule](cells, values) if rule in MULTICOLUMN_RULES else None
 
-    def _of_column(self, name: str, domain: Values, values: Values, where: pl.Expr | None) -> Answer | None:
+    def _of_column(self, name: str, domain: Values, values: Values, where: pl.Expr | None) -> MetricReader | None:
         cell, dtype = column(domain["column"], self._schema), self._schema[domain["column"]]
         cell = cell if where is None else pl.when(where).then(cell)
         about = (domain["column"], domain.get("row_condition"))
         if name in ("column.min", "column.max"):
-            key, end = self._put(self.questions.ends, cell, *about), int(name == "column.max")
-            return Answer(lambda answers: answers.ends[key][end])
+            key, end = self._put(self.request.ends, cell, *about), int(name == "column.max")
+            return MetricReader(lambda statistics: statistics.ends[key][end])
         if name == "column.sum" and dtype.is_numeric():
-            key = self._put(self.questions.sums, cell, *about)
-            return Answer(lambda answers: answers.sums[key])
+            key = self._put(self.request.sums, cell, *about)
+            return MetricReader(lambda statistics: statistics.sums[key])
         if name in _NUMERIC and dtype.is_numeric():
-            key, read = self._put(self.questions.numbers, cell, *about), _NUMERIC[name]
-            return Answer(lambda answers: read(answers.numbers[key], values))
+            key, read = self._put(self.request.numbers, cell, *about), _NUMERIC[name]
+            return MetricReader(lambda statistics: read(statistics.numbers[key], values))
         if name == "column.non_null_proportion":
             rows = self._count_rows(domain, where)
-            present = self._put(self.questions.counts, cell.is_not_null(), "present", *about)
-            return Answer(lambda a: a.counts[present] / a.counts[rows] if a.counts[rows] else 0.0)
+            present = self._put(self.request.counts, cell.is_not_null(), "present", *about)
+            return MetricReader(lambda a: a.counts[present] / a.counts[rows] if a.counts[rows] else 0.0)
         if name in _DISTINCT:
-            key, ask = self._put(self.questions.values, cell, *about), _DISTINCT[name]
+            key, compute = self._put(self.request.values, cell, *about), _DISTINCT[name]
             wanted = {**values, "value_set": literals(values.get("value_set") or (), dtype).to_list()}
-            return Answer(lambda answers: ask(answers.values[key], wanted))
+            return MetricReader(lambda statistics: compute(statistics.values[key], wanted))
         return None
 
 

@@ -36,7 +36,7 @@ class Order:
 
 
 @dataclasses.dataclass
-class Questions:
+class StatisticsRequest:
     """Requested statistics by key; each expression has one value per row. Picklable.
 
     Attributes:
@@ -73,8 +73,8 @@ class Questions:
 
 
 @dataclasses.dataclass
-class Answers:
-    """Computed statistics by the keys of `Questions`."""
+class Statistics:
+    """Computed statistics by the keys of `StatisticsRequest`."""
 
     counts: dict[str, int]
     examples: dict[str, pl.DataFrame]
@@ -87,7 +87,7 @@ class Answers:
     borders: dict[str, list[tuple[Any, Any, pl.DataFrame]]]
     sample: list[pl.DataFrame]
 
-    def merge(self, other: Answers) -> None:
+    def merge(self, other: Statistics) -> None:
         """Add the statistics of the next part."""
         for key, count in other.counts.items():
             self.counts[key] += count
@@ -111,44 +111,42 @@ class Answers:
         self.sample += other.sample
 
 
-def measure(rows: Rows, questions: Questions, ctx: RunContext) -> Answers:
+def measure(rows: Rows, request: StatisticsRequest, ctx: RunContext) -> Statistics:
     """Compute the statistics; a second pass is needed only if values that must be unique are repeated."""
-    answers: Answers | None = None
-    rows = rows.select(sorted(questions.columns))
-    for found in rows.map(functools.partial(_ask, questions), ctx):
-        if answers is None:
-            answers = found
+    statistics: Statistics | None = None
+    rows = rows.select(sorted(request.columns))
+    for found in rows.map(functools.partial(_measure_part, request), ctx):
+        if statistics is None:
+            statistics = found
         else:
-            answers.merge(found)
-    assert answers is not None  # a table has at least one part, which may be empty
-    _count_breaks(questions, answers)
-    _count_repeated(rows, questions, answers, ctx)
-    return answers
+            statistics.merge(found)
+    assert statistics is not None  # a table has at least one part, which may be empty
+    _count_breaks(request, statistics)
+    _count_repeated(rows, request, statistics, ctx)
+    return statistics
 
 
-def _ask(questions: Questions, frame: pl.DataFrame) -> Answers:
-    flags = frame.select(**questions.counts)
-    shown = questions.counts.keys() & questions.examples.keys()
-    columns = frame.select(
-        **_prefixed(n=questions.numbers, v=questions.values, d=questions.distinct, h=questions.repeated)
-    )
+def _measure_part(request: StatisticsRequest, frame: pl.DataFrame) -> Statistics:
+    flags = frame.select(**request.counts)
+    shown = request.counts.keys() & request.examples.keys()
+    columns = frame.select(**_prefixed(n=request.numbers, v=request.values, d=request.distinct, h=request.repeated))
     lone = frame.select(
-        **{f"s{key}": expr.sum() for key, expr in questions.sums.items()},
-        **{f"a{key}": expr.min() for key, expr in questions.ends.items()},
-        **{f"z{key}": expr.max() for key, expr in questions.ends.items()},
+        **{f"s{key}": expr.sum() for key, expr in request.sums.items()},
+        **{f"a{key}": expr.min() for key, expr in request.ends.items()},
+        **{f"z{key}": expr.max() for key, expr in request.ends.items()},
     )
-    sums = {key: lone[f"s{key}"][0] or 0 for key in questions.sums}
-    sample = [_sampled(frame, *questions.sample)] if questions.sample else []
-    return Answers(
-        counts={key: int(flags[key].sum()) for key in questions.counts},
-        examples={key: _examples(frame, flags[key], questions.examples[key]) for key in shown},
+    sums = {key: lone[f"s{key}"][0] or 0 for key in request.sums}
+    sample = [_sampled(frame, *request.sample)] if request.sample else []
+    return Statistics(
+        counts={key: int(flags[key].sum()) for key in request.counts},
+        examples={key: _examples(frame, flags[key], request.examples[key]) for key in shown},
         sums=sums,
-        ends={key: (lone[f"a{key}"][0], lone[f"z{key}"][0]) for key in questions.ends},
-        numbers={key: _sketch(columns[f"n{key}"]) for key in questions.numbers},
-        values={key: _counter(columns[f"v{key}"]) for key in questions.values},
-        distinct={key: _distinct(columns[f"d{key}"]) for key in questions.distinct},
-        hashes={key: [columns[f"h{key}"].drop_nulls().to_numpy()] for key in questions.repeated},
-        borders={key: _borders(frame, order, questions.examples[key]) for key, order in questions.orders.items()},
+        ends={key: (lone[f"a{key}"][0], lone[f"z{key}"][0]) for key in request.ends},
+        numbers={key: _sketch(columns[f"n{key}"]) for key in request.numbers},
+        values={key: _counter(columns[f"v{key}"]) for key in request.values},
+        distinct={key: _distinct(columns[f"d{key}"]) for key in request.distinct},
+        hashes={key: [columns[f"h{key}"].drop_nulls().to_numpy()] for key in request.repeated},
+        borders={key: _borders(frame, order, request.examples[key]) for key, order in request.orders.items()},
         sample=sample,
     )
 
@@ -198,32 +196,32 @@ def _wider(first: tuple[Any, Any], second: tuple[Any, Any]) -> tuple[Any, Any]:
     return min(lows, default=None), max(highs, default=None)
 
 
-def _count_breaks(questions: Questions, answers: Answers) -> None:
+def _count_breaks(request: StatisticsRequest, statistics: Statistics) -> None:
     """Add the order violations between consecutive parts."""
-    for key, order in questions.orders.items():
-        pairs = itertools.pairwise(answers.borders[key])
+    for key, order in request.orders.items():
+        pairs = itertools.pairwise(statistics.borders[key])
         rows = [row for (_, last, _), (first, _, row) in pairs if order.broken(last, first)]
-        answers.counts[key] += len(rows)
-        answers.examples[key] = pl.concat([answers.examples[key], *rows]).sort(ROW).head(EXAMPLES)
+        statistics.counts[key] += len(rows)
+        statistics.examples[key] = pl.concat([statistics.examples[key], *rows]).sort(ROW).head(EXAMPLES)
 
 
-def _count_repeated(rows: Rows, questions: Questions, answers: Answers, ctx: RunContext) -> None:
+def _count_repeated(rows: Rows, request: StatisticsRequest, statistics: Statistics, ctx: RunContext) -> None:
     """Count rows with a repeated hash, and collect examples."""
     wanted: dict[str, pl.Series] = {}
-    for key in questions.repeated:
-        hashes = np.concatenate(answers.hashes.pop(key))
+    for key in request.repeated:
+        hashes = np.concatenate(statistics.hashes.pop(key))
         order = np.sort(hashes)
         twice = order[1:] == order[:-1]
         repeated = np.unique(order[1:][twice])
         first = np.flatnonzero(np.isin(hashes, repeated))
-        answers.counts[key] = len(first)
-        names = questions.examples.get(key, ())
-        answers.examples[key] = pl.DataFrame(schema={ROW: pl.Int64(), **{name: rows.schema[name] for name in names}})
+        statistics.counts[key] = len(first)
+        names = request.examples.get(key, ())
+        statistics.examples[key] = pl.DataFrame(schema={ROW: pl.Int64(), **{name: rows.schema[name] for name in names}})
         if len(first):
             wanted[key] = pl.Series(np.unique(hashes[first[:EXAMPLES]]))
     if not wanted:
         return
-    flags = {key: questions.repeated[key].is_in(some.implode()) for key, some in wanted.items()}
-    second = Questions(counts=flags, examples={key: questions.examples.get(key, ()) for key in wanted})
+    flags = {key: request.repeated[key].is_in(some.implode()) for key, some in wanted.items()}
+    second = StatisticsRequest(counts=flags, examples={key: request.examples.get(key, ()) for key in wanted})
     found = measure(rows, second, ctx)
-    answers.examples |= found.examples
+    statistics.examples |= found.examples

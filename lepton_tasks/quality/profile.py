@@ -14,7 +14,7 @@ from lepton_tasks.core.use_case import Expectation
 from lepton_tasks.data.sketch import NumericSketch
 from lepton_tasks.data.tables.rows import ROW
 from lepton_tasks.quality.conditions import column
-from lepton_tasks.quality.one_pass import Answers, Questions, measure
+from lepton_tasks.quality.one_pass import Statistics, StatisticsRequest, measure
 from lepton_tasks.quality.rows import Rows
 
 TOP_VALUES = 50
@@ -31,9 +31,9 @@ def profile_of(rows: Rows, ctx: RunContext) -> dict[str, Any]:
     0.2 % of their value; top numbers are listed for at most 1,024 distinct ones.
     """
     schema = {name: dtype for name, dtype in rows.schema.items() if not dtype.is_nested() and dtype != pl.Binary}
-    answers = measure(rows, _questions(schema), ctx)
-    columns = {name: _column(name, dtype, answers) for name, dtype in schema.items()}
-    return {"rows": answers.counts["rows"], "columns": columns}
+    statistics = measure(rows, _request(schema), ctx)
+    columns = {name: _column(name, dtype, statistics) for name, dtype in schema.items()}
+    return {"rows": statistics.counts["rows"], "columns": columns}
 
 
 def rules_from(profile: Mapping[str, Any], *, slack: float = 0.1) -> list[Expectation]:
@@ -94,35 +94,35 @@ def _warn(kind: str, name: str, **params: Any) -> Expectation:
     return Expectation(type=kind, params={"column": name, **params}, severity="warning")
 
 
-def _questions(schema: Mapping[str, pl.DataType]) -> Questions:
-    asked = Questions(counts={"rows": pl.col(ROW).is_not_null()})
+def _request(schema: Mapping[str, pl.DataType]) -> StatisticsRequest:
+    request = StatisticsRequest(counts={"rows": pl.col(ROW).is_not_null()})
     for name, dtype in schema.items():
         cells = column(name, schema)
         if dtype.is_numeric():  # no value counts: they would take twice the time of everything else
-            asked.numbers[name], asked.distinct[name] = pl.col(name), cells
+            request.numbers[name], request.distinct[name] = pl.col(name), cells
             continue
-        asked.values[name] = cells
+        request.values[name] = cells
         if dtype.is_temporal():
-            asked.ends[name] = cells
+            request.ends[name] = cells
         elif dtype == pl.String:
-            asked.numbers[name] = cells.str.len_chars()
-    return asked
+            request.numbers[name] = cells.str.len_chars()
+    return request
 
 
-def _column(name: str, dtype: pl.DataType, answers: Answers) -> dict[str, Any]:
-    about: dict[str, Any] = {"type": str(dtype), "rows": answers.counts["rows"]}
+def _column(name: str, dtype: pl.DataType, statistics: Statistics) -> dict[str, Any]:
+    about: dict[str, Any] = {"type": str(dtype), "rows": statistics.counts["rows"]}
     if dtype.is_numeric():
-        sketch, distinct = answers.numbers[name], answers.distinct[name]
+        sketch, distinct = statistics.numbers[name], statistics.distinct[name]
         different = min(distinct.count, sketch.count + sum(sketch.infinities))  # an estimate may exceed the count
         counts = {"distinct": different, "distinct_exact": distinct.exact, "top": _top_numbers(sketch, dtype)}
         return about | {"nulls": sketch.nulls} | counts | _spread(sketch)
-    counter = answers.values[name]
+    counter = statistics.values[name]
     about |= {"nulls": counter.nulls, "distinct": counter.distinct, "distinct_exact": counter.exact}
     about["top"] = [[_plain(value), count] for value, count in counter.top(TOP_VALUES)]
     if dtype.is_temporal():
-        return about | {key: _plain(end) for key, end in zip(("first", "last"), answers.ends[name], strict=True)}
+        return about | {key: _plain(end) for key, end in zip(("first", "last"), statistics.ends[name], strict=True)}
     if dtype == pl.String:
-        lengths = _spread(answers.numbers[name])
+        lengths = _spread(statistics.numbers[name])
         about["lengths"] = {key: lengths.get(key) for key in ("min", "max", "mean", "std")}
     return about
 

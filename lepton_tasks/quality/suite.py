@@ -17,13 +17,13 @@ from lepton_tasks.core.errors import ConfigError, LeptonError
 from lepton_tasks.core.registry import did_you_mean
 from lepton_tasks.core.use_case import Expectation
 from lepton_tasks.data.tables.rows import ROW
-from lepton_tasks.quality.metrics import SHOWN, MetricQuestions
-from lepton_tasks.quality.one_pass import SAMPLE, Answers, measure
+from lepton_tasks.quality.metrics import SHOWN, MetricPlanner
+from lepton_tasks.quality.one_pass import SAMPLE, Statistics, measure
 from lepton_tasks.quality.rows import Rows
 
 
 @dataclasses.dataclass
-class Judged:
+class RuleResult:
     """Result of one expectation.
 
     Attributes:
@@ -42,26 +42,26 @@ class _Plan:
     """How to evaluate an expectation: from statistics, or else on rows in memory.
 
     Attributes:
-        answers: Readers of the metrics it needs, by metric id.
+        readers: Readers of the metrics it needs, by metric id.
         rows_key: Key of the violating rows in the statistics.
         error: Why it cannot be evaluated.
         judged: The result, if it follows from the schema alone.
     """
 
     expectation: Any
-    answers: dict[Any, Callable[[Answers], Any]] | None = None
+    readers: dict[Any, Callable[[Statistics], Any]] | None = None
     rows_key: str | None = None
     error: LeptonError | None = None
-    judged: Judged | None = None
+    judged: RuleResult | None = None
 
     @property
     def needs_rows(self) -> bool:
-        return self.answers is None and self.error is None and self.judged is None
+        return self.readers is None and self.error is None and self.judged is None
 
 
-def judge(
+def run_suite(
     rows: Rows, rules: Sequence[Expectation], ctx: RunContext, *, where: str, identity: str = ROW
-) -> list[Judged]:
+) -> list[RuleResult]:
     """Evaluate every rule with Great Expectations, in order.
 
     Metrics are computed in one pass over the parts. Rules with other metrics are evaluated on rows in memory: on all
@@ -80,17 +80,17 @@ def judge(
     if not rules:
         return []
     expectations = [expectation_of(rule, where=where) for rule in rules]
-    asked = MetricQuestions(rows.schema, identity)
+    planner = MetricPlanner(rows.schema, identity)
     with quiet():
         plans = [
-            _by_type(expectation, rows.schema) or _plan(expectation, asked, _format(identity), where=where)
+            _by_type(expectation, rows.schema) or _plan(expectation, planner, _format(identity), where=where)
             for expectation in expectations
         ]
         step = -(-max(1, rows.height) // SAMPLE)
         if any(plan.needs_rows for plan in plans):
-            asked.questions.sample = (step, tuple(rows.schema))
-        answers = measure(rows, asked.questions, ctx)
-        return [_judged(plan, answers, _format(identity), step) for plan in plans]
+            planner.request.sample = (step, tuple(rows.schema))
+        statistics = measure(rows, planner.request, ctx)
+        return [_judged(plan, statistics, _format(identity), step) for plan in plans]
 
 
 def expectation_of(rule: Expectation, *, where: str) -> Any:
@@ -147,45 +147,45 @@ def _by_type(expectation: Any, schema: Mapping[str, pl.DataType]) -> _Plan | Non
         expectation_config=expectation.configuration,
         result={"observed_value": found},
     )
-    return _Plan(expectation, judged=Judged(result, []))
+    return _Plan(expectation, judged=RuleResult(result, []))
 
 
-def _plan(expectation: Any, asked: MetricQuestions, result_format: dict[str, Any], *, where: str) -> _Plan:
+def _plan(expectation: Any, planner: MetricPlanner, result_format: dict[str, Any], *, where: str) -> _Plan:
     needed = expectation.get_validation_dependencies(runtime_configuration={"result_format": dict(result_format)})
-    answers: dict[Any, Callable[[Answers], Any]] = {}
+    readers: dict[Any, Callable[[Statistics], Any]] = {}
     rows_key = None
     try:
         for metric in needed.get_metric_configurations():
-            answer = asked.ask(metric)
-            if answer is None:
+            reader = planner.plan(metric)
+            if reader is None:
                 return _Plan(expectation)
-            answers[metric.id] = answer.read
-            rows_key = answer.rows_key or rows_key
+            readers[metric.id] = reader.read
+            rows_key = reader.rows_key or rows_key
     except ConfigError as error:
         raise ConfigError(f"{expectation.expectation_type}: {error.what}", where=where, fix=error.fix) from error
     except LeptonError as error:
         return _Plan(expectation, error=error)
-    return _Plan(expectation, answers, rows_key)
+    return _Plan(expectation, readers, rows_key)
 
 
-def _judged(plan: _Plan, answers: Answers, result_format: dict[str, Any], step: int) -> Judged:
+def _judged(plan: _Plan, statistics: Statistics, result_format: dict[str, Any], step: int) -> RuleResult:
     if plan.judged is not None:
         return plan.judged
     if plan.needs_rows:
-        return _on_rows(plan.expectation, pl.concat(answers.sample), result_format, step)
+        return _on_rows(plan.expectation, pl.concat(statistics.sample), result_format, step)
     try:
         if plan.error is not None:
             raise plan.error
-        metrics = {key: read(answers) for key, read in (plan.answers or {}).items()}
+        metrics = {key: read(statistics) for key, read in (plan.readers or {}).items()}
         runtime = {"result_format": dict(result_format)}
         result = plan.expectation.metrics_validate(metrics=metrics, runtime_configuration=runtime)
     except (LeptonError, TypeError, ValueError) as error:  # of other types: a bound that cannot be compared with values
-        return Judged(_broken(plan.expectation, error), [])
-    found = answers.examples.get(plan.rows_key or "")
-    return Judged(result, [] if found is None else found[ROW].to_list())
+        return RuleResult(_broken(plan.expectation, error), [])
+    found = statistics.examples.get(plan.rows_key or "")
+    return RuleResult(result, [] if found is None else found[ROW].to_list())
 
 
-def _on_rows(expectation: Any, frame: pl.DataFrame, result_format: dict[str, Any], step: int) -> Judged:
+def _on_rows(expectation: Any, frame: pl.DataFrame, result_format: dict[str, Any], step: int) -> RuleResult:
     """Evaluate an expectation with Great Expectations' pandas engine."""
     from great_expectations.execution_engine.pandas_execution_engine import PandasExecutionEngine
     from great_expectations.validator.validator import Validator
@@ -200,7 +200,7 @@ def _on_rows(expectation: Any, frame: pl.DataFrame, result_format: dict[str, Any
         configurations=[expectation.configuration], runtime_configuration={"result_format": index}
     )
     against = result.result.get("partial_unexpected_index_list") or []
-    return Judged(result, [row[ROW] for row in against], frame.height if step > 1 else None)
+    return RuleResult(result, [row[ROW] for row in against], frame.height if step > 1 else None)
 
 
 def _broken(expectation: Any, error: Exception) -> Any:

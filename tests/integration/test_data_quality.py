@@ -17,7 +17,7 @@ from lepton_tasks.quality.check import check
 from lepton_tasks.quality.history import reports_about
 from lepton_tasks.quality.profile import profile_of
 from lepton_tasks.quality.rows import FrameRows
-from lepton_tasks.quality.suite import judge
+from lepton_tasks.quality.suite import run_suite
 from lepton_tasks.quality.tables import origin_of
 
 TABLE = FrameRows.of(
@@ -178,7 +178,7 @@ def test_rows_against_a_rule_are_handed_over_whole_with_the_file_they_came_from(
 def test_a_rule_that_needs_rows_in_memory_is_judged_on_a_sample_of_a_large_table(ctx, monkeypatch, parts):
     monkeypatch.setattr("lepton_tasks.quality.suite.SAMPLE", 10)
     typed = Expectation(type="expect_column_values_to_be_of_type", params={"column": "value", "type_": "float64"})
-    (one,) = judge(parts, [typed], ctx, where="x")
+    (one,) = run_suite(parts, [typed], ctx, where="x")
     assert one.result.success
     assert one.sampled == 10
     assert one.result.expectation_config.notes == "Judged on 10 rows, 1 of 3."

@@ -9,7 +9,7 @@ import pytest
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.use_case import Expectation
 from lepton_tasks.data.tables.rows import ROW
-from lepton_tasks.quality.suite import expectation_of, judge, quiet
+from lepton_tasks.quality.suite import expectation_of, quiet, run_suite
 
 ROWS = 500
 
@@ -182,7 +182,7 @@ def outcomes(tmp_path_factory):
     frame = table()
     rules = [Expectation(type=f"expect_{name}", params=params) for name, params in RULES]
     ctx = RunContext.local(tmp_path_factory.mktemp("state"))
-    return judge(Parts(frame), rules, ctx, where="test"), on_pandas(rules, frame)
+    return run_suite(Parts(frame), rules, ctx, where="test"), on_pandas(rules, frame)
 
 
 @pytest.mark.parametrize("number", range(len(RULES)), ids=[f"{name}-{i}" for i, (name, _) in enumerate(RULES)])

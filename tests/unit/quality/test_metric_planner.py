@@ -6,7 +6,7 @@ import pytest
 
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import DataError
-from lepton_tasks.quality.metrics import MetricQuestions
+from lepton_tasks.quality.metrics import MetricPlanner
 from lepton_tasks.quality.one_pass import measure
 from lepton_tasks.quality.rows import FrameRows
 
@@ -18,28 +18,28 @@ def metric(name, values=None, **domain):
 
 
 def test_questions_travel_to_workers_and_answers_back(tmp_path):
-    asked = MetricQuestions(FRAME.schema)
+    planner = MetricPlanner(FRAME.schema)
     lookahead = {"regex": r"(?=x)\w\d"}  # Python's regular expressions only
-    count = asked.ask(metric("column_values.match_regex.unexpected_count", lookahead, column="word"))
-    mean = asked.ask(metric("column.mean", column="n"))
-    questions = pickle.loads(pickle.dumps(asked.questions))
-    answers = pickle.loads(pickle.dumps(measure(FrameRows(FRAME), questions, RunContext.local(tmp_path))))
-    assert count.read(answers) == 1
-    assert mean.read(answers) == 2.0
+    count = planner.plan(metric("column_values.match_regex.unexpected_count", lookahead, column="word"))
+    mean = planner.plan(metric("column.mean", column="n"))
+    request = pickle.loads(pickle.dumps(planner.request))
+    statistics = pickle.loads(pickle.dumps(measure(FrameRows(FRAME), request, RunContext.local(tmp_path))))
+    assert count.read(statistics) == 1
+    assert mean.read(statistics) == 2.0
 
 
 def test_the_same_question_is_asked_once():
-    asked = MetricQuestions(FRAME.schema)
+    planner = MetricPlanner(FRAME.schema)
     for _ in range(2):
-        asked.ask(metric("column_values.nonnull.unexpected_count", column="word"))
-        asked.ask(metric("table.row_count"))
-    assert len(asked.questions.counts) == 2
-    assert asked.questions.columns == {"word"}
+        planner.plan(metric("column_values.nonnull.unexpected_count", column="word"))
+        planner.plan(metric("table.row_count"))
+    assert len(planner.request.counts) == 2
+    assert planner.request.columns == {"word"}
 
 
 def test_what_needs_the_rows_in_memory_is_said():
-    assert MetricQuestions(FRAME.schema).ask(metric("column_values.z_score.unexpected_count", column="n")) is None
-    assert MetricQuestions(FRAME.schema).ask(metric("table.column_types")) is None
+    assert MetricPlanner(FRAME.schema).plan(metric("column_values.z_score.unexpected_count", column="n")) is None
+    assert MetricPlanner(FRAME.schema).plan(metric("table.column_types")) is None
 
 
 @pytest.mark.parametrize(
@@ -55,5 +55,5 @@ def test_what_needs_the_rows_in_memory_is_said():
 )
 def test_a_question_that_makes_no_sense_fails_before_anything_is_read(wrong, message):
     with pytest.raises(DataError, match=message) as error:
-        MetricQuestions(FRAME.schema).ask(wrong)
+        MetricPlanner(FRAME.schema).plan(wrong)
     assert str(error.value)
