@@ -101,7 +101,7 @@ class Fitted:
         # As serving sees it: through JSON.
         self.fitted, entries = json.loads(json.dumps([fitted, entries]))
         preprocessor = {"steps": entries, "labels": ["no", "yes"]}
-        self.marking = FittedSteps.of(preprocessor, label="label", codes=str(splits["train"].codes))
+        self.fitted_steps = FittedSteps.of(preprocessor, label="label", codes=str(splits["train"].codes))
         self.rows, self.folder = splits["train"], folder
         self.network = TableFeatures(self.fitted).eval()
         name, params = self.extractor.codec(self.fitted)
@@ -129,8 +129,8 @@ class Fitted:
         folder = self.folder / "batch"
         folder.mkdir(exist_ok=True)
         splits = split_on_disk(table_on_disk(frame, folder, rows_per_part=17), [2] * len(frame), folder)
-        marking = dataclasses.replace(self.marking, codes=str(splits["test"].codes))
-        made = marking.mark(splits["test"]).changed(
+        fitted_steps = dataclasses.replace(self.fitted_steps, codes=str(splits["test"].codes))
+        made = fitted_steps.annotate(splits["test"]).changed(
             lambda rows: rows.select("_row", *self.extractor.feature_expressions(self.fitted))
         )
         out = pl.concat(made.frames())
@@ -187,7 +187,7 @@ def test_any_row_is_the_same_in_batch_by_itself_and_in_the_graph(fitted, rows):
 
 def test_in_the_training_split_a_rows_own_label_is_not_in_its_rate(fitted):
     frame = fitted.frame.head(160)
-    made = fitted.marking.mark(fitted.rows).changed(
+    made = fitted.fitted_steps.annotate(fitted.rows).changed(
         lambda rows: rows.select("_row", *fitted.extractor.feature_expressions(fitted.fitted))
     )
     rates = pl.concat(made.frames()).join(frame.with_row_index("_row").cast({"_row": pl.Int64}), on="_row")

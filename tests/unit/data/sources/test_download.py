@@ -111,7 +111,7 @@ def test_a_rest_that_does_not_belong_to_the_beginning_starts_anew(publisher, tmp
 
 def test_another_file_than_promised_is_not_kept(publisher, tmp_path):
     with pytest.raises(
-        DataError, match=rf"/set/a.bin: sent .* {DIGEST}\) than {'0' * 64}, .*Put a.bin .* into {tmp_path}"
+        DataError, match=rf"/set/a.bin: sent .* {DIGEST} instead of {'0' * 64}; .*Put a.bin .* into {tmp_path}"
     ):
         fetched([PublicFile(f"{publisher.address}/set/a.bin", "0" * 64)], tmp_path)
     assert left(tmp_path) == [".a.bin.tag"]
