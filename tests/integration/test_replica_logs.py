@@ -18,7 +18,7 @@ from lepton_tasks.codecs.image import ImageCodec
 from lepton_tasks.codecs.labels import LabelsCodec
 from lepton_tasks.core.artifacts import EndpointRef, ModelPackageRef
 from lepton_tasks.core.context import RunContext
-from lepton_tasks.core.finding import read_findings
+from lepton_tasks.core.finding import FINDINGS_FILE, Finding
 from lepton_tasks.core.use_case import parse_use_case
 from lepton_tasks.quality.served import profile_of_answers, profile_of_requests
 from lepton_tasks.serving.access.keys import add_key
@@ -103,7 +103,10 @@ def test_monitors_and_ab_see_what_all_servers_answered_once(cluster):
 
     def checked(mark):
         ref = monitor(USE_CASE, dataclasses.replace(ctx, stage="monitor", fingerprint=mark), endpoint=endpoint)
-        return {(one.monitor, one.subject): one for one in read_findings(ctx.open(ref))}
+        return {
+            (one.monitor, one.subject): one
+            for one in (Finding(**values) for values in ctx.read_json(ref, FINDINGS_FILE))
+        }
 
     def known():
         return [record["id"] for record in read_requests(ctx.root / "serving/requests", "tiny")]
