@@ -43,7 +43,7 @@ from benchmarks.served.awake import awake
 from benchmarks.served.page import table, write_page
 from benchmarks.served.peers import PEERS, install, start, url_path, version
 from benchmarks.served.processes import Server, check
-from benchmarks.served.seen import Limit, Seen, Standing
+from benchmarks.served.results import Limit, Results, ServerResult
 from benchmarks.served.sequential import sequential
 from benchmarks.served.wire import WIRES, Request
 from benchmarks.served.wrk import Load, press, require_wrk
@@ -63,7 +63,7 @@ _CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lepto
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """What is pressed: a server in one form of requests."""
+    """A server under load, with one form of requests."""
 
     name: str
     server: Server
@@ -72,22 +72,22 @@ class Subject:
 
 
 class Bench:
-    """Presses the servers of one model at a time.
+    """Puts the servers of one model under load, one after the other.
 
     Args:
-        folder: For everything that is made.
-        pythons: Of each peer that could be installed, its interpreter.
-        rounds: How often each is pressed.
-        seconds: How long, each time, at each number of connections.
-        seen: Where what is seen is kept.
+        folder: For packages, state folders and logs.
+        pythons: Interpreters of the installed peers, by name.
+        rounds: How often each is measured.
+        seconds: Duration of one measurement by wrk.
+        results: Where measurements are collected.
     """
 
-    def __init__(self, folder: Path, pythons: dict[str, Path], rounds: int, seconds: int, seen: Seen) -> None:
-        self.folder, self.pythons, self.seen = folder, pythons, seen
+    def __init__(self, folder: Path, pythons: dict[str, Path], rounds: int, seconds: int, results: Results) -> None:
+        self.folder, self.pythons, self.results = folder, pythons, results
         self.rounds, self.seconds = rounds, seconds
 
     def model(self, name: str) -> None:
-        """Start all servers for one model, one after the other, and press them in turn."""
+        """Start all servers for one model and measure them in turn."""
         model = graphs.build(name, self.folder)
         session = _session(model.path)
         samples = model.samples(_SAMPLES)
@@ -111,15 +111,15 @@ class Bench:
                     for subject in subjects:
                         woken[subject.name].append(self._press(subject, 1, None))
             for subject in subjects:
-                self.seen.standings[name, subject.name].awake = _median(woken[subject.name])
-                self.seen.standings[name, subject.name].peak_mib = subject.server.most_mib
-        self.seen.limits[name] = Limit(*(statistics.median(values) for values in zip(*limits, strict=True)))
+                self.results.servers[name, subject.name].awake = _median(woken[subject.name])
+                self.results.servers[name, subject.name].peak_mib = subject.server.most_mib
+        self.results.limits[name] = Limit(*(statistics.median(values) for values in zip(*limits, strict=True)))
         for subject_name, by_connections in loads.items():
-            self.seen.standings[name, subject_name].loads = {c: _median(v) for c, v in by_connections.items()}
+            self.results.servers[name, subject_name].loads = {c: _median(v) for c, v in by_connections.items()}
 
     def _press(self, subject: Subject, connections: int, before: Load | None) -> Load:
-        """Press a server after `before`, with fewer connections; a slow one longer, so that its first answers, which
-        all come late, count less."""
+        """Measure a server. `before` is its load with fewer connections: a slow server is measured longer, so that its
+        first answers, which are all late, count less."""
         port, path, request = subject.server.port, subject.path, subject.request
         if connections == 1:
             load = sequential(port, path, request, seconds=_SEQUENTIAL_SECONDS)
@@ -142,7 +142,7 @@ class Bench:
             for name, wire in forms.items():
                 check(server, path, WIRES[wire], model, expected)
                 subjects.append(Subject(name, server, path, WIRES[wire].ask(model, sample)))
-                self.seen.standings[model.name, name] = Standing(ready_seconds=ready)
+                self.results.servers[model.name, name] = ServerResult(ready_seconds=ready)
         return subjects
 
     def _peers(self, model: graphs.Model, expected: dict[int, np.ndarray], stack: ExitStack) -> list[Subject]:
@@ -157,12 +157,12 @@ class Bench:
                 ready = server.wait(path, request)
                 check(server, path, wire, model, expected)
             except RuntimeError as error:
-                self.seen.absent[f"{name}, {model.name}"] = str(error)
+                self.results.absent[f"{name}, {model.name}"] = str(error)
                 print(f"{model.name}, {name}: {error}", file=sys.stderr)
                 continue
             tell(f"{model.name}, {name}, ready after s", ready)
             subjects.append(Subject(name, server, path, request))
-            self.seen.standings[model.name, name] = Standing(ready_seconds=ready)
+            self.results.servers[model.name, name] = ServerResult(ready_seconds=ready)
         return subjects
 
 
@@ -189,14 +189,14 @@ def _median(loads: list[Load]) -> Load:
     return Load(**{field: statistics.median(getattr(load, field) for load in loads) for field in fields})
 
 
-def _installed(names: list[str], cache: Path, seen: Seen) -> dict[str, Path]:
+def _installed(names: list[str], cache: Path, results: Results) -> dict[str, Path]:
     pythons = {}
     for name in names:
         try:
             pythons[name] = install(PEERS[name], cache)
-            seen.versions[name] = version(PEERS[name], pythons[name])
+            results.versions[name] = version(PEERS[name], pythons[name])
         except RuntimeError as error:
-            seen.absent[name] = str(error)
+            results.absent[name] = str(error)
             print(f"{name}: {error}", file=sys.stderr)
     return pythons
 
@@ -206,7 +206,7 @@ def _options() -> argparse.Namespace:
     options.add_argument("--peers", help=f"some of {','.join(PEERS)} (default: all)")
     options.add_argument("--models", help=f"some of {','.join(graphs.NAMES)} (default: all)")
     options.add_argument("--cache", type=Path, default=_CACHE, help="where peers are installed (default: %(default)s)")
-    options.add_argument("--rounds", type=int, help="how often each server is pressed (default: 5; quick: 1)")
+    options.add_argument("--rounds", type=int, help="how often each server is measured (default: 5; quick: 1)")
     chosen = options.parse_args()
     chosen.peers = chosen.peers.split(",") if chosen.peers else list(_LIGHT if chosen.quick else PEERS)
     chosen.models = chosen.models.split(",") if chosen.models else list(graphs.NAMES)
@@ -220,19 +220,19 @@ def main() -> None:
     """Measure, print, keep."""
     options = _options()
     require_wrk()
-    seen = Seen(CONNECTIONS)
-    pythons = _installed(options.peers, options.cache, seen)
+    results = Results(CONNECTIONS)
+    pythons = _installed(options.peers, options.cache, results)
     with tempfile.TemporaryDirectory(prefix="lepton-serving-") as folder:
         rounds = options.rounds or (1 if options.quick else 5)
-        bench = Bench(Path(folder), pythons, rounds, 1, seen)
+        bench = Bench(Path(folder), pythons, rounds, 1, results)
         for name in options.models:
             bench.model(name)
-    found = ratios(seen)
-    header, rows = table(seen)
+    found = ratios(results)
+    header, rows = table(results)
     report(
         "serving",
         ratios=found,
-        figures=seen.figures(),
+        figures=results.figures(),
         header=header,
         rows=rows,
         quick=options.quick,
@@ -240,7 +240,7 @@ def main() -> None:
         aims=aims(found),
     )
     if not options.quick:
-        write_page(seen, found)
+        write_page(results, found)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""The ratios, and what each ought to be."""
+"""Ratios of the benchmark and their targets."""
 
 from __future__ import annotations
 
 from benchmarks.served.peers import PEERS
-from benchmarks.served.seen import Seen
+from benchmarks.served.results import Results
 
 MOST = 64  # connections at which rates are compared
 _READY_SECONDS = 2.0
 _OURS = {"json": "ours_json", "binary": "ours_binary", "one": "ours_one", "one_json": "ours_one_json"}
 
-# Ratio -> the least it should be, or the most.
+# Ratio -> its minimum, or its maximum.
 AT_LEAST = {
     "cnn_binary_vs_onnxruntime": 0.8,
     **{f"cnn_json_vs_{peer}": 3.0 for peer in ("fastapi", "litserve", "bentoml", "mlflow")},
@@ -28,55 +28,55 @@ AT_MOST = {
 }
 
 
-def ratios(seen: Seen) -> dict[str, float]:
-    """Every ratio whose two sides were measured."""
+def ratios(results: Results) -> dict[str, float]:
+    """All ratios of which both sides were measured."""
     found: dict[str, float] = {}
-    for model in seen.limits:
-        found |= _rates(seen, model) | _latencies(seen, model)
-    peaks = {subject: standing.peak_mib for (model, subject), standing in seen.standings.items() if model == "cnn"}
+    for model in results.limits:
+        found |= _rates(results, model) | _latencies(results, model)
+    peaks = {subject: server.peak_mib for (model, subject), server in results.servers.items() if model == "cnn"}
     for peer in ("mlserver", "bentoml"):
         if peer in peaks and "ours_json" in peaks:
             found[f"memory_vs_{peer}"] = peaks["ours_json"] / peaks[peer]
-    ready = [standing.ready_seconds for (_, subject), standing in seen.standings.items() if subject == "ours_json"]
+    ready = [server.ready_seconds for (_, subject), server in results.servers.items() if subject == "ours_json"]
     if ready:
         found["ready_vs_2_seconds"] = max(ready) / _READY_SECONDS
     return found
 
 
-def _rates(seen: Seen, model: str) -> dict[str, float]:
+def _rates(results: Results, model: str) -> dict[str, float]:
     found = {}
     for form, subject in _OURS.items():
-        if load := seen.load(model, subject, MOST):
-            found[f"{model}_{form}_vs_onnxruntime"] = load.rate / seen.limits[model].one
-    mine = seen.load(model, "ours_json", MOST)
-    theirs = {name: load.rate for name in PEERS if (load := seen.load(model, name, MOST)) and load.rate}
+        if load := results.load(model, subject, MOST):
+            found[f"{model}_{form}_vs_onnxruntime"] = load.rate / results.limits[model].one
+    mine = results.load(model, "ours_json", MOST)
+    theirs = {name: load.rate for name in PEERS if (load := results.load(model, name, MOST)) and load.rate}
     if mine:
         found |= {f"{model}_json_vs_{name}": mine.rate / rate for name, rate in theirs.items() if name != "echo"}
     if ready_made := [rate for name, rate in theirs.items() if PEERS[name].ready_made]:
         for form in ("json", "one_json"):
-            if load := seen.load(model, _OURS[form], MOST):
+            if load := results.load(model, _OURS[form], MOST):
                 found[f"{model}_{form}_vs_best_server"] = load.rate / max(ready_made)
     return found
 
 
-def _latencies(seen: Seen, model: str) -> dict[str, float]:
+def _latencies(results: Results, model: str) -> dict[str, float]:
     found = {}
-    first = seen.load(model, "ours_binary", 1) or seen.load(model, "ours_json", 1)
-    if first and (echo := seen.load(model, "echo", 1)):
+    first = results.load(model, "ours_binary", 1) or results.load(model, "ours_json", 1)
+    if first and (echo := results.load(model, "echo", 1)):
         found[f"{model}_p99_c1_vs_echo"] = first.p99 / echo.p50
         found[f"{model}_p99_c1_vs_p99_of_echo"] = first.p99 / echo.p99
-    first = seen.awake(model, "ours_binary") or seen.awake(model, "ours_json")
-    if first and (echo := seen.awake(model, "echo")):
+    first = results.awake(model, "ours_binary") or results.awake(model, "ours_json")
+    if first and (echo := results.awake(model, "echo")):
         found[f"{model}_p99_awake_vs_echo"] = first.p99 / echo.p50
-    mine = seen.load(model, "ours_json", MOST)
-    theirs = [load.p99 for name in PEERS if name != "echo" and (load := seen.load(model, name, MOST)) and load.rate]
+    mine = results.load(model, "ours_json", MOST)
+    theirs = [load.p99 for name in PEERS if name != "echo" and (load := results.load(model, name, MOST)) and load.rate]
     if mine and theirs:
         found[f"{model}_p99_c64_vs_best"] = mine.p99 / min(theirs)
     return found
 
 
 def aims(found: dict[str, float]) -> dict[str, dict[str, object]]:
-    """For each ratio that has an aim: the aim, and whether it is met."""
+    """The target of each ratio that has one, and whether it is met."""
     told: dict[str, dict[str, object]] = {}
     for name, value in found.items():
         if name in AT_LEAST:

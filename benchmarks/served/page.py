@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.harness import machine
 from benchmarks.served.aims import MOST, aims
 from benchmarks.served.peers import PEERS
-from benchmarks.served.seen import Seen
+from benchmarks.served.results import Results
 from lepton_tasks.core.environment import project_root
 
 FOLDER = Path("docs/reports/serving")
@@ -20,39 +20,40 @@ _OURS = {
 }
 
 
-def table(seen: Seen) -> tuple[list[str], list[list[object]]]:
+def table(results: Results) -> tuple[list[str], list[list[object]]]:
     """Header and rows: good answers a second, latencies in ms, memory in MiB, seconds to ready."""
-    header = ["model", "server", *(f"c={c}" for c in seen.connections), "p50 c=1", "p99 c=1", "p50 awake", "p99 awake"]
-    header += [f"p99 c={MOST}", "refused", "MiB", "ready"]
+    header = ["model", "server", *(f"c={c}" for c in results.connections)]
+    header += ["p50 c=1", "p99 c=1", "p50 awake", "p99 awake", f"p99 c={MOST}", "refused", "MiB", "ready"]
     rows: list[list[object]] = []
-    for model, limit in seen.limits.items():
+    for model, limit in results.limits.items():
         rows.append([model, "ONNX Runtime, batch 1 / 8", round(limit.one), round(limit.eight), *[""] * 9])
-        for (of, subject), standing in seen.standings.items():
+        for (of, subject), server in results.servers.items():
             if of == model:
-                loads = standing.loads
-                row: list[object] = [model, title(subject), *(round(loads[c].rate) for c in seen.connections)]
-                row += [f"{value:.2f}" for load in (loads[1], standing.awake) if load for value in (load.p50, load.p99)]
+                loads = server.loads
+                row: list[object] = [model, title(subject), *(round(loads[c].rate) for c in results.connections)]
+                row += [f"{value:.2f}" for load in (loads[1], server.awake) if load for value in (load.p50, load.p99)]
                 row += [
                     f"{loads[MOST].p99:.1f}",
                     f"{100 * loads[MOST].refused:.0f} %",
-                    round(standing.peak_mib),
-                    f"{standing.ready_seconds:.1f}",
+                    round(server.peak_mib),
+                    f"{server.ready_seconds:.1f}",
                 ]
                 rows.append(row)
-    rows += [["", f"{what}: not measured", *[""] * 11] for what in seen.absent]
+    rows += [["", f"{what}: not measured", *[""] * 11] for what in results.absent]
     return header, rows
 
 
 def title(subject: str) -> str:
-    """What a subject is called in a table."""
+    """Display name of a subject."""
     return _OURS[subject] if subject in _OURS else PEERS[subject].title
 
 
-def write_page(seen: Seen, found: dict[str, float]) -> Path:
+def write_page(results: Results, found: dict[str, float]) -> Path:
     """Write `figures.md` and `rates.png`; returns the page."""
     folder = project_root() / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     about = machine()
+    peers = ", ".join(f"{PEERS[name].title} {number}".strip() for name, number in results.versions.items())
     lines = [
         "# Figures of the serving benchmark",
         "",
@@ -61,7 +62,7 @@ def write_page(seen: Seen, found: dict[str, float]) -> Path:
         "64 connections. Latencies in ms; awake: one connection, no core idle. MiB: peak memory after a load, shared "
         "memory counted once. Ready: seconds to the first answer.",
         "",
-        "Peers: " + ", ".join(f"{PEERS[name].title} {number}".strip() for name, number in seen.versions.items()) + ".",
+        f"Peers: {peers}.",
         "",
         "![Answers a second](rates.png)",
         "",
@@ -75,15 +76,15 @@ def write_page(seen: Seen, found: dict[str, float]) -> Path:
         ),
         "",
     ]
-    header, rows = table(seen)
-    for model in seen.limits:
+    header, rows = table(results)
+    for model in results.limits:
         lines += [f"## {model}", "", _line(header[1:]), _line(["---"] * (len(header) - 1))]
         lines += [_line(row[1:]) for row in rows if row[0] == model] + [""]
-    if seen.absent:
-        lines += ["## Not measured", "", *(f"- {what}: {why}" for what, why in seen.absent.items()), ""]
+    if results.absent:
+        lines += ["## Not measured", "", *(f"- {what}: {why}" for what, why in results.absent.items()), ""]
     page = folder / "figures.md"
     page.write_text("\n".join(lines))
-    _draw(seen, folder / "rates.png")
+    _draw(results, folder / "rates.png")
     return page
 
 
@@ -91,17 +92,17 @@ def _line(cells: list[object] | list[str]) -> str:
     return f"| {' | '.join(str(cell) for cell in cells)} |"
 
 
-def _draw(seen: Seen, path: Path) -> None:
+def _draw(results: Results, path: Path) -> None:
     """Good answers a second at 64 connections, a panel a model, on a logarithmic axis."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, len(seen.limits), figsize=(4 * len(seen.limits), 4), squeeze=False)
-    for panel, (model, limit) in zip(panels[0], seen.limits.items(), strict=True):
-        shown = [s for s in seen.subjects() if seen.load(model, s, MOST)]
-        loads = [seen.load(model, subject, MOST) for subject in shown]
+    figure, panels = pyplot.subplots(1, len(results.limits), figsize=(4 * len(results.limits), 4), squeeze=False)
+    for panel, (model, limit) in zip(panels[0], results.limits.items(), strict=True):
+        shown = [s for s in results.subjects() if results.load(model, s, MOST)]
+        loads = [results.load(model, subject, MOST) for subject in shown]
         rates = [load.rate for load in loads if load]
         colours = ["tab:orange" if subject in _OURS else "tab:blue" for subject in shown]
         bars = panel.barh([title(subject) for subject in shown], rates, color=colours)

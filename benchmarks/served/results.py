@@ -1,4 +1,4 @@
-"""What a run of the benchmark has seen."""
+"""Measurements of one run of the benchmark."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Limit(NamedTuple):
 
 
 @dataclasses.dataclass
-class Standing:
+class ServerResult:
     """One server with one model.
 
     Attributes:
         ready_seconds: From its start to the first answer.
         peak_mib: Most memory after a load.
-        loads: By connections.
+        loads: By number of connections.
         awake: With one connection, while no core was idle.
     """
 
@@ -35,50 +35,50 @@ class Standing:
 
 
 @dataclasses.dataclass
-class Seen:
-    """Everything.
+class Results:
+    """All measurements.
 
     Attributes:
-        connections: At which the servers were pressed.
-        standings: By model and subject; subjects are ``ours_json``, ``ours_binary``, ``ours_one_json``, ``ours_one``,
+        connections: Numbers of connections that were measured.
+        servers: By model and subject; subjects are ``ours_json``, ``ours_binary``, ``ours_one_json``, ``ours_one``,
             and the peers' names.
         limits: By model.
         versions: Of the peers.
-        absent: What could not be measured, and why.
+        absent: Servers that could not be measured, and why.
     """
 
     connections: tuple[int, ...]
-    standings: dict[tuple[str, str], Standing] = dataclasses.field(default_factory=dict)
+    servers: dict[tuple[str, str], ServerResult] = dataclasses.field(default_factory=dict)
     limits: dict[str, Limit] = dataclasses.field(default_factory=dict)
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     absent: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def load(self, model: str, subject: str, connections: int) -> Load | None:
-        """What was measured, if it was."""
-        standing = self.standings.get((model, subject))
-        return standing.loads.get(connections) if standing else None
+        """The load at a number of connections; None if not measured."""
+        server = self.servers.get((model, subject))
+        return server.loads.get(connections) if server else None
 
     def awake(self, model: str, subject: str) -> Load | None:
-        """What was measured with one connection while no core was idle, if it was."""
-        standing = self.standings.get((model, subject))
-        return standing.awake if standing else None
+        """The load of one connection while no core was idle; None if not measured."""
+        server = self.servers.get((model, subject))
+        return server.awake if server else None
 
     def subjects(self) -> list[str]:
-        """In the order they came."""
-        return list(dict.fromkeys(subject for _, subject in self.standings))
+        """Names in order of measurement."""
+        return list(dict.fromkeys(subject for _, subject in self.servers))
 
     def figures(self) -> dict[str, float]:
-        """All of it, flat."""
+        """All measurements as a flat mapping."""
         flat: dict[str, float] = {}
         for model, limit in self.limits.items():
             flat |= {f"{model}_onnxruntime_batch_1": limit.one, f"{model}_onnxruntime_batch_8": limit.eight}
-        for (model, subject), standing in self.standings.items():
-            flat[f"{model}_{subject}_ready_s"] = standing.ready_seconds
-            flat[f"{model}_{subject}_peak_mib"] = standing.peak_mib
-            if standing.awake:
+        for (model, subject), server in self.servers.items():
+            flat[f"{model}_{subject}_ready_s"] = server.ready_seconds
+            flat[f"{model}_{subject}_peak_mib"] = server.peak_mib
+            if server.awake:
                 at = f"{model}_{subject}_awake"
-                flat |= {f"{at}_p50_ms": standing.awake.p50, f"{at}_p99_ms": standing.awake.p99}
-            for c, load in standing.loads.items():
+                flat |= {f"{at}_p50_ms": server.awake.p50, f"{at}_p99_ms": server.awake.p99}
+            for c, load in server.loads.items():
                 at = f"{model}_{subject}_c{c}"
                 flat |= {f"{at}_per_s": load.rate, f"{at}_p50_ms": load.p50, f"{at}_p99_ms": load.p99}
                 if load.refused or load.broken:
