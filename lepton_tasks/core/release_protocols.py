@@ -46,6 +46,16 @@ class Address(NamedTuple):
     host: str = ""
     """Host name and port of its certificate, if they differ from the URL's."""
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers of requests to it."""
+        return {"host": self.host} if self.host else {}
+
+    @property
+    def extensions(self) -> dict[str, str]:
+        """Extensions of requests to it, of httpx: the name that its certificate is for."""
+        return {"sni_hostname": self.host.rpartition(":")[0]} if self.host else {}
+
 
 class Registered(NamedTuple):
     """A version in the model registry."""

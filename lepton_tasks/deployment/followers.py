@@ -242,11 +242,10 @@ class _ModelOnFollowers:
     def _query(self, replica: Address) -> _ReplicaState:
         import httpx
 
-        headers = bearer(self._key) | ({"host": replica.host} if replica.host else {})
-        sni = {"sni_hostname": replica.host.rpartition(":")[0]} if replica.host else {}
+        headers = bearer(self._key) | replica.headers
         try:
             with httpx.Client(verify=trusted(), timeout=_TIMEOUT_SECONDS, trust_env=False) as client:
-                reply = client.get(f"{replica.url}/v1/models", headers=headers, extensions=sni)
+                reply = client.get(f"{replica.url}/v1/models", headers=headers, extensions=replica.extensions)
         except httpx.TransportError as error:
             return _ReplicaState(replica.url, fault=f"does not answer: {error or type(error).__name__}")
         if reply.status_code == 401:

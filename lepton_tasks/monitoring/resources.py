@@ -1,4 +1,4 @@
-"""Monitor `resources`: the server's resource usage and refusals, and its machine's free resources."""
+"""Monitor `resources`: the servers' resource usage and refusals, and their machine's free resources."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pydantic
 
 from lepton_tasks.core.artifacts import EndpointRef
 from lepton_tasks.core.context import RunContext
-from lepton_tasks.core.errors import ConfigError, UnavailableError
-from lepton_tasks.core.finding import Finding, Severity
+from lepton_tasks.core.errors import UnavailableError
+from lepton_tasks.core.finding import SEVERITIES, Finding, Severity
 from lepton_tasks.core.proportions import wilson
 from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.monitoring.notebook import Notebook
-from lepton_tasks.monitoring.server_metrics import ServerMetrics, is_local, read_server
+from lepton_tasks.monitoring.server_metrics import ServerMetrics, Servers, is_local, read_servers, recent
 
 _MIB, _GIB = 2.0**20, 2.0**30
 _LEAST_SECONDS = 1.0  # between two checks, to tell how busy the processor is
@@ -40,7 +40,8 @@ _Positive = Annotated[float, pydantic.Field(gt=0)]
 class Resources:
     """Compare resource usage of the server and its machine with limits.
 
-    The server is asked for its metrics; machine and disk are looked at where the server is on this machine.
+    The server is asked for its metrics; machine and disk are looked at where the server is on this machine. Of several
+    replicas the worst counts, for each resource, and of refusals their sum.
 
     Args:
         max_memory_mib: Largest allowed memory of all processes of the server in MiB; null for none.
@@ -65,19 +66,25 @@ class Resources:
     def check(self, use_case: UseCase, ctx: RunContext, endpoint: EndpointRef) -> list[Finding]:
         """A finding for each resource; without a value where it could not be measured."""
         notes = Notebook(ctx, use_case, "resources", endpoint)
-        url, now = str(endpoint.facts.get("url", "")), ctx.clock().timestamp()
-        findings = [self._disk(ctx), *([self._machine()] if is_local(url) else [])]
-        try:
-            server = read_server(url, use_case.name, ctx.root / "serving")
-        except UnavailableError as error:
-            findings.append(_finding("critical", str(error), subject="server"))
-        except ConfigError as error:
-            findings.append(_finding("ok", str(error), subject="server"))
-        else:
-            findings.append(_finding("ok", "the server answers", 1, subject="server"))
-            memory, first = self._memory(server, notes.mark)
-            findings += [*memory, *self._since(server, notes.mark, now, local=is_local(url)), *self._now(server)]
-            notes.remember({"time": now, "counts": server.counts, "first": first, "memory_mib": memory[0].value})
+        servers, now = read_servers(use_case, ctx, str(endpoint.facts.get("url", ""))), ctx.clock().timestamp()
+        findings = [
+            self._disk(ctx),
+            *([self._machine()] if any(map(is_local, (*servers.found, *servers.faults))) else []),
+            _answering(servers),
+        ]
+        if servers.found:
+            marks = notes.mark.get("servers", {})
+            usage, kept = {}, recent(marks, now)
+            for at, server in servers.found.items():
+                mark = marks.get(at, {})
+                memory, first = self._memory(server, mark)
+                usage[at] = [*memory, *self._cpu(server, mark, now, local=is_local(at))]
+                kept[at] = {"time": now, "counts": server.counts, "first": first, "memory_mib": memory[0].value}
+            notes.remember({"servers": kept})
+            counted = {at: one.since(marks.get(at, {}).get("counts", {})) for at, one in servers.found.items()}
+            moment = {at: self._now(server) for at, server in servers.found.items()}
+            several = servers.count > 1
+            findings += [*_worst(usage, several), self._refused(counted), *_worst(moment, several)]
         measured = {finding.subject: finding.value for finding in findings if finding.subject in _LINES}
         notes.draw_course({"time": now, **measured}, _LINES)
         return findings
@@ -121,23 +128,29 @@ class Resources:
             _held("memory growth", grown, self.max_growth_mib, "MiB", more),
         ], first
 
-    def _since(self, server: ServerMetrics, mark: Mapping[str, Any], now: float, *, local: bool) -> list[Finding]:
-        """Findings about what was counted since the last check, at first since the server was started."""
-        counted, seconds = server.since(mark.get("counts", {})), now - mark.get("time", server.started)
-        findings = []
-        if seconds >= _LEAST_SECONDS:
-            cores, most = round(counted["cpu"] / seconds, 4), os.cpu_count() or 1
-            limit = self.max_cpu * most if local else None
-            allowed = f" of {most} cores, on average (limit {limit:g})" if local else " cores, on average"
-            findings.append(_held("cpu", cores, limit, "cores", f"the server uses {cores:.2f}{allowed}"))
-        requests, refused = round(counted["requests"]), round(counted["refused"])
+    def _cpu(self, server: ServerMetrics, mark: Mapping[str, Any], now: float, *, local: bool) -> list[Finding]:
+        """A finding about the processor since the last check, at first since the server was started."""
+        seconds = now - mark.get("time", server.started)
+        if seconds < _LEAST_SECONDS:
+            return []
+        cores, most = round(server.since(mark.get("counts", {}))["cpu"] / seconds, 4), os.cpu_count() or 1
+        limit = self.max_cpu * most if local else None
+        allowed = f" of {most} cores, on average (limit {limit:g})" if local else " cores, on average"
+        return [_held("cpu", cores, limit, "cores", f"the server uses {cores:.2f}{allowed}")]
+
+    def _refused(self, counted: Mapping[str, Mapping[str, float]]) -> Finding:
+        """A finding about what all servers refused since their last check, at first since they were started."""
+        requests, refused = (round(sum(one[name] for one in counted.values())) for name in ("requests", "refused"))
         if requests < _LEAST_REQUESTS:
             few = f"{requests} requests are too few to determine the share refused (minimum: {_LEAST_REQUESTS})"
-            return [*findings, _finding("ok", few, None, self.max_refused, "share", "refused")]
+            return _finding("ok", few, None, self.max_refused, "share", "refused")
         share = round(refused / requests, 5)
         message = f"{share:.1%} of {requests:,} requests were refused under load (limit {self.max_refused:.1%})"
+        if refused and len(counted) > 1:
+            at = max(counted, key=lambda at: counted[at]["refused"])
+            message += f", {counted[at]['refused']:,.0f} of {refused:,} by {at}"
         severity: Severity = "warning" if wilson(share, requests)[0] > self.max_refused else "ok"
-        return [*findings, _finding(severity, message, share, self.max_refused, "share", "refused")]
+        return _finding(severity, message, share, self.max_refused, "share", "refused")
 
     def _now(self, server: ServerMetrics) -> list[Finding]:
         """Findings about what is in use at this moment."""
@@ -152,6 +165,31 @@ class Resources:
             )
             findings.append(_held("open files", share, self.max_open_files, "share", message))
         return findings
+
+
+def _answering(servers: Servers) -> Finding:
+    """Whether all servers tell their metrics. One that says that they are not for this key is no bad news by itself."""
+    found, count = len(servers.found), servers.count
+    unit = "servers" if count > 1 else ""
+    if not servers.faults:
+        message = "the server answers" if count == 1 else f"{count} servers answer"
+        return _finding("ok", message, found, None, unit, "server")
+    if found:
+        return _finding("warning", servers.missing, found, count, unit, "server")
+    away = any(isinstance(error, UnavailableError) for error in servers.faults.values())
+    return _finding("critical" if away else "ok", servers.missing, subject="server")
+
+
+def _worst(findings: Mapping[str, list[Finding]], several: bool) -> list[Finding]:
+    """Of each resource the worst finding, which names the server if there are `several`."""
+    worst: dict[str, tuple[tuple[int, float], Finding]] = {}
+    for at, those in findings.items():
+        for one in those:
+            rank = SEVERITIES.index(one.severity), one.value or 0.0
+            if one.subject not in worst or rank > worst[one.subject][0]:
+                named = f"{at} (worst of {len(findings)}): {one.message}" if several else one.message
+                worst[one.subject] = rank, dataclasses.replace(one, message=named)
+    return [finding for _, finding in worst.values()]
 
 
 def _held(subject: str, value: float, limit: float | None, unit: str, message: str) -> Finding:

@@ -1,4 +1,4 @@
-"""What a server's ``/metrics`` tell of its processes and of one model."""
+"""What the ``/metrics`` of all servers of a deployment tell of their processes and of one model."""
 
 from __future__ import annotations
 
@@ -6,12 +6,20 @@ import collections
 import dataclasses
 import urllib.parse
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from lepton_tasks.core.access import bearer, own_key, trusted
+from lepton_tasks.core.components import deploy_target_of
+from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ConfigError, UnavailableError
+from lepton_tasks.core.release_protocols import Address
+from lepton_tasks.core.use_case import UseCase
 
 _SECONDS = 10.0
+_AT_ONCE = 16
+_KEPT_SECONDS = 86_400.0
 _PROCESS = {
     "process_cpu_seconds_total": "cpu",
     "process_resident_memory_bytes": "memory",
@@ -62,11 +70,64 @@ def is_local(url: str) -> bool:
     return urllib.parse.urlsplit(url).hostname in ("127.0.0.1", "::1", "localhost")
 
 
-def read_server(url: str, model: str, home: Path) -> ServerMetrics:
+@dataclasses.dataclass(frozen=True)
+class Servers:
+    """All servers of a deployment at one moment.
+
+    Attributes:
+        found: Those that tell their metrics, by address.
+        faults: Why others do not, by address.
+    """
+
+    found: Mapping[str, ServerMetrics]
+    faults: Mapping[str, ConfigError | UnavailableError]
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.found) + len(self.faults)
+
+    @property
+    def missing(self) -> str:
+        """Which do not tell their metrics, why, and the ways out."""
+        if self.count == 1:
+            return "".join(map(str, self.faults.values()))
+        why = [f"{at}: {error.what}" for at, error in self.faults.items()]
+        told = " ".join([*why, *dict.fromkeys(error.fix for error in self.faults.values() if error.fix)])
+        return f"{len(self.faults)} of {self.count} servers do not tell their metrics: {told}"
+
+
+def read_servers(use_case: UseCase, ctx: RunContext, url: str) -> Servers:
+    """The metrics of every server of a use case; of the one at `url` where the target has no more."""
+
+    def ask(server: Address) -> ServerMetrics | ConfigError | UnavailableError:
+        try:
+            return read_server(server, use_case.name, ctx.root / "serving")
+        except (ConfigError, UnavailableError) as error:
+            return error
+
+    try:
+        servers = deploy_target_of(use_case, ctx.environment).logs(ctx) or [Address(url)]
+    except UnavailableError as error:
+        return Servers({}, {url: error})
+    with ThreadPoolExecutor(min(_AT_ONCE, len(servers))) as threads:
+        replies = dict(zip((server.url for server in servers), threads.map(ask, servers), strict=True))
+    return Servers(
+        {at: reply for at, reply in replies.items() if isinstance(reply, ServerMetrics)},
+        {at: reply for at, reply in replies.items() if not isinstance(reply, ServerMetrics)},
+    )
+
+
+def recent(marks: Mapping[str, Mapping[str, Any]], now: float) -> dict[str, Mapping[str, Any]]:
+    """What was noted of servers, by address, that may be back: those that were asked within a day."""
+    return {at: mark for at, mark in marks.items() if now - mark["time"] < _KEPT_SECONDS}
+
+
+def read_server(server: Address, model: str, home: Path) -> ServerMetrics:
     """The metrics of a server.
 
     Args:
-        url: Its address.
+        server: Its address.
         model: The model that is asked about.
         home: The server's state folder, where it is on this machine: the key of the stages follows from it.
 
@@ -76,10 +137,10 @@ def read_server(url: str, model: str, home: Path) -> ServerMetrics:
     """
     import httpx
 
-    headers = bearer(own_key(home))
+    url, headers = server.url, bearer(own_key(home)) | server.headers
     try:
         with httpx.Client(timeout=_SECONDS, verify=trusted(), trust_env=False) as client:
-            reply = client.get(f"{url}/metrics", headers=headers)
+            reply = client.get(f"{url}/metrics", headers=headers, extensions=server.extensions)
     except httpx.TransportError as error:
         raise UnavailableError(f"the server does not answer: {error or type(error).__name__}.", where=url) from error
     if not reply.is_success:

@@ -173,8 +173,7 @@ class _Log:
         self.files: list[_File] = []
         self._home, self._until = home, until
         self._url = f"{server.url}/v1/requests/{model}"
-        self._sni = {"sni_hostname": server.host.rpartition(":")[0]} if server.host else {}
-        headers = bearer(key) | ({"host": server.host} if server.host else {})
+        self._extensions, headers = server.extensions, bearer(key) | server.headers
         client = httpx.Client(headers=headers, verify=trusted(), timeout=_ANSWER_SECONDS, trust_env=False)
         self._client = stack.enter_context(client)
 
@@ -220,7 +219,7 @@ class _Log:
         return self._ask(f"{self._url}/{name}", offset=offset)
 
     def _ask(self, url: str, **params: int) -> bytes | None:
-        reply = self._client.get(url, params=params, extensions=self._sni)
+        reply = self._client.get(url, params=params, extensions=self._extensions)
         if reply.status_code in (401, 403):
             raise UnavailableError("its log is not for this API key.", fix=_SCOPE)
         if reply.status_code == 404 and params:

@@ -20,6 +20,7 @@ from lepton_tasks.core.artifacts import EndpointRef, ModelPackageRef
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.finding import FINDINGS_FILE, Finding
 from lepton_tasks.core.use_case import parse_use_case
+from lepton_tasks.monitoring.resources import Resources
 from lepton_tasks.quality.served import profile_of_answers, profile_of_requests
 from lepton_tasks.serving.access.keys import add_key
 from lepton_tasks.serving.client import Client
@@ -124,6 +125,10 @@ def test_monitors_and_ab_see_what_all_servers_answered_once(cluster):
     assert first["performance", "accuracy"].value == pytest.approx(right / EACH)
     assert "of 140 " in first["performance", "accuracy"].message
     assert len(known()) == len(set(known())) == 2 * EACH
+    usage = {one.subject: one.message for one in Resources().check(USE_CASE, ctx, endpoint)}
+    assert usage["server"] == "2 servers answer"
+    assert f" of {2 * EACH} requests were refused" in usage["refused"]
+    assert " (worst of 2): the server uses " in usage["memory"]
 
     # One is stopped and one is killed; both come back on their disks, and seal what they wrote.
     servers[0].stop(signal.SIGTERM)

@@ -7,7 +7,7 @@ from watched_model import package, use_case
 
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.energy import WATTS_PER_CORE
-from lepton_tasks.monitoring import energy
+from lepton_tasks.monitoring import energy, server_metrics
 from lepton_tasks.monitoring.energy import Energy
 from lepton_tasks.monitoring.server_metrics import parse
 
@@ -21,7 +21,7 @@ def watch(tmp_path, monkeypatch):
     endpoint = package(tmp_path, {"profile.json": {"training": {"energy_estimate_wh": 0.25}}})
 
     def check(text, at, **limits):
-        monkeypatch.setattr(energy, "read_server", lambda url, model, home: parse(text, model))
+        monkeypatch.setattr(server_metrics, "read_server", lambda server, model, home: parse(text, model))
         ctx = dataclasses.replace(RunContext.local(tmp_path), clock=lambda: dt.datetime.fromtimestamp(at, dt.UTC))
         return {finding.subject: finding for finding in Energy(**limits).check(USE_CASE, ctx, endpoint)}
 

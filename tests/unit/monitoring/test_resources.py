@@ -8,7 +8,7 @@ from watched_model import package, use_case
 
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ConfigError
-from lepton_tasks.monitoring import resources
+from lepton_tasks.monitoring import resources, server_metrics
 from lepton_tasks.monitoring.resources import Resources
 from lepton_tasks.monitoring.server_metrics import parse, read_server
 
@@ -78,7 +78,7 @@ def watch(tmp_path, monkeypatch):
     endpoint = package(tmp_path, {"package.json": {}})
 
     def check(text, **limits):
-        monkeypatch.setattr(resources, "read_server", lambda url, model, home: parse(text, model))
+        monkeypatch.setattr(server_metrics, "read_server", lambda server, model, home: parse(text, model))
         clock.now += 100
         return Resources(**limits).check(USE_CASE, ctx, endpoint)
 
@@ -144,13 +144,13 @@ def test_few_requests_do_not_tell_which_share_is_refused(watch):
 
 
 def test_a_server_that_does_not_answer_is_critical_and_one_that_does_not_tell_is_not(watch, monkeypatch):
-    def refuse(url, model, home):
-        raise ConfigError("the server answers 403 to a request for its metrics.", where=url)
+    def refuse(server, model, home):
+        raise ConfigError("the server answers 403 to a request for its metrics.", where=server.url)
 
-    monkeypatch.setattr(resources, "read_server", read_server)
+    monkeypatch.setattr(server_metrics, "read_server", read_server)
     *_, away = Resources().check(USE_CASE, watch.ctx, watch.endpoint)
     assert (away.severity, away.subject) == ("critical", "server")
     assert "does not answer" in away.message
-    monkeypatch.setattr(resources, "read_server", refuse)
+    monkeypatch.setattr(server_metrics, "read_server", refuse)
     *_, told = Resources().check(USE_CASE, watch.ctx, watch.endpoint)
     assert (told.severity, "answers 403" in told.message) == ("ok", True)
