@@ -1,6 +1,6 @@
-"""`python -m lepton_tasks.deployment.mlflow_server OPTIONS`: `mlflow server OPTIONS` in one process.
+"""`python -m lepton_tasks.deployment.mlflow_server OPTIONS`: run `mlflow server OPTIONS` in one process.
 
-MLflow's command imports its whole server to prepare the database, then starts another process that imports it again.
+MLflow's own command imports the whole server to prepare the database, then starts a process that imports it again.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-import uvicorn  # before MLflow, whose protection against foreign pages is on only if it finds a server loaded
+import uvicorn  # before MLflow, which enables its cross-origin protection only if a server is already loaded
 
 
 def main(options: Sequence[str]) -> None:
-    """Run the server until it is told to end.
+    """Run the server until it is stopped.
 
     Args:
-        options: Of ``mlflow server``, with one worker.
+        options: Options of ``mlflow server``, with one worker.
     """
     import mlflow.cli
     import mlflow.server
@@ -25,9 +25,9 @@ def main(options: Sequence[str]) -> None:
     def serve(command: Sequence[str], *, extra_env: Mapping[str, str], **_: Any) -> NoReturn:
         os.environ.update(extra_env)
         uvicorn.main(command[command.index("uvicorn") + 1 :])
-        sys.exit()  # not reached: the command above ends the process as it would end its own
+        sys.exit()  # not reached: uvicorn's command exits the process
 
-    # What starts the second process. A version of MLflow that has it no more starts one as it likes.
+    # Replaces the start of the second process. Has no effect on MLflow versions without this function.
     vars(mlflow.server)["_exec_cmd"] = serve
     mlflow.cli.cli(["server", *options])
 

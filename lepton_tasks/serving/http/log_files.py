@@ -1,4 +1,4 @@
-"""``/v1/requests/<model>``: files of the request log, for those who watch servers without a common disk."""
+"""``/v1/requests/<model>``: download of request log files, for monitors without a shared disk."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from lepton_tasks.serving.http.schema import ERRORS
 from lepton_tasks.serving.observing.request_log import OUTCOMES, OWN_FILE
 from lepton_tasks.serving.observing.segments import LIVE, own_files
 
-PART = 2**20  # bytes of a reply: read and sent in a millisecond, so that nobody waits for it
+PART = 2**20  # bytes per reply: read and sent in a millisecond, so other requests are not delayed
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 
 def log_router(folder: Path, log: str) -> APIRouter:
-    """The routes that tell what is in the request log; both ask for a key that is for the log, and change nothing.
+    """Read-only routes of the request log; both require an API key with access to the log.
 
     Args:
-        folder: Of the request log.
+        folder: Folder of the request log.
         log: Its id, see `core.access.log_id`.
     """
     router = APIRouter(prefix="/v1/requests", tags=["requests"], dependencies=[Depends(_keyed)], responses=ERRORS)
 
     @router.get("/{model}")
     async def files(model: str) -> Response:
-        """The id of the log, and its files about a model with their sizes: ``{"log", "files": [{"name", "bytes"}]}``.
+        """Log id, and a model's log files with their sizes: ``{"log", "files": [{"name", "bytes"}]}``.
 
-        Those in ``outcomes/`` hold what feedback told.
+        Files in ``outcomes/`` contain reported outcomes.
         """
         return json_reply({"log": log, "files": await asyncio.to_thread(_listed, _home(folder, model))})
 
     @router.get("/{model}/{file:path}", response_class=Response)
     async def part(model: str, file: str, offset: int = 0) -> Response:
-        """Up to a MiB of a file, from `offset` on; of one that is still written, whole lines. Empty at its end."""
+        """Up to 1 MiB of a file from `offset`; only whole lines of a live file. Empty at the end."""
         home = _home(folder, model)
         if not OWN_FILE.fullmatch(file) or offset < 0:
             raise DataError(f"{file!r} from byte {offset} is no part of a file of the log.")
@@ -52,7 +52,7 @@ def log_router(folder: Path, log: str) -> APIRouter:
 
 
 def _keyed(request: Request) -> None:
-    """Raise `ForbiddenError` where everybody may ask: the log is not for everybody."""
+    """Raise `ForbiddenError` without an API key, even on servers that do not require one."""
     if not request.state.key:
         raise ForbiddenError(
             "the request log is read with an API key only.",
@@ -72,7 +72,7 @@ def _listed(home: Path) -> list[dict[str, str | int]]:
         for path in sorted(own_files(place)):
             try:
                 found.append({"name": str(path.relative_to(home)), "bytes": path.stat().st_size})
-            except FileNotFoundError:  # sealed, or removed for its age, meanwhile: the next time tells
+            except FileNotFoundError:  # sealed or pruned meanwhile: listed next time
                 continue
     return found
 

@@ -1,6 +1,6 @@
 """Fast Prometheus counters and histograms, at a fifth of prometheus-client's cost.
 
-They count in one thread only, so they need no lock; a request passes through seven of them.
+They must be updated from a single thread, so they need no lock; a request updates seven of them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 
 
 class Count:
-    """A number that grows."""
+    """Monotonic counter."""
 
     __slots__ = ("total",)
 
@@ -20,16 +20,16 @@ class Count:
         self.total = 0
 
     def inc(self) -> None:
-        """One more."""
+        """Increment by one."""
         self.total += 1
 
 
 class Counter:
-    """Counts by labels; a collector for prometheus-client's registry.
+    """Counter by labels; a collector for prometheus-client's registry.
 
     Args:
         name: Of the metric, without ``_total``.
-        documentation: What is counted.
+        documentation: Help text.
         labels: Names of the labels.
     """
 
@@ -39,7 +39,7 @@ class Counter:
         self._counts: dict[tuple[str, ...], Count] = {}
 
     def labels(self, *values: str) -> Callable[[], None]:
-        """What counts one more under these labels."""
+        """Return the increment function of these label values."""
         return self._counts.setdefault(values, Count()).inc
 
     def describe(self) -> Iterable[Metric]:
@@ -55,7 +55,7 @@ class Counter:
 
 
 class Series:
-    """The buckets of one set of labels."""
+    """Histogram buckets of one label set."""
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -63,19 +63,19 @@ class Series:
         self.bounds, self.counts, self.total = bounds, [0] * (len(bounds) + 1), 0.0
 
     def observe(self, value: float) -> None:
-        """Count a value."""
+        """Record a value."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
 
 class Histogram:
-    """Counts of values by buckets and labels; a collector for prometheus-client's registry.
+    """Histogram by labels; a collector for prometheus-client's registry.
 
     Args:
         name: Of the metric.
-        documentation: What is counted, with its unit.
+        documentation: Help text, with the unit.
         labels: Names of the labels.
-        buckets: Upper bounds, ascending; one without bound is added.
+        buckets: Upper bounds, ascending; ``+Inf`` is added.
     """
 
     def __init__(self, name: str, documentation: str, labels: Sequence[str], *, buckets: Sequence[float]) -> None:
@@ -84,7 +84,7 @@ class Histogram:
         self._series: dict[tuple[str, ...], Series] = {}
 
     def labels(self, *values: str) -> Callable[[float], None]:
-        """What counts a value under these labels."""
+        """Return the observe function of these label values."""
         return self._series.setdefault(values, Series(self._bounds)).observe
 
     def describe(self) -> Iterable[Metric]:

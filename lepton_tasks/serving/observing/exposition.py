@@ -12,18 +12,18 @@ _PROCESS = "process"
 
 
 class Merged:
-    """What `generate_latest` asks for metrics."""
+    """Collector for `generate_latest`."""
 
     def __init__(self, metrics: Iterable[Metric]) -> None:
         self._metrics = list(metrics)
 
     def collect(self) -> Iterable[Metric]:
-        """All of them."""
+        """All metrics."""
         return self._metrics
 
 
 def merged(texts: Mapping[int, str]) -> bytes:
-    """One text of several, by number of the process, which each series gets as the label ``process``."""
+    """Merge expositions by process number, which becomes the label ``process`` of each series."""
     found: dict[str, Metric] = {}
     for member, text in sorted(texts.items()):
         for family in text_string_to_metric_families(text):

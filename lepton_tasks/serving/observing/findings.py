@@ -1,4 +1,4 @@
-"""Findings of the monitors as Prometheus gauges, where the server shares its state folder with them."""
+"""Findings of the monitors as Prometheus gauges, if they share the server's state folder."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from prometheus_client.core import GaugeMetricFamily
 from lepton_tasks.core.finding import BOOK_FILE, SEVERITIES, ranks
 from lepton_tasks.serving.observing.exposition import Merged
 
-_MOST_VALUES = 50  # of a model
+_MOST_VALUES = 50  # per model
 
 
 def exposed_findings(folder: Path) -> bytes:
-    """The latest check of each model, as text for Prometheus; empty where no monitor has written.
+    """Prometheus exposition of each model's latest check; empty if no monitor has written.
 
     Args:
-        folder: Holds the book of each model, ``<model>/watch.json``. One that cannot be read is left out.
+        folder: Contains the book of each model, ``<model>/watch.json``. Unreadable ones are skipped.
     """
     families = _Families()
     for path in sorted(folder.glob(f"*/{BOOK_FILE}")):
         try:
             families.add(path.parent.name, json.loads(path.read_bytes()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no book: the other metrics count more
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # malformed book: keep the other metrics
             continue
     return generate_latest(Merged(families.all())) if families.checked.samples else b""
 
@@ -48,9 +48,9 @@ class _Families:
         )
 
     def add(self, model: str, book: Mapping[str, Any]) -> None:
-        """Take in a book whole, or nothing of it."""
+        """Add a book's samples, all or none."""
         found, lasting = book["findings"], [one["finding"] for one in book["lasting"].values()]
-        severities = [(finding["monitor"], SEVERITIES[0]) for finding in found]  # only what lasts is severe
+        severities = [(finding["monitor"], SEVERITIES[0]) for finding in found]  # only lasting findings are severe
         severities += [(finding["monitor"], finding["severity"]) for finding in lasting]
         values = {
             (model, finding["monitor"], finding["subject"], finding["unit"]): float(finding["value"])

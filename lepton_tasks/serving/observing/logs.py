@@ -9,14 +9,14 @@ import sys
 import orjson
 
 FORMATS = ("text", "json")
-_FIELDS = ("trace", "model", "version")  # of `logging`'s `extra`, where a line is about a request or a version
+_FIELDS = ("trace", "model", "version")  # passed as `extra` by messages about a request or a version
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: time, level, logger, message; trace, model and version where they are known."""
+    """One JSON object per line: time, level, logger, message; trace, model and version if known."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line; what a message holds, line breaks included, stays inside it."""
+        """Format as a single line; line breaks in the message are escaped."""
         line = {
             "time": dt.datetime.fromtimestamp(record.created, dt.UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -30,7 +30,7 @@ class JsonLines(logging.Formatter):
 
 
 def configure(form: str) -> None:
-    """Set up the log of this process, on standard error.
+    """Configure this process's logging to standard error.
 
     Args:
         form: ``text`` or ``json``.

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 SERVICE = "lepton-serving"
 TOTAL = "total"
-"""Among a span's stages: the whole request."""
+"""Key of the whole request among a span's stages."""
 
 
 def exporter(protocol: str) -> Callable[[Sequence[Span]], None]:
-    """What sends spans to the collector that ``OTEL_*`` variables name.
+    """Function that exports spans to the collector configured by ``OTEL_*`` variables.
 
     Args:
         protocol: ``grpc`` or ``http/protobuf``.
@@ -34,9 +34,9 @@ def exporter(protocol: str) -> Callable[[Sequence[Span]], None]:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
 
         made = HttpExporter()
-    # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES win over this.
+    # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES take precedence.
     resource = Resource({"service.name": SERVICE}).merge(Resource.create())
-    if resource.attributes.get("service.name", "").startswith("unknown_service"):  # type: ignore[union-attr]  # a text
+    if resource.attributes.get("service.name", "").startswith("unknown_service"):  # type: ignore[union-attr]  # a string
         resource = resource.merge(Resource({"service.name": SERVICE}))
 
     def export(spans: Sequence[Span]) -> None:
@@ -48,7 +48,7 @@ def exporter(protocol: str) -> Callable[[Sequence[Span]], None]:
 
 
 def _spans(span: Span, resource: Resource) -> Iterator[ReadableSpan]:
-    """The request's span, then one for each stage."""
+    """The request's span, then a child span per stage."""
     import random
 
     from opentelemetry.sdk.trace import ReadableSpan

@@ -21,9 +21,9 @@ from lepton_tasks.serving.access.secrets import secret_in
 REDACT_FILE = "redact.json"  # in the server's state folder
 SECRET_FILE = "redact.key"
 REDACTED = "redacted"
-"""Key of a record: the columns whose values it has not as they were sent."""
+"""Record key that lists the redacted columns."""
 ANSWER = "(answer)"
-"""Stands for the answer among the columns."""
+"""Name of the prediction in that list."""
 
 _DIGEST_BYTES = 8
 
@@ -34,7 +34,7 @@ _Change = Callable[[Any], Any]
 
 
 class Redaction:
-    """The rules of a state folder. A changed file counts within a second; one that goes or breaks changes nothing.
+    """Redaction rules of a state folder; reloaded within a second, unchanged if the file disappears or is invalid.
 
     Args:
         home: The folder.
@@ -46,7 +46,7 @@ class Redaction:
     def __init__(self, home: Path) -> None:
         self._path, self._secret_path = home / REDACT_FILE, home / SECRET_FILE
         self._seen = self._signature()
-        # Replaced as a whole: the event loop asks for shares while the log's thread takes new rules.
+        # Replaced atomically: the event loop reads shares while the log's thread loads new rules.
         self._own: dict[str, Rule] = {} if self._seen is None else self._read()
         self._packaged: tuple[tuple[str, Rule], ...] = ()
         self._leaving: tuple[tuple[str, Rule], ...] = ()
@@ -54,17 +54,17 @@ class Redaction:
         self._plan = self._planned(self._secret())
 
     def share(self, model: str) -> float:
-        """Share of a model's samples that are to be logged."""
+        """Fraction of a model's samples to log."""
         return self._plan.share(model)
 
     def hides(self, model: str) -> bool:
-        """Whether there is anything to hide of a model's records."""
+        """Whether a model's records need redaction."""
         return self._plan.hides(model)
 
     def refresh(self) -> None:
-        """Take the file's rules if it has changed. To be called before what waits is written."""
+        """Reload the rules file if it has changed. Call before writing pending records."""
         if self._leaving:
-            if self._written:  # once more since they left
+            if self._written:  # all records from before the removal are written
                 self._leaving = ()
                 self._plan = self._new_plan()
             self._written = True
@@ -85,9 +85,9 @@ class Redaction:
         self._plan = self._new_plan()
 
     def packaged(self, rules: Iterable[tuple[str, Rule]]) -> None:
-        """Take the rules that loaded packages bring along, by model, beside those of the file.
+        """Set the rules of loaded packages, by model, in addition to the file's.
 
-        What goes counts until what waits to be written is written.
+        Removed rules apply until all pending records are written.
         """
         now = tuple(rules)
         if now != self._packaged:
@@ -97,10 +97,10 @@ class Redaction:
             self._plan = self._new_plan()
 
     def _new_plan(self) -> _Plan:
-        """A plan by the rules of now. Without the key of the hashes, what is to be hashed is left out."""
+        """Plan for the current rules. Without the hash key, values to be hashed are dropped."""
         try:
             return self._planned(self._secret())
-        except ConfigError as error:  # e.g. the disk is full; rules must count all the same
+        except ConfigError as error:  # e.g. the disk is full; rules must apply regardless
             _log.error("%s What is to be hashed is left out until it can.", error)
             return self._planned(None)
 
@@ -108,7 +108,7 @@ class Redaction:
         return _Plan(self._own, self._packaged + self._leaving, secret)
 
     def apply(self, model: str, record: dict[str, Any]) -> None:
-        """Change a record in place to what may be written of it. Once only: a hash would be hashed again."""
+        """Redact a record in place. Not idempotent: a hash would be hashed again."""
         plan = self._plan
         if not plan.hides(model):
             return
@@ -116,17 +116,17 @@ class Redaction:
         change = plan.change_of_answers(model)
         if change is not None:
             hidden.append(ANSWER)
-            for told in PREDICTION_FIELDS:
-                if told != "probability" and record.get(told) is not None:
-                    record[told] = change(record[told])
+            for field in PREDICTION_FIELDS:
+                if field != "probability" and record.get(field) is not None:
+                    record[field] = change(record[field])
         if hidden:
             record[REDACTED] = hidden
-        if record.get("mean") is not None:  # even where `values` were left out: of a row of few numbers it tells them
+        if record.get("mean") is not None:  # even without `values`: the mean of a few numbers reveals them
             record["mean"] = None
-        if record.get("std"):  # 0 stays: blank inputs are looked for
+        if record.get("std"):  # 0 stays: it identifies blank inputs
             record["std"] = None
         if record.get("error"):
-            record["error"] = REDACTED  # it quotes what was wrong
+            record["error"] = REDACTED  # messages quote the invalid input
 
     def _signature(self) -> tuple[int, int, int] | None:
         try:
@@ -136,7 +136,7 @@ class Redaction:
         return about.st_mtime_ns, about.st_ino, about.st_size
 
     def _secret(self) -> bytes:
-        """The key of the hashes, where one is needed: who guesses a value could prove it by a hash without one."""
+        """Hash key, if a rule needs one: unkeyed hashes would let anyone verify a guessed value."""
         rules = [*self._own.values(), *(rule for _, rule in self._packaged + self._leaving)]
         hashed = any(rule.hash or rule.answer == "hash" for rule in rules)
         try:
@@ -156,7 +156,7 @@ class Redaction:
 
 
 class _Plan:
-    """Rules, and what follows from them for the models and columns that were met."""
+    """Rules, with cached decisions per model and column."""
 
     def __init__(self, rules: Mapping[str, Rule], packaged: Sequence[tuple[str, Rule]], secret: bytes | None) -> None:
         self._rules, self._packaged, self._secret = rules, packaged, secret or b""
@@ -169,26 +169,26 @@ class _Plan:
         self._answers: dict[str, _Change | None] = {}
 
     def rules_of(self, model: str) -> tuple[Rule, ...]:
-        """All rules whose patterns fit."""
+        """All rules whose patterns match."""
         if model not in self._of:
             own = [rule for like, rule in self._rules.items() if fnmatch.fnmatchcase(model, like)]
             self._of[model] = (*own, *(rule for name, rule in self._packaged if name == model))
         return self._of[model]
 
     def share(self, model: str) -> float:
-        """The smallest of the rules."""
+        """Smallest share of the rules."""
         if model not in self._shares:
             self._shares[model] = min((rule.sample for rule in self.rules_of(model)), default=1.0)
         return self._shares[model]
 
     def hides(self, model: str) -> bool:
-        """Whether one of the rules hides anything."""
+        """Whether any rule redacts something."""
         if model not in self._hides:
             self._hides[model] = any(rule.hides for rule in self.rules_of(model))
         return self._hides[model]
 
     def hide(self, model: str, values: dict[str, Any]) -> list[str]:
-        """Change the values in place; the names of those that were."""
+        """Redact the values in place; return the redacted names."""
         hidden = []
         for name, value in list(values.items()):
             key = model, name
@@ -204,18 +204,18 @@ class _Plan:
         return hidden
 
     def change_of_answers(self, model: str) -> _Change | None:
-        """What is done to labels and numbers that were answered; the strictest of the rules counts."""
+        """Redaction of predicted labels and numbers; the strictest rule wins."""
         if model not in self._answers:
             wanted = {rule.answer for rule in self.rules_of(model)}
             self._answers[model] = _dropped if "drop" in wanted else self._hash if "hash" in wanted else None
         return self._answers[model]
 
     def _hashed(self, value: Any) -> str:
-        """The keyed hash of a JSON value."""
+        """Keyed hash of a JSON value."""
         return hashlib.blake2b(orjson.dumps(value), key=self._secret, digest_size=_DIGEST_BYTES).hexdigest()
 
     def _chosen(self, rules: tuple[Rule, ...], column: str) -> _Change | None:
-        """What is done to a column's values; the strictest of the rules counts."""
+        """Redaction of a column's values; the strictest rule wins."""
 
         def named(patterns: Iterable[str]) -> list[str]:
             return [pattern for pattern in patterns if fnmatch.fnmatchcase(column, pattern)]
@@ -232,4 +232,4 @@ class _Plan:
 
 
 def _dropped(_: Any) -> None:
-    """The value is not written."""
+    """Drop the value."""

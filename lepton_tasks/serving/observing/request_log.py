@@ -28,37 +28,37 @@ from lepton_tasks.serving.observing.segments import REST as REST
 REQUESTS_FOLDER = "requests"  # in the server's state folder
 OUTCOMES = "outcomes"  # in a model's folder
 OWN_FILE = re.compile(rf"({OUTCOMES}/)?[0-9]+-[0-9]+\.(jsonl|parquet)")  # there, of the server that writes it
-_SEALING = ".sealing"  # locked by who seals
+_SEALING = ".sealing"  # lock file
 _THINNED = 10
-_RETRY_SECONDS = 60.0  # after which what could not be sealed is tried again
+_RETRY_SECONDS = 60.0  # after a failure to seal
 
 _log = logging.getLogger("lepton.serving.request_log")
 
 
 class RequestLog:
-    """Writes records in the background, into ``folder/<model>/<time in ns>-<member>.jsonl``.
+    """Write records in the background to ``folder/<model>/<time in ns>-<member>.jsonl``.
 
-    A new file is begun at every start and whenever one is full or old, so a line torn by a crash is never continued.
-    The one before is sealed: a process that gives way to all others writes it anew as Parquet. Outcomes that somebody
-    tells of later lie beside, in ``folder/<model>/outcomes/``.
+    A new segment begins at every start and whenever one is full or old, so a line truncated by a crash is never
+    continued. The previous segment is sealed: a lowest-priority process rewrites it as Parquet. Outcomes reported
+    later go to ``folder/<model>/outcomes/``.
 
     Args:
-        folder: Where the files lie.
-        every: Seconds between two writes; a crash loses at most this much.
-        capacity: Records that may wait; beyond it new ones are dropped and counted in `dropped`.
-        file_bytes: Size at which the next file is begun.
-        file_seconds: Age at which the next file is begun.
-        most_bytes: Of a model's files together; the oldest goes first.
-        most_files: Of a model.
-        member: Which of a server's processes it is; each has files of its own.
-        members: How many of them there are.
-        values: Whether the ``values`` of samples are kept. They are left out, too, while a tenth of `capacity` waits.
-        sample: Share of the records that are kept, at random. It is a tenth of that while half of `capacity` waits.
-        redaction: What may be written of a record, and the share of each model.
+        folder: Root folder of the log.
+        every: Seconds between writes; a crash loses at most this much.
+        capacity: Maximum pending records; beyond it new ones are dropped and counted in `dropped`.
+        file_bytes: Size at which the next file begins.
+        file_seconds: Age at which the next file begins.
+        most_bytes: Maximum total size per model; the oldest files are removed first.
+        most_files: Maximum number of files per model.
+        member: Number of this server process; each has its own files.
+        members: Number of server processes.
+        values: Whether to log the ``values`` of samples. Also omitted while a tenth of `capacity` is pending.
+        sample: Fraction of records to log, at random; a tenth of it while half of `capacity` is pending.
+        redaction: Redaction rules, with the share of each model.
 
     Attributes:
-        dropped: Records there was no room for.
-        skipped: Records that were left out by `sample`.
+        dropped: Records that were not written, mostly for lack of room.
+        skipped: Records not sampled.
     """
 
     def __init__(
@@ -83,9 +83,9 @@ class RequestLog:
         self._member, self._members, self._values = member, members, values
         self._file_bytes, self._file_seconds = file_bytes, file_seconds
         self._most_bytes, self._most_files = most_bytes, most_files
-        self._hidden: collections.deque[tuple[str, dict[str, Any]]] = collections.deque()  # to be redacted yet
-        self._lines: dict[str, bytearray] = {}  # by place, as they will stand in the files
-        self._count = 0  # of the lines
+        self._hidden: collections.deque[tuple[str, dict[str, Any]]] = collections.deque()  # not yet redacted
+        self._lines: dict[str, bytearray] = {}  # by place: serialised lines
+        self._count = 0  # of lines
         self._lock = threading.Lock()
         self._streams: dict[str, FileIO] = {}
         self._begun: dict[str, float] = {}
@@ -96,11 +96,11 @@ class RequestLog:
         self._thread = threading.Thread(target=self._work, name="request-log", daemon=True)
 
     def start(self) -> None:
-        """Begin to write."""
+        """Start the writer thread."""
         self._thread.start()
 
     def add(self, model: str, record: dict[str, Any]) -> None:
-        """Hand a record over; returns at once."""
+        """Queue a record; does not block."""
         waiting = self._count + len(self._hidden)
         if waiting >= self._capacity:
             self.dropped += 1
@@ -111,15 +111,15 @@ class RequestLog:
         if share < 1 and random.random() >= share:
             self.skipped += 1
             return
-        if not self._values or waiting >= self._capacity // 10:  # a line without them is short
+        if not self._values or waiting >= self._capacity // 10:  # a line without values is short
             record.pop("values", None)
         if self._redaction is not None and self._redaction.hides(model):
             self._hidden.append((model, record))
-        else:  # in half a microsecond: the thread would have to take the interpreter from requests
+        else:  # half a microsecond here; in the thread, it would compete with requests for the GIL
             self._put(model, record)
 
     def add_outcome(self, model: str, record: dict[str, Any]) -> bool:
-        """Hand over what turned out to be right; returns at once, with whether there was room for it."""
+        """Queue an outcome without blocking; return whether there was room."""
         if self._count + len(self._hidden) >= self._capacity:
             self.dropped += 1
             return False
@@ -127,10 +127,10 @@ class RequestLog:
         return True
 
     def _put(self, place: str, record: dict[str, Any]) -> None:
-        """Have a record written as it is now; one that is no JSON is dropped: who asked is answered all the same."""
+        """Serialise and buffer a record; one that JSON cannot represent is dropped, without failing the request."""
         try:
             line = _line(record)
-        except TypeError:  # e.g. half a character, or a whole number above 64 bits
+        except TypeError:  # e.g. a lone surrogate, or an integer above 64 bits
             self.dropped += 1
             _log.exception("a record of %s cannot be written", place)
             return
@@ -142,7 +142,7 @@ class RequestLog:
             self._count += 1
 
     def close(self) -> None:
-        """Write what waits, seal it, and end the thread."""
+        """Flush pending records, seal all files, and stop the thread."""
         self._closing.set()
         self._thread.join()
 
@@ -154,14 +154,14 @@ class RequestLog:
             try:
                 self._write()
                 self._turn_over()
-            except Exception:  # noqa: BLE001  # whatever it is, what comes later is to be written
+            except Exception:  # noqa: BLE001  # later records must still be written
                 _log.exception("the request log continues after an error")
         if lost := self._count + len(self._hidden):
             _log.error("%d records could not be written and are lost", lost)
         self._seal_all()
 
     def _turn_over(self) -> None:
-        """End files that are old, and have what is full sealed, in one process of the server at a time."""
+        """Close old files and start sealing closed ones, in one server process at a time."""
         now = time.monotonic()
         for place, stream in list(self._streams.items()):
             if stream.closed or now - self._begun[place] >= self._file_seconds:
@@ -171,7 +171,7 @@ class RequestLog:
             if process.poll() is None:
                 return
             self._sealing = None
-            if process.returncode:  # it has said why
+            if process.returncode:  # it logged the reason
                 self._full, self._seal_at = [*files, *self._full], now + _RETRY_SECONDS
         self._full = [path for path in self._full if path.exists()]
         if self._full and now >= self._seal_at:
@@ -183,10 +183,10 @@ class RequestLog:
                 self._seal_at = now + _RETRY_SECONDS
 
     def _sealer(self) -> subprocess.Popen[bytes] | None:
-        """A process that seals what is full; None while one of another process of the server does: each takes 90 MB."""
+        """Start a process to seal closed files; None while another server process is sealing: each takes 90 MB."""
         handle = os.open(self._folder / _SEALING, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the child has it, too, and until it ends
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # inherited by the child until it exits
             command = [sys.executable, "-m", "lepton_tasks.serving.observing.segments", *map(str, self._full)]
             return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[handle])
         except BlockingIOError:
@@ -195,7 +195,7 @@ class RequestLog:
             os.close(handle)
 
     def _seal_all(self) -> None:
-        """Nobody is answered any more: seal what is left, here and now. What fails is sealed at the next start."""
+        """Seal the rest synchronously: no requests are left to delay. The next start retries failures."""
         for place in list(self._streams):
             self._end(place)
         if self._sealing is not None:
@@ -215,12 +215,12 @@ class RequestLog:
             self._redaction.refresh()
         for i in range(len(self._hidden)):
             if i % 32 == 0:
-                time.sleep(0)  # without it, one that waits for the interpreter waits for 5 ms, again and again
+                time.sleep(0)  # release the GIL: waiting threads would wait 5 ms each time
             place, record = self._hidden.popleft()
             try:
                 if self._redaction is not None:
                     self._redaction.apply(place.partition("/")[0], record)
-            except Exception:  # noqa: BLE001  # it is not written then: what was to be hidden may still be in it
+            except Exception:  # noqa: BLE001  # never write it unredacted
                 self.dropped += 1
                 _log.exception("a record of %s cannot be redacted", place)
                 continue
@@ -251,24 +251,24 @@ class RequestLog:
         return self._streams[place]
 
     def _end(self, place: str) -> None:
-        """Close a file, which then is to be sealed."""
+        """Close a file and queue it for sealing."""
         if (stream := self._streams.pop(place, None)) is not None:
             stream.close()
             self._full.append(Path(os.fsdecode(stream.name)))
 
 
 def _line(record: dict[str, Any]) -> bytes:
-    record["time"] = round(record["time"], 6)  # as a sealed file has it
+    record["time"] = round(record["time"], 6)  # precision of sealed files
     return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY)
 
 
 def _private(path: str, flags: int) -> int:
-    """Open a file that only its owner may read."""
+    """Open a file with mode 0600."""
     return os.open(path, flags, 0o600)
 
 
 def _append(stream: FileIO, lines: bytes | bytearray) -> None:
-    """Write all or nothing; a part that cannot be taken back ends the file."""
+    """Write all or nothing; if a partial write cannot be undone, close the file."""
     start = stream.tell()
     try:
         if stream.write(lines) != len(lines):
@@ -276,7 +276,7 @@ def _append(stream: FileIO, lines: bytes | bytearray) -> None:
     except OSError:
         try:
             stream.truncate(start)
-            stream.seek(start)  # truncating moves no position, and the next attempt begins at it
+            stream.seek(start)  # truncate does not move the position
         except OSError:
             stream.close()
         raise
@@ -285,14 +285,14 @@ def _append(stream: FileIO, lines: bytes | bytearray) -> None:
 def read_requests(
     folder: Path, model: str, *, since: float = 0.0, columns: Collection[str] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """The records of a model that were made after `since` (seconds since the epoch), as good as oldest first.
+    """Records of a model after `since` (seconds since the epoch), approximately oldest first.
 
-    A line that a crash tore is left out. What a record does not tell is absent, or None. Who looks at a few things
-    names them in `columns`, of `segments.COLUMNS`, and reads in a third of the time; others may be there all the same.
+    Lines truncated by a crash are skipped. Missing fields are absent or None. Selecting a few `columns` (from
+    `segments.COLUMNS`) takes a third of the time; others may still be present.
     """
     yield from read_segments(folder / model, since, columns)
 
 
 def read_outcomes(folder: Path, model: str, *, since: float = 0.0) -> Iterator[dict[str, Any]]:
-    """What turned out to be right: the ``label`` for the ``id`` of each request that somebody told of."""
+    """Reported outcomes: the true ``label`` by the ``id`` of the request."""
     yield from read_segments(folder / model / OUTCOMES, since)

@@ -1,6 +1,6 @@
-"""Files of the request log: a live JSON lines file and sealed Parquet files, and how to read both.
+"""Segments of the request log: a live JSON Lines file and sealed Parquet files.
 
-``python -m lepton_tasks.serving.observing.segments FILE...`` seals files, in a process that gives way to all others.
+``python -m lepton_tasks.serving.observing.segments FILE...`` seals files, at the lowest priority.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 LIVE, SEALED = ".jsonl", ".parquet"
-_NAME = re.compile(r"[0-9]+-[0-9]+(-[0-9a-f]+)?")  # begun when, in ns; by which process of a server; of which server
-GATHERED = ".gathered"  # the time, in seconds since the epoch, until which other servers' files are complete
+_NAME = re.compile(r"[0-9]+-[0-9]+(-[0-9a-f]+)?")  # start time in ns - process number [- server]
+GATHERED = ".gathered"  # epoch seconds up to which copies of other servers' files are complete
 REST = "more"
 Kind = Literal["time", "int", "float", "text"]
 COLUMNS: dict[str, Kind] = {
@@ -46,17 +46,17 @@ COLUMNS: dict[str, Kind] = {
     "values": "text",
     REST: "text",
 }
-"""Columns of a sealed file. Column values of requests, and whatever else a record holds, are JSON texts in ``values``
-and ``more``; a label that is no text is a text here, and as it was in ``more``."""
+"""Columns of a sealed file. Request values and additional record fields are JSON strings in ``values`` and ``more``;
+a non-string label is a JSON string here, with the original in ``more``."""
 
 _TYPES: dict[Kind, Any] = {"time": (int, float), "int": (int,), "float": (int, float), "text": (str,)}
-_ROWS = 2_000  # of a file held in memory at a time
+_ROWS = 2_000  # in memory at a time
 _LEAST_PRIORITY = 19
-_CLOCKS_APART = 600.0  # seconds, at most, between another server's clock and the one of this machine's files
+_CLOCKS_APART = 600.0  # maximum clock skew between servers, in seconds
 
 
 def as_row(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record as a row of `COLUMNS`; the time in whole microseconds."""
+    """Convert a record to a row of `COLUMNS`; the time in whole microseconds."""
     row: dict[str, Any] = {}
     rest: dict[str, Any] = {}
     for key, value in record.items():
@@ -77,7 +77,7 @@ def as_row(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_record(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of a row; the time in seconds. What is null in the file is not in it."""
+    """Convert a row to a record without nulls; the time in seconds."""
     record = {name: value for name, value in row.items() if value is not None}
     record["time"] /= 1e6
     if "values" in record:
@@ -87,10 +87,10 @@ def as_record(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def seal(path: Path) -> Path:
-    """Write a file's records as Parquet in its place; a line that a crash tore is left out.
+    """Replace a live file with Parquet; a line truncated by a crash is skipped.
 
     Returns:
-        The sealed file. It is there whole before the other goes.
+        The sealed file, complete before the live one is removed.
     """
     sealed = path.with_suffix(SEALED)
     part = path.with_name(f".{sealed.name}")
@@ -109,9 +109,9 @@ def seal(path: Path) -> Path:
 
 
 def unsealed(folder: Path, member: int, members: int) -> list[Path]:
-    """What an earlier run left unsealed below `folder`, of all models, for this process of the server to seal.
+    """Files of all models below `folder` that an earlier run left for this server process to seal.
 
-    The first process takes what those left who are no more, where there were more of them.
+    The first process also takes those of processes that no longer exist.
     """
     live = folder.rglob(f"*{LIVE}")
     found = ((int(writer_of(path)), path) for path in live if _NAME.fullmatch(path.stem) and not is_copy(path))
@@ -119,7 +119,7 @@ def unsealed(folder: Path, member: int, members: int) -> list[Path]:
 
 
 def prune(folder: Path, *, most_bytes: int, most_files: int) -> None:
-    """Remove the oldest of a server's own files until the others are within the bounds; the latest stays."""
+    """Remove the server's own oldest files until the limits are met; the latest always stays."""
     kept = 0
     for i, path in enumerate(sorted(own_files(folder), key=begun_at, reverse=True)):
         try:
@@ -131,10 +131,10 @@ def prune(folder: Path, *, most_bytes: int, most_files: int) -> None:
 
 
 def read_segments(folder: Path, since: float, columns: Collection[str] | None = None) -> Iterator[dict[str, Any]]:
-    """The records of a folder that were made after `since`, as good as oldest first.
+    """Records of a folder after `since`, approximately oldest first.
 
-    Of sealed files only `columns` of `COLUMNS` are read, and the time; without any all of them. What other servers
-    wrote after their files were gathered comes with the next time: one of them may have been asked a moment earlier.
+    Reads only `columns` and the time from sealed files; by default all columns. Records of other servers that are
+    newer than the last complete gathering wait for the next one, as servers are polled at different moments.
     """
     writers: dict[str, list[Path]] = {}
     for path in sorted(log_files(folder), key=begun_at):
@@ -155,43 +155,43 @@ def _gathered(folder: Path) -> float:
 
 
 def own_files(folder: Path) -> list[Path]:
-    """The files of a folder that the server of this state folder wrote."""
+    """Files of a folder written by this state folder's server."""
     return [path for path in log_files(folder) if not is_copy(path)]
 
 
 def log_files(folder: Path) -> list[Path]:
-    """The files of a folder, own and copied; of a sealed one that a crash left beside its lines, the sealed one."""
+    """Own and copied files of a folder; if a crash left a live file beside its sealed one, only the latter."""
     found: dict[str, Path] = {}
     for path in [*folder.glob(f"*{LIVE}"), *folder.glob(f"*{SEALED}")]:
-        if _NAME.fullmatch(path.stem):  # people leave files of their own there
+        if _NAME.fullmatch(path.stem):  # ignore foreign files
             found[path.stem] = path
     return list(found.values())
 
 
 def begun_at(path: Path) -> int:
-    """When a file was begun, in ns since the epoch."""
+    """Start time of a file, in ns since the epoch."""
     return int(path.stem.partition("-")[0])
 
 
 def writer_of(path: Path) -> str:
-    """The process that wrote a file: its number, and of another server its log's id."""
+    """Writer of a file: process number, plus the log id of another server."""
     return path.stem.partition("-")[2]
 
 
 def is_copy(path: Path) -> bool:
-    """Whether a file is the copy of another server's."""
+    """Whether a file is a copy from another server."""
     return "-" in writer_of(path)
 
 
 def _records(
     files: Sequence[Path], since: float, until: float, columns: Collection[str] | None
 ) -> Iterator[dict[str, Any]]:
-    """The records of one process's files after `since`."""
+    """Records of one writer's files after `since`, up to `until`."""
     for path, following in itertools.zip_longest(files, files[1:]):
         if following is not None and begun_at(following) / 1e9 < since:
-            continue  # all of it is older
+            continue  # all records are older
         if is_copy(path) and _changed_at(path) + _CLOCKS_APART < since:
-            continue  # the last file of a server that is no more
+            continue  # the last file of a removed server
         for record in _rows(path, columns):
             if since < record["time"] <= until:
                 yield record
@@ -200,12 +200,12 @@ def _records(
 def _changed_at(path: Path) -> float:
     try:
         return path.stat().st_mtime
-    except FileNotFoundError:  # replaced by a sealed one meanwhile
+    except FileNotFoundError:  # sealed meanwhile
         return math.inf
 
 
 def _rows(path: Path, columns: Collection[str] | None) -> Iterator[dict[str, Any]]:
-    """A file's records; of one that is sealed just now, or removed for its age, what is to be had."""
+    """Records of a file; tolerates concurrent sealing or pruning."""
     if path.suffix == LIVE:
         try:
             yield from _lines(path)
@@ -224,7 +224,7 @@ def _rows(path: Path, columns: Collection[str] | None) -> Iterator[dict[str, Any
 
 
 def write_parquet(where: Path | BinaryIO, records: Iterable[Mapping[str, Any]], *, group: int = _ROWS) -> int:
-    """Write records as rows of `COLUMNS`, so many in a row group; returns how many there were."""
+    """Write records as rows of `COLUMNS`, `group` per row group; return their count."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -239,7 +239,7 @@ def write_parquet(where: Path | BinaryIO, records: Iterable[Mapping[str, Any]], 
 
 
 def _table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
-    """Rows as a table, by way of JSON: making one of Python's values would import pandas, which takes 38 MB."""
+    """Build a table from rows via JSON: from Python values, Arrow would import pandas (38 MB)."""
     import pyarrow as pa
     import pyarrow.json as pj
 
@@ -258,9 +258,9 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def main() -> int:
-    """Seal the files that are named."""
+    """Seal the files given as arguments."""
     os.nice(_LEAST_PRIORITY)
-    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # 9 MB less than the one that Arrow prefers
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # 9 MB less than Arrow's default
     failed = 0
     for name in sys.argv[1:]:
         try:

@@ -30,16 +30,16 @@ _log = logging.getLogger("lepton.serving")
 
 @dataclasses.dataclass(slots=True)
 class Call:
-    """One request while it is answered; the handler fills in what it learns.
+    """One request in progress, filled in by the handler.
 
     Attributes:
-        model: Name asked for.
-        probe: Why the request is a made-up one; empty for a real one.
-        caller: Id of the API key that let it in; empty without keys.
-        live: What answers.
-        samples: For the request log, one mapping a sample: size, mean, std, values, label, probability.
-        ticket: Its place in the queue.
-        trace: Id of the trace it belongs to; empty without one.
+        model: Requested name.
+        probe: Reason for a synthetic request; empty for a real one.
+        caller: Id of the API key; empty without keys.
+        live: The serving version.
+        samples: For the request log, one mapping per sample: size, mean, std, values, label, probability.
+        ticket: Queue ticket.
+        trace: Trace id; empty without one.
     """
 
     model: str
@@ -52,10 +52,10 @@ class Call:
 
 
 class Telemetry:
-    """Counts and logs every prediction request.
+    """Count and log every prediction request.
 
     Args:
-        log: Where the records go.
+        log: Receives the records.
     """
 
     def __init__(self, log: RequestLog) -> None:
@@ -85,11 +85,11 @@ class Telemetry:
         dropped.set_function(lambda: log.dropped)
         self._log = log
         self._refused: list[tuple[Call, str, Reply, float, float]] = []
-        # Looking a series up by its labels takes longer than counting in it.
+        # Looking up a series by its labels takes longer than updating it.
         self._series = functools.lru_cache(maxsize=4096)(self._series_of)
 
     def serving(self, answering: Iterable[tuple[Live, float]]) -> None:
-        """Set what answers now, and which share of its model's requests."""
+        """Set the serving versions, each with its share of its model's requests."""
         self._served.clear()
         self._share.clear()
         self._depth.clear()
@@ -100,7 +100,7 @@ class Telemetry:
             depth.set_function(item.batcher.depth)
 
     def observer(self, model: str, version: str) -> Callable[[Timings], None]:
-        """What counts the batches of a version."""
+        """Callback that records the batches of a version."""
         decode, run, encode = (self._stages.labels(model, version, stage) for stage in ("decode", "run", "encode"))
         size = self._batches.labels(model, version)
 
@@ -114,7 +114,7 @@ class Telemetry:
 
     @contextlib.contextmanager
     def watch(self, model: str, api: str, *, probe: str = "") -> Iterator[Call]:
-        """Time a request and keep its outcome; errors pass through. `probe` says why a request is a made-up one."""
+        """Time a request and record its outcome; errors pass through. `probe`: reason for a synthetic request."""
         call, started, status, reason = Call(model, probe), time.perf_counter(), 200, None
         try:
             yield call
@@ -122,25 +122,25 @@ class Telemetry:
             status = status_of(error)
             reason = reason_of(error)
             raise
-        except asyncio.CancelledError:  # the server gave up on it while draining
+        except asyncio.CancelledError:  # cancelled by the server while draining
             status = CLIENT_GONE
             raise
         finally:
             self.finish(call, api, status, time.perf_counter() - started, reason)
 
     def refused(self, call: Call, api: str, reply: Reply, seconds: float, now: float) -> None:
-        """Count and log, later, a request that was refused at `now` of `time.monotonic`, with many others."""
+        """Queue a request rejected at `now` (`time.monotonic`), to be counted and logged in bulk."""
         self._refused.append((call, api, reply, seconds, now))
         if len(self._refused) == 1:
             asyncio.get_running_loop().call_later(_LATER_SECONDS, self.settle)
 
     def exposition(self) -> bytes:
-        """All metrics as Prometheus reads them."""
+        """All metrics in Prometheus text format."""
         self.settle()
         return generate_latest(self.registry)
 
     def settle(self) -> None:
-        """Count and log all that was refused until now."""
+        """Count and log the queued rejected requests."""
         refused, self._refused = self._refused, []
         epoch = time.time() - time.monotonic()
         for call, api, reply, seconds, now in refused:
@@ -149,8 +149,8 @@ class Telemetry:
     def finish(
         self, call: Call, api: str, status: int, seconds: float, reason: str | None = None, *, at: float | None = None
     ) -> None:
-        """Count a request that took `seconds`, and log it; `at`: when, in seconds since the epoch, if not now."""
-        # An unknown name is the caller's own text: as a label, or a folder, it would let anybody fill the disk.
+        """Count and log a request that took `seconds`; `at`: seconds since the epoch, default now."""
+        # An unknown name is untrusted input: as a label or folder, it would let any caller fill the disk.
         if call.live is None:
             count, observe, _ = self._series("", "", api, status)
             count()
@@ -181,7 +181,7 @@ class Telemetry:
             self._log.add(call.model, shared | sample)
 
     def unforeseen(self, call: Call, error: BaseException) -> None:
-        """Log an error that nobody foresaw, with its traceback."""
+        """Log an unexpected error with its traceback."""
         about = {"trace": call.trace}
         if call.live is not None:
             about |= {"model": call.model, "version": call.live.release.version}
@@ -206,4 +206,4 @@ class Telemetry:
 
 
 def _nothing(_: float) -> None:
-    """A request for no model has waited for none."""
+    """Ignore the queue time of requests without a model."""

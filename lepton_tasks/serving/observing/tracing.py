@@ -1,8 +1,8 @@
-"""Tracing of predictions: W3C trace context in and out, spans to an OpenTelemetry collector.
+"""Tracing of prediction requests: W3C trace context propagation, spans exported to an OpenTelemetry collector.
 
-Spans are exported only where the standard variables name a collector (``OTEL_EXPORTER_OTLP_ENDPOINT``, or that of
-traces) and the OpenTelemetry packages are installed. The serving image is without them: installing
-``opentelemetry-exporter-otlp-proto-http`` (or ``-grpc``) there is enough.
+Spans are exported only if the standard variables configure a collector (``OTEL_EXPORTER_OTLP_ENDPOINT``, or
+``OTEL_EXPORTER_OTLP_TRACES_ENDPOINT``) and the OpenTelemetry packages are installed. The serving image lacks them;
+installing ``opentelemetry-exporter-otlp-proto-http`` (or ``-grpc``) is enough.
 
 Source: https://www.w3.org/TR/trace-context/,
 https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/.
@@ -24,8 +24,8 @@ from typing import Any
 TRACEPARENT = "traceparent"
 
 _FORM = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
-_LENGTH = 55  # of version 00, which nothing may follow
-_CAPACITY = 8192  # requests that may wait to be exported
+_LENGTH = 55  # of version 00, which allows no suffix
+_CAPACITY = 8192  # requests pending export
 _BATCH = 256
 _EVERY_SECONDS = 1.0
 _CLOSING_SECONDS = 3.0
@@ -38,10 +38,10 @@ Stages = Mapping[str, tuple[float, float]]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Trace:
-    """The place of one request in a trace.
+    """Trace context of one request.
 
     Attributes:
-        id: The trace's id: 32 hex digits.
+        id: Trace id, 32 hex digits.
         header: ``traceparent`` of the reply.
         span: Id of the request's own span, 16 hex digits; empty if none is recorded.
         parent: Id of the caller's span; empty without one.
@@ -54,18 +54,18 @@ class Trace:
 
 
 def trace_id(traceparent: str | None) -> str:
-    """The id of the trace that a header names; empty for none."""
+    """Trace id of a ``traceparent`` header; empty if absent or malformed."""
     found = _FORM.fullmatch(traceparent) if traceparent is not None else None
     return found[1] if found else ""
 
 
 class Tracer:
-    """Records what happened to requests. Without an exporter it only hands the caller's trace context back.
+    """Record request spans; without an exporter, only return the caller's trace context.
 
     Args:
-        export: Takes spans of requests, in a thread of their own; without it none are recorded.
-        share: Share of the requests that are recorded if the caller does not say.
-        heeds_parent: Whether the caller may say.
+        export: Exports request spans, in a background thread; without it none are recorded.
+        share: Fraction of requests sampled if the caller makes no sampling decision.
+        heeds_parent: Whether the caller's sampling decision is honoured.
     """
 
     def __init__(
@@ -79,21 +79,21 @@ class Tracer:
         self._thread = threading.Thread(target=self._work, name="traces", daemon=True)
 
     def start(self) -> None:
-        """Begin to export."""
+        """Start the export thread, if there is an exporter."""
         if self.on:
             self._thread.start()
 
     def close(self) -> None:
-        """Export what waits, and end; a collector that does not answer is not waited for longer than some seconds."""
+        """Export pending spans and stop; waits at most a few seconds for the collector."""
         self._closing.set()
         if self._thread.is_alive():
             self._thread.join(_CLOSING_SECONDS)
 
     def begin(self, traceparent: str | None) -> Trace | None:
-        """The trace of a request that comes in; None if there is none and none is recorded.
+        """Trace context of an incoming request; None if there is neither a parent nor an exporter.
 
         Args:
-            traceparent: The header; one that is not well formed counts as none.
+            traceparent: The header; a malformed one is ignored.
         """
         if traceparent is None and not self.on:
             return None
@@ -107,18 +107,18 @@ class Tracer:
             if not self.on:
                 return Trace(trace, found[0][:_LENGTH])
         if sampled is None or not self._heeds_parent:
-            sampled = int(trace[16:], 16) < self._share * 2**64  # the same decision wherever the trace goes
+            sampled = int(trace[16:], 16) < self._share * 2**64  # the same decision in every service
         span = f"{self._random.getrandbits(64) or 1:016x}"
         return Trace(trace, f"00-{trace}-{span}-{int(sampled):02x}", span if sampled else "", parent)
 
     def record(self, trace: Trace, name: str, stages: Stages, attributes: Mapping[str, Any]) -> None:
-        """Have the spans of a request exported: one of its own, and one for each stage. Returns at once.
+        """Queue the spans of a request for export: its own, and one per stage. Does not block.
 
         Args:
-            trace: What `begin` gave.
-            name: Of the request's span.
-            stages: Begin and end of each stage, ``total`` for the request, as `time.perf_counter` tells.
-            attributes: Of the request's span; ``http.response.status_code`` above 499 marks it as failed.
+            trace: Result of `begin`.
+            name: Name of the request's span.
+            stages: Start and end of each stage, ``total`` for the request, in `time.perf_counter` seconds.
+            attributes: Attributes of that span; ``http.response.status_code`` above 499 marks it as failed.
         """
         if not trace.span or not self.on:
             return
@@ -138,14 +138,14 @@ class Tracer:
                 try:
                     if self._export is not None:
                         self._export(spans)
-                except Exception:  # noqa: BLE001  # whatever the exporter meets, requests go on, and so do later exports
+                except Exception:  # noqa: BLE001  # requests and later exports must continue
                     self.dropped += count
                     _log.exception("%d requests are missing in the traces", count)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Span:
-    """What `Tracer.record` was told; `shift` makes seconds since the epoch of its times."""
+    """Arguments of `Tracer.record`; adding `shift` converts its times to seconds since the epoch."""
 
     trace: Trace
     name: str
@@ -155,7 +155,7 @@ class Span:
 
 
 def tracer_of(environment: Mapping[str, str]) -> Tracer:
-    """The tracer that the standard variables ask for; one that records nothing if they do not.
+    """Tracer configured by the standard variables; records nothing without them.
 
     Args:
         environment: The server's environment variables.
