@@ -1,3 +1,5 @@
+import os
+
 import hypothesis
 import pytest
 from receiver import Receiver
@@ -5,6 +7,10 @@ from receiver import Receiver
 # How long an example may take depends on what else the machine does.
 hypothesis.settings.register_profile("lepton", deadline=None)
 hypothesis.settings.load_profile("lepton")
+
+# Tests choose their own ports, whatever the shell says.
+for variable in ("LEPTON_AIRFLOW_PORT", "LEPTON_MLFLOW_PORT", "LEPTON_SERVING_PORT"):
+    os.environ.pop(variable, None)
 
 
 @pytest.fixture

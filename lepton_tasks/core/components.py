@@ -30,6 +30,7 @@ from lepton_tasks.core.catalogue import (
 )
 from lepton_tasks.core.environment import Environment
 from lepton_tasks.core.errors import ConfigError
+from lepton_tasks.core.expectation_names import check_expectations
 from lepton_tasks.core.registry import Registry, check_params
 from lepton_tasks.core.release_protocols import DeployTarget
 from lepton_tasks.core.spec import ComponentSpec
@@ -74,11 +75,12 @@ def named_components(use_case: UseCase) -> list[tuple[str, Registry[Any], Compon
 
 
 def check_names(use_case: UseCase, *, where: str) -> None:
-    """Raise `ConfigError` for the first unknown component name, or a mistake in `gate`. Imports no component."""
+    """Raise `ConfigError` for the first unknown component or expectation, or a mistake in `gate`; imports none."""
     for key, registry, spec in named_components(use_case):
         if registry in (SOURCES, TABLE_SOURCES):
             _check_source(use_case, where=f"{where}: {key}.name")
         registry.check(spec.name, where=f"{where}: {key}.name")
+    check_expectations(use_case, where=where)
     _check_gate(use_case, where=f"{where}: gate")
 
 

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar, get_args
 import pydantic
 
 from lepton_tasks.core.errors import ConfigError
-from lepton_tasks.core.faults import reason_of
+from lepton_tasks.core.faults import reason_of, refuse_boolean
 from lepton_tasks.core.secret import Secret
 
 _OPEN = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -123,6 +123,10 @@ def check_params(
         if annotation is inspect.Parameter.empty:
             checked[key] = value
             continue
+        try:
+            refuse_boolean(value, annotation)
+        except ValueError as error:
+            raise ConfigError(f"{value!r} is invalid: {error}.", where=at) from error
         try:
             is_model = isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel)  # has its own config
             config = None if is_model else pydantic.ConfigDict(arbitrary_types_allowed=True)

@@ -6,11 +6,18 @@ from typing import Any
 
 import pydantic
 
+from lepton_tasks.core.faults import refuse_boolean
+
 
 class Section(pydantic.BaseModel):
     """A section of a use case: immutable, unknown keys forbidden."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @pydantic.field_validator("*", mode="before")
+    @classmethod
+    def _no_boolean_number(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
+        return refuse_boolean(value, cls.model_fields[info.field_name or ""].annotation)
 
 
 class ComponentSpec(Section):

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from lepton_tasks.core.artifacts import DatasetRef, QualityReportRef
 from lepton_tasks.core.catalogue import FEATURES, TABLE_FEATURES
 from lepton_tasks.core.components import takes_tables
 from lepton_tasks.core.context import RunContext
+from lepton_tasks.core.errors import DataQualityError
 from lepton_tasks.core.use_case import Expectation, UseCase
 from lepton_tasks.data.expectations import applicable, rule
 
 if TYPE_CHECKING:
     import polars as pl
+
+_CLASSES = "expect_column_unique_value_count_to_be_between"
 
 
 def validate_raw(use_case: UseCase, ctx: RunContext, *, raw: DatasetRef) -> QualityReportRef:
@@ -47,18 +51,36 @@ def validate_raw(use_case: UseCase, ctx: RunContext, *, raw: DatasetRef) -> Qual
         for sentence in odd:
             ctx.log.warning("%s", sentence)
         note = " ".join([*odd, note])
-        return check_rows([(rows, (*rules, *own))], origin=origin_of(rows.parts), profile=profile, note=note)
+        with _one_class_in_words(use_case, use_case.data.label, profile):
+            return check_rows([(rows, (*rules, *own))], origin=origin_of(rows.parts), profile=profile, note=note)
     from lepton_tasks.quality.rows import FrameRows
     from lepton_tasks.quality.tables import raw_table
 
     table = raw_table(ctx.open(raw))
     common, samples = applicable(FEATURES.load(use_case.features.name).expectations("raw"), table), FrameRows.of(table)
     profile = profile_of(samples, ctx)
-    return check_rows([(samples, (*common, *own))], identity="sample_id", profile=profile, note=note)
+    with _one_class_in_words(use_case, "label", profile):
+        return check_rows([(samples, (*common, *own))], identity="sample_id", profile=profile, note=note)
+
+
+@contextlib.contextmanager
+def _one_class_in_words(use_case: UseCase, label: str | None, profile: Mapping[str, Any]) -> Iterator[None]:
+    """Name the only class of the label if the checks failed for it, instead of a rule that the user did not write."""
+    try:
+        yield
+    except DataQualityError as error:
+        about = profile["columns"].get(label, {})
+        if f"{_CLASSES} ({label}, min_value=2)" not in error.what or about.get("distinct") != 1:
+            raise
+        raise DataQualityError(
+            f"the label {label!r} has only one value, {about['top'][0][0]!r}: nothing can be told apart.",
+            where=f"{use_case.name}.yaml: data",
+            fix=f"Add data of other classes, or choose another label. {error.fix}",
+        ) from error
 
 
 def _of_classes(label: str | None, schema: Mapping[str, pl.DataType]) -> list[Expectation]:
     """A label that is no fraction names classes, of which there must be two; a cleaning step may still make it."""
     if label is None or label not in schema or schema[label].is_float():
         return []
-    return [rule("expect_column_unique_value_count_to_be_between", column=label, min_value=2)]
+    return [rule(_CLASSES, column=label, min_value=2)]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import DAG, Asset, Param, TaskGroup
+from airflow.sdk import DAG, Asset, CronTriggerTimetable, Param, TaskGroup
 from croniter import croniter
 
 from lepton_airflow.stage_operator import StageOperator
@@ -47,7 +47,7 @@ def build_dag(path: Path, use_case: UseCase | None = None) -> DAG:
         description=use_case.title or None,
         doc_md=f"## {use_case.title or use_case.name}\n\n{use_case.description}\n",
         schedule=schedule,
-        start_date=dt.datetime(2025, 1, 1, tzinfo=dt.UTC),
+        # No start date: with one, the last missed run starts when the Dag is first unpaused.
         catchup=False,
         max_active_runs=1,
         auto_register=False,  # the Dag files say which Dags are theirs
@@ -129,7 +129,10 @@ def _schedule(use_case: UseCase, path: Path) -> Any:
     if use_case.schedule is None:
         return None
     if (cron := use_case.schedule.cron) is not None:
-        return cron_of(cron, path, "schedule.cron")
+        # Airflow takes `run_immediately=False` for a tenth of the interval, in which the last missed run would start.
+        return CronTriggerTimetable(
+            cron_of(cron, path, "schedule.cron"), timezone="UTC", run_immediately=dt.timedelta(0)
+        )
     try:
         return [Asset(uri) for uri in use_case.schedule.assets]
     except ValueError as error:

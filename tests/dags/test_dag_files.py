@@ -22,7 +22,8 @@ seconds = time.monotonic() - began
 heavy = ("torch", "dask", "distributed", "mlflow", "great_expectations", "pandas", "pyarrow", "sklearn", "matplotlib")
 dags = {}
 for dag in bag.dags.values():
-    DagSerialization.to_dict(dag)
+    scheduled = DagSerialization.from_dict(DagSerialization.to_dict(dag))
+    first = scheduled.next_dagrun_info(last_automated_run_info=None)
     dags[dag.dag_id] = {
         "tasks": {t.task_id: sorted(t.downstream_task_ids) for t in dag.tasks},
         "retries": {t.task_id: t.retries for t in dag.tasks},
@@ -30,6 +31,8 @@ for dag in bag.dags.values():
         "params": {name: dag.params.get_param(name).serialize() for name in dag.params},
         "schedule": str(dag.schedule), "catchup": dag.catchup, "runs": dag.max_active_runs, "tags": sorted(dag.tags),
         "title": dag.dag_display_name, "doc": dag.doc_md, "file": dag.fileloc, "paused": dag.is_paused_upon_creation,
+        "cron": scheduled.timetable.summary,
+        "waits": first and first.run_after.timestamp() - time.time(),
     }
 print(json.dumps({"dags": dags, "errors": bag.import_errors, "seconds": seconds,
                   "heavy": [name for name in heavy if name in sys.modules]}))
@@ -174,5 +177,6 @@ def test_an_import_error_tells_file_key_and_value(mixed, told):
 
 
 def test_schedules_come_from_the_yaml(mixed):
-    assert mixed["dags"]["nightly"]["schedule"] == "0 3 * * *"
+    assert mixed["dags"]["nightly"]["cron"] == "0 3 * * *"
+    assert mixed["dags"]["nightly"]["waits"] > 0  # unpaused for the first time, it starts no missed run
     assert "lepton://datasets/mnist_digits" in mixed["dags"]["after"]["schedule"]

@@ -59,11 +59,23 @@ def fit_table(use_case: UseCase, ctx: RunContext, *, splits: DatasetRef) -> Prep
     }
     draft = ctx.draft()
     write_json(draft.path / "preprocessor.json", preprocessor)
-    write_json(draft.path / "report.json", {"rows": rows.height, "steps": report})
-    facts: dict[str, Fact] = {"classes": len(labels), "rows": rows.height}
-    for what in ("filled", "outside"):
-        facts[what] = sum(change[what] for entry in report for change in entry["columns"])
+    medians = _filled_by_features(learned, rows, ctx)
+    write_json(draft.path / "report.json", {"rows": rows.height, "steps": report, "filled_by_features": medians})
+    changes = [change for entry in report for change in entry["columns"]]
+    facts: dict[str, Fact] = {
+        "classes": len(labels),
+        "rows": rows.height,
+        "filled": sum(change["filled"] for change in changes) + sum(medians.values()),
+        "outside": sum(change["outside"] for change in changes),
+    }
     return ctx.publish(draft, PreprocessorRef, facts)
+
+
+def _filled_by_features(learned: Mapping[str, Any], rows: TableRows, ctx: RunContext) -> dict[str, int]:
+    """Number of missing values per column that the features replace (by the median), without those of the steps."""
+    numbers = [feature["column"] for feature in learned.get("features", ()) if feature.get("kind") == "number"]
+    sketches = summarise(rows, ctx, numbers=numbers, moments=()).sketches
+    return {name: count for name, sketch in sketches.items() if (count := sketch.nulls + sketch.nan)}
 
 
 def _with_summaries(

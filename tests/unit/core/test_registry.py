@@ -25,6 +25,7 @@ def test_params_are_converted_and_given_values_added():
     [
         ({"widht": 3}, r"x.yaml: box.params.widht: Box has no parameter 'widht'. Did you mean 'width'\?"),
         ({"width": "wide"}, r"x.yaml: box.params.width: 'wide' is invalid"),
+        ({"width": True}, r"x.yaml: box.params.width: True is invalid: it must be a number; YAML reads yes"),
         ({}, r"x.yaml: box.params: Box needs the parameter 'width'"),
         ({"width": 1, "data_root": "/etc"}, r"has no parameter 'data_root'"),
     ],

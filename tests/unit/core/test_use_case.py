@@ -51,6 +51,13 @@ def test_a_bare_name_is_a_component_without_params(tmp_path):
         ("deploy: {redact: {dorp: [name]}}", "tiny.yaml: deploy.redact.dorp: unknown key. Did you mean 'drop'?"),
         ("deploy: {redact: {answer: hide}}", "tiny.yaml: deploy.redact.answer: 'hide' is invalid"),
         ("deploy: {redact: {truncate: {name: -1}}}", "tiny.yaml: deploy.redact.truncate.name: -1 is invalid"),
+        ("seed: yes", "tiny.yaml: seed: True is invalid: it must be a number; YAML reads yes, no, on and off as true"),
+        ("train: {gradient_clip: on}", "tiny.yaml: train.gradient_clip: True is invalid: it must be a number"),
+        (
+            "quality: {raw: [{type: expect_column_to_exists}]}",
+            "tiny.yaml: quality.raw.0.type: no expectation named 'expect_column_to_exists'. Did you mean "
+            "'expect_column_to_exist'?",
+        ),
         ("modle: cnn", "tiny.yaml: modle: unknown key. Did you mean 'model'?"),
         ("seed: [1", "tiny.yaml: not readable as YAML"),
         ("schedule: every day", "tiny.yaml: schedule.cron: 'every day' is invalid"),

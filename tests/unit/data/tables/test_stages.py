@@ -281,6 +281,13 @@ def test_fitted_steps_tell_what_they_change(tmp_path, caplog):
     assert "Refused 1 rows that earlier steps had kept: outliers 1." in caplog.text
 
 
+def test_values_that_the_features_replace_count_as_filled(tmp_path):
+    frame = numbers().with_columns(x=pl.Series([None, math.nan, *map(float, range(58))]))
+    split = {"method": "time", "column": "id"}  # the first 42 rows are learned from
+    report = report_of(run(tmp_path, {"one": frame}, split=split, ignore=["id"])["preprocessor"])
+    assert (report["steps"], report["filled_by_features"]) == ([], {"x": 2})
+
+
 def test_texts_become_codes_once_for_equal_ones(tmp_path, monkeypatch):
     mapped, mapping = [], DictionaryColumn.map
     monkeypatch.setattr(
