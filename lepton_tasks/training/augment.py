@@ -1,10 +1,10 @@
 """Batch augmentations, on the device of the batch.
 
-Each is called with images float32 [N, C, H, W] in [0, 1] and targets [N, ...] and returns both. Chance comes from
-torch's global generator, which training seeds before every step: a resumed run draws what an unbroken one draws.
+Each is called with images float32 [N, C, H, W] in [0, 1] and targets [N, ...] and returns both. Random numbers come
+from torch's global generator, seeded before every step, so a resumed run draws the same ones.
 
-``boxes`` says whether targets are boxes that move with their pictures; False would leave them where they were, and None
-moves nothing.
+``boxes``: True if targets are boxes, transformed with the images; False if the images move but boxes would not; None if
+nothing moves.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Affine:
     """Random rotation, translation and scaling; new areas repeat the border pixels.
 
     Args:
-        degrees: Largest turn to either side.
-        translate: Largest move, as a share of the picture's size.
-        scale: Largest change of size: factors are in [1 - scale, 1 + scale].
+        degrees: Maximum rotation in either direction.
+        translate: Maximum shift, as a fraction of the image size.
+        scale: Scale factors are in [1 - scale, 1 + scale].
     """
 
     boxes: ClassVar[bool | None] = False
@@ -45,7 +45,7 @@ class Affine:
         angle = _uniform(n, images) * math.radians(self.degrees)
         factor = 1 / (1 + _uniform(n, images) * self.scale).clamp(min=0.05)
         cos, sin = angle.cos() * factor, angle.sin() * factor
-        # affine_grid's coordinates run from -1 to 1 on either axis, so a turn must know the picture's proportions.
+        # affine_grid's coordinates run from -1 to 1 on either axis, so a rotation depends on the aspect ratio.
         ratio = height / width
         theta = torch.stack(
             (
@@ -63,8 +63,8 @@ class Colour:
 
     Args:
         brightness: Factor of every pixel.
-        contrast: Factor of the distance to the picture's mean.
-        saturation: Factor of the distance to grey; nothing on pictures of one channel.
+        contrast: Factor of the distance to the image's mean.
+        saturation: Factor of the distance to grey; no effect on one-channel images.
     """
 
     boxes: ClassVar[bool | None] = None
@@ -87,8 +87,8 @@ class Crop:
     """Random crop of training images; validation and serving use whole images.
 
     Args:
-        height: Of the window, in pixels.
-        width: Of the window, in pixels.
+        height: Window height in pixels.
+        width: Window width in pixels.
     """
 
     boxes: ClassVar[bool | None] = False
@@ -119,7 +119,7 @@ class Flip:
     """Random horizontal flip.
 
     Args:
-        chance: Share of the pictures that are mirrored.
+        chance: Probability of flipping an image.
     """
 
     boxes: ClassVar[bool | None] = False
@@ -137,7 +137,7 @@ class Mixup:
     """Blend each image and target with another of the batch.
 
     Args:
-        alpha: Of the Beta(alpha, alpha) distribution that the share of the other one is drawn from, once a batch.
+        alpha: The mixing weight is drawn from Beta(alpha, alpha), once per batch.
 
     Source: Zhang et al., "mixup: beyond empirical risk minimization", 2018.
     """
@@ -151,7 +151,7 @@ class Mixup:
         """See the module; targets are probabilities.
 
         Raises:
-            ConfigError: the targets are numbers of classes, of which no mixture means anything.
+            ConfigError: the targets are class indices, which cannot be blended.
         """
         if not targets.is_floating_point():
             raise ConfigError("this task's targets cannot be mixed.", where="train.augment: mixup", fix="Leave it out.")

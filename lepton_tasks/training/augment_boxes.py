@@ -1,6 +1,6 @@
 """Augmentations that transform bounding boxes with their images: see `lepton_tasks.training.augment`.
 
-Targets are float32 [N, M, 5]: kind (below 0: none), left, top, right, bottom, in pixels.
+Targets are float32 [N, M, 5]: class (below 0: none), left, top, right, bottom, in pixels.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from torch.nn import functional
 
 from lepton_tasks.training.augment import Batch, Share
 
-_LEAST_SEEN = 0.4  # share of a box's area that must stay in the picture; of less, nobody could tell what it was
+_LEAST_SEEN = 0.4  # minimum visible fraction of a box's area; objects below it are unrecognisable
 
 
 class BoxView:
     """Random scaling, translation and mirroring of images with their boxes.
 
     Args:
-        scale: Largest change of size: factors are in [1 - scale, 1 + scale].
-        translate: Largest move, as a share of the picture's size.
-        flip: Share of the pictures that are mirrored left to right.
-        upside_down: Share of the pictures that are mirrored top to bottom, where up and down mean nothing.
+        scale: Scale factors are in [1 - scale, 1 + scale].
+        translate: Maximum shift, as a fraction of the image size.
+        flip: Probability of a horizontal flip.
+        upside_down: Probability of a vertical flip, for images without a fixed orientation.
     """
 
     boxes: ClassVar[bool | None] = True
@@ -39,7 +39,7 @@ class BoxView:
             [1 - 2.0 * (torch.rand(n, device=device) < chance) for chance in (self.flip, self.upside_down)], dim=1
         )
         move = (torch.rand(n, 2, device=device) * 2 - 1) * 2 * self.translate
-        # A place p of the new picture, in [-1, 1], shows the place (p - move) * mirror / factor of the old one.
+        # Point p of the new image, in [-1, 1], samples (p - move) * mirror / factor of the old one.
         by = mirror / factor
         theta = torch.diag_embed(by)
         grid = functional.affine_grid(
@@ -50,7 +50,7 @@ class BoxView:
 
 
 def _moved(targets: torch.Tensor, by: torch.Tensor, move: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
-    """Targets whose corners were multiplied, then moved, in coordinates from -1 to 1 over the picture."""
+    """Targets with corners scaled, then shifted, in image coordinates [-1, 1]."""
     corners = targets[:, :, 1:].unflatten(2, (2, 2)) / size * 2 - 1
     corners = ((corners * by[:, None, None] + move[:, None, None]) + 1) / 2 * size
     low, high = corners.amin(dim=2), corners.amax(dim=2)

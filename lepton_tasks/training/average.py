@@ -13,7 +13,7 @@ from torch import nn
 
 @runtime_checkable
 class Average(Protocol):
-    """How much the newest weights count. A function of the step alone, so that a resumed training averages alike."""
+    """Weight of the newest parameters. Depends on the step alone, so that a resumed training averages alike."""
 
     def share(self, step: int, steps: int) -> float:
         """Share of the newest weights in the average, in (0, 1], after `step` (from 1) of `steps`."""
@@ -23,10 +23,10 @@ class Ema:
     """Exponential moving average, including batch-normalisation statistics.
 
     Args:
-        decay: Share of the average that a step leaves as it is; the average reaches back about ``1 / (1 - decay)``
-            steps. It begins smaller, so that the first weights are soon forgotten.
+        decay: Fraction of the average retained per step; the time constant is about ``1 / (1 - decay)`` steps. Starts
+            smaller, so that the initial weights fade quickly.
 
-    Source: Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 1992; the beginning by
+    Source: Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 1992; the warm-up is that of
     TensorFlow's ``ExponentialMovingAverage``.
     """
 
@@ -41,11 +41,11 @@ class Ema:
 class Swa:
     """Plain mean over the last part of the training; before that, the latest weights.
 
-    The running statistics of batch normalisation are averaged too. That is close to what the averaged weights would
-    measure where the learning rate is small in that part, as it is at the end of ``one_cycle`` and ``cosine``.
+    The running statistics of batch normalisation are averaged too. This approximates the statistics of the averaged
+    weights if the learning rate is small in that part, as at the end of ``one_cycle`` and ``cosine``.
 
     Args:
-        start: Share of all steps after which averaging begins.
+        start: Fraction of all steps after which averaging begins.
 
     Source: Izmailov et al., "Averaging weights leads to wider optima and better generalization", 2018.
     """
@@ -59,12 +59,12 @@ class Swa:
 
 
 class AveragedWeights:
-    """The average of a network's weights so far.
+    """Running average of a network's weights.
 
     Args:
-        network: Whose weights are averaged; it must stay on its device from now on.
-        average: How much the newest weights count.
-        steps: Of the whole training.
+        network: The network to average; it must stay on its device from now on.
+        average: The averaging rule.
+        steps: Total number of steps.
     """
 
     def __init__(self, network: nn.Module, average: Average, *, steps: int) -> None:
@@ -73,7 +73,7 @@ class AveragedWeights:
         self._mean = {name: tensor.clone() for name, tensor in self._newest.items()}
 
     def update(self, step: int) -> None:
-        """Take in the weights after `step` (from 1)."""
+        """Add the weights after `step` (from 1)."""
         share = self._average.share(step, self._steps)
         for name, mean in self._mean.items():
             if mean.is_floating_point():
@@ -83,7 +83,7 @@ class AveragedWeights:
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """The network has the averaged weights inside, and its own again after."""
+        """Use the averaged weights in the network within the context."""
         own = {name: tensor.clone() for name, tensor in self._newest.items()}
         self.load_into(self._newest, self._mean)
         try:
@@ -92,7 +92,7 @@ class AveragedWeights:
             self.load_into(self._newest, own)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """The average itself, to be written, or to be filled with that of an earlier attempt."""
+        """Tensors of the average, to save or to restore into."""
         return self._mean
 
     @staticmethod

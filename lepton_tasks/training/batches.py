@@ -11,26 +11,26 @@ from lepton_tasks.core.errors import DataError
 from lepton_tasks.core.protocols import Rows
 from lepton_tasks.training.feeding import Batch, feed
 
-_POOL = 64  # global batches whose rows are sorted by length together: enough to be alike, few enough to stay mixed
+_POOL = 64  # global batches per length-sorted pool: enough for similar lengths, few enough to stay shuffled
 
 
 class Batches:
-    """One rank's share of each global batch, epoch after epoch; what is left over at the end of an epoch is dropped.
+    """One rank's part of each global batch, epoch by epoch; an incomplete last batch is dropped.
 
-    Rows with known lengths come in batches of like length, so that little is computed on padding.
+    Rows with known lengths are batched by similar length to reduce padding.
 
-    The order of rows does not depend on the number of ranks: two ranks with batches of 32 see together what one rank
-    with batches of 64 sees.
+    The order of rows does not depend on the number of ranks: two ranks with batches of 32 together process the same
+    rows as one rank with batches of 64.
 
     Args:
-        rows: What is learned from.
-        size: Rows of a batch of one rank; less if there are too few rows for one batch a rank.
-        seed: Of the shuffles.
-        rank: Which share, from 0.
-        ranks: How many shares there are.
-        step: Global step to begin at, for a training that goes on.
-        shares: How often each row is seen, float [N] adding up to 1; None for each once an epoch.
-        device: Where batches are wanted; the processor's memory unless it is a GPU.
+        rows: The training rows.
+        size: Rows per batch and rank; less if there are too few rows for one batch per rank.
+        seed: Seed of the shuffles.
+        rank: This rank, from 0.
+        ranks: Number of ranks.
+        step: Global step to start at when resuming.
+        shares: Sampling probability of each row, float [N], sum 1; None for each row once per epoch.
+        device: Device of the batches; CPU memory unless it is a GPU.
     """
 
     def __init__(
@@ -59,19 +59,19 @@ class Batches:
         self._feed = feed(rows, device or torch.device("cpu"))
 
     def __iter__(self) -> Iterator[Batch]:
-        """The rest of the current epoch; the next call gives the next epoch."""
+        """Rest of the current epoch; the next call starts the next epoch."""
         order = self._order()[: self.steps * self.rows_per_step]
         chosen = order.reshape(self.steps, self._ranks, self._size)[self._start :, self._rank]
         if self._rows.lengths is None or not self._rows.cut:
             yield from self._feed(chosen)
-        else:  # here, since to ask a GPU for the width would be to wait for it
+        else:  # computed here: reading the width from a GPU would synchronise
             widths = self._rows.lengths[chosen].max(axis=1, initial=1).tolist()
             for (inputs, targets), width in zip(self._feed(chosen), widths, strict=True):
                 yield inputs[:, :width], targets
         self._epoch, self._start = self._epoch + 1, 0
 
     def _order(self) -> np.ndarray:
-        """The rows of this epoch in the order in which they are seen, int64."""
+        """Row indices of this epoch in training order, int64."""
         chance = np.random.default_rng([self._seed, self._epoch])
         count = len(self._rows.inputs)
         order = chance.permutation(count) if self._shares is None else chance.choice(count, count, p=self._shares)

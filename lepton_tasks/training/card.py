@@ -27,11 +27,11 @@ def model_card(
     """A model card in Markdown.
 
     Args:
-        use_case: Its title, description, task, features and gate.
+        use_case: Source of title, description, task, features and gate.
         checkpoint: Contents of ``checkpoint.json``.
         metrics: Contents of the evaluation's ``metrics.json``.
         data: ``digest`` of the features and ``rows`` by split.
-        interval: 95 % interval of the test accuracy, if accuracy is what is measured.
+        interval: 95 % confidence interval of the test accuracy, if measured.
         tracked: Whether the training has an MLflow run.
 
     Source: the headings follow Mitchell et al., "Model cards for model reporting", 2019.
@@ -69,7 +69,7 @@ def model_card(
 
 
 def _energy(checkpoint: Mapping[str, Any]) -> str:
-    """What training took, and how that is known; empty for a training that did not count it."""
+    """Training energy and how it was measured; empty if it was not recorded."""
     told = {
         MEASURED: "the hardware's counters",
         ESTIMATED: f"an estimate at {WATTS_PER_CORE} W per busy core",
@@ -104,7 +104,7 @@ def _limits(
 
 
 def _details(details: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """One table for all parts that have the same figures."""
+    """One table for all parts with the same metrics."""
     tables: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
     for name, figures in details.items():
         tables.setdefault(tuple(figures), []).append((name, *map(_figure, figures.values())))

@@ -1,4 +1,4 @@
-"""Checkpoint artifact: weights and what is needed to rebuild the network. Independent of Lightning."""
+"""Checkpoint artifact: weights and the spec to rebuild the network. Independent of Lightning."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ class Checkpoint:
 
     @property
     def deployable(self) -> nn.Module:
-        """The network as it is served: what the input codec decodes in, outputs out."""
+        """The network for serving: decoded inputs in, outputs out."""
         return self.task.deployable(self.network).eval()
 
     @property
     def evaluable(self) -> nn.Module:
-        """The network as it is judged: inputs of `LearningTask.evaluation_rows` in, outputs out."""
+        """The network for evaluation: `LearningTask.evaluation_rows` in, outputs out."""
         return self.task.evaluable(self.network).eval()
 
 
 def write_checkpoint(folder: Path, job: Job, outcome: dict[str, Any]) -> None:
-    """Write the kept weights of a finished training, how to build their network, and the history."""
+    """Write the selected weights of a finished training, the network's spec, and the history."""
     shutil.copyfile(job.best, folder / WEIGHTS_FILE)
     write_json(folder / SPEC_FILE, spec_of(job, outcome))
     write_history(folder / HISTORY_FILE, job.rows())
 
 
 def spec_of(job: Job, outcome: dict[str, Any]) -> dict[str, Any]:
-    """How to build the network of a finished training and what belongs to it, as JSON values."""
+    """Spec to rebuild the network of a finished training, with its outcome, as JSON values."""
     return {
         "schema_version": SCHEMA_VERSION,
         "task": job.task.model_dump(),
@@ -67,8 +67,8 @@ def spec_of(job: Job, outcome: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_history(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
-    """The history as CSV, one row an epoch."""
-    names = dict.fromkeys(name for row in rows for name in row)  # one that went on elsewhere may measure otherwise
+    """Write the history as CSV, one row per epoch."""
+    names = dict.fromkeys(name for row in rows for name in row)  # a run resumed on another machine may measure others
     with path.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, fieldnames=list(names))
         writer.writeheader()
@@ -77,14 +77,14 @@ def write_history(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
-    """The network in a checkpoint's folder; raises `ArtifactError` if the weights do not fit the catalogue's class."""
+    """Load a checkpoint folder; raises `ArtifactError` if the weights do not fit the catalogue's class."""
     return restored(
         json.loads((folder / SPEC_FILE).read_text()), read_weights(folder / WEIGHTS_FILE), where=str(folder)
     )
 
 
 def finished(job: Job, outcome: dict[str, Any]) -> Checkpoint:
-    """The kept network of a finished training, read where it was trained."""
+    """Selected network of a finished training, read from its work folder."""
     task = job.learning_task()
     network = network_of(job, task)
     network.load_state_dict(read_weights(job.best))
@@ -92,7 +92,7 @@ def finished(job: Job, outcome: dict[str, Any]) -> Checkpoint:
 
 
 def network_of(job: Job, task: LearningTask) -> nn.Module:
-    """The network of a training: with new weights, from torch's generator, or without a share of the teacher's."""
+    """The untrained network of a job, initialised from torch's generator, or the teacher with channels pruned."""
     import torch
 
     if job.teacher is not None and job.teacher.prune:
@@ -105,12 +105,12 @@ def network_of(job: Job, task: LearningTask) -> nn.Module:
     else:
         model, arguments = job.model, task.network_arguments()
         network = catalogue.MODELS.build(model.name, model.params, where="model", **arguments)
-    # Convolutions over pixels that lie channel by channel: 0.6 of the time for `cnn` on a CPU, and right for GPUs.
+    # Channels-last convolutions take 0.6 of the time for `cnn` on a CPU, and suit GPUs.
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]  # torch's stub
 
 
 def read_weights(path: Path) -> dict[str, Any]:
-    """What `torch.save` wrote; only tensors and plain values are read, no code is run."""
+    """Load a `torch.save` file; only tensors and plain values, no code execution."""
     import torch
 
     weights: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -118,7 +118,7 @@ def read_weights(path: Path) -> dict[str, Any]:
 
 
 def restored(spec: dict[str, Any], weights: dict[str, Any], *, where: str) -> Checkpoint:
-    """The network that a `spec_of` describes, with its weights; raises `ArtifactError` if they do not fit."""
+    """Rebuild a network from `spec_of` and its weights; raises `ArtifactError` if they do not fit."""
     task = catalogue.LEARNING_TASKS.build(
         spec["task"]["name"], spec["task"]["params"], where=SPEC_FILE, fitted=spec["fitted"], labels=spec["labels"]
     )

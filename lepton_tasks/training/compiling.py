@@ -15,7 +15,7 @@ Judged = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def compiled(job: Job, judged: Judged) -> Judged:
-    """`judged`, compiled when it is first called; shapes that change are compiled once more, for any size.
+    """`judged`, compiled on first call; changing shapes are recompiled once, with dynamic sizes.
 
     Raises:
         ConfigError: the training cannot be compiled.
@@ -29,7 +29,7 @@ def compiled(job: Job, judged: Judged) -> Judged:
     if train.compile != "graphs":
         return torch.compile(judged)
     for key, chosen in (("accumulate", train.accumulate > 1), ("precision", train.precision == "16")):
-        if chosen:  # a graph's gradients lie where the next replay writes
+        if chosen:  # the next replay of a CUDA graph overwrites its gradients
             raise ConfigError(
                 f"graphs cannot be combined with train.{key}: {getattr(train, key)}.",
                 where="train.compile",
@@ -47,11 +47,11 @@ def compiled(job: Job, judged: Judged) -> Judged:
 
 @contextlib.contextmanager
 def explained(job: Job) -> Iterator[None]:
-    """Raise `ConfigError` for what cannot be compiled while the block runs, mostly for want of a compiler."""
+    """Turn compilation errors within the context into `ConfigError`; mostly a missing compiler."""
     if not job.train.compile:
         yield
         return
-    from torch._dynamo.exc import TorchDynamoException  # its import takes a second
+    from torch._dynamo.exc import TorchDynamoException  # import takes 1 s
 
     try:
         yield

@@ -1,4 +1,4 @@
-"""The training course: validation, checkpoints, the weights to keep, and resumption."""
+"""Training callback: validation, checkpoints, model selection and resumption."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from lepton_tasks.training.layout import Replicas, ShardingStrategy, Shards
 from lepton_tasks.training.module import TrainingModule
 
 _RATES = 1_000
-"""About how many learning rates of a training are kept to be drawn."""
+"""Approximate number of learning rates recorded for the plot."""
 _SAVE_SECONDS, _SAVE_SHARE = 10.0, 0.05
-"""Unless `train.checkpoint_steps` says it, the state is written no more often, and takes no more of the time."""
-_SHARDED_STEPS = 50  # ranks that write together must do so after the same step, whatever their clocks say
+"""Minimum checkpoint interval and maximum fraction of time spent on it, without `train.checkpoint_steps`."""
+_SHARDED_STEPS = 50  # ranks that write together must do so after the same step, so not by clock
 
 
 class Course(pl.Callback):
-    """Validates after each epoch, keeps the best one, stops early, and writes what is needed to go on.
+    """Validates after each epoch, saves the best weights, stops early, and writes the state to resume from.
 
-    Lightning's own checkpoints are not used: whether an epoch counts as finished hangs there on several counters and on
-    the hook that wrote them, so the way back into the middle of one is not exact. Here the place is one step number.
+    Lightning's own checkpoints are not used: there, epoch completion depends on several counters and the hook that
+    wrote them, so resuming mid-epoch is not exact. Here the position is a single step number.
 
     Args:
         job: The training.
-        module: What is trained.
+        module: The module to train.
         batches: Its training batches.
-        state: What `job.resume` holds, if an earlier attempt got somewhere.
+        state: Contents of `job.resume`, when resuming.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Course(pl.Callback):
         self._seconds_before: float = state["seconds"] if state else 0.0
         self._watt_hours: float = state["watt_hours"] if state else 0.0
         self.rates: list[list[float]] = state["rates"] if state else []
-        """Every so often: the epoch, with its fraction, and the learning rate of each optimiser in the next step."""
+        """At intervals: the fractional epoch, and the learning rate of each optimiser in the next step."""
         self._rate_steps = -(-batches.steps * job.train.epochs // _RATES)
         self._timed_steps = self._unsaved = 0
         self._save_steps = job.train.checkpoint_steps or (_SHARDED_STEPS if job.train.strategy == "fsdp" else None)
@@ -75,12 +75,12 @@ class Course(pl.Callback):
 
     @property
     def epochs(self) -> int:
-        """How many epochs are behind."""
+        """Number of finished epochs."""
         return len(self.history)
 
     @property
     def done(self) -> bool:
-        """Whether all epochs are behind, or as many without improvement as patience allows."""
+        """Whether all epochs are finished, or patience has run out."""
         return self.epochs >= self.job.train.epochs or self.epochs - 1 - self.best_epoch >= self.job.train.patience
 
     def outcome(self) -> dict[str, Any]:
@@ -89,8 +89,8 @@ class Course(pl.Callback):
         return {"epochs": self.epochs, "best_epoch": self.best_epoch, "seconds": last["seconds"], **energies(last)}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take up the state of the earlier attempt."""
-        # In place of Lightning's handler, which answers the signal with a collective call in the midst of others.
+        """Restore the state of the earlier attempt."""
+        # Replaces Lightning's handler, which starts a collective call in the middle of others.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         sharded = isinstance(trainer.strategy, ShardingStrategy)
@@ -118,7 +118,7 @@ class Course(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Note the learning rate every so often."""
+        """Record the learning rate at intervals."""
         if self.module.step_done % self._rate_steps == 0:
             now = [optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers]
             self.rates.append([self.module.step_done / self.batches.steps, *now])
@@ -126,7 +126,7 @@ class Course(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the step; write the state every so often, and when told to stop."""
+        """Count the step; write the state at intervals and on a stop signal."""
         self._loss_sum[0].add_(outputs["loss"].detach(), alpha=self.job.train.accumulate)  # Lightning divides by it
         if "parts" in outputs:
             self._loss_sum[1:] += outputs["parts"]
@@ -138,7 +138,7 @@ class Course(pl.Callback):
             self._average.update(self._optimizer_steps())
         self._unsaved += 1
         if self.module.step_done % self.batches.steps == 0:
-            return  # written once the epoch is judged: what went on from here would begin the next one without that
+            return  # written after validation: a run resumed from here would skip it
         if stepped and self._layout.stops(self.told_to_stop):
             self._save(trainer)
             raise self.stopped()
@@ -146,7 +146,7 @@ class Course(pl.Callback):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Validate, keep the best weights, write history and state; stop there if told to."""
+        """Validate, save the best weights, history and state; exit on a stop signal."""
         with self._average.in_place() if self._average is not None else contextlib.nullcontext():
             self._judge(trainer)
         self._loss_sum, self._loss_steps = torch.zeros_like(self._loss_sum), 0
@@ -157,10 +157,10 @@ class Course(pl.Callback):
         self._epoch_began, self._timed_steps = time.monotonic(), 0
 
     def _judge(self, trainer: pl.Trainer) -> None:
-        """Validate the weights that the network holds, note the epoch, and keep them if they are the best."""
-        # After a resume the first part of the sum is rank 0's on all ranks; nothing is learned from this figure.
+        """Validate the current weights, append the epoch to the history, and save them if they are the best."""
+        # After resuming, all ranks start from rank 0's sum; the figure does not affect training.
         train_loss, *parts = trainer.strategy.reduce(self._loss_sum / self._loss_steps, reduce_op="mean").tolist()
-        # Asked for after the loss, which a GPU gives only when it is done with all steps.
+        # Measured after the loss, whose transfer waits for all steps on a GPU.
         rate = self._timed_steps * self.batches.rows_per_step / (time.monotonic() - self._epoch_began)
         self._check_finite(train_loss)
         energy = torch.tensor(self._meter.take(), dtype=torch.float64, device=self.module.device)
@@ -188,11 +188,11 @@ class Course(pl.Callback):
                 config.scheduler.observe(self._score(-1))
 
     def _validate(self, trainer: pl.Trainer) -> dict[str, float]:
-        """Metrics on the whole validation split: each rank does its share."""
+        """Metrics on the whole validation split, distributed over the ranks."""
         rank, ranks = trainer.global_rank, trainer.world_size
         rows, network, names, metrics = self.module.validation
         inputs = rows.inputs
-        mine = inputs[rank::ranks] if rank < len(inputs) else inputs[:1]  # with fewer rows than ranks, for nothing
+        mine = inputs[rank::ranks] if rank < len(inputs) else inputs[:1]  # surplus ranks compute an unused row
         with self._layout.gathered(self.module.trainable):
             outputs = predict(network, mine, names)
         if ranks > 1:
@@ -207,25 +207,25 @@ class Course(pl.Callback):
         return metrics(outputs, rows.targets)
 
     def _score(self, epoch: int) -> tuple[float, ...]:
-        """How good an epoch was, the larger the better; what is not a number is worse than any."""
+        """Score of an epoch; larger is better, NaN is worst."""
         prefix = "validation_"
         row = self.history[epoch]
         score = self.module.task.score({name[len(prefix) :]: row[name] for name in row if name.startswith(prefix)})
         return tuple(-math.inf if math.isnan(value) else value for value in score)
 
     def _stepped(self) -> bool:
-        """Whether no gradient waits for further batches: only then is the state what it is written as."""
+        """Whether no gradients are being accumulated; only then is the saved state complete."""
         done = self.module.step_done % self.batches.steps
         return done % self.job.train.accumulate == 0
 
     def _optimizer_steps(self) -> int:
-        """How many are behind; the rest of an epoch is a step of its own."""
+        """Finished optimiser steps; an epoch's remainder is one step."""
         accumulate = self.job.train.accumulate
         epoch, batch = divmod(self.module.step_done, self.batches.steps)
         return epoch * -(-self.batches.steps // accumulate) + batch // accumulate
 
     def _due(self) -> bool:
-        """Whether it is time to write the state."""
+        """Whether a checkpoint is due."""
         if self._save_steps is not None:
             return self._unsaved >= self._save_steps
         return time.monotonic() >= self._save_at
@@ -258,7 +258,7 @@ class Course(pl.Callback):
                 "loss_sum": self._loss_sum.tolist(),
                 "loss_steps": self._loss_steps,
                 "seconds": self._seconds(),
-                # Since the last epoch, rank 0's alone: to ask the others takes all of them at the same step.
+                # Since the last epoch, rank 0's alone: a sum needs all ranks at the same step.
                 "watt_hours": self._watt_hours + self._meter.spent(),
                 "rates": self.rates,
             },
@@ -277,7 +277,7 @@ class Course(pl.Callback):
         return self._seconds_before + time.monotonic() - self._began
 
     def stopped(self) -> StageError:
-        """What is raised when the training was told to stop."""
+        """The error to raise after a stop signal."""
         return StageError(
             f"training was stopped after {self.module.step_done:,} steps.",
             where="train",
@@ -289,12 +289,12 @@ class Course(pl.Callback):
 
 
 def _gpu_memory(device: torch.device) -> dict[str, float]:
-    """The most that tensors took of a GPU's memory so far, in GiB; empty without a GPU."""
+    """Peak GPU memory allocated by tensors, in GiB; empty without a GPU."""
     return {"gpu_memory_gib": torch.cuda.max_memory_allocated(device) / 2**30} if device.type == "cuda" else {}
 
 
 def save_whole(value: Any, path: Path) -> None:
-    """`torch.save` so that a reader sees the old file or the new one, never a part."""
+    """Atomic `torch.save`: readers see the old file or the new one."""
     part = path.with_name(f".{path.name}")
     torch.save(value, part)
     os.replace(part, path)

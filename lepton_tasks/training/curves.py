@@ -8,14 +8,14 @@ from typing import Any
 
 
 def told(row: Mapping[str, Any]) -> str:
-    """What a person wants to know of an epoch, from its row of the history: losses, validation figures, speed."""
+    """Summary line of an epoch from its history row: losses, validation metrics, speed."""
     names = [name for name in row if name.endswith("_loss") or name.startswith("validation_")]
     figures = [f"{name.replace('_', ' ')} {row[name]:.4g}" for name in names]
     return ", ".join([*figures, f"{row['samples_per_second']:,.0f} samples/s"])
 
 
 def plot_curves(path: Path, history: Sequence[dict[str, Any]], best_epoch: int) -> Path:
-    """Draw losses and the other validation metrics over epochs into the PNG file `path`; the kept epoch is marked."""
+    """Plot losses and the other validation metrics by epoch as a PNG file; the selected epoch is marked."""
     from matplotlib.figure import Figure
 
     epochs = [row["epoch"] for row in history]
@@ -34,7 +34,7 @@ def plot_curves(path: Path, history: Sequence[dict[str, Any]], best_epoch: int) 
 
 
 def plot_rates(path: Path, rates: Sequence[Sequence[float]]) -> Path:
-    """Draw the learning rate over epochs, one line an optimiser, into the PNG file `path`.
+    """Plot the learning rate by epoch as a PNG file, one line per optimiser.
 
     Args:
         path: The file.

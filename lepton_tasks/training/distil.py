@@ -1,4 +1,4 @@
-"""Distillation loss: learn from a teacher's outputs besides the targets."""
+"""Distillation loss: a teacher's outputs in addition to the targets."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from lepton_tasks.training.job import Teacher
 
 
 class Lessons(nn.Module):
-    """A loss that mixes the task's own with the distance from a teacher's answers to the same inputs.
+    """The task's loss mixed with the distance from a teacher's outputs for the same inputs.
 
-    Of classes, the distance is the divergence of the probabilities at a temperature; of anything else, the mean square.
+    For classes, the distance is the KL divergence at a softmax temperature; otherwise the mean squared error.
 
     Args:
-        teacher: The trained network and how much it counts.
-        task: Tells whether classes are learned.
+        teacher: The trained network, its weight and temperature.
+        task: The learning task.
 
     Source: Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network", 2015.
     """
@@ -31,7 +31,7 @@ class Lessons(nn.Module):
         self.train(False)
 
     def train(self, mode: bool = True) -> Lessons:
-        """A teacher stays in evaluation mode."""
+        """Keep the teacher in evaluation mode."""
         super().train(False)
         return self
 
@@ -40,11 +40,11 @@ class Lessons(nn.Module):
 
         Args:
             own: The task's loss.
-            outputs: What the pupil gives for `inputs`: of classes logits float [N, K].
+            outputs: The student's outputs for `inputs`: for classes, logits float [N, K].
             inputs: As augmented.
 
         Raises:
-            ConfigError: the teacher's answers have another form.
+            ConfigError: the teacher's outputs differ in shape.
         """
         with torch.no_grad():
             taught = self.network(inputs)

@@ -15,16 +15,16 @@ _POLL_SECONDS = 0.5
 
 
 def sign_of_life(call: Path) -> Path:
-    """The file that the nodes of a call touch while they follow it."""
+    """Heartbeat file, touched by the nodes while they run a call."""
     return call.with_suffix(".alive")
 
 
 class Elsewhere:
-    """Used like `subprocess.Popen`; it ends when the nodes have written an outcome or a failure, or are not heard of.
+    """Remote process, used like `subprocess.Popen`; ends with an outcome, a failure or a missed heartbeat.
 
     Args:
         job: The training.
-        call: What the nodes follow; without it they stop.
+        call: Call file for the nodes; deleting it stops them.
     """
 
     def __init__(self, job: Job, call: Path) -> None:
@@ -51,24 +51,24 @@ class Elsewhere:
         return status
 
     def send_signal(self, number: int) -> None:
-        """Let the nodes write their state and leave, whatever the signal."""
+        """Stop the nodes after they write their state, whatever the signal."""
         self._call.unlink(missing_ok=True)
 
     def terminate(self) -> None:
-        """Let the nodes write their state and leave."""
+        """Stop the nodes after they write their state."""
         self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Wait for them no longer."""
+        """Stop waiting for them."""
         self.terminate()
         self.returncode = self.poll() or -signal.SIGKILL
 
     def _silent(self) -> bool:
-        """Whether no node has been heard of for too long; then the failure that says so is written."""
+        """Whether the heartbeat has timed out; if so, write that as the failure."""
         pods = self._job.machines.kubernetes
         file = sign_of_life(self._call)
         life = file.stat().st_mtime_ns if file.exists() else 0
-        if life != self._life:  # by this machine's clock alone: those of others may differ
+        if life != self._life:  # by this machine's clock: others may differ
             self._life, self._seen = life, time.monotonic()
         if pods is None or time.monotonic() - self._seen < pods.patience:
             return False

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 class Meter:
     """Energy of one rank's process from now on.
 
-    The counters of processor and memory (Intel's RAPL, AMD's under the same name) are the machine's: they count
-    whatever else runs on it, and are read by the first rank of each machine alone. Without them, or without the right
-    to read them, CPU-seconds of this process times `WATTS_PER_CORE` are taken. NVIDIA's counters are the GPU's.
+    The counters of processor and memory (Intel's RAPL, AMD's under the same name) are machine-wide: they include all
+    other processes, and only the first rank of each machine reads them. Without them, or without permission, the
+    estimate is CPU-seconds of this process times `WATTS_PER_CORE`. NVIDIA's counters are per GPU.
 
     Args:
-        device: Of the network.
-        local_rank: Among the ranks of this machine.
-        zones: Where the kernel shows RAPL's counters.
+        device: Device of the network.
+        local_rank: Rank on this machine.
+        zones: The kernel's RAPL folder.
     """
 
     def __init__(self, device: torch.device, *, local_rank: int = 0, zones: Path = ZONES) -> None:
@@ -39,28 +39,28 @@ class Meter:
 
             gpu = _nvml(str(torch.cuda.get_device_properties(device).uuid))
             self._counters += gpu
-            if not gpu:  # as with AMD's GPUs, whose share is unknown and not small
+            if not gpu:  # as with AMD's GPUs, whose unknown share is not small
                 self.name = f"processor_{self.name}"
         self._joules = 0.0
 
     def spent(self) -> float:
-        """Watt-hours since the last `take`; to be asked more often than a counter goes round, some 40 minutes."""
+        """Watt-hours since the last `take`; call it before a counter wraps around, in about 40 minutes."""
         self._joules += sum(counter.since() for counter in self._counters)
         return self._joules / JOULES_PER_WH
 
     def take(self) -> float:
-        """What `spent` gives, which then begins at 0 again."""
+        """Return `spent` and reset it to 0."""
         spent, self._joules = self.spent(), 0.0
         return spent
 
 
 def energies(row: Mapping[str, Any]) -> dict[str, float]:
-    """The figures of energy in a row of the history or an outcome, by name; none in one of an older training."""
+    """Energy figures in a history row or an outcome, by name; empty for older trainings."""
     return {name: value for name, value in row.items() if name.endswith("_wh")}
 
 
 def _nvml(uuid: str) -> list[Counter]:
-    """The counter of the GPU with this UUID; empty if its driver has none.
+    """Energy counter of the GPU with this UUID; empty if unsupported.
 
     Source: https://docs.nvidia.com/deploy/nvml-api/group__nvmlDeviceQueries.html
     """

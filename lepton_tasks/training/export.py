@@ -17,18 +17,18 @@ from torch import nn
 def export_onnx(
     module: nn.Module, example: np.ndarray, path: Path, *, outputs: Sequence[str], opset: int
 ) -> dict[str, Any]:
-    """Write `module` to `path` with an open batch size; returns the names, dtypes and shapes of inputs and outputs.
+    """Export `module` with a dynamic batch size; returns the names, dtypes and shapes of inputs and outputs.
 
-    The graph's input is called as the argument of the module's `forward`.
+    The graph's input is named after the argument of `forward`.
 
     Args:
         module: One input, one or several outputs, all with the batch as first axis.
-        example: Rows as the module takes them, [N, ...].
+        example: Example input rows, [N, ...].
         path: The file.
         outputs: Names of the graph's outputs, in order.
         opset: ONNX operator set.
     """
-    rows = torch.from_numpy(np.resize(example, (2, *example.shape[1:])))  # a batch of one is taken for a constant
+    rows = torch.from_numpy(np.resize(example, (2, *example.shape[1:])))  # a batch size of one becomes a constant
     with warnings.catch_warnings(), _quiet("torch.onnx", "onnx_ir", "onnxscript"), contextlib.redirect_stdout(None):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -41,7 +41,7 @@ def export_onnx(
             verbose=False,
         )
     if program is None:
-        raise RuntimeError("torch.onnx.export gave no program")  # it does so only without dynamo
+        raise RuntimeError("torch.onnx.export gave no program")  # only without dynamo
     program.save(str(path), external_data=False)
     graph = program.model.graph
     return {"inputs": [_spec(graph.inputs[0])], "outputs": [_spec(output) for output in graph.outputs]}
@@ -57,7 +57,7 @@ def _spec(value: Any) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _quiet(*names: str) -> Iterator[None]:
-    """Only errors of these loggers, while the block runs."""
+    """Log only errors of these loggers within the context."""
     loggers = [logging.getLogger(name) for name in names]
     before = [logger.level for logger in loggers]
     for logger in loggers:

@@ -18,9 +18,9 @@ class Distilled:
 
     Args:
         student: A network of the catalogue that suits the learning task.
-        share: How much the teacher counts beside the targets, in [0, 1].
-        temperature: How far the teacher's probabilities are evened out.
-        epochs: Passes over the training split; those of the use case if nothing is said.
+        share: Weight of the distillation loss against the targets' loss, in [0, 1].
+        temperature: Softmax temperature of the teacher's probabilities.
+        epochs: Training epochs; the use case's by default.
         then: A compression of the student's graph.
     """
 

@@ -11,10 +11,10 @@ from typing import Any
 
 
 def prepared(graph: Path, folder: Path) -> Path:
-    """A copy of a graph in `folder` with known shapes, constants folded and normalisations taken into convolutions.
+    """A copy of a graph in `folder` with inferred shapes, folded constants and normalisations fused into convolutions.
 
-    Only tensors of known shape are quantised. ONNX Runtime's symbolic inference of shapes is left out: it fails at the
-    graphs of recurrent networks, and costs seconds.
+    Only tensors of known shape are quantised. ONNX Runtime's symbolic shape inference is skipped: it fails on recurrent
+    networks and takes seconds.
     """
     import onnx
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -29,7 +29,7 @@ def prepared(graph: Path, folder: Path) -> Path:
 
 
 def _merge_equal_weights(graph: Any) -> None:
-    """Keep one of equal constants: a network that looks twice, at a picture and its mirror image, has one set."""
+    """Deduplicate equal constants: a network applied twice, to an image and its mirror image, has one set."""
     kept: dict[bytes, str] = {}
     names: dict[str, str] = {}
     outputs = {output.name for output in graph.output}
@@ -44,7 +44,7 @@ def _merge_equal_weights(graph: Any) -> None:
 
 
 def _rename(graph: Any, names: dict[str, str]) -> None:
-    """Let all nodes, those of inner graphs too, take `names`' values in place of its keys."""
+    """Rename inputs of all nodes, including subgraphs, from `names`' keys to its values."""
     for node in graph.node:
         for index, name in enumerate(node.input):
             node.input[index] = names.get(name, name)
@@ -55,7 +55,7 @@ def _rename(graph: Any, names: dict[str, str]) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the converters' advice, which is about options that are chosen here, out of the log and off the terminal."""
+    """Silence the converters' advice on options that are chosen deliberately here."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -15,9 +15,9 @@ class Int8Dynamic:
     """No calibration; for LSTMs, transformers and dense layers.
 
     Args:
-        convolutions: Whether convolutions are taken, too. ONNX Runtime computes these a third to a tenth as fast as it
-            does with floats; it makes a small file.
-        per_channel: A scale for each output of a layer, and not one for all of them.
+        convolutions: Whether to quantise convolutions too. The file is smaller, but ONNX Runtime runs them at a third
+            to a tenth of the float speed.
+        per_channel: One scale per output channel instead of one per layer.
 
     Source: https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
     """

@@ -13,8 +13,8 @@ import pydantic
 from lepton_tasks.core.release_protocols import CompressionInput
 from lepton_tasks.training.compress.graphs import prepared, quiet
 
-# What computes, and what stands between two of these and would otherwise turn bytes into floats and back. The rest, the
-# normalisation of pixels and the last softmax among it, stays in floats: as bytes they cost much and save nothing.
+# Compute-heavy operators, and those between them that would otherwise force dequantisation and requantisation. The
+# rest, such as pixel normalisation and the final softmax, stays in float: int8 would lose accuracy and save nothing.
 _LAYERS = (
     "Add",
     "AveragePool",
@@ -34,9 +34,9 @@ class Int8Static:
     """Calibrated on training rows; for convolutions (ONNX Runtime has no static recurrent layers).
 
     Args:
-        rows: Training rows that the ranges are measured on.
-        method: ``minmax`` takes the whole range, ``percentile`` all but the furthest 1e-5 of the numbers, ``entropy``
-            the range that keeps most of the distribution. The latter two keep all numbers of all rows in memory.
+        rows: Number of training rows for calibration.
+        method: ``minmax`` takes the whole range, ``percentile`` cuts off the outermost 1e-5 of the values, ``entropy``
+            minimises the divergence of the distribution. The latter two store all activations in memory.
 
     Source: Jacob et al., "Quantization and training of neural networks for efficient integer-arithmetic-only
     inference", 2018; https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
@@ -48,7 +48,7 @@ class Int8Static:
         self.rows, self.method = rows, method
 
     def compress(self, model: CompressionInput, output: Path) -> None:
-        """Write `output`: one scale for each output of a layer, nodes that quantise beside those that compute."""
+        """Write `output`: one scale per output channel, in QDQ format."""
         import onnxruntime
         from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
@@ -70,7 +70,7 @@ class Int8Static:
 
 
 def _reader(name: str, rows: np.ndarray) -> Any:
-    """The rows in small batches, in the form that the quantiser asks for."""
+    """Calibration rows in small batches, as the quantiser's data reader."""
     from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]  # untyped

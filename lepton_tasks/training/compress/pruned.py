@@ -14,23 +14,23 @@ from lepton_tasks.core.spec import ComponentSpec
 
 
 class Pruned:
-    """Remove whole channels from the network; the output layers and attention are kept.
+    """Remove whole channels from the network, except in output layers and attention.
 
-    Then it is trained by the same course, with the network before as teacher, which takes epochs of a training. For
-    convolutional and dense networks, transformers of texts and many networks of timm and torchvision.
+    The network is then fine-tuned with the unpruned one as teacher. For convolutional and dense networks, text
+    transformers and many networks of timm and torchvision.
 
     Args:
-        share: Of the channels of each layer that go, above 0 and below 1.
-        epochs: Passes over the training split; a quarter of the use case's if nothing is said.
-        rate: Of the use case's learning rate.
-        teacher: How much the answers of the network before count beside the targets, in [0, 1].
-        temperature: How far its probabilities are evened out.
+        share: Fraction of each layer's channels to remove, above 0 and below 1.
+        epochs: Fine-tuning epochs; a quarter of the use case's by default.
+        rate: Factor of the use case's learning rate.
+        teacher: Weight of the distillation loss against the targets' loss, in [0, 1].
+        temperature: Softmax temperature of the teacher's probabilities.
         then: A compression of the pruned graph.
 
     Source: Fang et al., "DepGraph: towards any structural pruning", 2023.
     """
 
-    prunes = True  # `lepton validate` asks whether the network can be
+    prunes = True  # `lepton validate` checks that the network is prunable
 
     def __init__(
         self,

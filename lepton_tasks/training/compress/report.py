@@ -8,12 +8,12 @@ from typing import Any
 
 
 def comparison_table(rows: Sequence[Mapping[str, Any]], chosen: str, metric: str) -> str:
-    """All graphs in Markdown: size, speed, what each is worth and loses, and what came of it.
+    """Markdown table of all graphs: size, speed, metric and its loss, and the decision.
 
     Args:
-        rows: One a graph, the exported one first: ``name``, ``reason`` and what was measured.
-        chosen: Name of the one that is served.
-        metric: What they are judged by.
+        rows: One per graph, the exported one first: ``name``, ``reason`` and measurements.
+        chosen: Name of the chosen graph.
+        metric: Name of the metric.
     """
     head = ["graph", "KB", "ms per row", "rows/s", f"validation {metric}", "loss", "labels changed"]
     head += ["largest loss by part"]
@@ -51,7 +51,7 @@ def _number(value: float | None, form: str, scale: float = 1.0) -> str:
 
 
 def comparison_plot(path: Path, rows: Sequence[Mapping[str, Any]], chosen: str, metric: str) -> None:
-    """Size, time and loss of each graph beside the exported one's, as a PNG file."""
+    """Plot size, time and loss relative to the exported graph, as a PNG file."""
     from matplotlib.figure import Figure
 
     measured = [row for row in rows if "latency_ms" in row]
