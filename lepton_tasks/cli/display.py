@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,12 +42,23 @@ _OF_PICTURES = {
     "fit_features": "{rows:,} training rows, {classes} classes",
     "transform": "{train_rows:,} training rows, {bytes:,} bytes of shards",
 }
+_ONE = re.compile(r"(?<![\d.,])1 ((?:training |test )?)(class(?=es)|expectation|row|column|warning|value|trial)e?s\b")
+_PLAIN_SECONDS = 1.0  # between lines of progress on a plain stream
 _ENDED = ("success", "reused", "failed", "skipped")
 _STYLES = {"success": "green", "reused": "cyan", "failed": "bold red", "running": "yellow", "skipped": "dim"}
 
 
 def headline(stage: str, facts: Mapping[str, Fact]) -> str:
     """The one fact worth showing about a stage's outcome."""
+    return singular(_headline(stage, facts))
+
+
+def singular(text: str) -> str:
+    """The text with ``1 row`` in place of ``1 rows``."""
+    return _ONE.sub(r"1 \1\2", text)
+
+
+def _headline(stage: str, facts: Mapping[str, Fact]) -> str:
     measured: dict[str, Fact] = {
         part: facts.get(f"{part}_{facts.get('metric')}") for part in ("validation", "test", "baseline")
     }
@@ -73,6 +86,7 @@ class RunDisplay:
     def __init__(self, console: Console, title: str, stages: Sequence[str]) -> None:
         self._console, self._title, self._stages = console, title, stages
         self._rows: dict[str, tuple[str, float | None, str]] = {}
+        self._held, self._printed = "", -_PLAIN_SECONDS
         self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
 
     def __enter__(self) -> RunDisplay:
@@ -81,6 +95,7 @@ class RunDisplay:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self._print_held()
         if self._live:
             self._live.stop()
 
@@ -93,11 +108,21 @@ class RunDisplay:
         text = str(progress).removeprefix(f"{progress.stage}: ")
         if self._live:
             self.show(progress.stage, "running", progress.seconds, text)
-        else:
-            self._console.print(f"  {progress}", highlight=False, soft_wrap=True)
+            return
+        self._held = f"  {progress}"
+        if (now := time.monotonic()) - self._printed >= _PLAIN_SECONDS:
+            self._printed = now
+            self._print_held()
+
+    def _print_held(self) -> None:
+        """Print the last progress unless it is printed already."""
+        if self._held:
+            self._console.print(self._held, highlight=False, soft_wrap=True)
+        self._held = ""
 
     def ended(self, result: StageResult) -> None:
         """A stage ended."""
+        self._print_held()
         state = "reused" if result.cached else result.state
         self.show(result.stage, state, result.seconds, _outcome(result))
 

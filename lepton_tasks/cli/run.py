@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from lepton_tasks.cli.display import RunDisplay, summary
+from lepton_tasks.cli.display import RunDisplay, singular, summary
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ConfigError
 from lepton_tasks.core.settings import parse_override
@@ -89,7 +89,9 @@ def run_use_case(
     for ref in result.refs.values():
         if ref.facts.get("refused") and (file := ctx.store.folder(ref) / "rejected.parquet").exists():
             console.print(
-                f"  {ref.facts['refused']:,} rows refused by {ref.stage}: {file}", highlight=False, soft_wrap=True
+                singular(f"  {ref.facts['refused']:,} rows refused by {ref.stage}: ") + str(file),
+                highlight=False,
+                soft_wrap=True,
             )
     ended = {
         r.stage: {"state": r.state, "seconds": round(r.seconds, 3), "cached": r.cached}

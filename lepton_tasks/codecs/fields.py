@@ -10,7 +10,7 @@ from lepton_tasks.core.protocols import Codec
 FieldType = Literal["int", "float", "bool", "text", "time", "picture", "list", "rows"]
 """``list``: texts or numbers; ``rows``: objects with the field's `columns`, in chronological order."""
 
-_MAX_CHOICES = 200
+_MAX_CHOICES, _SHOWN_CHOICES = 50, 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,12 +32,13 @@ class Field:
     columns: tuple[Field, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values; at most 200 choices."""
+        """JSON values; of more than 50 choices only the first 20, which are the most frequent ones of a table."""
+        shown = _MAX_CHOICES if len(self.choices) <= _MAX_CHOICES else _SHOWN_CHOICES
         return {
             "name": self.name,
             "type": self.type,
             "required": self.required,
-            "choices": list(self.choices[:_MAX_CHOICES]),
+            "choices": list(self.choices[:shown]),
             "columns": [column.to_dict() for column in self.columns],
         }
 

@@ -125,9 +125,9 @@ class TabularCodec(JsonRequests):
             DataError: not a JSON object, an unknown or missing column, or a value of the wrong type.
         """
         row = json_object(payload)
-        known = {column.name for column in self.columns}.union(self.ignored)
+        known = {column.name for column in self.columns}
         for name in row:
-            if name not in known:
+            if name not in known and name not in self.ignored:
                 raise DataError(f"there is no column {name!r}.", where=name, fix=did_you_mean(name, known))
         return np.array([column.encode(row.get(column.name)) for column in self.columns], np.float64)
 

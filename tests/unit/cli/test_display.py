@@ -1,4 +1,5 @@
 import io
+from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image
@@ -49,6 +50,27 @@ def test_a_terminal_gets_a_table_of_all_stages():
         display.progressed(Progress("train", 3, 12, "epochs", 6.0, note=told(row)))
     assert "3 of 12 epochs (2.0 s each, 18 s left): train loss 0.5, validation accuracy 0.875, 4,321 samples/s" in (
         " ".join(console.file.getvalue().split())
+    )
+
+
+def test_a_plain_stream_gets_progress_once_a_second_and_the_last(monkeypatch):
+    console, clock = shown(), iter([50.0, 50.4, 50.9, 51.1, 51.2, 51.3])
+    monkeypatch.setattr("lepton_tasks.cli.display.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    with RunDisplay(console, "digits", ["train"]) as display:
+        for epoch in range(1, 7):
+            display.progressed(Progress("train", epoch, 60, "epochs", 1.0))
+        display.ended(StageResult("train", "failed", 0.5, error=DataError("stopped.")))
+    lines = [line.split() for line in console.file.getvalue().splitlines()]
+    assert [line[1] for line in lines] == ["1", "4", "6", "failed"]
+
+
+def test_one_of_a_thing_is_told_in_the_singular():
+    facts = {"expectations": 1, "failed": 0, "warnings": 11}
+    assert headline("validate_raw", facts) == "1 expectation, 0 failed, 11 warnings"
+    assert headline("ingest", {"classes": 1, "rows": 1}) == "1 row, 1 class"
+    assert headline("ingest", {"classes": 2, "rows": 2001}) == "2,001 rows, 2 classes"
+    assert headline("fit_features", {"rows": 1, "filled": 1, "outside": 0}) == "1 training row; 1 value filled, " + (
+        "0 out of bounds"
     )
 
 

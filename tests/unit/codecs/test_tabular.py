@@ -82,6 +82,7 @@ def test_numbers_may_be_written_as_text():
         ({"age": 1, "member": 1}, r"member: 1 is not of the type bool"),
         ({"age": 1, "at": "yesterday"}, r"at: 'yesterday' is not an ISO 8601 time"),
         ({"agee": 1}, r"there is no column 'agee'.*Did you mean 'age'"),
+        ({"labl": 1}, r"Known: age, at, grade, member, town, weight, work\.$"),  # none that is ignored, as the label
     ],
 )
 def test_a_bad_value_is_refused_with_its_column(row, message):

@@ -5,6 +5,7 @@ import pytest
 from starlette.testclient import TestClient
 from tiny_packages import SIDE, TABLE, expected, make_package, make_sums, picture
 
+from lepton_tasks.codecs.fields import Field
 from lepton_tasks.core.metrics import meaning, unit_of
 from lepton_tasks.serving.app import create_app
 
@@ -82,6 +83,12 @@ def test_each_codec_tells_its_fields(client):
         ("x", "float"),
         ("wind", "text"),
     ]
+
+
+@pytest.mark.parametrize(("known", "shown"), [(50, 50), (51, 20)])
+def test_of_many_known_values_the_first_are_told(known, shown):
+    choices = tuple(map(str, range(known)))
+    assert Field("id", "text", choices=choices).to_dict()["choices"] == list(choices[:shown])
 
 
 def test_an_example_is_what_predict_takes(client):
