@@ -64,8 +64,8 @@ class RunContext:
     stage: str = ""
     fingerprint: str = ""
     force: bool = False
-    goes_on: bool = False
-    """Whether this process runs the later stages of the run, too."""
+    more_stages: bool = False
+    """Whether this process also runs later stages of the run."""
 
     @classmethod
     def from_env(cls, run_id: str, variables: Mapping[str, str] | None = None) -> RunContext:

@@ -26,11 +26,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
     parser.add_argument("--run-id", required=True)
     parser.add_argument("--refs", type=Path, required=True, help="JSON file: references by name")
-    parser.add_argument("--result", type=Path, required=True, help="where the outcome is written, as JSON")
+    parser.add_argument("--result", type=Path, required=True, help="JSON file to write the result to")
     parser.add_argument("--force", action="store_true", help="run even if nothing changed")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
-    # Libraries that narrate every request or font lookup drown the stage's own lines.
+    # These libraries log every request or font lookup, which would bury the stage's own messages.
     for noisy in ("httpx", "httpcore", "matplotlib", "great_expectations", "alembic", "PIL", "fsspec"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:

@@ -23,15 +23,15 @@ from lepton_tasks.serving.package import Package, open_graph
 from lepton_tasks.stages import replay
 
 EXPORTED = "exported"
-"""What the graph is called that all others are compared with."""
+"""Name of the exported graph, the baseline of all comparisons."""
 
-_SMALLER, _FASTER = 0.95, 0.9  # of the exported graph's: less is noise, and not worth answering otherwise
-_ROUNDS, _SECONDS, _BATCH = 7, 0.05, 32  # of measuring, for each graph and round; rows of a large batch
+_MAX_SIZE_RATIO, _MAX_LATENCY_RATIO = 0.95, 0.9  # relative to the exported graph: smaller gains are noise
+_TIMING_ROUNDS, _TIMING_SECONDS, _BATCH = 7, 0.05, 32  # rounds; seconds per graph and round; rows of a large batch
 
 
 @dataclasses.dataclass
 class Candidate:
-    """One graph, what was measured of it, and why it is not taken."""
+    """One graph, its measurements, and the reason if it was rejected."""
 
     name: str
     spec: ComponentSpec | None = None
@@ -41,7 +41,7 @@ class Candidate:
     figures: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
-    def opened(self) -> Package:
+    def loaded(self) -> Package:
         """Its package; raises `ArtifactError` with the reason if it has none."""
         if self.package is None:
             raise ArtifactError(f"the graph {self.name} {self.reason}.")
@@ -53,71 +53,77 @@ class Candidate:
 
 
 @dataclasses.dataclass(frozen=True)
-class Exam:
-    """Requests made of one split, their rows, and what the exported graph answers."""
+class EvaluationSet:
+    """Requests of one split, their rows, and the exported graph's outputs."""
 
     payloads: Sequence[bytes]
     rows: Rows
     answers: Outputs
 
 
-def build(spec: ComponentSpec, model: CompressionInput, exported: Package, made: Path) -> Candidate:
-    """The graph that a compression makes, opened and asked once; without a package and with the reason if it fails."""
+def build(spec: ComponentSpec, model: CompressionInput, exported: Package, output: Path) -> Candidate:
+    """Compress, load and run once; on failure, a candidate without a package and with the reason."""
     params = ", ".join(f"{key}={value}" for key, value in spec.params.items())
-    candidate = Candidate(f"{spec.name} ({params})" if params else spec.name, spec, made)
-    with _or_reason(candidate):
-        COMPRESSIONS.build(spec.name, spec.params, where="compress.candidates").compress(model, made)
-        candidate.figures["bytes"] = made.stat().st_size
-        candidate.package = Package(exported.folder, exported.spec, "", open_graph(made, exported.spec))
+    candidate = Candidate(f"{spec.name} ({params})" if params else spec.name, spec, output)
+    with _failure_as_reason(candidate):
+        COMPRESSIONS.build(spec.name, spec.params, where="compress.candidates").compress(model, output)
+        candidate.figures["bytes"] = output.stat().st_size
+        candidate.package = Package(exported.folder, exported.spec, "", open_graph(output, exported.spec))
         if (example := exported.example()) is not None:
             candidate.package.predict(example[0])
     return candidate
 
 
 @contextlib.contextmanager
-def _or_reason(candidate: Candidate) -> Iterator[None]:
-    """Whatever the block raises is the reason why there is no such candidate; the exported graph must not fail.
+def _failure_as_reason(candidate: Candidate) -> Iterator[None]:
+    """Record exceptions of the block as the candidate's reason; those of the exported graph propagate.
 
     Raises:
-        StageError: a training was told to stop, or its process was killed.
+        StageError: a training was cancelled, or its process was killed.
     """
     try:
         yield
     except StageError:
         raise
-    except Exception as error:  # converters and runtimes raise what they like
+    except Exception as error:  # converters and runtimes raise any type
         if candidate.spec is None:
             raise
         candidate.package = None
         candidate.reason = f"failed: {' '.join(str(error).split())[:300] or type(error).__name__}"
 
 
-def judge(candidate: Candidate, task: LearningTask, metric: str, exams: Mapping[str, Exam]) -> None:
-    """Add what the candidate's answers are worth on each split, beside the exported graph's; NaN where one is none."""
+def measure_quality(
+    candidate: Candidate, task: LearningTask, metric: str, evaluation_sets: Mapping[str, EvaluationSet]
+) -> None:
+    """Add the candidate's metrics on each split, and their loss against the exported graph; NaN if undefined."""
     if candidate.package is None:
         return
-    with _or_reason(candidate):
-        for split, exam in exams.items():
-            candidate.figures |= _figures(candidate.package, task, metric, split, exam)
+    with _failure_as_reason(candidate):
+        for split, evaluation_set in evaluation_sets.items():
+            candidate.figures |= _quality(candidate.package, task, metric, split, evaluation_set)
 
 
-def _figures(package: Package, task: LearningTask, metric: str, split: str, exam: Exam) -> dict[str, Any]:
-    outputs = replay.outputs_of(package, exam.payloads)
-    metrics, before = (task.metrics(answers, exam.rows.targets) for answers in (outputs, exam.answers))
+def _quality(
+    package: Package, task: LearningTask, metric: str, split: str, evaluation_set: EvaluationSet
+) -> dict[str, Any]:
+    outputs = replay.outputs_of(package, evaluation_set.payloads)
+    metrics, before = (
+        task.metrics(answers, evaluation_set.rows.targets) for answers in (outputs, evaluation_set.answers)
+    )
     figures = {
         f"{split}_metrics": metrics,
         split: metrics[metric],
         f"{split}_drop": (before[metric] - metrics[metric]) * direction(metric),
-        f"{split}_mismatch": replay.label_mismatch(package.output_codec, outputs, exam.answers),
+        f"{split}_mismatch": replay.label_mismatch(package.output_codec, outputs, evaluation_set.answers),
     }
     if split == "validation":
-        whole, parts = (task.details(answers, exam.rows) for answers in (exam.answers, outputs))
-        figures["parts"] = _drops(whole, parts, metric)
+        whole, parts = (task.details(answers, evaluation_set.rows) for answers in (evaluation_set.answers, outputs))
+        figures["parts"] = _part_drops(whole, parts, metric)
     return figures
 
 
-def _drops(before: Mapping[str, Mapping[str, float]], now: Mapping[str, Any], metric: str) -> dict[str, float]:
-    """How much worse each part of the split is answered: by the metric where parts have it, or F1, or their first."""
+def _part_drops(before: Mapping[str, Mapping[str, float]], now: Mapping[str, Any], metric: str) -> dict[str, float]:
+    """Metric loss of each part of the split: of `metric` if parts have it, else F1, else their first metric."""
     drops: dict[str, float] = {}
     for part, figures in before.items():
         known = [name for name, value in figures.items() if isinstance(value, float)]
@@ -127,47 +133,47 @@ def _drops(before: Mapping[str, Mapping[str, float]], now: Mapping[str, Any], me
     return drops
 
 
-def clock(candidates: Sequence[Candidate], samples: np.ndarray) -> None:
-    """Add ``latency_ms`` of one row and ``rows_per_second`` of a batch, on one thread: medians, taken in turn.
+def measure_latency(candidates: Sequence[Candidate], samples: np.ndarray) -> None:
+    """Add ``latency_ms`` of one row and ``rows_per_second`` of a batch, on one thread: medians.
 
-    In turn, so that whatever else the machine does falls on all of them.
+    Candidates take turns, so that other load on the machine affects them equally.
     """
     one, many = samples[:1], np.resize(samples, (_BATCH, *samples.shape[1:]))
     for candidate in candidates:
         if candidate.package is not None:
-            with _or_reason(candidate):
+            with _failure_as_reason(candidate):
                 candidate.package.run(many)
     timed = [candidate for candidate in candidates if candidate.package is not None]
     times: dict[tuple[int, bool], list[float]] = {}
-    for turn in range(_ROUNDS):
+    for turn in range(_TIMING_ROUNDS):
         for index, candidate in enumerate(timed):
             for large, batch in ((False, one), (True, many)):
-                taken = _times(candidate.opened, batch)
+                durations = _durations(candidate.loaded, batch)
                 if turn:  # the first warms up
-                    times.setdefault((index, large), []).extend(taken)
+                    times.setdefault((index, large), []).extend(durations)
     for index, candidate in enumerate(timed):
         candidate.figures["latency_ms"] = 1_000 * statistics.median(times[index, False])
         candidate.figures["rows_per_second"] = _BATCH / statistics.median(times[index, True])
 
 
-def _times(package: Package, batch: np.ndarray) -> list[float]:
-    taken: list[float] = []
-    while not taken or sum(taken) < _SECONDS:
-        began = time.perf_counter()
+def _durations(package: Package, batch: np.ndarray) -> list[float]:
+    durations: list[float] = []
+    while not durations or sum(durations) < _TIMING_SECONDS:
+        started = time.perf_counter()
         package.run(batch)
-        taken.append(time.perf_counter() - began)
-    return taken
+        durations.append(time.perf_counter() - started)
+    return durations
 
 
 def choose(candidates: Sequence[Candidate], settings: Compress, metric: str) -> Candidate:
-    """The smallest (or the fastest) that keeps to the limits; the first candidate is the exported graph.
+    """The smallest (or fastest) candidate within the limits; the first candidate is the exported graph.
 
-    The others are told why they are not taken.
+    Sets the reason of all rejected candidates.
     """
     exported = candidates[0]
     for candidate in candidates[1:]:
         if not candidate.reason:
-            candidate.reason = _refusal(candidate.figures, exported.figures, settings, metric)
+            candidate.reason = _rejection_reason(candidate.figures, exported.figures, settings, metric)
     fit = [candidate for candidate in candidates[1:] if not candidate.reason]
     keys = ("bytes", "latency_ms") if settings.prefer == "size" else ("latency_ms", "bytes")
     best = min(fit, key=lambda candidate: [candidate.figures[key] for key in keys], default=exported)
@@ -177,16 +183,16 @@ def choose(candidates: Sequence[Candidate], settings: Compress, metric: str) -> 
     return best
 
 
-def _refusal(figures: Mapping[str, Any], exported: Mapping[str, Any], settings: Compress, metric: str) -> str:
+def _rejection_reason(figures: Mapping[str, Any], exported: Mapping[str, Any], settings: Compress, metric: str) -> str:
     drop, mismatch = figures["validation_drop"], figures["validation_mismatch"]
     slower = figures["latency_ms"] / exported["latency_ms"]
     smaller = figures["bytes"] / exported["bytes"]
-    if not drop <= settings.max_metric_drop:  # so that a NaN is refused
+    if not drop <= settings.max_metric_drop:  # also rejects NaN
         return f"{metric} is {drop:.4f} worse; {settings.max_metric_drop:g} is allowed"
     if mismatch is not None and mismatch > settings.max_mismatch:
         return f"{mismatch:.1%} of the labels differ; {settings.max_mismatch:.1%} is allowed"
     if slower > settings.max_slowdown:
         return f"it takes {slower:.2f} times as long; {settings.max_slowdown:g} is allowed"
-    if smaller > _SMALLER and slower > _FASTER:
+    if smaller > _MAX_SIZE_RATIO and slower > _MAX_LATENCY_RATIO:
         return "it is neither smaller nor faster"
     return ""

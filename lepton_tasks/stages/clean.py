@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def label_state(use_case: UseCase, ctx: RunContext, *, raw: DatasetRef) -> dict[str, Any] | None:
-    """What belongs to the fingerprint of `clean`: the column that has to hold numbers, if one has."""
+    """Part of the fingerprint of `clean`: the label column, if it must be numeric."""
     del ctx, raw
     return {"numbers": use_case.data.label} if takes_tables(use_case) and learns_numbers(use_case) else None
 
@@ -28,7 +28,7 @@ def clean(use_case: UseCase, ctx: RunContext, *, raw: DatasetRef) -> DatasetRef:
     """Apply the cleaning steps; write the kept, rejected and repaired rows and a report.
 
     Raises:
-        DataError: every row was refused, or a file changed after ingestion.
+        DataError: every row was rejected, or a file changed after ingestion.
     """
     if takes_tables(use_case):
         from lepton_tasks.data.tables.clean import clean_table
@@ -38,7 +38,7 @@ def clean(use_case: UseCase, ctx: RunContext, *, raw: DatasetRef) -> DatasetRef:
     try:
         report = _clean(use_case, ctx, ctx.open(raw), draft.path)
     except BaseException:
-        draft.discard()  # it holds all the arrays
+        draft.discard()  # it contains all arrays
         raise
     facts = {"rows": report["rows_kept"], "refused": report["rows_refused"], "repaired": report["rows_repaired"]}
     return ctx.publish(draft, DatasetRef, facts)

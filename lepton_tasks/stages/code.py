@@ -1,4 +1,4 @@
-"""What the code of a stage is: syntax trees, so that comments, docstrings and layout do not count."""
+"""Digest of a stage's code, from syntax trees: comments, docstrings and layout do not count."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from pathlib import Path
 from lepton_tasks.core.errors import ArtifactError
 from lepton_tasks.core.store import digest_of, sha256_file, write_json
 
-_MOST = 10_000  # files whose trees are remembered
+_MAX_CACHED = 10_000  # cached digests
 
 
 @functools.lru_cache(maxsize=64)
 def code_digest(modules: tuple[str, ...], state: Path) -> str:
-    """Digest of modules, and of all that is in packages.
+    """Digest of modules; packages count with all their modules.
 
     Args:
-        modules: Their names.
-        state: The state folder. What a file's tree was is remembered there: to parse all of them takes a quarter of a
-            second, in each process.
+        modules: Module names.
+        state: Folder of the cache of digests: parsing all files takes a quarter of a second per process.
 
     Raises:
         ArtifactError: there is no such module.
     """
-    remembered = state / f"code-{sys.version_info.major}.{sys.version_info.minor}.json"  # trees differ by version
-    known: dict[str, str] = {}
+    # Syntax trees differ by Python version.
+    cache = state / f"code-{sys.version_info.major}.{sys.version_info.minor}.json"
+    digests: dict[str, str] = {}
     with contextlib.suppress(OSError, ValueError):
-        known = json.loads(remembered.read_text())
+        digests = json.loads(cache.read_text())
     trees, new = [], {}
     for path in _sources(modules):
         content = sha256_file(path)
-        if content not in known:
-            new[content] = known[content] = _tree(path)
-        trees.append(known[content])
+        if content not in digests:
+            new[content] = digests[content] = _tree_digest(path)
+        trees.append(digests[content])
     if new:
         state.mkdir(parents=True, exist_ok=True)
-        write_json(remembered, known if len(known) <= _MOST else new)
+        write_json(cache, digests if len(digests) <= _MAX_CACHED else new)
     return digest_of(trees)
 
 
@@ -56,8 +56,8 @@ def _sources(modules: tuple[str, ...]) -> list[Path]:
     return sorted(paths)
 
 
-def _tree(path: Path) -> str:
-    """Digest of the file's tree."""
+def _tree_digest(path: Path) -> str:
+    """Digest of the file's syntax tree, without docstrings."""
     tree = ast.parse(path.read_bytes())
     for node in ast.walk(tree):
         body = getattr(node, "body", None)

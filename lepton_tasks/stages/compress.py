@@ -31,10 +31,18 @@ from lepton_tasks.serving.package import (
     seal,
 )
 from lepton_tasks.stages import replay
-from lepton_tasks.stages.candidates import EXPORTED, Candidate, Exam, build, choose, clock, judge
-from lepton_tasks.stages.pupils import teaching
+from lepton_tasks.stages.candidates import (
+    EXPORTED,
+    Candidate,
+    EvaluationSet,
+    build,
+    choose,
+    measure_latency,
+    measure_quality,
+)
+from lepton_tasks.stages.distillation import student_trainer
 
-_TIMED = 32  # rows that latencies are measured with
+_TIMED_ROWS = 32  # rows for the latency measurement
 
 
 def compress(
@@ -50,38 +58,40 @@ def compress(
 ) -> ModelPackageRef:
     """Try smaller graphs and package the best one within the limits, or keep the exported one.
 
-    Graphs are chosen on the validation split; what they are worth on the test split is told apart.
+    Graphs are chosen on the validation split; their metrics on the test split are reported separately.
     """
     package = load_package(ctx.open(exported))
     fitted = ctx.read_json(preprocessor, "preprocessor.json")["fitted"]
     task = learning_task_of(use_case, fitted, package.spec.labels)
     metric = use_case.gate.metric or task.metric
     graph = package.folder / ONNX_FILE
-    own = Candidate(EXPORTED, package=package, figures={"bytes": graph.stat().st_size})
+    baseline = Candidate(EXPORTED, package=package, figures={"bytes": graph.stat().st_size})
     with tempfile.TemporaryDirectory() as folder:
         if task.replayable:
-            rows = _Requests(use_case, ctx, splits, ctx.open(features), fitted)
-            asked = {
-                "validation": rows.of("validation", _settings(use_case).rows),
+            requests = _Requests(use_case, ctx, splits, ctx.open(features), fitted)
+            payloads = {
+                "validation": requests.of("validation", _settings(use_case).rows),
                 "test": replay.read_requests(ctx.open(evaluation))[: _settings(use_case).rows],
             }
-            exams = {split: _exam(task, package, rows.features, split, asked[split]) for split in asked}
+            evaluation_sets = {
+                split: _evaluation_set(task, package, requests.features, split, payloads[split]) for split in payloads
+            }
 
             def samples(count: int) -> np.ndarray:
-                return replay.decoded(package.codec, rows.of("train", count, spread=True))
+                return replay.decoded(package.codec, requests.of("train", count, spread=True))
 
-            teach = teaching(
+            teach = student_trainer(
                 use_case, ctx, checkpoint=checkpoint, features=features, preprocessor=preprocessor, samples=samples
             )
             model = CompressionInput(graph, samples, teach)
-            candidates = _tried(use_case, ctx, own, model, task, metric, exams, Path(folder))
+            candidates = _measured(use_case, ctx, baseline, model, task, metric, evaluation_sets, Path(folder))
             best = choose(candidates, _settings(use_case), metric)
         else:
-            candidates, best = [own], own
-            own.reason = "nothing was tried: the answers to requests cannot be evaluated"
+            candidates, best = [baseline], baseline
+            baseline.reason = "nothing was tried: the answers to requests cannot be evaluated"
         for candidate in candidates:
             ctx.log.info("%s: %s", candidate.name, "served" if candidate is best else candidate.reason or "not taken")
-        return _published(ctx, candidates, best, metric, str(evaluation.facts["mlflow_run_id"]))
+        return _publish(ctx, candidates, best, metric, str(evaluation.facts["mlflow_run_id"]))
 
 
 def _settings(use_case: UseCase) -> Compress:
@@ -92,7 +102,7 @@ def _settings(use_case: UseCase) -> Compress:
 
 
 class _Requests:
-    """Rows as clients would send them."""
+    """Rows as requests of clients."""
 
     def __init__(
         self, use_case: UseCase, ctx: RunContext, splits: DatasetRef, features: Path, fitted: dict[str, Any]
@@ -114,47 +124,51 @@ class _Requests:
         )
 
 
-def _exam(task: LearningTask, package: Package, features: Path, split: str, payloads: list[bytes]) -> Exam:
+def _evaluation_set(
+    task: LearningTask, package: Package, features: Path, split: str, payloads: list[bytes]
+) -> EvaluationSet:
     rows, count = task.evaluation_rows(features, split), len(payloads)
-    return Exam(payloads, Rows(rows.inputs[:count], rows.targets[:count]), replay.outputs_of(package, payloads))
+    return EvaluationSet(
+        payloads, Rows(rows.inputs[:count], rows.targets[:count]), replay.outputs_of(package, payloads)
+    )
 
 
-def _tried(
+def _measured(
     use_case: UseCase,
     ctx: RunContext,
-    own: Candidate,
+    baseline: Candidate,
     model: CompressionInput,
     task: LearningTask,
     metric: str,
-    exams: dict[str, Exam],
+    evaluation_sets: dict[str, EvaluationSet],
     folder: Path,
 ) -> list[Candidate]:
-    """The exported graph and all candidates, measured."""
-    package, specs = own.opened, _settings(use_case).candidates
-    judge(own, task, metric, exams)
-    candidates, tick = [own], ctx.meter(len(specs), "candidates")
+    """Build and measure all candidates; the exported graph is the first."""
+    package, specs = baseline.loaded, _settings(use_case).candidates
+    measure_quality(baseline, task, metric, evaluation_sets)
+    candidates, tick = [baseline], ctx.meter(len(specs), "candidates")
     for index, spec in enumerate(specs):
         candidate = build(spec, model, package, folder / f"{index}.onnx")
-        judge(candidate, task, metric, exams)
+        measure_quality(candidate, task, metric, evaluation_sets)
         candidates.append(candidate)
         tick(index + 1)
-    clock(candidates, replay.decoded(package.codec, exams["validation"].payloads[:_TIMED]))
+    measure_latency(candidates, replay.decoded(package.codec, evaluation_sets["validation"].payloads[:_TIMED_ROWS]))
     return candidates
 
 
-def _published(
+def _publish(
     ctx: RunContext, candidates: Sequence[Candidate], best: Candidate, metric: str, run_id: str
 ) -> ModelPackageRef:
-    """The package with the chosen graph, its own answer to the example, and the table; the table is in MLflow, too."""
+    """Publish the package with the chosen graph, its answer to the example and the comparison; log that to MLflow."""
     from lepton_tasks.tracking.mlflow import Tracker
     from lepton_tasks.training.compress.report import comparison_plot, comparison_table
 
-    own, draft = candidates[0], ctx.draft()
-    copy_package(own.opened.folder, draft.path)
+    baseline, draft = candidates[0], ctx.draft()
+    copy_package(baseline.loaded.folder, draft.path)
     rows = [candidate.report() for candidate in candidates]
-    if best.path is not None:  # it is not the exported one
+    if best.path is not None:  # not the exported graph
         shutil.copyfile(best.path, draft.path / ONNX_FILE)
-        spec = own.opened.spec.model_copy(
+        spec = baseline.loaded.spec.model_copy(
             update={
                 "compression": best.spec,
                 "metrics": best.figures["test_metrics"],
@@ -162,19 +176,19 @@ def _published(
             }
         )
         write_json(draft.path / SPEC_FILE, spec.model_dump(mode="json"))
-        if (example := own.opened.example()) is not None:
-            write_json(draft.path / EXPECTED_FILE, best.opened.predict(example[0]))
+        if (example := baseline.loaded.example()) is not None:
+            write_json(draft.path / EXPECTED_FILE, best.loaded.predict(example[0]))
     report = {"chosen": best.name, "metric": metric, "candidates": rows}
     write_json(draft.path / COMPRESSION_FILE, report)
     table = comparison_table(rows, best.name, metric)
     card = draft.path / CARD_FILE
     card.write_text(f"{card.read_text(encoding='utf-8')}\n## Compression\n\n{table}", encoding="utf-8")
     seal(draft.path)
-    facts = _facts(best, own, metric)
+    facts = _facts(best, baseline, metric)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "compression.md").write_text(table, encoding="utf-8")
         write_json(Path(folder) / COMPRESSION_FILE, report)
-        if "latency_ms" in own.figures:
+        if "latency_ms" in baseline.figures:
             comparison_plot(Path(folder) / "compression.png", rows, best.name, metric)
         tracker = Tracker(ctx.environment.tracking_url)
         try:
@@ -186,10 +200,10 @@ def _published(
     return ctx.publish(draft, ModelPackageRef, facts)
 
 
-def _facts(best: Candidate, own: Candidate, metric: str) -> dict[str, str | int | float]:
+def _facts(best: Candidate, baseline: Candidate, metric: str) -> dict[str, str | int | float]:
     facts: dict[str, str | int | float] = {"chosen": best.name, "metric": metric, "onnx_bytes": best.figures["bytes"]}
-    facts["size_ratio"] = best.figures["bytes"] / own.figures["bytes"]
+    facts["size_ratio"] = best.figures["bytes"] / baseline.figures["bytes"]
     if "latency_ms" in best.figures:
-        facts["latency_ratio"] = best.figures["latency_ms"] / own.figures["latency_ms"]
+        facts["latency_ratio"] = best.figures["latency_ms"] / baseline.figures["latency_ms"]
         facts |= {f"compressed_{split}_drop": best.figures[f"{split}_drop"] for split in ("validation", "test")}
     return facts

@@ -20,16 +20,16 @@ def deploy(
     package: ModelPackageRef,
     verdict: EvaluationRef,
 ) -> EndpointRef:
-    """Deploy the version as its rollout says, then update the aliases ``champion`` and ``previous``.
+    """Deploy the version by its rollout, then update the aliases ``champion`` and ``previous``.
 
-    By ``deploy.rollout`` it may be the champion's challenger instead; the server promotes it, or takes it back, later.
-    The aliases follow the endpoint: if they cannot be set, the endpoint goes back. Only servers that themselves follow
-    the aliases are told by them, and the target `followers` moves them back if one refuses.
+    With ``deploy.rollout`` it may start as challenger; the server promotes or removes it later. If the aliases cannot
+    be set, the endpoint is rolled back. Only servers that follow the registry learn of the version by the aliases; the
+    target `followers` moves these back if a server refuses.
 
     Raises:
-        ArtifactError: the target refuses the package; what was served still is.
-        GateError: a repair took this version back, so that no run deploys it again; or another version became champion
-            since the gate, which has not compared with it.
+        ArtifactError: the target refuses the package; the served version stays.
+        GateError: a repair rolled this version back, so no run deploys it again; or another version became champion
+            after the gate's comparison.
         UnavailableError: the target or MLflow does not answer.
     """
     from lepton_tasks.tracking.mlflow import CHALLENGER, CHAMPION, PREVIOUS, Tracker
@@ -37,15 +37,15 @@ def deploy(
     version = str(model_version.facts["version"])
     target = target_of(use_case, ctx)
     tracker = Tracker(ctx.environment.tracking_url)
-    known = tracker.version(use_case.name, version)
-    why = known.tags.get(ROLLED_BACK, "") if known is not None else ""
-    if why and target.health(use_case, ctx)["version"] != version:  # a person may have deployed it all the same
+    registered = tracker.version(use_case.name, version)
+    reason = registered.tags.get(ROLLED_BACK, "") if registered is not None else ""
+    if reason and target.health(use_case, ctx)["version"] != version:  # unless it was deployed by hand since
         raise GateError(
-            f"version {version} was rolled back by a repair: {why.rstrip('.')}.",
+            f"version {version} was rolled back by a repair: {reason.rstrip('.')}.",
             where=f"{use_case.name}.yaml",
             fix=f"`lepton deploy {use_case.name} {version}` deploys it; other data or settings make another.",
         )
-    old = tracker.champion(use_case.name)  # before the swap: with MLflow away, nothing is touched
+    old = tracker.champion(use_case.name)  # before the swap: without MLflow, nothing changes
     compared, run_id = verdict.facts["champion"], model_version.facts.get("mlflow_run_id")
     if old is not None and old.version not in (version, compared) and old.run_id != run_id:
         raise GateError(
@@ -55,22 +55,22 @@ def deploy(
             fix="Run it again: the gate compares with the new champion.",
         )
     served = target.deploy(use_case, ctx, Registered(version, package.digest, lambda: ctx.open(package)))
-    challenges = served["version"] != version
+    is_challenger = served["version"] != version
     try:
-        if challenges:
+        if is_challenger:
             tracker.set_alias(use_case.name, CHALLENGER, version)
         else:
             if old is not None and old.version != version:
                 tracker.set_alias(use_case.name, PREVIOUS, old.version)
-            held = tracker.version(use_case.name, CHALLENGER)
-            if held is not None and held.version == version:  # as `register` called it until now
+            challenger = tracker.version(use_case.name, CHALLENGER)
+            if challenger is not None and challenger.version == version:  # set by `register`
                 tracker.set_alias(use_case.name, CHALLENGER, None)
-            tracker.set_alias(use_case.name, CHAMPION, version)  # last: once it is set, all is
+            tracker.set_alias(use_case.name, CHAMPION, version)  # last: marks completion
     except LeptonError:
         if served["changed"]:
             withdraw(use_case, ctx, target)
         raise
-    kind = use_case.deploy.rollout.kind if challenges else "champion"
+    kind = use_case.deploy.rollout.kind if is_challenger else "champion"
     ctx.log.info("%s version %s answers as %s at %s", use_case.name, version, kind, served["url"])
     facts = {
         "url": served["url"],
@@ -78,8 +78,8 @@ def deploy(
         "target": deploy_target_spec(use_case, ctx.environment).name,
         "package_digest": package.digest,
         "package_uri": package.uri,
-        "previous_version": served["version"] if challenges else served["previous"],
-        "role": "challenger" if challenges else "champion",
+        "previous_version": served["version"] if is_challenger else served["previous"],
+        "role": "challenger" if is_challenger else "champion",
     }
     draft = ctx.draft()
     write_json(draft.path / "endpoint.json", facts)
@@ -102,10 +102,10 @@ def target_of(use_case: UseCase, ctx: RunContext) -> DeployTarget:
 
 
 def withdraw(use_case: UseCase, ctx: RunContext, target: DeployTarget) -> str | None:
-    """Take the challenger away; without one, let the previous version answer again, or nothing if there was none.
+    """Remove the challenger; without one, restore the previous version, or remove the model if there was none.
 
     Returns:
-        The version that answers then.
+        The version served afterwards.
     """
     served = target.health(use_case, ctx)
     if served["challenger"] is None and served["previous"] is None:

@@ -34,13 +34,13 @@ def export(
     from lepton_tasks.training.export import export_onnx
 
     trained = read_checkpoint(ctx.open(checkpoint))
-    task, judged, data = trained.task, ctx.open(evaluation), ctx.open(features)
+    task, evaluated, data = trained.task, ctx.open(evaluation), ctx.open(features)
     fitted = ctx.read_json(preprocessor, "preprocessor.json")
-    metrics = json.loads((judged / "metrics.json").read_text())
+    metrics = json.loads((evaluated / "metrics.json").read_text())
     rows = json.loads((data / "dataset.json").read_text())["rows"]
     input_codec, input_params = codec_spec_of(use_case, fitted["fitted"], task)
     output_codec, output_params = task.output_codec()
-    payloads, served = replay.read_requests(judged), replay.read_outputs(judged / replay.SERVED_FILE)
+    payloads, served = replay.read_requests(evaluated), replay.read_outputs(evaluated / replay.SERVED_FILE)
     draft = ctx.draft()
     graph = draft.path / ONNX_FILE
     samples = replay.decoded(CODECS.build(input_codec, input_params), payloads[:2])
@@ -66,10 +66,10 @@ def export(
         interval=wilson(accuracy, rows["test"]) if accuracy is not None else None,
         tracked=checkpoint.facts.get("mlflow_run_id") is not None,
     )
-    row = _typical(task, served, task.evaluation_rows(data, "test").targets[: len(payloads)])
+    row = _example_row(task, served, task.evaluation_rows(data, "test").targets[: len(payloads)])
     answers = OUTPUT_CODECS.build(output_codec, output_params)
     example = payloads[row], answers.encode(served, row)
-    profile = json.loads((judged / replay.PROFILE_FILE).read_text())
+    profile = json.loads((evaluated / replay.PROFILE_FILE).read_text())
     profile |= {"answers": profile_of_answers(answers, served, ctx), "test_rows": rows["test"]}
     profile["training"] = energies(trained.spec)
     write_package(draft.path, onnx=graph, spec=spec, preprocessor=fitted, card=card, example=example, profile=profile)
@@ -80,9 +80,9 @@ def export(
     )
 
 
-def _typical(task: LearningTask, served: Outputs, targets: np.ndarray) -> int:
-    """The first request that is answered correctly and with some certainty; the first one if there is none."""
+def _example_row(task: LearningTask, served: Outputs, targets: np.ndarray) -> int:
+    """Index of the first request answered correctly with a confidence above 0.9; 0 if there is none."""
     right = task.right(served, targets) if task.replayable else None
-    sure = task.confidence(served) > 0.9
-    good = np.flatnonzero(sure if right is None else sure & right)
-    return int(good[0]) if len(good) else 0
+    confident = task.confidence(served) > 0.9
+    suitable = np.flatnonzero(confident if right is None else confident & right)
+    return int(suitable[0]) if len(suitable) else 0

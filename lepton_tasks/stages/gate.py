@@ -14,7 +14,7 @@ from lepton_tasks.core.metrics import higher_is_better, is_worse
 from lepton_tasks.core.registry import did_you_mean
 from lepton_tasks.core.store import write_json
 from lepton_tasks.core.use_case import UseCase
-from lepton_tasks.stages import contest
+from lepton_tasks.stages import champion_comparison
 
 
 def gate(
@@ -30,7 +30,7 @@ def gate(
     Raises:
         GateError: a metric is not a finite number, a threshold is missed, or the champion is better by more than
             ``gate.max_drop``.
-        ConfigError: a metric is named that the learning task does not compute.
+        ConfigError: the learning task does not compute a named metric.
     """
     metrics = ctx.read_json(evaluation, "metrics.json")["test"]
     fitted = ctx.read_json(preprocessor, "preprocessor.json")
@@ -50,9 +50,9 @@ def gate(
         _check(f"gate.thresholds.{name}", name, metrics[name], limit)
         for name, limit in use_case.gate.thresholds.items()
     ]
-    champion = contest.compare(use_case, ctx, task, metric, evaluation, features)
+    champion = champion_comparison.compare(use_case, ctx, task, metric, evaluation, features)
     if champion is not None and champion["compared"]:
-        limit = contest.limit(use_case, metric, champion)
+        limit = champion_comparison.limit(use_case, metric, champion)
         checks.append(_check("gate.max_drop", metric, champion["candidate"], limit))
     passed = all(check["passed"] for check in checks)
     verdict = {"passed": passed, "metrics": metrics, "checks": checks, "champion": champion}
@@ -61,7 +61,7 @@ def gate(
     try:
         _log(ctx, str(evaluation.facts["mlflow_run_id"]), draft.path / "verdict.json", passed=passed)
         if not passed:
-            raise _refusal(use_case, checks, champion)
+            raise _gate_error(use_case, checks, champion)
     except BaseException:
         draft.discard()
         raise
@@ -81,7 +81,7 @@ def _log(ctx: RunContext, run_id: str, verdict: Path, *, passed: bool) -> None:
     tracker.tags(run_id, {"lepton.gate": "passed" if passed else "failed"})
 
 
-def _refusal(use_case: UseCase, checks: list[dict[str, Any]], champion: dict[str, Any] | None) -> GateError:
+def _gate_error(use_case: UseCase, checks: list[dict[str, Any]], champion: dict[str, Any] | None) -> GateError:
     parts = []
     for check in checks:
         if not check["passed"] and check["limit"] is None:

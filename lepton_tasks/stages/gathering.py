@@ -1,4 +1,4 @@
-"""Requests answered by servers elsewhere, before monitors and `lepton ab` read the request log."""
+"""Copy remote servers' request logs before monitors and `lepton ab` read them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _MIB = 2**20
 
 
 def gather_requests(use_case: UseCase, ctx: RunContext) -> list[Finding]:
-    """Copy what is new in the request logs of the servers into the state folder's; see `stages.log_copies`.
+    """Copy new records of the servers' request logs into the state folder; see `stages.log_copies`.
 
     Returns:
-        Whether the log of every server could be read; nothing where the server writes into the state folder.
+        One finding, on whether all logs could be read; none if the server writes into the state folder.
     """
     try:
         servers = target_of(use_case, ctx).logs(ctx)

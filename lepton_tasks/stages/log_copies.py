@@ -1,8 +1,7 @@
-"""Request logs of other servers, copied into this state folder, where all that read the log find them.
+"""Copies of other servers' request logs in this state folder, for all readers of the log.
 
-A file is copied as it is, under its name and the id of the log that it is from. So what was copied once is known by
-its name and size, and nothing counts twice, whoever is killed meanwhile: sealed files appear whole or not at all, and
-lines are added where the last whole line ends.
+A copy has the name of the original and the id of its log. Name and size identify copied data, so nothing is counted
+twice, even after a kill: sealed files are written atomically, and lines are appended after the last complete line.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ from lepton_tasks.core.release_protocols import Address
 from lepton_tasks.serving.observing.request_log import OUTCOMES, OWN_FILE
 from lepton_tasks.serving.observing.segments import GATHERED, LIVE, SEALED, begun_at, is_copy, log_files
 
-_ANSWER_SECONDS = 10.0
-_AT_ONCE = 16
-_UNWRITTEN_SECONDS = 1.0  # a server writes its log every half second
-_LONGEST_LINE = 2**20
+_TIMEOUT_SECONDS = 10.0
+_MAX_CONCURRENT = 16
+_FLUSH_SECONDS = 1.0  # servers write their log every half second
+_MAX_LINE = 2**20
 _ID = re.compile("[0-9a-f]{8,64}")
 _MAGIC = b"PAR1"  # a Parquet file ends with it
 _SCOPE = "Create a key with `lepton key add stages --models '*' --models '/requests/*'` and set LEPTON_API_KEY to it."
@@ -37,12 +36,12 @@ _SCOPE = "Create a key with `lepton key add stages --models '*' --models '/reque
 
 @dataclasses.dataclass(frozen=True)
 class Gathered:
-    """What came of it.
+    """Result of `gather`.
 
     Attributes:
-        servers: How many were asked.
-        bytes: How many were copied.
-        faults: Why the log of a server is not complete, by its address.
+        servers: Number of servers.
+        bytes: Number of bytes copied.
+        faults: Reasons for incomplete logs, by server address.
     """
 
     servers: int
@@ -55,8 +54,8 @@ class _File:
     """A file of another server's log.
 
     Attributes:
-        name: Its name there.
-        log: The id of the log.
+        name: Its name on the server.
+        log: Id of the log.
         bytes: Its size.
     """
 
@@ -66,7 +65,7 @@ class _File:
 
     @property
     def copy(self) -> Path:
-        """Where the copy lies, in the model's folder."""
+        """Path of the copy, relative to the model's folder."""
         path = Path(self.name)
         return path.with_name(f"{path.stem}-{self.log}{path.suffix}")
 
@@ -82,50 +81,50 @@ def gather(
     most_bytes: int = 4 * 2**30,
     most_files: int = 10_000,
 ) -> Gathered:
-    """Copy what is new in the servers' logs of a model; one process at a time does, others wait for it.
+    """Copy new records of the servers' logs of a model; one process at a time, others wait.
 
     Args:
         folder: The request log of this state folder.
         model: The model.
-        servers: Whose logs.
-        key: An API key of theirs that is for the log.
-        own: The id of the log of this state folder, which is not copied.
-        seconds: After which no further file is begun; the next call goes on.
-        most_bytes: Of the copies of a model; the oldest go, and are not copied again.
-        most_files: Of these.
+        servers: The servers.
+        key: An API key with access to the log.
+        own: Id of this state folder's log, which is not copied.
+        seconds: Time limit for starting another file; the next call continues.
+        most_bytes: Maximum size of a model's copies; the oldest are removed, and not copied again.
+        most_files: Maximum number of copies.
     """
     home = folder / model
-    places = (home, home / OUTCOMES)
-    with _alone(home), contextlib.ExitStack() as stack, ThreadPoolExecutor(_AT_ONCE) as threads:
+    folders = (home, home / OUTCOMES)
+    with _exclusive(home), contextlib.ExitStack() as stack, ThreadPoolExecutor(_MAX_CONCURRENT) as threads:
         began, monotonic = time.time(), time.monotonic()
         logs = [_Log(stack, server, model, key, home, until=monotonic + seconds) for server in servers]
-        list(threads.map(_Log.look, logs))
-        _forget_doubles(logs, own)
-        copies = {_stem(path): path for place in places for path in log_files(place) if is_copy(path)}
-        offered = {_stem(home / file.copy): file for log in logs for file in log.files}
-        kept = _within(copies, offered, most_bytes=most_bytes, most_files=most_files)
+        list(threads.map(_Log.list_files, logs))
+        _skip_duplicates(logs, own)
+        copies = {_stem(path): path for subfolder in folders for path in log_files(subfolder) if is_copy(path)}
+        remote = {_stem(home / file.copy): file for log in logs for file in log.files}
+        selected = _within_limits(copies, remote, most_bytes=most_bytes, most_files=most_files)
         for log in logs:
-            log.files = [file for file in log.files if _stem(home / file.copy) in kept]
-        for stem in copies.keys() - kept:
+            log.files = [file for file in log.files if _stem(home / file.copy) in selected]
+        for stem in copies.keys() - selected:
             for suffix in (LIVE, SEALED):
                 stem.with_suffix(suffix).unlink(missing_ok=True)
         list(threads.map(_Log.copy, logs))
-        for place in places:
-            if place.is_dir():
-                _replace(place / GATHERED, repr(began - _UNWRITTEN_SECONDS).encode())
+        for subfolder in folders:
+            if subfolder.is_dir():
+                _replace(subfolder / GATHERED, repr(began - _FLUSH_SECONDS).encode())
     return Gathered(len(servers), sum(log.copied for log in logs), {log.at: log.fault for log in logs if log.fault})
 
 
 @contextlib.contextmanager
-def _alone(home: Path) -> Iterator[None]:
+def _exclusive(home: Path) -> Iterator[None]:
     home.mkdir(parents=True, exist_ok=True)
     with (home / ".gathering").open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 
 
-def _forget_doubles(logs: Sequence[_Log], own: str) -> None:
-    """A server that has two addresses is copied once, and the one of this state folder not at all."""
+def _skip_duplicates(logs: Sequence[_Log], own: str) -> None:
+    """Skip second addresses of a server, and the log of this state folder."""
     seen = {own}
     for log in logs:
         if log.id in seen:
@@ -134,23 +133,23 @@ def _forget_doubles(logs: Sequence[_Log], own: str) -> None:
 
 
 def _stem(path: Path) -> Path:
-    """A file without what tells lines from a sealed one."""
+    """Path without the suffix, which differs between live and sealed files."""
     return path.with_suffix("")
 
 
-def _within(
-    copies: Mapping[Path, Path], offered: Mapping[Path, _File], *, most_bytes: int, most_files: int
+def _within_limits(
+    copies: Mapping[Path, Path], remote: Mapping[Path, _File], *, most_bytes: int, most_files: int
 ) -> Collection[Path]:
-    """Of what there is here and there, the latest within the bounds."""
+    """The latest of the local and remote files within the limits."""
     sizes = {stem: path.stat().st_size for stem, path in copies.items()}
-    sizes |= {stem: max(file.bytes, sizes.get(stem, 0)) for stem, file in offered.items()}
-    kept: set[Path] = set()
+    sizes |= {stem: max(file.bytes, sizes.get(stem, 0)) for stem, file in remote.items()}
+    selected: set[Path] = set()
     for stem in sorted(sizes, key=begun_at, reverse=True)[:most_files]:
         most_bytes -= sizes[stem]
         if most_bytes < 0:
             break
-        kept.add(stem)
-    return kept
+        selected.add(stem)
+    return selected
 
 
 class _Log:
@@ -158,10 +157,10 @@ class _Log:
 
     Attributes:
         at: The server's address.
-        id: The log's id; empty until it is known.
-        files: Those to be copied, as far as they are not.
-        copied: Bytes that were.
-        fault: Why not all of it was copied.
+        id: Id of the log; empty until known.
+        files: Files to copy.
+        copied: Number of bytes copied.
+        fault: Why the copy is incomplete.
     """
 
     def __init__(
@@ -174,17 +173,17 @@ class _Log:
         self._home, self._until = home, until
         self._url = f"{server.url}/v1/requests/{model}"
         self._extensions, headers = server.extensions, bearer(key) | server.headers
-        client = httpx.Client(headers=headers, verify=trusted(), timeout=_ANSWER_SECONDS, trust_env=False)
+        client = httpx.Client(headers=headers, verify=trusted(), timeout=_TIMEOUT_SECONDS, trust_env=False)
         self._client = stack.enter_context(client)
 
-    def look(self) -> None:
-        """Ask which files there are."""
-        with self._blamed():
-            self.files = self._listed()
+    def list_files(self) -> None:
+        """List the log's files."""
+        with self._faults_recorded():
+            self.files = self._list()
 
     def copy(self) -> None:
         """Copy `files`, the oldest first."""
-        with self._blamed():
+        with self._faults_recorded():
             for i, file in enumerate(sorted(self.files, key=lambda file: begun_at(file.copy))):
                 if time.monotonic() > self._until:
                     raise UnavailableError(f"{len(self.files) - i} files are left for the next time.")
@@ -194,8 +193,8 @@ class _Log:
                     self._copy_lines(file)
 
     @contextlib.contextmanager
-    def _blamed(self) -> Iterator[None]:
-        """What fails is the fault of this server, and of no other."""
+    def _faults_recorded(self) -> Iterator[None]:
+        """Record exceptions of the block as this server's fault."""
         import httpx
 
         try:
@@ -207,18 +206,18 @@ class _Log:
         except (ValueError, KeyError, TypeError) as error:
             self.fault = f"it answers something else: {error!r}"
 
-    def _listed(self) -> list[_File]:
-        found = orjson.loads(self._ask(self._url) or b"null")
+    def _list(self) -> list[_File]:
+        found = orjson.loads(self._get(self._url) or b"null")
         self.id, files = found["log"], found["files"]
         if not _ID.fullmatch(self.id) or not all(OWN_FILE.fullmatch(one["name"]) for one in files):
             raise ValueError("names that are none")
         return [_File(one["name"], self.id, int(one["bytes"])) for one in files]
 
-    def _part(self, name: str, offset: int) -> bytes | None:
-        """What follows in a file, empty at its end; None if there is no such file any more."""
-        return self._ask(f"{self._url}/{name}", offset=offset)
+    def _read(self, name: str, offset: int) -> bytes | None:
+        """Content of a file from `offset`, empty at its end; None if the file no longer exists."""
+        return self._get(f"{self._url}/{name}", offset=offset)
 
-    def _ask(self, url: str, **params: int) -> bytes | None:
+    def _get(self, url: str, **params: int) -> bytes | None:
         reply = self._client.get(url, params=params, extensions=self._extensions)
         if reply.status_code in (401, 403):
             raise UnavailableError("its log is not for this API key.", fix=_SCOPE)
@@ -235,8 +234,8 @@ class _Log:
         parts: list[bytes] = []
         size = 0
         while size < file.bytes:
-            part = self._part(file.name, size)
-            if not part:  # removed for its age meanwhile
+            part = self._read(file.name, size)
+            if not part:  # removed by retention meanwhile
                 return
             parts.append(part)
             size += len(part)
@@ -257,27 +256,28 @@ class _Log:
             stream.truncate(offset)
             stream.seek(offset)
             part: bytes | None = b""
-            while offset < file.bytes and (part := self._part(file.name, offset)):  # empty: a crash tore the last line
+            # An empty part: the last line is incomplete after a crash.
+            while offset < file.bytes and (part := self._read(file.name, offset)):
                 stream.write(part)
                 offset += len(part)
                 self.copied += len(part)
         if offset < file.bytes and part is None:  # sealed since it was listed
             name = str(Path(file.name).with_suffix(SEALED))
-            for sealed in (one for one in self._listed() if one.name == name):
+            for sealed in (one for one in self._list() if one.name == name):
                 self._copy_sealed(sealed)
 
 
 def _end_of_lines(stream: Any) -> int:
-    """Where the last whole line of a file ends; behind it is what a kill tore."""
+    """Offset after the last complete line of a file; a kill may leave an incomplete one."""
     size = stream.seek(0, os.SEEK_END)
-    start = max(0, size - _LONGEST_LINE)
+    start = max(0, size - _MAX_LINE)
     stream.seek(start)
     last: int = stream.read().rfind(b"\n")
     return start + last + 1 if last >= 0 else 0
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Write a file, whole or not at all, that only its owner may read."""
+    """Write a file atomically, readable by its owner only."""
     part = path.with_name(f".{path.name}")
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
         stream.write(content)

@@ -21,15 +21,15 @@ _LEVELS = {"ok": logging.INFO, "warning": logging.WARNING, "critical": logging.E
 
 
 def monitor(use_case: UseCase, ctx: RunContext, *, endpoint: EndpointRef) -> MonitorReportRef:
-    """Run the monitors, and publish ``findings.json`` with their plots. Findings do not fail the run.
+    """Run the monitors, and publish ``findings.json`` with plots. Findings do not fail the run.
 
-    They are also written into the book of the model, and shown in MLflow on the version. Whoever watches it sends
-    alerts (see `stages.watch`).
+    They are also recorded in the model's monitoring book and logged to the version's MLflow run. Alerts are sent by the
+    caller (see `stages.watch`).
     """
     findings = gather_requests(use_case, ctx)
     for i, spec in enumerate(use_case.monitor):
-        asked = MONITORS.build(spec.name, spec.params, where=f"{use_case.name}.yaml: monitor.{i}")
-        findings += asked.check(use_case, ctx, endpoint)
+        component = MONITORS.build(spec.name, spec.params, where=f"{use_case.name}.yaml: monitor.{i}")
+        findings += component.check(use_case, ctx, endpoint)
     for finding in findings:
         ctx.log.log(_LEVELS[finding.severity], "%s: %s", finding.monitor, finding.message)
     facts = endpoint.facts

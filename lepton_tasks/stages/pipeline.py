@@ -14,19 +14,19 @@ class Stage:
     """One step of a run.
 
     Attributes:
-        name: What people call it.
+        name: Stage name.
         function: ``"module:function"``, called as ``function(use_case, ctx, **needs) -> ArtifactRef``.
-        group: The task group it is shown in.
-        needs: Names of the references it is given, each produced by an earlier stage.
-        reads: Names of further references it is given for the record; they are not part of its fingerprint.
+        group: Its task group in Airflow.
+        needs: Names of its input references, each produced by an earlier stage.
+        reads: Names of further inputs, used for records only and not part of the fingerprint.
         produces: Name of the reference it returns.
-        sections: Parts of the use case (dotted keys) its outcome depends on.
-        code: Modules or packages whose source its outcome depends on, beside its own module.
-        retries: How often a retryable error is retried.
-        reusable: Whether an unchanged fingerprint means that it need not run.
-        state: ``"module:function"`` giving JSON values of the outside world that belong to the fingerprint.
-        fresh: ``"module:function"`` saying whether a reused reference still holds in the outside world.
-        deploys: Whether it is skipped when the use case is not to be deployed.
+        sections: Parts of the use case (dotted keys) that its result depends on.
+        code: Further modules or packages that its result depends on, besides its own module.
+        retries: Number of retries of a retryable error.
+        reusable: Whether the result is reused if the fingerprint is unchanged.
+        state: ``"module:function"`` that returns external state as JSON values, part of the fingerprint.
+        fresh: ``"module:function"`` that checks whether a reused reference is still valid outside the store.
+        deploys: Whether it is skipped with `deploy.enabled: false`.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Stage:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """All references the function is called with."""
+        """Names of all references that the function is called with."""
         return (*self.needs, *self.reads)
 
 
@@ -60,7 +60,7 @@ _QUALITY_CODE = (
     "lepton_tasks.data.sketch",
 )
 _MODEL_CODE = ("lepton_tasks.models", "lepton_tasks.learning")
-_WEIGHTS = "lepton_tasks.stages.begun_with:weights_state"
+_WEIGHTS = "lepton_tasks.stages.pretrained_weights:weights_state"
 _REPLAY_CODE = ("lepton_tasks.codecs", "lepton_tasks.data.requests", "lepton_tasks.stages.replay")
 
 STAGES: tuple[Stage, ...] = (
@@ -186,10 +186,10 @@ STAGES: tuple[Stage, ...] = (
             "lepton_tasks.core.metrics",
             *_REPLAY_CODE,
             "lepton_tasks.serving.package",
-            "lepton_tasks.stages.contest",
+            "lepton_tasks.stages.champion_comparison",
         ),
         retries=2,
-        state="lepton_tasks.stages.contest:champion_state",
+        state="lepton_tasks.stages.champion_comparison:champion_state",
     ),
     Stage(
         "export",
@@ -224,7 +224,7 @@ STAGES: tuple[Stage, ...] = (
             "lepton_tasks.core.redaction",
             "lepton_tasks.serving.prediction_difference",
             "lepton_tasks.serving.package",
-            "lepton_tasks.stages.contest",
+            "lepton_tasks.stages.champion_comparison",
         ),
         retries=2,
         state="lepton_tasks.stages.verify_package:champion_state",
@@ -300,7 +300,7 @@ COMPRESS = Stage(
         *_REPLAY_CODE,
         "lepton_tasks.serving.package",
         "lepton_tasks.stages.candidates",
-        "lepton_tasks.stages.pupils",
+        "lepton_tasks.stages.distillation",
         "lepton_tasks.training",
     ),
     retries=2,
@@ -310,26 +310,26 @@ COMPRESS = Stage(
 
 
 def every_stage() -> tuple[Stage, ...]:
-    """Those of every run, then those of some."""
+    """All stages, the optional ones last."""
     return (*STAGES, TUNE, COMPRESS)
 
 
 def stages_of(use_case: UseCase) -> tuple[Stage, ...]:
-    """The stages of its runs: all, with those that its sections ask for, or those of the data if nothing is learned."""
+    """The stages of a use case, with its optional ones; only the data stages if nothing is trained."""
     if not use_case.learns:
         return tuple(stage for stage in STAGES if stage.group == "data")
     before = {"train": TUNE if use_case.tune else None, "verify_package": COMPRESS if use_case.compress else None}
     stages: list[Stage] = []
     for stage in STAGES:
-        if (asked := before.get(stage.name)) is not None:
-            stages += [asked, dataclasses.replace(stage, needs=(*stage.needs, asked.produces))]
+        if (optional := before.get(stage.name)) is not None:
+            stages += [optional, dataclasses.replace(stage, needs=(*stage.needs, optional.produces))]
         else:
             stages.append(stage)
     return tuple(stages)
 
 
 def stage_named(name: str, use_case: UseCase | None = None) -> Stage:
-    """The stage of this name, as the use case runs it; raises `ConfigError` with the closest name otherwise."""
+    """Find a stage by name, with the use case's inputs; raises `ConfigError` with the closest name."""
     stages = every_stage() if use_case is None else stages_of(use_case)
     for stage in stages:
         if stage.name == name:

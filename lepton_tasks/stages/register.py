@@ -47,11 +47,11 @@ def register(
         **{f"lepton.{name}_digest": ref.digest for name, ref in digests.items()},
         "lepton.git_commit": git_commit(project_root()),
         "lepton.run_id": ctx.run_id,
-        **_judgements(evaluation, package),
+        **_quality_tags(evaluation, package),
     }
     tracker = Tracker(ctx.environment.tracking_url)
     tracker.files(run_id, folder, at="package")
-    made = tracker.register(
+    registered = tracker.register(
         use_case.name,
         run_id,
         folder / "model.onnx",
@@ -60,13 +60,13 @@ def register(
         title=use_case.title,
         tags=tags,
     )
-    tracker.set_alias(use_case.name, CHALLENGER, made.version)
-    ctx.log.info("%s version %s (%s) is the challenger", made.name, made.version, package.digest[:12])
+    tracker.set_alias(use_case.name, CHALLENGER, registered.version)
+    ctx.log.info("%s version %s (%s) is the challenger", registered.name, registered.version, package.digest[:12])
     facts = {
-        "name": made.name,
-        "version": made.version,
+        "name": registered.name,
+        "version": registered.version,
         "package_digest": package.digest,
-        "mlflow_run_id": made.run_id,
+        "mlflow_run_id": registered.run_id,
         "mlflow_experiment_id": checkpoint.facts.get("mlflow_experiment_id"),
     }
     draft = ctx.draft()
@@ -74,8 +74,8 @@ def register(
     return ctx.publish(draft, ModelVersionRef, facts)
 
 
-def _judgements(evaluation: EvaluationRef, package: ModelPackageRef) -> dict[str, str]:
-    """Tags that say how good the version is, and where its package lies."""
+def _quality_tags(evaluation: EvaluationRef, package: ModelPackageRef) -> dict[str, str]:
+    """Tags with the version's metrics and the location of its package."""
     return {
         "lepton.package_uri": package.uri,
         **{f"lepton.{key}": str(value) for key, value in evaluation.facts.items() if key.startswith("test_")},
@@ -85,7 +85,7 @@ def _judgements(evaluation: EvaluationRef, package: ModelPackageRef) -> dict[str
 
 
 def still_registered(use_case: UseCase, ctx: RunContext, ref: ArtifactRef) -> bool:
-    """Whether the registry still holds the version, with the same package."""
+    """Whether the version is still registered, with the same package."""
     found = registry.version(ctx.environment.tracking_url, use_case.name, str(ref.facts["version"]))
     return found is not None and found["tags"].get("lepton.package_digest") == ref.facts["package_digest"]
 

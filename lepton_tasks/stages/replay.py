@@ -13,16 +13,16 @@ from lepton_tasks.core.protocols import Codec, OutputCodec, Outputs
 if TYPE_CHECKING:
     from lepton_tasks.serving.package import Package
 
-MOST = 2_000
-"""Requests that are kept of a test split: a difference that shows in none of them is rarer than 1 in 600 (95 %)."""
+MAX_REQUESTS = 2_000
+"""Maximum number of replayed requests: a difference that none of them shows is rarer than 1 in 600 (95 %)."""
 
 REQUESTS_FILE = "requests.parquet"
 PROFILE_FILE = "requests_profile.json"
-"""Of an evaluation: what the training and validation rows are like as requests."""
+"""Evaluation artifact: profile of training and validation rows as requests."""
 OUTPUTS_FILE = "outputs.npz"
-"""Of an evaluation: what the network answers to the stored rows of the test split."""
+"""Evaluation artifact: the network's outputs for the stored rows of the test split."""
 SERVED_FILE = "served.npz"
-"""Of an evaluation: what the network answers to the requests, decoded by the codec, before any conversion."""
+"""Evaluation artifact: the network's outputs for the requests, decoded by the codec, before any conversion."""
 
 _BATCH = 256
 
@@ -36,7 +36,7 @@ def write_requests(folder: Path, payloads: Sequence[bytes]) -> None:
 
 
 def read_requests(folder: Path) -> list[bytes]:
-    """What `write_requests` wrote."""
+    """Read the file of `write_requests`."""
     import pyarrow.parquet as pq
 
     payloads: list[bytes] = pq.read_table(folder / REQUESTS_FILE)["payload"].to_pylist()
@@ -49,18 +49,18 @@ def write_outputs(path: Path, outputs: Outputs) -> None:
 
 
 def read_outputs(path: Path) -> dict[str, np.ndarray]:
-    """What `write_outputs` wrote."""
+    """Read a file of `write_outputs`."""
     with np.load(path) as arrays:
         return dict(arrays)
 
 
 def decoded(codec: Codec, payloads: Sequence[bytes]) -> np.ndarray:
-    """The samples as the graph takes them, [N, ...]."""
+    """Decode requests to graph inputs, [N, ...]."""
     return np.stack([codec.decode(payload) for payload in payloads])
 
 
 def outputs_of(package: Package, payloads: Sequence[bytes]) -> dict[str, np.ndarray]:
-    """The outputs [N, ...] of a package for requests, decoded by its own codec."""
+    """Outputs [N, ...] of a package for requests, decoded by its own codec."""
     parts = [
         package.run(decoded(package.codec, payloads[start : start + _BATCH]))
         for start in range(0, len(payloads), _BATCH)
@@ -74,7 +74,7 @@ def first_rows(outputs: Outputs, count: int) -> dict[str, np.ndarray]:
 
 
 def label_mismatch(codec: OutputCodec, outputs: Outputs, expected: Outputs) -> float | None:
-    """The share of answers with another label than the expected ones; None where answers have no labels."""
+    """Fraction of answers whose label differs from the expected one; None if answers have no labels."""
     count = len(next(iter(expected.values())))
     pairs = [(codec.encode(outputs, row), codec.encode(expected, row)) for row in range(count)]
     if not pairs or "label" not in pairs[0][1]:
@@ -83,11 +83,11 @@ def label_mismatch(codec: OutputCodec, outputs: Outputs, expected: Outputs) -> f
 
 
 def differences(outputs: Outputs, expected: Outputs) -> tuple[float, float]:
-    """How far outputs are apart: the largest difference of floats, and the share of other values that differ.
+    """Largest difference of floats, and fraction of other values that differ.
 
-    A difference is relative to the expected value where that is larger than 1. Floats of a row in which a whole number
-    differs are left out: they belong to another answer, such as the score of another text. Infinite if only one of
-    the two is a number; infinite and all if shapes differ.
+    A difference is relative if the expected value is above 1. Floats are ignored in rows where an integer differs: they
+    belong to another answer, such as the score of another text. If only one of the two is NaN, the difference is
+    infinite; if shapes differ, the result is infinity and 1.
     """
     if any(outputs[name].shape != wanted.shape for name, wanted in expected.items()):
         return np.inf, 1.0

@@ -28,7 +28,7 @@ Refs = Mapping[str, ArtifactRef]
 
 @dataclasses.dataclass(frozen=True)
 class StageResult:
-    """How one stage ended. `seconds` is wall time; `cached` says that an earlier outcome was reused."""
+    """Result of one stage. `seconds` is wall time; `cached` means that an earlier result was reused."""
 
     stage: str
     state: str
@@ -51,7 +51,7 @@ class StageResult:
 
 @dataclasses.dataclass(frozen=True)
 class RunResult:
-    """How a whole run ended."""
+    """Result of a run."""
 
     run_id: str
     stages: tuple[StageResult, ...]
@@ -64,7 +64,7 @@ class RunResult:
 
 
 def fingerprint(stage: Stage, use_case: UseCase, ctx: RunContext, refs: Refs) -> str:
-    """What decides whether the stage must run: its code, its part of the use case, its inputs, the outside state."""
+    """Digest of everything that the result depends on: code, parts of the use case, inputs, external state."""
     parts: dict[str, Any] = {
         "stage": stage.name,
         "code": code_digest((stage.function.partition(":")[0], *stage.code), ctx.store.root),
@@ -76,11 +76,11 @@ def fingerprint(stage: Stage, use_case: UseCase, ctx: RunContext, refs: Refs) ->
     return digest_of(parts)[:32]
 
 
-def reusable(stage: Stage, use_case: UseCase, ctx: RunContext, mark: str) -> ArtifactRef | None:
-    """The earlier outcome with the fingerprint `mark`, if the stage may reuse one and it still holds."""
+def reusable(stage: Stage, use_case: UseCase, ctx: RunContext, key: str) -> ArtifactRef | None:
+    """The earlier result with the fingerprint `key`, if it is reusable and still valid."""
     if ctx.force or not stage.reusable:
         return None
-    ref = ctx.store.find(stage.name, mark)
+    ref = ctx.store.find(stage.name, key)
     if ref is None or (stage.fresh and not load_object(stage.fresh)(use_case, ctx, ref)):
         return None
     return ref
@@ -94,28 +94,28 @@ def plan_stage(name: str, use_case: UseCase, ctx: RunContext, refs: Refs) -> Art
 
 
 def run_stage(name: str, use_case: UseCase, ctx: RunContext, refs: Refs) -> StageResult:
-    """Run one stage, or reuse its earlier outcome.
+    """Run one stage, or reuse its earlier result.
 
     Raises:
-        LeptonError: as the stage raised it, or `ArtifactError` for a full disk; nothing was published then.
+        LeptonError: from the stage, or `ArtifactError` for a full disk; nothing is published.
     """
     stage = stage_named(name, use_case)
     _check_needs(stage, refs)
     started = time.monotonic()
-    mark = fingerprint(stage, use_case, ctx, refs)
-    ctx = dataclasses.replace(ctx, stage=name, fingerprint=mark, seed=use_case.seed)
-    with _room(ctx.root), ctx.store.lock(name, mark):
-        ref = reusable(stage, use_case, ctx, mark)
+    key = fingerprint(stage, use_case, ctx, refs)
+    ctx = dataclasses.replace(ctx, stage=name, fingerprint=key, seed=use_case.seed)
+    with _full_disk_reported(ctx.root), ctx.store.lock(name, key):
+        ref = reusable(stage, use_case, ctx, key)
         cached = ref is not None
         if ref is None:
-            if not stage.reusable or stage.fresh:  # an earlier report of the same question must not stop a new one
+            if not stage.reusable or stage.fresh:  # an earlier result must not prevent publication
                 ctx = dataclasses.replace(ctx, force=True)
             ref = load_object(stage.function)(use_case, ctx, **{name: refs[name] for name in stage.inputs})
     return StageResult(name, "success", time.monotonic() - started, cached, ref)
 
 
 @contextlib.contextmanager
-def _room(root: Path) -> Iterator[None]:
+def _full_disk_reported(root: Path) -> Iterator[None]:
     """Convert the `OSError` of a full disk or an exhausted quota into an `ArtifactError`."""
     try:
         yield
@@ -140,7 +140,7 @@ def run_pipeline(
     on_start: Callable[[Stage], None] = lambda stage: None,
     on_end: Callable[[StageResult], None] = lambda result: None,
 ) -> RunResult:
-    """Run all stages in order, up to and including `until`; stops at the first failure, which is in the result.
+    """Run all stages in order, up to and including `until`; stops at the first failure, which the result contains.
 
     `force_stage` names one stage that runs even if nothing changed; ``ctx.force`` does so for all.
     """
@@ -168,9 +168,9 @@ def _all_stages(
         else:
             on_start(stage)
             forced, last = ctx.force or stage.name == force_stage, stage is stages[-1]
-            own = dataclasses.replace(ctx, force=forced, goes_on=not last)
-            result = _attempts(stage, use_case, own, refs)
-            if trains and stage.group == "data" and not result.cached:  # then what is learned will be new, most likely
+            stage_ctx = dataclasses.replace(ctx, force=forced, more_stages=not last)
+            result = _run_with_retries(stage, use_case, stage_ctx, refs)
+            if trains and stage.group == "data" and not result.cached:  # so training will most likely run
                 prepare(use_case.train.devices, ctx.environment.training)
         results.append(result)
         on_end(result)
@@ -187,7 +187,7 @@ def _up_to(until: str | None, use_case: UseCase) -> tuple[Stage, ...]:
     return stages[: names.index(until) + 1] if until in names else stages
 
 
-def _attempts(stage: Stage, use_case: UseCase, ctx: RunContext, refs: Refs) -> StageResult:
+def _run_with_retries(stage: Stage, use_case: UseCase, ctx: RunContext, refs: Refs) -> StageResult:
     started = time.monotonic()
     for attempt in range(stage.retries + 1):
         try:
@@ -203,8 +203,8 @@ def _attempts(stage: Stage, use_case: UseCase, ctx: RunContext, refs: Refs) -> S
 
 def _check_needs(stage: Stage, refs: Refs) -> None:
     if missing := [name for name in stage.inputs if name not in refs]:
-        makers = {s.produces: s.name for s in every_stage()}
+        producers = {s.produces: s.name for s in every_stage()}
         raise ArtifactError(
             f"the stage {stage.name!r} lacks {', '.join(missing)}.",
-            fix=f"Run {', '.join(makers[name] for name in missing)} first.",
+            fix=f"Run {', '.join(producers[name] for name in missing)} first.",
         )

@@ -11,14 +11,14 @@ from typing import IO
 
 @contextlib.contextmanager
 def running(root: Path, use_case: str) -> Iterator[None]:
-    """Be seen by `is_running` while the block runs, however it ends; runs do not wait for each other."""
+    """Mark the use case as running during the block, for `is_running`; runs do not wait for each other."""
     with _lock(root, use_case) as stream:
         fcntl.flock(stream, fcntl.LOCK_SH)
         yield
 
 
 def is_running(root: Path, use_case: str) -> bool:
-    """Whether anybody is in `running` now. Airflow's stages are not: Airflow knows of its runs."""
+    """Whether any process is inside `running`. Airflow's runs do not count: Airflow tracks them itself."""
     with _lock(root, use_case) as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

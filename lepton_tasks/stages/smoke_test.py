@@ -1,4 +1,4 @@
-"""Stage smoke_test: ask the deployed version on every server; roll back if an answer is wrong."""
+"""Stage smoke_test: send a request to every server; roll back if an answer is wrong."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ from lepton_tasks.stages.deploy import still_serving, target_of, withdraw
 
 # Other processors and batch sizes round differently; a wrong model or preprocessing is off by far more.
 TOLERANCE = 0.01
-_SHOWN = 200  # characters of an answer
+_MAX_SHOWN = 200  # characters of an answer in messages
 
 
 def smoke_test(
     use_case: UseCase, ctx: RunContext, *, endpoint: EndpointRef, package: ModelPackageRef
 ) -> MonitorReportRef:
-    """Send the package's example to the deployed version on every server and compare the answers; or roll back.
+    """Send the package's example to the deployed version on every server, and compare the answers.
 
     Raises:
-        GateError: the answer is wrong; the endpoint and the aliases are back at the previous version.
+        GateError: an answer is wrong; the endpoint and the aliases were rolled back.
     """
     folder = ctx.open(package)
     try:
         if not still_serving(use_case, ctx, endpoint):
             raise GateError("it is no longer served.")
         servers = target_of(use_case, ctx).addresses(ctx)
-        asked = [_ask(use_case, ctx, server, str(endpoint.facts["version"]), folder) for server in servers]
+        findings = [_check(use_case, ctx, server, str(endpoint.facts["version"]), folder) for server in servers]
     except LeptonError as error:
         raise GateError(
-            f"version {endpoint.facts['version']} failed its smoke test: {error} {_go_back(use_case, ctx, endpoint)}",
+            f"version {endpoint.facts['version']} failed its smoke test: {error} {_roll_back(use_case, ctx, endpoint)}",
             where=str(endpoint.facts["url"]),
         ) from error
     draft = ctx.draft()
-    worst = max(asked, key=lambda finding: finding.value or 0.0)
-    if len(asked) > 1:
-        worst = dataclasses.replace(worst, message=f"{worst.message}, by {len(asked)} servers")
+    worst = max(findings, key=lambda finding: finding.value or 0.0)
+    if len(findings) > 1:
+        worst = dataclasses.replace(worst, message=f"{worst.message}, by {len(findings)} servers")
     write_findings(draft.path, [worst])
     return ctx.publish(draft, MonitorReportRef, {"version": endpoint.facts["version"], "difference": worst.value})
 
 
-def _ask(use_case: UseCase, ctx: RunContext, server: Address, version: str, folder: Path) -> Finding:
-    """The finding, or an error that says what differs."""
+def _check(use_case: UseCase, ctx: RunContext, server: Address, version: str, folder: Path) -> Finding:
+    """Check one server; raises `GateError` if the version or the answer differs."""
     example, expected = read_example(folder)
     key = own_key(ctx.root / "serving")
     with Client(server.url, host=server.host, probe="smoke_test", api_key=key) as client:
@@ -75,21 +75,21 @@ def _ask(use_case: UseCase, ctx: RunContext, server: Address, version: str, fold
 
 def _short(answer: dict[str, Any]) -> str:
     text = json.dumps(answer, ensure_ascii=False)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]} ..."
 
 
-def _go_back(use_case: UseCase, ctx: RunContext, endpoint: EndpointRef) -> str:
-    """Restore endpoint and aliases; a sentence that says what is served now."""
+def _roll_back(use_case: UseCase, ctx: RunContext, endpoint: EndpointRef) -> str:
+    """Roll back endpoint and aliases; returns a sentence on the version served now."""
     from lepton_tasks.tracking.mlflow import CHAMPION, PREVIOUS, Tracker
 
     target = target_of(use_case, ctx)
     try:
         served = target.health(use_case, ctx)
-        challenges = served["challenger"] and served["challenger"]["version"] == endpoint.facts["version"]
-        if served["version"] != endpoint.facts["version"] and not challenges:
+        is_challenger = served["challenger"] and served["challenger"]["version"] == endpoint.facts["version"]
+        if served["version"] != endpoint.facts["version"] and not is_challenger:
             return f"Version {served['version']} is served, which this run did not deploy; it was left in place."
         restored = withdraw(use_case, ctx, target)
-        if challenges:
+        if is_challenger:
             return f"It is no longer the challenger of version {restored}."
         tracker = Tracker(ctx.environment.tracking_url)
         tracker.set_alias(use_case.name, CHAMPION, restored)

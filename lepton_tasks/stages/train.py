@@ -26,7 +26,7 @@ from lepton_tasks.core.environment import project_root
 from lepton_tasks.core.settings import apply_overrides
 from lepton_tasks.core.use_case import UseCase, parse_use_case
 from lepton_tasks.data.cluster.client import reports_of
-from lepton_tasks.stages.ahead import importing
+from lepton_tasks.stages.preload import preloading
 from lepton_tasks.stages.register import git_commit
 from lepton_tasks.stages.tune import tuned_values
 from lepton_tasks.tracking.inputs import DataInput
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 _NAME = re.compile(r"[\w\-. :/]+")
-"""What MLflow takes for a part of a parameter's name."""
+"""Characters that MLflow allows in parameter names."""
 
 
 def train(
@@ -60,11 +60,11 @@ def train(
 ) -> CheckpointRef:
     """Train the network, with the values found by `tune` if it ran; keep the epoch chosen by `train.keep`.
 
-    A killed training goes on from its last state, in the same MLflow run.
+    A killed training resumes from its last state, in the same MLflow run.
 
     Raises:
-        UnavailableError: MLflow does not answer at the start, or at the end; then the trained weights are kept, and the
-            next attempt only sends what is missing.
+        UnavailableError: MLflow does not answer at the start or the end; in the latter case the weights are kept, and
+            the next attempt only logs the missing data.
         LeptonError: the training failed.
     """
     if tuned is not None:
@@ -80,21 +80,21 @@ def train(
         seed=ctx.seed,
         machines=ctx.environment.training,
     )
-    others = called(ctx.root, job.file, ctx.run_id) if job.machines.calls_nodes else contextlib.nullcontext()
-    with others as call, training(job, call=call) as process, _recording(use_case, ctx, raw, job) as record:
+    nodes = called(ctx.root, job.file, ctx.run_id) if job.machines.calls_nodes else contextlib.nullcontext()
+    with nodes as call, training(job, call=call) as process, _recording(use_case, ctx, raw, job) as record:
         record.inputs([DataInput.of(use_case, features, split) for split in ("train", "validation")])
         record.files(_use_case_file(use_case, job.workdir))
         for report in (raw_quality, cleaned_quality, features_quality):
             record.files(ctx.open(report) / "docs", f"quality/{report.stage.removeprefix('validate_')}")
         record.files(ctx.open(cleaned) / "report.json", "cleaning")
-        if (report_of_fit := ctx.open(preprocessor) / "report.json").exists():  # of a table
+        if (report_of_fit := ctx.open(preprocessor) / "report.json").exists():  # tables only
             record.files(report_of_fit, "fitted_steps")
-        for made in (raw, cleaned, preprocessor, features):
-            for page in reports_of(ctx, made):
-                record.files(page, f"dask/{made.stage}")
-        with importing(ctx.goes_on):
+        for artifact in (raw, cleaned, preprocessor, features):
+            for page in reports_of(ctx, artifact):
+                record.files(page, f"dask/{artifact.stage}")
+        with preloading(ctx.more_stages):
             outcome = wait(job, process, lambda row: _epoch_ended(row, job, ctx, record))
-        _draw_course(job, outcome, record)
+        _log_curves(job, outcome, record)
     draft = ctx.draft()
     write_checkpoint(draft.path, job, outcome)
     ids = {"mlflow_run_id": record.run_id, "mlflow_experiment_id": record.experiment_id}
@@ -103,8 +103,8 @@ def train(
     return ref
 
 
-def _draw_course(job: Job, outcome: Mapping[str, Any], record: TrainingRecord) -> None:
-    """Add the pictures of a finished training, its history and its layers to the MLflow run."""
+def _log_curves(job: Job, outcome: Mapping[str, Any], record: TrainingRecord) -> None:
+    """Log learning curves, history and layer summary to the MLflow run."""
     history = job.rows()
     record.files(plot_curves(job.workdir / "curves.png", history, outcome["best_epoch"]), "plots")
     rates = json.loads(job.rates.read_text())
@@ -114,7 +114,7 @@ def _draw_course(job: Job, outcome: Mapping[str, Any], record: TrainingRecord) -
 
 
 def _facts(job: Job, outcome: Mapping[str, Any]) -> dict[str, Fact]:
-    """What is worth showing of a finished training, the validation figures of the kept epoch among them."""
+    """Facts of a finished training, with the validation metrics of the kept epoch."""
     kept = job.rows()[outcome["best_epoch"]]
     return {
         "epochs": outcome["epochs"],
@@ -129,8 +129,8 @@ def _facts(job: Job, outcome: Mapping[str, Any]) -> dict[str, Fact]:
 
 @contextlib.contextmanager
 def _recording(use_case: UseCase, ctx: RunContext, raw: DatasetRef, job: Job) -> Iterator[TrainingRecord]:
-    """The MLflow run of the training: ``FINISHED`` only if the block ends well and everything was sent."""
-    # Imported while the training's process imports Lightning: seconds each.
+    """The MLflow run of the training: ``FINISHED`` only if the block succeeds and everything was logged."""
+    # Imported while the training process imports Lightning: seconds each.
     from lepton_tasks.tracking.mlflow import Tracker
     from lepton_tasks.training.record import TrainingRecord
 
@@ -142,7 +142,7 @@ def _recording(use_case: UseCase, ctx: RunContext, raw: DatasetRef, job: Job) ->
         "lepton.use_case": use_case.name,
         "lepton.data_digest": raw.digest,
         "lepton.git_commit": commit,
-        # What MLflow's own page shows as description and source.
+        # Description and source on MLflow's page.
         "mlflow.note.content": f"**{use_case.title or use_case.name}**\n\n{use_case.description}".strip(),
         "mlflow.source.name": f"{use_case.name}.yaml",
         "mlflow.source.git.commit": commit,
@@ -158,10 +158,10 @@ def _recording(use_case: UseCase, ctx: RunContext, raw: DatasetRef, job: Job) ->
 
 
 def _workdir(ctx: RunContext) -> Path:
-    """The folder of this training; emptied first if a forced run finds what an earlier run left there."""
+    """Work folder of the training; a forced run first removes the files of an earlier run."""
     folder = ctx.workdir
-    left = folder / JOB_FILE
-    if ctx.force and left.exists() and json.loads(left.read_text())["run_id"] != ctx.run_id:
+    job_file = folder / JOB_FILE
+    if ctx.force and job_file.exists() and json.loads(job_file.read_text())["run_id"] != ctx.run_id:
         shutil.rmtree(folder)
     return ctx.workdir
 
@@ -170,8 +170,8 @@ def _epoch_ended(row: Mapping[str, Any], job: Job, ctx: RunContext, record: Trai
     done, epochs = row["epoch"] + 1, job.train.epochs
     ctx.on_progress(Progress(ctx.stage, done, epochs, "epochs", row["seconds"], note=told(row)))
     record.epoch(row)
-    if (picture := job.epoch_plot(row["epoch"])).exists():
-        record.files(picture, "plots/epochs")
+    if (plot := job.epoch_plot(row["epoch"])).exists():
+        record.files(plot, "plots/epochs")
 
 
 def _use_case_file(use_case: UseCase, folder: Path) -> Path:

@@ -30,12 +30,12 @@ _OUTCOME = "outcome"
 def tune(use_case: UseCase, ctx: RunContext, *, features: DatasetRef, preprocessor: PreprocessorRef) -> EvaluationRef:
     """Search hyperparameters; write the best values to ``tuned.json`` for `train`.
 
-    The first trial has the use case's own values, so the outcome is no worse on the validation split. A killed search
-    goes on where it was.
+    The first trial uses the use case's own values, so the result is no worse on the validation split. A killed search
+    resumes.
 
     Raises:
-        ConfigError: a value is refused, or there is no such metric.
-        UnavailableError: MLflow or the Dask cluster does not answer; what was tried is kept.
+        ConfigError: a value is invalid, or the metric does not exist.
+        UnavailableError: MLflow or the Dask cluster does not answer; completed trials are kept.
         StageError: no trial was completed.
     """
     from lepton_tasks.tracking.mlflow import Tracker
@@ -50,10 +50,10 @@ def tune(use_case: UseCase, ctx: RunContext, *, features: DatasetRef, preprocess
     try:
         search = _search(use_case, ctx, job, record.run_id)
         study = search.study()
-        _try(search, ctx, left=trials.prepare(study, search))
+        _run_trials(search, ctx, remaining=trials.prepare(study, search))
         best = trials.winner(study, search)
-        record.files(_written(study, search, best), "tuning")
-        record.finish()  # sends them from another thread, so they stay where they are until then
+        record.files(_write_outcome(study, search, best), "tuning")
+        record.finish()  # uploads them from another thread, so they must exist until then
     except BaseException:
         record.fail()
         raise
@@ -78,24 +78,24 @@ class _Trial:
         return run_trial(self.search, number)
 
 
-def _try(search: Search, ctx: RunContext, *, left: int) -> None:
-    """Run as many trials as are left, or as there is time for, and tell of each."""
+def _run_trials(search: Search, ctx: RunContext, *, remaining: int) -> None:
+    """Run and log the remaining trials, as far as time allows."""
     from lepton_tasks.data.cluster import map_chunks
 
     dask = ctx.environment.dask
     if dask.address is None:
         dask = dask.model_copy(update={"workers": search.tune.workers})
     environment = ctx.environment.model_copy(update={"dask": dask})
-    # A trial that time left no room for is a chunk like others, so we count ourselves.
-    spread = dataclasses.replace(ctx, environment=environment, on_progress=lambda progress: None)
-    tick, done = ctx.meter(left, "trials"), 0
-    for line in map_chunks(_Trial(search), [[i] for i in range(left)], spread, total=left, unit="trials"):
+    # Progress of `map_chunks` would also count trials skipped for lack of time.
+    trial_ctx = dataclasses.replace(ctx, environment=environment, on_progress=lambda progress: None)
+    tick, done = ctx.meter(remaining, "trials"), 0
+    for line in map_chunks(_Trial(search), [[i] for i in range(remaining)], trial_ctx, total=remaining, unit="trials"):
         if line is not None:
             done += 1
             ctx.log.info("%s", line)
             tick(done)
-    if done < left:
-        ctx.log.info("time is up after %d of %d trials (tune.minutes: %g)", done, left, search.tune.minutes or 0.0)
+    if done < remaining:
+        ctx.log.info("time is up after %d of %d trials (tune.minutes: %g)", done, remaining, search.tune.minutes or 0.0)
 
 
 def _settings(use_case: UseCase) -> Tune:
@@ -107,7 +107,7 @@ def _settings(use_case: UseCase) -> Tune:
 
 
 def _job(use_case: UseCase, ctx: RunContext, features: DatasetRef, preprocessor: PreprocessorRef) -> Job:
-    """The training with the use case's own values, as long as a trial is."""
+    """The training job with the use case's own values and the epochs of a trial."""
     from lepton_tasks.training.job import Job
 
     epochs = _settings(use_case).epochs or use_case.train.epochs
@@ -141,8 +141,8 @@ def _search(use_case: UseCase, ctx: RunContext, job: Job, parent: str) -> Search
     )
 
 
-def _written(study: optuna.Study, search: Search, best: Mapping[str, Any]) -> Path:
-    """The folder of what came out of the search, in the work folder."""
+def _write_outcome(study: optuna.Study, search: Search, best: Mapping[str, Any]) -> Path:
+    """Write best values, trials and plots; returns their folder."""
     from lepton_tasks.training import tune as trials
 
     folder = search.folder / _OUTCOME
@@ -155,12 +155,12 @@ def _written(study: optuna.Study, search: Search, best: Mapping[str, Any]) -> Pa
 
 def _write_trials(study: optuna.Study, path: Path, sign: int) -> None:
     """All trials as CSV: number, state, value, seconds, parameters."""
-    found = study.get_trials(deepcopy=False)
-    keys = sorted({key for trial in found for key in trial.params})
+    all_trials = study.get_trials(deepcopy=False)
+    keys = sorted({key for trial in all_trials for key in trial.params})
     with path.open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["trial", "state", "value", "seconds", *keys])
-        for trial in found:
+        for trial in all_trials:
             seconds = trial.duration.total_seconds() if trial.duration else ""
             value = "" if trial.value is None else sign * trial.value
             row = [trial.number, trial.state.name.lower(), value, seconds]
@@ -168,6 +168,6 @@ def _write_trials(study: optuna.Study, path: Path, sign: int) -> None:
 
 
 def tuned_values(ctx: RunContext, ref: EvaluationRef) -> dict[str, Any]:
-    """The best values by dotted key of the use case."""
+    """Best values by dotted key of the use case."""
     values: dict[str, Any] = ctx.read_json(ref, TUNED_FILE)["values"]
     return values

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from lepton_tasks.quality.rows import FrameRows
 
-_OURS = ("split", "position", "perceptual_hash")  # of samples: they tell nothing about them as a whole
+_TECHNICAL = ("split", "position", "perceptual_hash")  # technical columns of samples, without informative statistics
 _COMPARED = ("label", "size_bytes", "width", "height", "contrast")
 _BETWEEN = "expect_column_values_to_be_between"
 
@@ -24,8 +24,8 @@ _BETWEEN = "expect_column_values_to_be_between"
 def validate_cleaned(use_case: UseCase, ctx: RunContext, *, splits: DatasetRef) -> QualityReportRef:
     """Check the cleaned rows; publish the report and the profile that `lepton data` shows.
 
-    The use case's own rules are about all rows. What the training rows are like becomes rules for the other splits,
-    which only warn: a test split unlike the training split says little about the model.
+    The use case's own rules apply to all rows. Rules derived from the training rows apply to the other splits, and only
+    warn: a test split unlike the training split says little about the model.
 
     Raises:
         DataQualityError: a critical expectation failed.
@@ -39,10 +39,10 @@ def validate_cleaned(use_case: UseCase, ctx: RunContext, *, splits: DatasetRef) 
     )
     if not takes_tables(use_case):
         samples = _samples(ctx.open(splits))
-        about = [name for name in samples.schema if name not in _OURS]
+        about = [name for name in samples.schema if name not in _TECHNICAL]
         profile = profile_of(samples.where("split", "train").select(about), ctx)
-        told = {name: profile["columns"][name] for name in _COMPARED if name in profile["columns"]}
-        learned = compared_with(profile | {"columns": told})
+        columns = {name: profile["columns"][name] for name in _COMPARED if name in profile["columns"]}
+        learned = compared_with(profile | {"columns": columns})
         compared = (samples.where("split", "validation", "test"), learned)
         return check_rows([(samples, own), compared], identity="sample_id", profile=profile)
     from lepton_tasks.data.split import SPLITS
@@ -52,22 +52,26 @@ def validate_cleaned(use_case: UseCase, ctx: RunContext, *, splits: DatasetRef) 
     rows = open_splits(ctx, splits)
     codes = tuple(range(len(SPLITS)))
     height = sum(split.height for split in rows.values())
-    every = dataclasses.replace(rows["train"], selected_codes=codes, height=height)
+    all_rows = dataclasses.replace(rows["train"], selected_codes=codes, height=height)
     others = dataclasses.replace(rows["train"], selected_codes=codes[1:], height=height - rows["train"].height)
     profile = profile_of(rows["train"], ctx)
-    by = use_case.data.split
-    cut = by.column if by.method in ("time", "last") else None  # it differs from split to split, as it is meant to
-    learned = [rule for rule in compared_with(profile) if (cut, _BETWEEN) != (rule.params["column"], rule.type)]
-    suites = [(every, own), (others, learned)]
-    return check_rows(suites, origin=origin_of(every.parts), profile=profile)
+    split_settings = use_case.data.split
+    # The split column differs between the splits by design.
+    by_column = split_settings.method in ("time", "last")
+    split_column = split_settings.column if by_column else None
+    learned = [
+        rule for rule in compared_with(profile) if (split_column, _BETWEEN) != (rule.params["column"], rule.type)
+    ]
+    suites = [(all_rows, own), (others, learned)]
+    return check_rows(suites, origin=origin_of(all_rows.parts), profile=profile)
 
 
 def _samples(folder: Path) -> FrameRows:
-    """The light columns of split samples."""
+    """The rows of samples, without nested and binary columns."""
     import polars as pl
 
     from lepton_tasks.quality.rows import FrameRows
 
     rows = pl.scan_parquet(folder / "rows.parquet")
-    light = [name for name, dtype in rows.collect_schema().items() if not dtype.is_nested() and dtype != pl.Binary]
-    return FrameRows(rows.select(light).collect()).numbered()
+    names = [name for name, dtype in rows.collect_schema().items() if not dtype.is_nested() and dtype != pl.Binary]
+    return FrameRows(rows.select(names).collect()).numbered()

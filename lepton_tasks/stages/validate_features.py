@@ -15,13 +15,13 @@ from lepton_tasks.data.split import SPLITS
 if TYPE_CHECKING:
     from lepton_tasks.quality.rows import FrameRows
 
-_TOLD = ("mean", "std", "target")
+_COMPARED = ("mean", "std", "target")
 
 
 def validate_features(use_case: UseCase, ctx: RunContext, *, features: DatasetRef) -> QualityReportRef:
     """Check the features; publish the report and Data Docs.
 
-    What the features of the training split are like becomes rules for the other splits, which only warn.
+    Rules derived from the training split apply to the other splits, and only warn.
 
     Raises:
         DataQualityError: a critical expectation failed.
@@ -42,19 +42,19 @@ def validate_features(use_case: UseCase, ctx: RunContext, *, features: DatasetRe
             learned = compared_with(profile_of(train, ctx))
             return check_rows([(rows, (*rules, *own)), (rest, learned)], origin=origin_of(rows.parts))
         arrays = FrameRows.of(features_table(folder)).numbered()
-        return check_rows([(arrays, (*rules, *own)), _others(arrays, ctx)])
+        return check_rows([(arrays, (*rules, *own)), _other_splits(arrays, ctx)])
     from lepton_tasks.data.expectations import applicable
 
     table = features_table(folder)
     rules = applicable(FEATURES.load(use_case.features.name).expectations("features"), table)
     samples = FrameRows.of(table).numbered()
-    return check_rows([(samples, (*rules, *own)), _others(samples, ctx)], identity="sample_id")
+    return check_rows([(samples, (*rules, *own)), _other_splits(samples, ctx)], identity="sample_id")
 
 
-def _others(rows: FrameRows, ctx: RunContext) -> tuple[FrameRows, list[Expectation]]:
-    """What is not learned from, and what it should be like."""
+def _other_splits(rows: FrameRows, ctx: RunContext) -> tuple[FrameRows, list[Expectation]]:
+    """Rows of validation and test, and rules derived from the training split."""
     from lepton_tasks.quality.profile import compared_with, profile_of
 
-    told = [name for name in _TOLD if name in rows.schema]
-    learned = compared_with(profile_of(rows.where("split", *SPLITS[:1]).select(told), ctx))
+    columns = [name for name in _COMPARED if name in rows.schema]
+    learned = compared_with(profile_of(rows.where("split", *SPLITS[:1]).select(columns), ctx))
     return rows.where("split", *SPLITS[1:]), learned

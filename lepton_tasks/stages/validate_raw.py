@@ -24,8 +24,8 @@ _CLASSES = "expect_column_unique_value_count_to_be_between"
 def validate_raw(use_case: UseCase, ctx: RunContext, *, raw: DatasetRef) -> QualityReportRef:
     """Check the raw rows; publish the report, Data Docs and ``profile.json``.
 
-    What the last raw data that passed were like becomes rules that only warn: data may change, but not unnoticed. So
-    do columns without a value, and numbers that are none.
+    Rules derived from the last raw data that passed only warn: data may change, but not unnoticed. Columns without
+    values and invalid numbers also warn.
 
     Raises:
         DataQualityError: a critical expectation failed.
@@ -44,14 +44,14 @@ def validate_raw(use_case: UseCase, ctx: RunContext, *, raw: DatasetRef) -> Qual
         rows = open_raw(ctx, raw)
         rules = (
             *TABLE_FEATURES.load(use_case.features.name).expectations("raw"),
-            *_of_classes(use_case.data.label, rows.schema),
+            *_label_rules(use_case.data.label, rows.schema),
         )
         profile = profile_of(rows, ctx)
-        odd = oddities_in(profile)
-        for sentence in odd:
+        oddities = oddities_in(profile)
+        for sentence in oddities:
             ctx.log.warning("%s", sentence)
-        note = " ".join([*odd, note])
-        with _one_class_in_words(use_case, use_case.data.label, profile):
+        note = " ".join([*odditiesities, note])
+        with _single_class_reported(use_case, use_case.data.label, profile):
             return check_rows([(rows, (*rules, *own))], origin=origin_of(rows.parts), profile=profile, note=note)
     from lepton_tasks.quality.rows import FrameRows
     from lepton_tasks.quality.tables import raw_table
@@ -59,13 +59,13 @@ def validate_raw(use_case: UseCase, ctx: RunContext, *, raw: DatasetRef) -> Qual
     table = raw_table(ctx.open(raw))
     common, samples = applicable(FEATURES.load(use_case.features.name).expectations("raw"), table), FrameRows.of(table)
     profile = profile_of(samples, ctx)
-    with _one_class_in_words(use_case, "label", profile):
+    with _single_class_reported(use_case, "label", profile):
         return check_rows([(samples, (*common, *own))], identity="sample_id", profile=profile, note=note)
 
 
 @contextlib.contextmanager
-def _one_class_in_words(use_case: UseCase, label: str | None, profile: Mapping[str, Any]) -> Iterator[None]:
-    """Name the only class of the label if the checks failed for it, instead of a rule that the user did not write."""
+def _single_class_reported(use_case: UseCase, label: str | None, profile: Mapping[str, Any]) -> Iterator[None]:
+    """Report a label with a single class by name, instead of by the implicit rule that failed."""
     try:
         yield
     except DataQualityError as error:
@@ -79,8 +79,8 @@ def _one_class_in_words(use_case: UseCase, label: str | None, profile: Mapping[s
         ) from error
 
 
-def _of_classes(label: str | None, schema: Mapping[str, pl.DataType]) -> list[Expectation]:
-    """A label that is no fraction names classes, of which there must be two; a cleaning step may still make it."""
+def _label_rules(label: str | None, schema: Mapping[str, pl.DataType]) -> list[Expectation]:
+    """Require two classes of a label that is not a float; a label made by a cleaning step is not checked."""
     if label is None or label not in schema or schema[label].is_float():
         return []
     return [rule(_CLASSES, column=label, min_value=2)]

@@ -28,9 +28,9 @@ from lepton_tasks.serving.package import (
     seal,
 )
 from lepton_tasks.serving.prediction_difference import difference
-from lepton_tasks.stages import contest, replay
+from lepton_tasks.stages import champion_comparison, replay
 
-_ROUNDING = 1e-6  # of a metric that is a mean of float32: no loss
+_ROUNDING = 1e-6  # relative tolerance of a metric that is a mean of float32
 
 
 class _Check(NamedTuple):
@@ -51,33 +51,33 @@ def verify_package(
 ) -> ModelPackageRef:
     """Compare the package's answers with torch's and write the parity report into the package.
 
-    A network as it was trained must answer alike, number by number. A compressed one need not: what its answers are
-    worth must be within `compress` and `gate.thresholds`.
+    The outputs of an uncompressed network must match. Of a compressed one, only the loss of quality is limited, by
+    `compress` and `gate.thresholds`.
 
     Raises:
         ArtifactError: ONNX Runtime refuses the package.
-        ConfigError: `deploy.redact` names a column that there is not.
-        GateError: the answers, what they are worth, or the answer to the example differ by more than is allowed.
+        ConfigError: `deploy.redact` names an unknown column.
+        GateError: outputs, metrics or the answer to the example differ by more than the limit.
     """
     folder = ctx.open(compressed or exported)
-    package, judged = load_package(folder, threads=0), ctx.open(evaluation)
+    package, evaluated = load_package(folder, threads=0), ctx.open(evaluation)
     rule = _redaction(use_case, folder)
-    expected = replay.read_outputs(judged / replay.SERVED_FILE)
-    outputs = replay.outputs_of(package, replay.read_requests(judged))
-    parity, checks = _alike(use_case, package, outputs, expected)
+    expected = replay.read_outputs(evaluated / replay.SERVED_FILE)
+    outputs = replay.outputs_of(package, replay.read_requests(evaluated))
+    parity, checks = _output_checks(use_case, package, outputs, expected)
     task = _task(use_case, ctx, preprocessor, package)
     if task.replayable:
-        found, checked = _as_stored(use_case, parity["rows"], judged, expected)
-        parity |= found
+        more, checked = _serving_checks(use_case, parity["rows"], evaluated, expected)
+        parity |= more
         checks += checked
         targets = task.evaluation_rows(ctx.open(features), "test").targets[: parity["rows"]]
-        found, checked = _worth(use_case, task, package, targets, outputs, expected)
-        parity |= found
+        more, checked = _metric_checks(use_case, task, package, targets, outputs, expected)
+        parity |= more
         checks += checked
-    _refuse(use_case, parity, checks)
+    _raise_failed(use_case, parity, checks)
     if task.replayable and package.spec.compression is not None:
-        champion = contest.compare(use_case, ctx, task, parity["metric"], evaluation, features, outputs)
-        _stand_up_to(use_case, parity["metric"], package.spec.compression.name, champion)
+        champion = champion_comparison.compare(use_case, ctx, task, parity["metric"], evaluation, features, outputs)
+        _check_champion(use_case, parity["metric"], package.spec.compression.name, champion)
     ctx.log.info("parity on %d requests: max difference %.2g", parity["rows"], parity["max_difference"])
     draft = ctx.draft()
     copy_package(folder, draft.path)
@@ -89,17 +89,17 @@ def verify_package(
 
 
 def _redaction(use_case: UseCase, folder: Path) -> Redaction | None:
-    """`deploy.redact`, whose columns are those of the package's profile."""
+    """`deploy.redact`, checked against the columns of the package's profile."""
     if (rule := use_case.deploy.redact) is not None:
         profile = json.loads((folder / PROFILE_FILE).read_text()) if (folder / PROFILE_FILE).exists() else {}
         rule.check_columns(profile.get("columns", {}), where=f"{use_case.name}.yaml: deploy.redact")
     return rule
 
 
-def _alike(
+def _output_checks(
     use_case: UseCase, package: Package, outputs: Outputs, expected: Outputs
 ) -> tuple[dict[str, Any], list[_Check]]:
-    """How far the package's answers are from torch's; of a compressed graph, only the example's must be near."""
+    """Differences between the package's and torch's outputs; for a compressed graph only the example is checked."""
     largest, share = replay.differences(outputs, expected)
     example, limits = _example_difference(package), use_case.export
     parity = {
@@ -117,9 +117,11 @@ def _alike(
     return parity, checks
 
 
-def _as_stored(use_case: UseCase, rows: int, judged: Path, expected: Outputs) -> tuple[dict[str, Any], list[_Check]]:
-    """How far torch's answers to requests are from those to the stored rows that the requests were made of."""
-    stored = replay.first_rows(replay.read_outputs(judged / replay.OUTPUTS_FILE), rows)
+def _serving_checks(
+    use_case: UseCase, rows: int, evaluated: Path, expected: Outputs
+) -> tuple[dict[str, Any], list[_Check]]:
+    """Differences between torch's outputs for requests and for the stored rows they were made from."""
+    stored = replay.first_rows(replay.read_outputs(evaluated / replay.OUTPUTS_FILE), rows)
     largest, share = replay.differences(expected, stored)
     limits = use_case.export
     checks = [
@@ -130,16 +132,16 @@ def _as_stored(use_case: UseCase, rows: int, judged: Path, expected: Outputs) ->
 
 
 def champion_state(use_case: UseCase, ctx: RunContext, **refs: ArtifactRef) -> dict[str, Any] | None:
-    """The champion, where a graph may be served that the gate has not seen."""
-    return contest.champion_state(use_case, ctx, **refs) if use_case.compress is not None else None
+    """The champion, if a compressed graph, unknown to the gate, may be served."""
+    return champion_comparison.champion_state(use_case, ctx, **refs) if use_case.compress is not None else None
 
 
-def _stand_up_to(use_case: UseCase, metric: str, compression: str, champion: dict[str, Any] | None) -> None:
-    """Raise `GateError` if a compressed graph falls behind the champion; the gate compared the trained network."""
+def _check_champion(use_case: UseCase, metric: str, compression: str, champion: dict[str, Any] | None) -> None:
+    """Raise `GateError` if a compressed graph is worse than the champion; the gate compared the trained network."""
     if champion is None or not champion["compared"]:
         return
     value = champion["candidate"]
-    if is_worse(metric, value, contest.limit(use_case, metric, champion)):
+    if is_worse(metric, value, champion_comparison.limit(use_case, metric, champion)):
         raise GateError(
             f"{metric} {value:.4f} of the graph that would be served ({compression}) falls behind the champion's"
             f" (version {champion['version']}) {champion[metric]:.4f} by more than {use_case.gate.max_drop:g}.",
@@ -153,32 +155,32 @@ def _task(use_case: UseCase, ctx: RunContext, preprocessor: PreprocessorRef, pac
     return learning_task_of(use_case, fitted, package.spec.labels)
 
 
-def _worth(
+def _metric_checks(
     use_case: UseCase, task: LearningTask, package: Package, targets: np.ndarray, outputs: Outputs, expected: Outputs
 ) -> tuple[dict[str, Any], list[_Check]]:
-    """The gate's metric by both, and what of it may be lost; of a compressed graph also thresholds and labels."""
+    """The gate's metric of both, with its allowed loss; for a compressed graph also thresholds and labels."""
     metric = use_case.gate.metric or task.metric
     by_torch, by_onnx = (task.metrics(answers, targets) for answers in (expected, outputs))
     before, now = by_torch[metric], by_onnx[metric]
     drop = (before - now) * direction(metric) - _ROUNDING * max(1.0, abs(before))
-    worth = {"metric": metric, "metric_torch": before, "metric_onnx": now}
+    metrics = {"metric": metric, "metric_torch": before, "metric_onnx": now}
     if package.spec.compression is None or use_case.compress is None:
-        return worth, [_Check("export.max_metric_drop", use_case.export.max_metric_drop, drop)]
+        return metrics, [_Check("export.max_metric_drop", use_case.export.max_metric_drop, drop)]
     checks = [_Check("compress.max_metric_drop", 2 * use_case.compress.max_metric_drop, drop)]
     for name, limit in use_case.gate.thresholds.items():
-        # Only what compression cost: on these requests the trained network itself may miss what it reaches on all rows.
+        # Only the loss by compression: on these requests the trained network itself may miss a threshold.
         if name in by_onnx and is_worse(name, by_onnx[name], limit) and not is_worse(name, by_torch[name], limit):
             checks.append(_Check(f"gate.thresholds.{name}", 0.0, abs(by_onnx[name] - limit)))
     mismatch = replay.label_mismatch(package.output_codec, outputs, expected)
-    if mismatch is not None:  # twice what was allowed on the split that the graph was chosen on, as of the metric
+    if mismatch is not None:  # twice the limit on the validation split, as for the metric
         checks.append(_Check("compress.max_mismatch", 2 * use_case.compress.max_mismatch, mismatch))
-    return worth | {"label_mismatch": mismatch}, checks
+    return metrics | {"label_mismatch": mismatch}, checks
 
 
-def _refuse(use_case: UseCase, parity: dict[str, Any], checks: list[_Check]) -> None:
+def _raise_failed(use_case: UseCase, parity: dict[str, Any], checks: list[_Check]) -> None:
     """Raise `GateError` for the first value that is above its limit."""
     for check in checks:
-        if not check.value <= check.limit:  # so that a NaN is refused
+        if not check.value <= check.limit:  # also rejects NaN
             fix = "Another export.opset may help; raise the limit only if you know why."
             if parity["compression"] is not None:
                 fix = f"Take {parity['compression']!r} out of compress.candidates, or lower compress.max_metric_drop."
@@ -191,6 +193,6 @@ def _refuse(use_case: UseCase, parity: dict[str, Any], checks: list[_Check]) -> 
 
 
 def _example_difference(package: Package) -> float:
-    """How far the answer to the package's example, run as a request would be, is from the expected one."""
+    """Difference between the answer to the package's example, run as a request, and the expected one."""
     example = package.example()
     return difference(package.predict(example[0]), example[1]) if example is not None else 0.0

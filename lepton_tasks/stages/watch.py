@@ -24,52 +24,52 @@ from lepton_tasks.stages.pipeline import stages_of
 from lepton_tasks.stages.runner import plan_stage
 from lepton_tasks.tracking import registry
 
-_PACKAGE = "package.json"  # in the folder of a watched model: the version that was seen last, and where its package is
+_PACKAGE = "package.json"  # in the model's monitoring folder: last known version and its package
 
 
 def check(use_case: UseCase, ctx: RunContext, run: Callable[[EndpointRef], Any]) -> Book | None:
-    """Check what is deployed now.
+    """Run the monitors on the deployed model.
 
     Args:
-        use_case: Whose model is checked.
-        ctx: The run that checks it.
-        run: Runs the stage `monitor` on an endpoint, in this process or in another one.
+        use_case: The use case of the model.
+        ctx: Run context of the check.
+        run: Runs the stage `monitor` on an endpoint, in this or another process.
 
     Returns:
         The book with the findings; None if nothing is deployed.
 
     Raises:
-        LeptonError: as `run` raised it; that the monitors failed is then a finding, too.
+        LeptonError: from `run`; the failure is also recorded as a finding.
     """
     try:
         endpoint = deployed(use_case, ctx)
     except UnavailableError as error:
         if not _was_deployed(use_case, ctx):
             return None
-        return _broken(use_case, ctx, ENDPOINT, error.what)
+        return _record_failure(use_case, ctx, ENDPOINT, error.what)
     if endpoint is None:
         before = read_book(ctx.root, use_case.name).version
         if before is None:
             return None
-        return _broken(use_case, ctx, ENDPOINT, f"the server serves no version of it; {before} was served.")
+        return _record_failure(use_case, ctx, ENDPOINT, f"the server serves no version of it; {before} was served.")
     try:
         run(endpoint)
     except LeptonError as error:
-        _broken(use_case, ctx, CHECKS, f"the monitors failed: {error}")
+        _record_failure(use_case, ctx, CHECKS, f"the monitors failed: {error}")
         raise
     return read_book(ctx.root, use_case.name)
 
 
-def _broken(use_case: UseCase, ctx: RunContext, monitor: str, why: str) -> Book:
-    finding = Finding(monitor=monitor, severity="critical", message=why, value=0.0)
-    ctx.log.error("%s: %s", monitor, why)
+def _record_failure(use_case: UseCase, ctx: RunContext, monitor: str, message: str) -> Book:
+    finding = Finding(monitor=monitor, severity="critical", message=message, value=0.0)
+    ctx.log.error("%s: %s", monitor, message)
     book = record(use_case, ctx, [finding], version=None)
     in_mlflow.show(use_case, ctx, [finding], book, version=book.version)
     return book
 
 
 def deployed(use_case: UseCase, ctx: RunContext) -> EndpointRef | None:
-    """The champion as a reference for the monitors, or None if the server has none; raises `UnavailableError`."""
+    """Reference to the champion for the monitors; None if none is served. Raises `UnavailableError`."""
     served = target_of(use_case, ctx).health(use_case, ctx)
     if not served.get("version"):
         return None
@@ -89,20 +89,20 @@ def deployed(use_case: UseCase, ctx: RunContext) -> EndpointRef | None:
 
 
 def _package_uri(use_case: UseCase, ctx: RunContext, version: str) -> str | None:
-    """Where the package of a version lies: as the registry says, or said at an earlier check."""
-    note = home_of(ctx.root, use_case.name) / _PACKAGE
+    """URI of a version's package, from the registry or, if it is down, from an earlier check."""
+    cache = home_of(ctx.root, use_case.name) / _PACKAGE
     try:
         found = registry.version(ctx.environment.tracking_url, use_case.name, version)
     except LeptonError as error:
-        known = json.loads(note.read_text()) if note.exists() else {}
+        known = json.loads(cache.read_text()) if cache.exists() else {}
         if known.get("version") == version:
             return str(known["uri"])
         ctx.log.warning("The registry is unavailable, so monitors run without the model package: %s", error)
         return None
     uri: str | None = found["tags"].get("lepton.package_uri") if found else None
     if uri is not None:
-        note.parent.mkdir(parents=True, exist_ok=True)
-        write_json(note, {"version": version, "uri": uri})
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        write_json(cache, {"version": version, "uri": uri})
     return uri
 
 
@@ -113,7 +113,7 @@ def _was_deployed(use_case: UseCase, ctx: RunContext) -> bool:
 
 
 def situation(use_case: UseCase, ctx: RunContext, trainer: Trainer) -> Situation:
-    """What remedies are told. Findings of another version, or from before a check that failed, are left out."""
+    """Input of the remedies, without findings of another version or from before a failed check."""
     book = read_book(ctx.root, use_case.name)
     try:
         served = target_of(use_case, ctx).health(use_case, ctx)

@@ -18,7 +18,7 @@ from lepton_tasks.core.store import write_json
 from lepton_tasks.learning.image_classification import ImageClassification
 from lepton_tasks.models.inference import predict
 from lepton_tasks.serving.package import load_package, write_package
-from lepton_tasks.stages import contest
+from lepton_tasks.stages import champion_comparison
 from lepton_tasks.stages.replay import read_outputs, write_outputs
 from lepton_tasks.stages.runner import run_stage
 from lepton_tasks.training.checkpoint import read_checkpoint, write_checkpoint
@@ -44,7 +44,7 @@ def registry(monkeypatch):
     """Aliases of a registry without a server, and everything that is sent to a run."""
     aliases = {}
     monkeypatch.setattr("lepton_tasks.tracking.mlflow.Tracker", Tracker)
-    monkeypatch.setattr(contest.registry, "alias", lambda url, name, alias: aliases.get(alias))
+    monkeypatch.setattr(champion_comparison.registry, "alias", lambda url, name, alias: aliases.get(alias))
     monkeypatch.setattr(Tracker, "sent", [])
     return aliases
 
@@ -287,7 +287,7 @@ def test_a_compressed_graph_that_falls_behind_the_champion_is_refused(packaged, 
     settings = compressing(max_metric_drop=1, max_mismatch=1)
     passed = run_stage("verify_package", settings, ctx, refs)
     assert "champion" not in passed.ref.facts  # or an unchanged run would make a version of its own
-    answers, light = contest.replay.outputs_of, []
+    answers, light = champion_comparison.replay.outputs_of, []
 
     def worse(package, payloads):
         outputs = answers(package, payloads)
@@ -296,7 +296,7 @@ def test_a_compressed_graph_that_falls_behind_the_champion_is_refused(packaged, 
             outputs["probabilities"] = np.tile(np.float32([0.4, 0.6]), (len(payloads), 1))
         return outputs
 
-    monkeypatch.setattr(contest.replay, "outputs_of", worse)
+    monkeypatch.setattr(champion_comparison.replay, "outputs_of", worse)
     registry["champion"]["version"] = "5"  # so that it is asked anew
     with pytest.raises(
         GateError, match=r"gate.max_drop: accuracy 0.\d+ of the graph that would be served \(int8_static"
@@ -404,7 +404,7 @@ def test_a_candidate_as_good_as_the_champion_passes_with_a_figure_for_chance(pac
 def test_the_champion_is_not_compared_with_itself(packaged, registry):
     ctx, refs = packaged
     registry["champion"] = as_champion(refs["package"], run_id=RUN)
-    assert contest.champion_state(use_case(), ctx, evaluation=refs["evaluation"]) is None
+    assert champion_comparison.champion_state(use_case(), ctx, evaluation=refs["evaluation"]) is None
     verdict = run_stage("gate", use_case(), ctx, refs).ref
     champion = json.loads((ctx.open(verdict) / "verdict.json").read_text())["champion"]
     assert champion == {"version": "4", "compared": False, "reason": "it is the same model"}

@@ -10,7 +10,7 @@ from lepton_tasks.core.errors import ArtifactError, ConfigError, StageError
 from lepton_tasks.core.release_protocols import CompressionInput
 from lepton_tasks.core.spec import ComponentSpec
 from lepton_tasks.serving.package import load_package
-from lepton_tasks.stages.candidates import EXPORTED, Candidate, build, choose, clock
+from lepton_tasks.stages.candidates import EXPORTED, Candidate, build, choose, measure_latency
 from lepton_tasks.stages.pipeline import stages_of
 from lepton_tasks.training.compress.report import comparison_plot, comparison_table
 
@@ -81,13 +81,13 @@ def test_a_graph_that_does_not_run_is_no_candidate(tmp_path, monkeypatch, conten
     assert candidate.reason.startswith("failed: ")
     assert reason in candidate.reason
     with pytest.raises(ArtifactError):
-        _ = candidate.opened
+        _ = candidate.loaded
 
 
 def test_latencies_are_taken_of_one_row_and_of_a_batch(tmp_path):
     make_package(tmp_path)
     candidate, failed = Candidate("x", package=load_package(tmp_path)), Candidate("y", reason="failed: no")
-    clock([candidate, failed], np.zeros((2, 8, 8, 1), np.uint8))
+    measure_latency([candidate, failed], np.zeros((2, 8, 8, 1), np.uint8))
     assert 0 < candidate.figures["latency_ms"] < 50
     assert candidate.figures["rows_per_second"] > 1000 / candidate.figures["latency_ms"]  # a batch costs less a row
     assert failed.figures == {}
@@ -116,11 +116,11 @@ def test_a_graph_that_fails_later_is_out_and_the_others_are_measured(tmp_path):
     make_package(tmp_path)
     exported = Candidate(EXPORTED, package=load_package(tmp_path))
     breaking = Candidate("x", spec=ComponentSpec(name="x"), package=Breaking())
-    clock([exported, breaking], np.zeros((2, 8, 8, 1), np.uint8))
+    measure_latency([exported, breaking], np.zeros((2, 8, 8, 1), np.uint8))
     assert breaking.reason == "failed: no room"
     assert "latency_ms" in exported.figures
     with pytest.raises(RuntimeError):
-        clock([Candidate(EXPORTED, package=Breaking())], np.zeros((2, 8, 8, 1), np.uint8))
+        measure_latency([Candidate(EXPORTED, package=Breaking())], np.zeros((2, 8, 8, 1), np.uint8))
 
 
 def test_a_training_that_was_told_to_stop_ends_the_stage(tmp_path, monkeypatch):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from lepton_tasks.core.errors import DataError
-from lepton_tasks.stages.evaluate import _as_served
+from lepton_tasks.stages.evaluate import _decode
 
 
 class Codec:
@@ -13,6 +13,6 @@ class Codec:
 
 
 def test_a_row_that_a_server_would_refuse_is_told_with_the_way_out():
-    assert _as_served(Codec(), [b"a", b"bc"], where="").tolist() == [[1], [2]]
+    assert _decode(Codec(), [b"a", b"bc"], where="").tolist() == [[1], [2]]
     with pytest.raises(DataError, match=r"t.yaml: clean: a server would refuse .*: the text is empty. .*`empty_text`"):
-        _as_served(Codec(), [b"a", b""], where="t.yaml: clean")
+        _decode(Codec(), [b"a", b""], where="t.yaml: clean")

@@ -177,7 +177,7 @@ def test_what_was_written_after_the_servers_were_asked_comes_with_the_next_time(
     write(folders["a"], "10-0.jsonl", now - 5, now + 5)
     copied(tmp_path)
     assert times(tmp_path) == [now - 5]
-    monkeypatch.setattr(log_copies, "_UNWRITTEN_SECONDS", -10)
+    monkeypatch.setattr(log_copies, "_FLUSH_SECONDS", -10)
     copied(tmp_path)
     assert times(tmp_path, since=now - 5) == [now + 5]
 

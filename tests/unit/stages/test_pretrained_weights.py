@@ -1,7 +1,7 @@
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.use_case import parse_use_case
-from lepton_tasks.stages.begun_with import weights_state
 from lepton_tasks.stages.pipeline import COMPRESS, TUNE, stage_named
+from lepton_tasks.stages.pretrained_weights import weights_state
 from lepton_tasks.stages.runner import fingerprint
 
 

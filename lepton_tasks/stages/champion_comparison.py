@@ -37,20 +37,20 @@ def compare(
     features: DatasetRef,
     outputs: Outputs | None = None,
 ) -> dict[str, Any] | None:
-    """The champion's figures on the candidate's test split, or why there are none; None without a champion.
+    """Compare the champion with the candidate on the candidate's test split; None without a champion.
 
     Args:
-        use_case: Whose champion.
-        ctx: The run.
-        task: Judges the answers.
-        metric: By which the two are compared.
-        evaluation: Holds the requests, and what the network as it was trained answers.
-        features: The rows of the test split.
-        outputs: What the candidate answers to the requests; without them, the trained network's answers.
+        use_case: The use case.
+        ctx: The run context.
+        task: Computes the metrics.
+        metric: The metric to compare.
+        evaluation: Requests, and the trained network's outputs.
+        features: Targets of the test split.
+        outputs: The candidate's outputs for the requests; default those of the trained network.
 
     Returns:
-        ``version``, ``compared``; and then the champion's metrics, the ``candidate``'s metric and the ``p_value`` of
-        McNemar's test, or the ``reason``.
+        ``version`` and ``compared``; if compared, the champion's metrics, the ``candidate``'s metric and the
+        ``p_value`` of McNemar's test; otherwise the ``reason``.
     """
     found = registry.alias(ctx.environment.tracking_url, use_case.name, _CHAMPION)
     if found is None:
@@ -66,29 +66,31 @@ def compare(
         )
         try:
             folder = ctx.open(package)
-            result |= _contest(use_case, task, metric, folder, ctx.open(evaluation), ctx.open(features), outputs)
+            result |= _compare_outputs(
+                use_case, task, metric, folder, ctx.open(evaluation), ctx.open(features), outputs
+            )
         except ArtifactError as error:
             result["reason"] = str(error)
     elif tags.get("lepton.features_digest") != features.digest or f"lepton.test_{metric}" not in tags:
         result["reason"] = "it was tested on other data, and its answers to requests cannot be evaluated"
     else:
-        known = {metric: float(tags[f"lepton.test_{metric}"]), "candidate": evaluation.facts[f"test_{metric}"]}
-        result |= {"compared": True, "p_value": None, **known}
+        values = {metric: float(tags[f"lepton.test_{metric}"]), "candidate": evaluation.facts[f"test_{metric}"]}
+        result |= {"compared": True, "p_value": None, **values}
     if not result["compared"]:
         ctx.log.warning("not compared with the champion, version %s: %s", found["version"], result["reason"])
     return result
 
 
 def limit(use_case: UseCase, metric: str, champion: Mapping[str, Any]) -> float:
-    """What a candidate's metric must reach: the champion's, as `compare` found it, but for ``gate.max_drop``.
+    """Required metric of a candidate: the champion's, as `compare` found it, less ``gate.max_drop``.
 
-    Of a champion whose metric is not a number, the worst there is: any number is better.
+    If the champion's metric is NaN, the worst possible value: any number is better.
     """
     theirs = float(champion[metric]) - use_case.gate.max_drop * direction(metric)
     return -math.inf * direction(metric) if math.isnan(theirs) else theirs
 
 
-def _contest(
+def _compare_outputs(
     use_case: UseCase,
     task: LearningTask,
     metric: str,
@@ -97,7 +99,7 @@ def _contest(
     features: Path,
     candidate: Outputs | None,
 ) -> dict[str, Any]:
-    """Ask the champion what the candidate was asked, and compare the answers row by row."""
+    """Send the candidate's requests to the champion's package, and compare the outputs row by row."""
     from lepton_tasks.learning.significance import mcnemar
     from lepton_tasks.serving.package import load_package
 
@@ -117,7 +119,7 @@ def _contest(
         candidate = replay.first_rows(replay.read_outputs(evaluation / replay.OUTPUTS_FILE), len(payloads))
     try:
         outputs = replay.outputs_of(package, payloads)
-    except DataError as error:  # what is asked now has another form than what it was made for
+    except DataError as error:  # the format of requests has changed since
         return {"compared": False, "reason": f"it cannot read current requests: {error}"}
     result: dict[str, Any] = {
         "compared": True,

@@ -18,7 +18,7 @@ from lepton_tasks.core.train_settings import Train
 from lepton_tasks.core.use_case import UseCase
 
 
-def teaching(
+def student_trainer(
     use_case: UseCase,
     ctx: RunContext,
     *,
@@ -27,20 +27,20 @@ def teaching(
     preprocessor: PreprocessorRef,
     samples: Callable[[int], np.ndarray],
 ) -> Callable[..., None]:
-    """`CompressionInput.teach`, with a trained network as teacher. A killed training goes on where it was.
+    """The function `CompressionInput.teach`, with a trained network as teacher. A killed training resumes.
 
     Args:
-        use_case: Its task, seed and export.
+        use_case: Defines task, seed and export.
         ctx: The run.
-        checkpoint: The teacher, and the settings that it was trained with.
-        features: The rows.
-        preprocessor: What was fitted.
+        checkpoint: The teacher and its training settings.
+        features: The training data.
+        preprocessor: The fitted preprocessor.
         samples: See `CompressionInput`.
     """
 
     def teach(
         student: ComponentSpec | None,
-        made: Path,
+        output: Path,
         *,
         share: float,
         temperature: float,
@@ -61,13 +61,13 @@ def teaching(
             check_prunable(student.name, where="pruned")
             changes["epochs"] = epochs or max(1, settings.epochs // 4)
             changes["learning_rate"] = settings.learning_rate * rate
-        taught = use_case.model_copy(update={"model": student, "train": settings.model_copy(update=changes)})
+        student_case = use_case.model_copy(update={"model": student, "train": settings.model_copy(update=changes)})
         teacher = Teacher(checkpoint=ctx.open(checkpoint), share=share, temperature=temperature, prune=prune)
-        named = digest_of([student.model_dump(), changes, teacher.model_dump(mode="json")])[:16]
-        workdir = ctx.workdir / named
+        key = digest_of([student.model_dump(), changes, teacher.model_dump(mode="json")])[:16]
+        workdir = ctx.workdir / key
         workdir.mkdir(parents=True, exist_ok=True)
         job = Job.of(
-            taught,
+            student_case,
             run_id=ctx.run_id,
             features=ctx.open(features),
             workdir=workdir,
@@ -75,15 +75,15 @@ def teaching(
             seed=ctx.seed,
         ).model_copy(update={"teacher": teacher})
 
-        def ended(row: Mapping[str, Any]) -> None:
+        def epoch_ended(row: Mapping[str, Any]) -> None:
             done, epochs = row["epoch"] + 1, job.train.epochs
             ctx.on_progress(Progress(ctx.stage, done, epochs, "epochs", row["seconds"], note=told(row)))
 
         with training(job) as process:
-            outcome = wait(job, process, ended)
+            outcome = wait(job, process, epoch_ended)
         trained = finished(job, outcome)
         ctx.log.info("%s has %s parameters", student.name, f"{outcome['parameters']:,}")
-        export_onnx(trained.deployable, samples(2), made, outputs=trained.task.outputs, opset=use_case.export.opset)
+        export_onnx(trained.deployable, samples(2), output, outputs=trained.task.outputs, opset=use_case.export.opset)
         shutil.rmtree(workdir)
 
     return teach

@@ -1,4 +1,4 @@
-"""Pretrained weight files of a use case, as inputs of its fingerprint."""
+"""Digests of pretrained weight files, as part of a stage's fingerprint."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ _KEY = "weights"
 
 
 def weights_state(use_case: UseCase, ctx: RunContext, **refs: ArtifactRef) -> dict[str, str | None]:
-    """The sha256 of each file of weights that a network of the use case names; None for one that is not there."""
+    """SHA-256 of each weight file named by a network of the use case; None for a missing file."""
     root = Path(ctx.environment.data_root)
     spaces = [{key.rpartition(".")[2]: value} for key, value in tuned_values(use_case)]
-    named = sorted(set(_named([use_case.part("model", "compress"), spaces])))
-    return {name: sha256_file(root / name) if (root / name).is_file() else None for name in named}
+    names = sorted(set(_weight_files([use_case.part("model", "compress"), spaces])))
+    return {name: sha256_file(root / name) if (root / name).is_file() else None for name in names}
 
 
-def _named(tree: Any) -> Iterator[str]:
-    """What stands under the key `weights`, however deep."""
+def _weight_files(tree: Any) -> Iterator[str]:
+    """Values of the key `weights` at any depth."""
     if isinstance(tree, dict):
         for key, value in tree.items():
             if key == _KEY and isinstance(value, str):
                 yield value
             else:
-                yield from _named(value)
+                yield from _weight_files(value)
     elif isinstance(tree, list | tuple):
         for value in tree:
-            yield from _named(value)
+            yield from _weight_files(value)

@@ -4,7 +4,7 @@ import types
 import pytest
 
 from lepton_tasks.core.metrics import is_worse
-from lepton_tasks.stages.contest import limit
+from lepton_tasks.stages.champion_comparison import limit
 
 
 @pytest.mark.parametrize(("metric", "expected"), [("accuracy", 0.78), ("loss", 0.82)])
