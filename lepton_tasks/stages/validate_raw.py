@@ -50,7 +50,7 @@ def validate_raw(use_case: UseCase, ctx: RunContext, *, raw: DatasetRef) -> Qual
         oddities = oddities_in(profile)
         for sentence in oddities:
             ctx.log.warning("%s", sentence)
-        note = " ".join([*odditiesities, note])
+        note = " ".join([*oddities, note])
         with _single_class_reported(use_case, use_case.data.label, profile):
             return check_rows([(rows, (*rules, *own))], origin=origin_of(rows.parts), profile=profile, note=note)
     from lepton_tasks.quality.rows import FrameRows
