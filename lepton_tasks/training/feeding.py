@@ -17,14 +17,14 @@ Feed = Callable[[np.ndarray], Iterator[Batch]]
 """Inputs and targets of the rows int64 [batches, size], batch by batch."""
 
 _SHARE = 0.25
-"""Of a GPU's free memory, what rows may take; the rest is the network's."""
+"""Fraction of a GPU's free memory for rows; the rest is for the network."""
 _AHEAD = 3
-"""Batches that wait in memory that the GPU can read by itself."""
+"""Number of batches prefetched into pinned memory."""
 _PART_BYTES = 64 << 20
 
 
 def feed(rows: Rows, device: torch.device) -> Feed:
-    """The best way to a device: on a GPU, rows lie in its memory if there is room, or are read ahead by a thread."""
+    """The fastest feed for a device: on a GPU, rows reside in its memory if they fit, else a thread prefetches."""
     if device.type != "cuda":
         return partial(from_map, rows)
     free, _ = torch.cuda.mem_get_info(device)
@@ -34,13 +34,13 @@ def feed(rows: Rows, device: torch.device) -> Feed:
 
 
 def from_map(rows: Rows, chosen: np.ndarray) -> Iterator[Batch]:
-    """Batches in the processor's memory; see `Feed`."""
+    """Batches in CPU memory; see `Feed`."""
     for some in chosen:
         yield torch.from_numpy(rows.inputs[some]), torch.from_numpy(rows.targets[some])
 
 
 def resident(rows: Rows, device: torch.device) -> Feed:
-    """Copy all rows to the device once; batches are then picked there, and no step waits for a copy."""
+    """Copy all rows to the device once and index batches there, so that no step waits for a copy."""
     inputs, targets = _copied(rows.inputs, device), _copied(rows.targets, device)
 
     def batches(chosen: np.ndarray) -> Iterator[Batch]:
@@ -52,7 +52,7 @@ def resident(rows: Rows, device: torch.device) -> Feed:
 
 
 def ahead(rows: Rows, device: torch.device, chosen: np.ndarray) -> Iterator[Batch]:
-    """Batches on the device, read from the memory map while it computes; see `Feed`."""
+    """Batches on the device, prefetched from the memory map; see `Feed`."""
     pinned = device.type == "cuda"
 
     def read(some: np.ndarray) -> list[torch.Tensor]:
@@ -73,7 +73,7 @@ def ahead(rows: Rows, device: torch.device, chosen: np.ndarray) -> Iterator[Batc
 
 
 def _copied(values: np.ndarray, device: torch.device) -> torch.Tensor:
-    """The array on the device, copied part by part, since it may be a memory map."""
+    """Copy an array to the device in parts, since it may be a memory map."""
     whole = torch.from_numpy(np.empty(0, values.dtype)).new_empty(values.shape, device=device)
     size = max(1, _PART_BYTES // max(1, values[:1].nbytes))
     for start in range(0, len(values), size):

@@ -33,14 +33,14 @@ _PRECISION: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
 
 
 def fit(job: Job) -> None:
-    """Train to the end, from wherever an earlier attempt got to; `job.outcome` is there when it went well.
+    """Train to the end, resuming an earlier attempt if there is one; success writes `job.outcome`.
 
-    Called in each rank's process; which one it is, the variables of torchrun say. Rank 0 alone writes.
+    Called in each rank's process; torchrun's variables identify the rank. Only rank 0 writes.
 
     Raises:
-        ConfigError: the machine lacks what the use case asks for.
+        ConfigError: the machine lacks required hardware.
         LeptonError: the loss is not finite.
-        StageError: the process was told to stop; what is needed to go on is written.
+        StageError: the process received a stop signal; the state to resume is written.
     """
     _quiet()
     rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -80,10 +80,10 @@ def fit(job: Job) -> None:
                 fix="Lower it and raise train.accumulate accordingly; train.precision: bf16 needs less, too.",
             ) from error
         except RuntimeError as error:
-            if rank > 0 and course.told_to_stop:  # rank 0 was too, and has closed the connection
+            if rank > 0 and course.told_to_stop:  # rank 0 also stopped and closed the connection
                 raise StageError("stopped together with rank 0.", where="train") from error
             raise
-        if rank == 0 and course.told_to_stop:  # in the last epoch; the next attempt finds it done
+        if rank == 0 and course.told_to_stop:  # in the last epoch; the next attempt completes it
             raise course.stopped()
     if rank == 0:
         _calibrate(job, module, rows)
@@ -92,19 +92,19 @@ def fit(job: Job) -> None:
 
 
 def _calibrate(job: Job, module: TrainingModule, rows: Rows) -> None:
-    """Let the task set in the kept weights what is not learned by gradients."""
-    network = network_of(job, module.task).to(module.device)  # the module's own may be shared out among ranks
+    """Let the task set parameters not trained by gradients in the best weights."""
+    network = network_of(job, module.task).to(module.device)  # the module's own may be sharded over ranks
     network.load_state_dict(torch.load(job.best, map_location=module.device, weights_only=True))
     module.task.calibrate(network, rows)
     save_whole(network.state_dict(), job.best)
 
 
 def class_weights(targets: np.ndarray, classes: int) -> np.ndarray:
-    """How much a row of each class must count for all classes to count alike: float32 [classes], 1 on average.
+    """Inverse-frequency loss weights of the classes: float32 [classes], 1 on average over the rows.
 
     Args:
         targets: The class of each row, int [N].
-        classes: How many there are.
+        classes: Number of classes.
 
     Raises:
         ConfigError: the targets are not classes.
@@ -123,11 +123,11 @@ def _trainer(job: Job, course: Course, ranks: int, device: torch.device) -> pl.T
         devices=local,
         num_nodes=ranks // local,
         strategy=_strategy(job, ranks),
-        benchmark=device.type == "cuda",  # convolutions by the way that is fastest for their sizes
+        benchmark=device.type == "cuda",  # picks the fastest convolution algorithms
         precision=_PRECISION[job.train.precision],
         max_epochs=job.train.epochs - course.epochs,
         accumulate_grad_batches=job.train.accumulate,
-        gradient_clip_val=None if course.module.phases else job.train.gradient_clip,  # the phases clip by themselves
+        gradient_clip_val=None if course.module.phases else job.train.gradient_clip,  # phases clip their own
         callbacks=[course],
         default_root_dir=job.workdir,
         logger=False,
@@ -136,7 +136,7 @@ def _trainer(job: Job, course: Course, ranks: int, device: torch.device) -> pl.T
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    if not course.module.phases and job.train.precision != "16":  # those need more of what Lightning does
+    if not course.module.phases and job.train.precision != "16":  # those need Lightning's own loop
         trainer.fit_loop.epoch_loop = EpochLoop(trainer, course)
     return trainer
 
@@ -151,7 +151,7 @@ def _local_ranks() -> int:
 
 
 def _device(job: Job) -> torch.device:
-    """Where this rank computes; raises `ConfigError` if the machine lacks what the use case asks for."""
+    """This rank's device; raises `ConfigError` if the required hardware is missing."""
     local = _local_ranks()
     if not torch.cuda.is_available():
         if job.train.precision == "16":
@@ -165,14 +165,14 @@ def _device(job: Job) -> torch.device:
             where="train.devices",
             fix="Lower it.",
         )
-    torch.set_float32_matmul_precision("high")  # TF32, without which a GPU's matrix units stand idle
+    torch.set_float32_matmul_precision("high")  # TF32, to use the GPU's tensor cores
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(device)
     return device
 
 
 def _quiet() -> None:
-    """Keep Lightning's advertisements and its advice on data loaders, which are not used here, out of the log."""
+    """Silence Lightning's advertisements, and its advice on data loaders, which are not used here."""
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric")

@@ -27,32 +27,32 @@ class Teacher(pydantic.BaseModel):
     checkpoint: Path
     """Folder of its checkpoint."""
     share: float = pydantic.Field(0.5, ge=0, le=1)
-    """How much its answers count beside the targets."""
+    """Weight of the distillation loss in the total."""
     temperature: float = pydantic.Field(2.0, gt=0)
-    """How far its probabilities are evened out."""
+    """Softmax temperature of its probabilities."""
     prune: float = pydantic.Field(0.0, ge=0, lt=1)
-    """The share of its channels without which it is itself what learns; 0 for another network."""
+    """Fraction of channels to prune; the pruned teacher is the student. 0: another network."""
 
 
 class Job(pydantic.BaseModel):
-    """One training, as JSON on disk, so that every rank on every machine reads the same."""
+    """One training; stored as JSON so that all ranks on all machines read the same."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     run_id: str
-    """The run that it belongs to."""
+    """Run of this training."""
     features: Path
     """Folder of the features artifact."""
     workdir: Path
-    """Folder for everything this training writes; it outlives a killed process."""
+    """Output folder of this training; survives a killed process."""
     task: ComponentSpec
     """The learning task."""
     model: ComponentSpec
     """The network."""
     train: Train
-    """How it is trained."""
+    """Training settings."""
     fitted: dict[str, Any]
-    """What the feature extractor learned."""
+    """Fitted values of the features."""
     labels: list[str]
     """Names of the classes."""
     seed: int
@@ -60,7 +60,7 @@ class Job(pydantic.BaseModel):
     machines: Training = Training()
     """The machines it runs on."""
     teacher: Teacher | None = None
-    """Whose answers are learned from, too."""
+    """Teacher for distillation."""
 
     @classmethod
     def of(
@@ -77,13 +77,13 @@ class Job(pydantic.BaseModel):
         """The training of a use case.
 
         Args:
-            use_case: Says what is trained and how.
-            run_id: The run that it belongs to.
+            use_case: The use case.
+            run_id: Run of this training.
             features: Folder of the features artifact.
             workdir: See the attribute.
             preprocessor: Contents of ``preprocessor.json``.
-            seed: Of weights, shuffles and augmentations.
-            machines: The machines it runs on; this one if nothing is said.
+            seed: Seed of weights, shuffles, augmentations.
+            machines: The machines it runs on; default this one.
         """
         return cls(
             run_id=run_id,
@@ -100,12 +100,12 @@ class Job(pydantic.BaseModel):
 
     @property
     def file(self) -> Path:
-        """Where the job itself lies."""
+        """File of the job itself."""
         return self.workdir / JOB_FILE
 
     @property
     def resume(self) -> Path:
-        """Everything needed to go on: weights, optimiser, schedule, step, history."""
+        """State to resume from: weights, optimiser, schedule, step, history."""
         return self.workdir / "resume.pt"
 
     @property
@@ -115,35 +115,35 @@ class Job(pydantic.BaseModel):
 
     @property
     def history(self) -> Path:
-        """One row an epoch, as a JSON list."""
+        """JSON list with one row per epoch."""
         return self.workdir / "history.json"
 
     @property
     def rates(self) -> Path:
-        """The learning rate along the steps, as `Course.rates` has it; there is none before the end."""
+        """`Course.rates` as JSON; written at the end of the training."""
         return self.workdir / "learning_rate.json"
 
     @property
     def summary(self) -> Path:
-        """The layers of the network, as text."""
+        """Layer table of the network, as text."""
         return self.workdir / "model_summary.txt"
 
     def epoch_plot(self, epoch: int) -> Path:
-        """The picture that was drawn after an epoch, if one was."""
+        """The learning task's plot after an epoch, if any."""
         return self.workdir / f"epoch_{epoch:04d}.png"
 
     @property
     def outcome(self) -> Path:
-        """Facts of a training that ended well; there is none before."""
+        """Facts of a successful training; written at the end."""
         return self.workdir / "outcome.json"
 
     @property
     def failure(self) -> Path:
-        """The error of a training that ended badly, as `LeptonError.to_dict` gives it."""
+        """Error of a failed training, in the form of `LeptonError.to_dict`."""
         return self.workdir / "failure.json"
 
     def learning_task(self) -> LearningTask:
-        """The learning task, told what was fitted."""
+        """The learning task, with the fitted values."""
         return catalogue.LEARNING_TASKS.build(
             self.task.name, self.task.params, where="task", fitted=self.fitted, labels=self.labels
         )

@@ -14,10 +14,10 @@ _LABEL = "app.kubernetes.io/name"
 
 
 def manifest(machines: Training) -> dict[str, Any]:
-    """A ``v1`` ``List`` of what one training takes, as JSON values.
+    """A ``v1`` ``List`` of one training's resources, as JSON values.
 
-    For ``job``, an Indexed Job and the headless service that gives its pods names; for ``pytorchjob``, a
-    ``kubeflow.org/v1`` ``PyTorchJob``, whose operator makes the service. Each pod is a node of the training.
+    For ``job``, an Indexed Job and the headless service for its pods' host names; for ``pytorchjob``, a
+    ``kubeflow.org/v1`` ``PyTorchJob``, whose operator adds the service. Each pod is a node of the training.
 
     Raises:
         ConfigError: the environment describes no pods.
@@ -61,7 +61,7 @@ def _job(machines: Training, pods: TrainingPods) -> dict[str, Any]:
             "completionMode": "Indexed",
             "completions": machines.nodes,
             "parallelism": machines.nodes,
-            "backoffLimit": machines.restarts * machines.nodes,  # when one is lost, the others often fail with it
+            "backoffLimit": machines.restarts * machines.nodes,  # a lost pod often makes the others fail
             "ttlSecondsAfterFinished": _KEPT_SECONDS,
             "template": pod,
         },
@@ -81,7 +81,7 @@ def _pytorchjob(machines: Training, pods: TrainingPods) -> dict[str, Any]:
                 "ttlSecondsAfterFinished": _KEPT_SECONDS,
             },
             "pytorchReplicaSpecs": {
-                # The operator looks for a container of this name.
+                # The operator requires this container name.
                 kind: {"replicas": count, "restartPolicy": "OnFailure", "template": _pod(pods, "pytorch")}
                 for kind, count in replicas.items()
                 if count
@@ -95,14 +95,14 @@ def _metadata(pods: TrainingPods) -> dict[str, Any]:
 
 
 def _pod(pods: TrainingPods, container: str) -> dict[str, Any]:
-    """The template of a pod that takes part in one training and ends."""
+    """Template of a pod that joins one training and exits."""
     compute: dict[str, Any] = {"cpu": str(pods.cpus), "memory": pods.memory}
     gpus = {"nvidia.com/gpu": pods.gpus} if pods.gpus else {}
     node = ["python", "-m", "lepton_tasks.training.node", "--address", "$(POD_IP)", "--once"]
     return {
         "metadata": {"labels": {_LABEL: pods.name}},
         "spec": {
-            "terminationGracePeriodSeconds": 60,  # for the state to be written
+            "terminationGracePeriodSeconds": 60,  # time to write the state
             "containers": [
                 {
                     "name": container,
@@ -121,7 +121,7 @@ def _pod(pods: TrainingPods, container: str) -> dict[str, Any]:
             ],
             "volumes": [
                 {"name": "state", "persistentVolumeClaim": {"claimName": pods.claim}},
-                # Docker's 64 MiB are too few for NCCL between the GPUs of a pod. It counts as the pod's memory.
+                # The default of 64 MiB is too small for NCCL between a pod's GPUs. Counts towards pod memory.
                 {"name": "shared-memory", "emptyDir": {"medium": "Memory"}},
             ],
         },
@@ -129,7 +129,7 @@ def _pod(pods: TrainingPods, container: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Write the manifest of the environment in force to standard output; YAML readers take JSON."""
+    """Write the current environment's manifest to standard output, as JSON, a subset of YAML."""
     sys.stdout.write(json.dumps(manifest(load_environment().training), indent=2) + "\n")
 
 

@@ -24,7 +24,7 @@ from lepton_tasks.training import prepared
 from lepton_tasks.training.elsewhere import Elsewhere
 from lepton_tasks.training.job import Job
 
-# A step and the writing of the state take far less; the stage's own caller waits longer before it kills.
+# A step and a checkpoint take far less; the stage's own caller waits longer before it sends SIGKILL.
 _GRACE_SECONDS = 20.0
 _POLL_SECONDS = 0.2
 
@@ -33,12 +33,12 @@ Process = subprocess.Popen[bytes] | stage_host_client.HostedProcess | Elsewhere
 
 @contextlib.contextmanager
 def training(job: Job, *, threads: int | None = None, call: Path | None = None) -> Iterator[Process]:
-    """The running process of a training; it and all its children have ended when the block is left.
+    """Run a training process; it and all its children have ended on exit from the context.
 
     Args:
         job: The training.
-        threads: Of each of its processes; None for all cores, shared by them.
-        call: The call that other nodes follow, if there is one; where they are pods, they train without this machine.
+        threads: Threads per process; None divides all cores.
+        call: Call file for other nodes, if any; if they are pods, this machine does not train.
     """
     write_json(job.file, job.model_dump(mode="json"))
     job.failure.unlink(missing_ok=True)
@@ -51,7 +51,7 @@ def training(job: Job, *, threads: int | None = None, call: Path | None = None) 
 
 
 def prepare(devices: int, machines: Training) -> None:
-    """Let a process import what a training on these devices will need; see `training.prepared`."""
+    """Pre-start a worker for a training on these devices; see `training.prepared`."""
     if devices == 1 and machines.nodes == 1:
         prepared.prepare(_environment())
 
@@ -74,14 +74,14 @@ def _started(job: Job, threads: int | None) -> Process:
 
 def _environment() -> dict[str, str]:
     environment = {**os.environ, PARENT: str(os.getpid())}
-    # How long threads spin before they sleep while they wait for each other. GNU OpenMP's own 300,000 rounds take the
-    # cores from whatever else runs (an epoch of 3 s took 80); none at all costs a third of a quiet machine's speed.
+    # Spins of a waiting thread before it sleeps. GNU OpenMP's default of 300,000 starves other processes (an epoch of
+    # 3 s took 80 s); 0 costs a third of the speed on an idle machine.
     environment.setdefault("GOMP_SPINCOUNT", "1000")
     return environment
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Number of cores this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
@@ -90,16 +90,16 @@ def wait(job: Job, process: Process, on_epoch: Callable[[dict[str, Any]], None])
 
     Args:
         job: The training.
-        process: What `training` gave.
-        on_epoch: Called with each new row of the history, in order, those of earlier attempts included.
+        process: The process from `training`.
+        on_epoch: Called with each history row in order, including those of earlier attempts.
 
     Raises:
-        LeptonError: as the training raised it.
+        LeptonError: as raised by the training.
         StageError: its process died.
     """
     seen = 0
     while True:
-        ended = process.poll() is not None  # asked before the rows are read, so that the last ones are not missed
+        ended = process.poll() is not None  # polled before reading, so that the last rows are not missed
         for row in job.rows()[seen:]:
             on_epoch(row)
             seen += 1
@@ -122,7 +122,7 @@ def wait(job: Job, process: Process, on_epoch: Callable[[dict[str, Any]], None])
 
 @contextlib.contextmanager
 def _forward_signals(process: Process) -> Iterator[None]:
-    """While the block runs, SIGTERM and SIGINT go to the training, which writes its state and ends."""
+    """Forward SIGTERM and SIGINT to the training, which writes its state and exits."""
 
     def forward(number: int, frame: FrameType | None) -> None:
         if process.poll() is None:
@@ -130,12 +130,12 @@ def _forward_signals(process: Process) -> Iterator[None]:
             last_resort = threading.Timer(_GRACE_SECONDS, process.kill)
             last_resort.daemon = True  # this process need not wait for it
             last_resort.start()
-        else:  # nothing is left to be written: the signal is ours, as without a training
+        else:  # the training has ended: handle the signal as without it
             signal.signal(number, before[signal.Signals(number)])
             os.kill(os.getpid(), number)
 
     if threading.current_thread() is not threading.main_thread():
-        yield  # Python takes signals in the main thread only; the training still dies with this process
+        yield  # signal handlers need the main thread; the training still dies with this process
         return
     before = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -146,7 +146,7 @@ def _forward_signals(process: Process) -> Iterator[None]:
 
 
 def end(process: Process) -> None:
-    """Tell a process to stop, wait, and kill it if it does not."""
+    """Terminate a process, and kill it after the grace period."""
     if process.poll() is None:
         process.terminate()
         try:

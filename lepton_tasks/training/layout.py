@@ -16,31 +16,31 @@ from lepton_tasks.training.job import Job
 
 
 class Replicas:
-    """Each rank has all of it: one process, or DDP."""
+    """Full replica on each rank: one process, or DDP."""
 
     def __init__(self, rank: int) -> None:
         self._rank = rank
 
     def whole(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The tensors as one process would have them; all ranks ask together."""
+        """The full, unsharded tensors; a collective call."""
         return dict(tensors)
 
     def put(self, values: Mapping[str, torch.Tensor], into: Mapping[str, torch.Tensor]) -> None:
-        """Copy `values`, which every rank has whole, into tensors of this layout, name by name."""
+        """Copy `values`, full on every rank, into tensors of this layout, by name."""
         for name, tensor in into.items():
             tensor.copy_(values[name])
 
     def optimizer_state(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """What `load_optimizer` goes on with, on rank 0; all ranks ask together."""
+        """Full state for `load_optimizer`, on rank 0; a collective call."""
         return optimizer.state_dict()
 
     def load_optimizer(self, network: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-        """Go on from a state that every rank has read."""
+        """Restore a state that every rank has read."""
         optimizer.load_state_dict(state)
 
     @contextlib.contextmanager
     def gathered(self, network: nn.Module) -> Iterator[None]:
-        """While the block runs, each rank can use what was shared out without the others.
+        """Gather sharded parameters, for use without collective calls in the context.
 
         Args:
             network: `TrainingModule.trainable`.
@@ -48,26 +48,26 @@ class Replicas:
         yield
 
     def stops(self, told: bool) -> bool:
-        """Whether to leave after this step, asked by every rank after each.
+        """Whether to exit after this step; called by every rank after each.
 
-        Every rank is told, but rank 0 alone leaves at the end of a step; the others fail once it is gone. If each left
-        by itself, rank 0 could be caught in the middle of a step that nobody finishes with it.
+        Every rank gets the signal, but only rank 0 exits at the end of a step; the others then fail. If each exited by
+        itself, rank 0 could hang in a collective call of an unfinished step.
         """
         return told and self._rank == 0
 
 
 class Shards(Replicas):
-    """Each rank has a part of each tensor: FSDP, which gathers a block of layers only while it is computed.
+    """A shard of each tensor per rank: FSDP, which gathers a block of layers only to compute it.
 
-    Writing the state takes all ranks, so they agree after each step, over gloo, on whether to leave.
+    Saving the state takes all ranks, so after each step they agree over gloo on whether to exit.
     """
 
     def __init__(self, rank: int) -> None:
         super().__init__(rank)
-        self._group = dist.new_group(backend="gloo")  # its answer does not wait for what a GPU still has to compute
+        self._group = dist.new_group(backend="gloo")  # does not wait for the GPU's queue
 
     def whole(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """See `Replicas`; on the CPU, and empty on other ranks than 0."""
+        """See `Replicas`; on the CPU, and empty except on rank 0."""
         found = {}
         part: Any
         for name, part in tensors.items():
@@ -102,7 +102,7 @@ class Shards(Replicas):
 
     @contextlib.contextmanager
     def gathered(self, network: nn.Module) -> Iterator[None]:
-        """See `Replicas`. Running statistics become those of rank 0, whose are written."""
+        """See `Replicas`. Running statistics are set to rank 0's, which are saved."""
         for buffer in network.buffers():
             dist.broadcast(buffer, 0)
         parts: list[Any] = [layer for layer in network.modules() if hasattr(layer, "unshard")]
@@ -118,35 +118,35 @@ class Shards(Replicas):
                 part.set_reshard_after_forward(True, recurse=False)
 
     def stops(self, told: bool) -> bool:
-        """See `Replicas`: all leave, if one of them was told."""
+        """See `Replicas`: all exit if one got the signal."""
         any_told = torch.tensor(int(told))
         dist.all_reduce(any_told, dist.ReduceOp.MAX, group=self._group)
         return bool(any_told)
 
 
 class ShardingStrategy(DDPStrategy):
-    """Lightning's DDP, which here wraps nothing and shares the network out among the ranks instead.
+    """Lightning's DDP strategy, with the network sharded over the ranks instead of wrapped.
 
-    Lightning's own strategy for FSDP refuses to run without GPUs, and its checkpoints are not used.
+    Lightning's own FSDP strategy requires GPUs, and its checkpoints are not used.
 
     Source: Zhao et al., "PyTorch FSDP: experiences on scaling fully sharded data parallel", 2023;
     https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html
     """
 
     def model_to_device(self) -> None:
-        """Blocks are moved one by one as they are shared out, so that no device ever holds them all."""
+        """Do nothing: blocks move one by one as they are sharded, so no device stores them all."""
 
     def configure_ddp(self) -> None:
-        """Share out each block of layers by itself, so that one at a time is gathered, then what is left."""
+        """Shard each block of layers, so that one at a time is gathered, then the remainder."""
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
         module: Any = self.lightning_module
-        module.to(memory_format=torch.contiguous_format)  # all that torch 2.13 shares out
+        module.to(memory_format=torch.contiguous_format)  # torch 2.13 shards nothing else
         mesh = init_device_mesh(self.root_device.type, (dist.get_world_size(),))
         for block in _blocks(module.trainable):
             fully_shard(block, mesh=mesh)
-        # The root of what a step calls: its parameters stay gathered between forward and backward pass.
+        # The root module of a step: its parameters stay gathered between forward and backward pass.
         fully_shard(module.trainable, mesh=mesh)
         if not all(map(_shared_out, module.network.parameters())):
             raise ConfigError(
@@ -158,7 +158,7 @@ class ShardingStrategy(DDPStrategy):
 
 
 def check_strategy(job: Job) -> None:
-    """Raise `ConfigError` for what does not go with shared-out weights."""
+    """Raise `ConfigError` for settings that do not support sharding."""
     if job.train.strategy == "fsdp" and job.train.precision == "16":
         raise ConfigError(
             "precision 16 needs loss scaling, which fsdp does not support here.",
@@ -168,7 +168,7 @@ def check_strategy(job: Job) -> None:
 
 
 def _blocks(network: nn.Module) -> Sequence[nn.Module]:
-    """The members of the network's lists of layers, inner ones first."""
+    """Members of the network's `ModuleList`s, innermost first."""
     lists = [layer for layer in network.modules() if isinstance(layer, nn.ModuleList)]
     members = (block for layers in lists for block in layers if next(block.parameters(), None) is not None)
     return list(dict.fromkeys(members))[::-1]

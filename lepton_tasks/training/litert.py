@@ -13,16 +13,16 @@ from lepton_tasks.core.catalogue import CODECS
 from lepton_tasks.core.errors import ArtifactError, ConfigError
 from lepton_tasks.training.checkpoint import read_checkpoint
 
-_LARGEST = 1e-4  # difference from torch's answer to the package's example, relative to what is larger than 1
+_LARGEST = 1e-4  # deviation from torch on the package's example; relative for values above 1
 
 
 class Litert:
     """``model.tflite``: the network of a checkpoint, for one row at a time.
 
-    The converter takes torch modules, not ONNX, so that a package alone is not enough.
+    The converter takes torch modules, not ONNX, so a package alone is not enough.
 
     Args:
-        checkpoint: Folder of the checkpoint that the package was made of, e.g. ``.lepton/artifacts/train/<id>``.
+        checkpoint: Folder of the package's checkpoint, e.g. ``.lepton/artifacts/train/<id>``.
 
     Source: https://github.com/google-ai-edge/litert-torch
     """
@@ -35,7 +35,7 @@ class Litert:
 
         Raises:
             ConfigError: the converter is not installed.
-            ArtifactError: the converted network answers otherwise than torch.
+            ArtifactError: the converted network's output differs from torch's.
         """
         if importlib.util.find_spec("litert_torch") is None:
             raise ConfigError(

@@ -27,9 +27,9 @@ class TrainingModule(pl.LightningModule):
 
     Args:
         job: The training.
-        steps: Optimiser steps of the whole training, which the schedule is laid out for.
-        rank: Of this process.
-        class_weights: For the loss, float32 [K], if classes are to be balanced in it.
+        steps: Total number of optimiser steps, for the schedule.
+        rank: Rank of this process.
+        class_weights: Class weights of the loss, float32 [K], if any.
     """
 
     def __init__(self, job: Job, *, steps: int, rank: int, class_weights: torch.Tensor | None = None) -> None:
@@ -58,7 +58,7 @@ class TrainingModule(pl.LightningModule):
         embeddings = getattr(self.loss, "of", "") == "embeddings"
         self.trainable = (self.task.embedded if embeddings else self.task.trainable)(self.network)
         self.validation = self.task.validation(self.network, job.features)
-        self.validated = self.validation.network  # a submodule, so that it is moved to where the network is
+        self.validated = self.validation.network  # a submodule, so that it moves with the network
         self.phases = tuple(self.task.phases(self.network))
         if self.phases:
             _check_phases(job)
@@ -68,11 +68,11 @@ class TrainingModule(pl.LightningModule):
             self.judged = compiled(job, self.judged)
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """``loss`` of one batch of stored rows, and with phases ``parts``, the loss of each, 0 if it was left out."""
-        # All chance in a step (augmentation, dropout) hangs on seed, step and rank alone, so that no generator's state
-        # need be kept for a training to go on exactly.
+        """``loss`` of one batch of stored rows; with phases also ``parts``, the loss of each, 0 if it was skipped."""
+        # Randomness in a step (augmentation, dropout) depends only on seed, step and rank, so exact resumption needs
+        # no generator state.
         seed = np.random.SeedSequence([self.job.seed, self.step_done, self.rank]).generate_state(1)[0]
-        # `torch.manual_seed` also formats a stack trace for each kind of device that is not there: 0.3 ms a step.
+        # `torch.manual_seed` also formats a stack trace per missing device type: 0.3 ms per step.
         torch.default_generator.manual_seed(int(seed))
         if self.device.type == "cuda":
             torch.cuda.manual_seed(int(seed))
@@ -86,7 +86,7 @@ class TrainingModule(pl.LightningModule):
         return {"loss": parts.sum(), "parts": parts}
 
     def configure_optimizers(self) -> Any:
-        """The use case's optimiser, with its schedule stepped after every step; one of each for each phase."""
+        """The use case's optimiser and its per-step schedule; with phases, one of each per phase."""
         if not self.phases:
             return self._optimizer(self.network.parameters(), self.steps)
         return tuple(self._optimizer(phase.parameters, -(-self.steps // phase.every)) for phase in self.phases)
@@ -97,7 +97,7 @@ class TrainingModule(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by norm; Lightning's own way refuses optimisers that unscale the gradients by themselves."""
+        """Clip by norm; Lightning's own method rejects optimisers that unscale gradients internally."""
         if gradient_clip_val is None:
             return
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
@@ -107,12 +107,12 @@ class TrainingModule(pl.LightningModule):
         nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
 
     def _phase(self, index: int, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Let a phase do its step, if it is its turn; its loss."""
+        """Run a phase's step if it is due; return its loss."""
         phase = self.phases[index]
         optimizer: Any = self.optimizers()[index]  # type: ignore[index]  # one for each phase
         if (self.step_done + 1) % phase.every:
             return torch.zeros((), device=inputs.device)
-        self.toggle_optimizer(optimizer)  # nothing is computed for the other phases' parameters
+        self.toggle_optimizer(optimizer)  # no gradients for the other phases' parameters
         loss = phase.loss(inputs, targets)
         optimizer.zero_grad()
         self.manual_backward(loss)
@@ -157,9 +157,9 @@ def _judged(
 
 
 def _check_phases(job: Job) -> None:
-    """Raise `ConfigError` for what networks that learn in turn cannot be combined with."""
+    """Raise `ConfigError` for settings that training phases do not support."""
     for key, chosen in (
-        ("devices", job.train.devices > 1),  # DDP expects one backward pass for each forward pass
+        ("devices", job.train.devices > 1),  # DDP expects one backward per forward pass
         ("accumulate", job.train.accumulate > 1),
         ("loss", job.train.loss is not None or job.teacher is not None),
         ("balance", job.train.balance == "loss"),
@@ -174,7 +174,7 @@ def _check_phases(job: Job) -> None:
 
 
 def _loss(job: Job, task: LearningTask, class_weights: torch.Tensor | None) -> Callable[..., torch.Tensor]:
-    """The loss that the use case names, or the learning task's own."""
+    """The use case's loss, or else the learning task's own."""
     spec = job.train.loss or (ComponentSpec(name="cross_entropy") if class_weights is not None else None)
     if spec is None:
         return task.loss

@@ -1,7 +1,7 @@
 """`python -m lepton_tasks.training.node --address IP`: offer this machine to distributed trainings.
 
-Both see the same state folder. Where a training asks for several machines, its launcher leaves a call in
-``run/trainings``; each node that finds one starts its share of the processes and ends them when the call is gone.
+All machines share the state folder. The launcher of a multi-machine training writes a call file to
+``run/trainings``; each node that finds one starts its worker processes, and ends them once the file is deleted.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from lepton_tasks.training.job import Job
 from lepton_tasks.training.launch import cores, end
 
 CALLS = "run/trainings"
-"""Folder of calls in the state folder: a JSON file a training, ``{"job": <path>}``."""
+"""Folder of calls in the state folder, one JSON file each: ``{"job": <path>}``."""
 
 ADDRESS, JOINS = "LEPTON_NODE_ADDRESS", "LEPTON_NODE_JOINS"
-"""Variables of the worker: this machine's address, as the others reach it; and that another machine started it all."""
+"""Worker environment variables: this machine's address for the others; and that another machine is the host."""
 
 _OPERATORS = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _POLL_SECONDS = 0.5
@@ -41,7 +41,7 @@ _log = logging.getLogger("lepton.node")
 
 @contextlib.contextmanager
 def called(root: Path, job: Path, run_id: str) -> Iterator[Path]:
-    """While the block runs, other nodes are called to a training; gives the call."""
+    """Call other nodes to a training within the context; yields the call file."""
     call = root / CALLS / f"{run_id}.json"
     call.parent.mkdir(parents=True, exist_ok=True)
     write_json(call, {"job": str(job)})
@@ -53,15 +53,15 @@ def called(root: Path, job: Path, run_id: str) -> Iterator[Path]:
 
 
 def serve(root: Path, address: str, *, once: bool = False) -> bool:
-    """Take part in every training that calls, the oldest first, until told to stop.
+    """Join every called training, oldest first, until stopped.
 
     Args:
         root: The state folder.
-        address: This machine's, as the others reach it.
+        address: This machine's address for the others.
         once: Return after the first.
 
     Returns:
-        Whether that one came to its end, or nobody waits for it any more.
+        Whether that one has ended or its call was withdrawn.
     """
     _log.info("waiting for training jobs in %s", root / CALLS)
     done: set[tuple[int, Path]] = set()
@@ -78,7 +78,7 @@ def serve(root: Path, address: str, *, once: bool = False) -> bool:
 
 
 def _calls(root: Path) -> list[tuple[int, Path]]:
-    """Time and file of each call, the oldest first, so that all nodes follow the same one."""
+    """Time and file of each call, oldest first, so that all nodes join the same one."""
     found = []
     for call in (root / CALLS).glob("*.json"):
         with contextlib.suppress(FileNotFoundError):
@@ -91,7 +91,7 @@ def _take_part(call: Path, file: Path, address: str) -> bool:
     job = Job.model_validate_json(file.read_text())
     processes = job.train.devices
     command = [sys.executable, "-m", "lepton_tasks.training.worker", str(file), f"--processes={processes}"]
-    # Kubeflow's operator tells each pod its rank, but a pod here is a machine, and has ranks of its own.
+    # Kubeflow's operator sets a rank per pod, but here a pod is a machine with several ranks.
     environment = {name: value for name, value in os.environ.items() if name not in _OPERATORS}
     environment |= {PARENT: str(os.getpid()), ADDRESS: address}
     if job.machines.kubernetes is None or not _hosts(job.machines, address):
@@ -103,7 +103,7 @@ def _take_part(call: Path, file: Path, address: str) -> bool:
             sign_of_life(call).touch()
             time.sleep(_POLL_SECONDS)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_POLL_SECONDS * 4)  # its end and the call's come at about the same time
+            process.wait(_POLL_SECONDS * 4)  # it ends at about the same time as the call
     finally:
         end(process)
     _log.info("left %s (status %s)", call.stem, process.returncode)
@@ -111,7 +111,7 @@ def _take_part(call: Path, file: Path, address: str) -> bool:
 
 
 def _hosts(machines: Training, address: str) -> bool:
-    """Whether the nodes meet at this one; waits for the name of the first pod, which is known once it runs."""
+    """Whether this node hosts the rendezvous; waits for the first pod's name to resolve."""
     if machines.nodes == 1:
         return True
     host = str(machines.meeting_point).partition(":")[0]

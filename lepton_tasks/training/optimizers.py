@@ -1,6 +1,6 @@
 """Optimizers by name; fused into one operation where torch supports it.
 
-On a CPU that takes 0.3 ms less than torch's way by default for a network of four convolutions.
+On a CPU that saves 0.3 ms per step over torch's default for a network of four convolutions.
 """
 
 from __future__ import annotations

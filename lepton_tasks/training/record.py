@@ -17,14 +17,14 @@ from lepton_tasks.tracking.mlflow import Tracker
 
 
 class TrainingRecord:
-    """Sends what happens in a training to its MLflow run, from a thread of its own, in order.
+    """Logs a training to its MLflow run, in order, from a background thread.
 
-    When the server stops answering, the rest is kept and sent by `finish`.
+    When the server stops answering, the rest is queued and sent by `finish`.
 
     Args:
         tracker: The server.
-        file: Remembers the run and how much it was sent, so that a killed training goes on in the same run.
-        log: Where it is said, once, that the server is away.
+        file: Stores the run and its progress, so that a killed training resumes in the same run.
+        log: Logger for a single warning that the server is away.
     """
 
     def __init__(self, tracker: Tracker, file: Path, log: logging.Logger) -> None:
@@ -36,7 +36,7 @@ class TrainingRecord:
         self.run_id = self.experiment_id = ""
 
     def start(self, experiment: str, run_name: str, *, tags: Mapping[str, str], params: Mapping[str, Any]) -> None:
-        """Begin the run, or take up the one of an earlier attempt.
+        """Start the run, or resume an earlier attempt's.
 
         Raises:
             UnavailableError: the server does not answer.
@@ -67,7 +67,7 @@ class TrainingRecord:
         self._later(send)
 
     def inputs(self, inputs: Sequence[DataInput]) -> None:
-        """Log which data the run reads."""
+        """Log the run's input data."""
         self._later(lambda: self._tracker.inputs(self.run_id, inputs))
 
     def files(self, path: Path, at: str | None = None) -> None:

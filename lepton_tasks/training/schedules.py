@@ -18,7 +18,7 @@ def constant(optimizer: Optimizer, steps: int, learning_rate: float) -> LRSchedu
 
 
 def cosine(optimizer: Optimizer, steps: int, learning_rate: float, *, warmup: float = 0.05) -> LRScheduler:
-    """Linear warm-up over the first `warmup` share of steps, then half a cosine to 0.
+    """Linear warm-up over the `warmup` fraction of steps, then half a cosine to 0.
 
     Source: Loshchilov and Hutter, "SGDR", 2017, without restarts.
     """
@@ -37,7 +37,7 @@ def one_cycle(
 ) -> LRScheduler:
     """Half a cosine from ``start * learning_rate`` up to the peak, then half a cosine to 0.
 
-    Source: Smith and Topin, "Super-convergence", 2018; the momentum is left alone.
+    Source: Smith and Topin, "Super-convergence", 2018; the momentum is constant.
     """
     rise = max(1, round(warmup * steps))
 
@@ -56,7 +56,7 @@ def step(optimizer: Optimizer, steps: int, learning_rate: float, *, drops: int =
 
 
 def inverse_sqrt(optimizer: Optimizer, steps: int, learning_rate: float, *, warmup: Share = 0.1) -> LRScheduler:
-    """Linear warm-up over the first `warmup` share of steps, then inverse square root decay.
+    """Linear warm-up over the `warmup` fraction of steps, then inverse square root decay.
 
     Source: Vaswani et al., "Attention is all you need", 2017.
     """
@@ -68,11 +68,11 @@ class Plateau(LambdaLR):
     """Lower the learning rate when the validation metric stops improving for some epochs.
 
     Args:
-        optimizer: What it is for.
-        steps: Of the whole training; not needed.
-        learning_rate: At the beginning.
-        factor: What the rate is multiplied by.
-        patience: Epochs without improvement that are waited for.
+        optimizer: The optimiser.
+        steps: Total steps; unused.
+        learning_rate: Initial rate.
+        factor: Factor of each reduction.
+        patience: Epochs without improvement to wait.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Plateau(LambdaLR):
         super().__init__(optimizer, lambda step: self.scale)
 
     def observe(self, score: tuple[float, ...]) -> None:
-        """Told at the end of each epoch how good it was; the larger tuple is better."""
+        """Record the score at the end of an epoch; the larger tuple is better."""
         if self.best is None or score > tuple(self.best):
             self.best, self.waited = score, 0
             return

@@ -14,10 +14,10 @@ _ROWS = 2
 
 
 def summary(network: nn.Module, validation: Validation) -> str:
-    """Name, class, shape of what it puts out, and own parameters of every layer, then the sums.
+    """Name, class, output shape and own parameters of every layer, then the sums.
 
-    The shapes are those of `_ROWS` rows of the validation split, the first time that each layer is used; a layer that
-    answering does not need has none.
+    The shapes are for `_ROWS` rows of the validation split, from each layer's first call; a layer not used in inference
+    has none.
     """
     shapes: dict[str, str] = {}
     hooks = []

@@ -25,24 +25,24 @@ if TYPE_CHECKING:
 
 STUDY = "tuning"
 STUDY_FILE = "study.log"
-_OWN = "own"  # attribute of the trial with the use case's own values
+_OWN = "own"  # marks the trial with the use case's own values
 
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """What every trial is told; picklable, so that a worker on any machine that sees the folder can run one.
+    """Settings of all trials; picklable, for workers on any machine that shares the folder.
 
     Attributes:
-        folder: Of the study and the trials' work.
+        folder: Folder of study and trials.
         tune: The use case's section.
-        jobs: The job of each combination of values is made by `job_with`.
-        seed: Of the sampler.
-        metric: Of the validation split.
-        threads: Of one trial.
-        until: Seconds since 1970 after which no trial begins; None if trials alone count.
-        tracking_url: MLflow.
-        experiment: There.
-        parent: The run that the trials' runs belong to.
+        jobs: Template of the trials' jobs.
+        seed: Seed of the sampler.
+        metric: Validation metric.
+        threads: Threads per trial.
+        until: Deadline to start trials, in seconds since 1970; None for no deadline.
+        tracking_url: URL of the MLflow server.
+        experiment: MLflow experiment.
+        parent: Parent run of the trials' runs.
     """
 
     folder: Path
@@ -58,15 +58,15 @@ class Search:
 
     @property
     def sign(self) -> int:
-        """What a value is multiplied by so that larger is better."""
+        """Factor that makes larger values better: 1 or -1."""
         return direction(self.metric)
 
     def study(self, number: int = 0) -> optuna.Study:
-        """The study, new or as an earlier attempt left it; its values are larger when better.
+        """The study, new or resumed; it maximises.
 
         Args:
-            number: Of the trial in this attempt. Each has a sampler of its own, which would draw what the others draw
-                if all had the same seed.
+            number: Trial number in this attempt. Seeds the trial's own sampler, since equal seeds would draw equal
+                values.
         """
         import optuna
         from optuna.storages.journal import JournalFileBackend, JournalStorage
@@ -81,22 +81,22 @@ class Search:
         study = optuna.create_study(
             study_name=STUDY, storage=storage, pruner=pruner, direction="maximize", load_if_exists=True
         )
-        begun = len(study.get_trials(deepcopy=False))  # an earlier attempt had the same numbers
+        begun = len(study.get_trials(deepcopy=False))  # earlier attempts used the same numbers
         seed = int(np.random.SeedSequence([self.seed, begun, number]).generate_state(1)[0])
         study.sampler = optuna.samplers.RandomSampler(seed=seed)
         if self.tune.sampler == "tpe":
-            # Trials run side by side: one that is still being tried counts as a bad one, so that others differ.
+            # Trials run in parallel: a running one counts as bad, so that others differ.
             study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True, multivariate=True)
         return study
 
 
 @dataclasses.dataclass(frozen=True)
 class JobTemplate:
-    """A job, and where in it the values of a trial go.
+    """A job into which a trial's values are inserted.
 
     Attributes:
-        job: Of the use case as it is.
-        own: The values that the use case has itself, by key; the first trial.
+        job: Job with the use case's own values.
+        own: The use case's own values, by key; the first trial.
     """
 
     job: Job
@@ -112,9 +112,9 @@ class JobTemplate:
 
 
 def check_metric(job: Job, metric: str) -> None:
-    """Raise `ConfigError` if an epoch of the training does not measure the metric.
+    """Raise `ConfigError` if the training does not compute the metric per epoch.
 
-    Only metrics that were measured are known by name, so a new network answers the validation split once.
+    Metric names are known only after a validation, so a new network is validated once.
     """
     from lepton_tasks.models.inference import predict
 
@@ -131,7 +131,7 @@ def check_metric(job: Job, metric: str) -> None:
 
 
 def prepare(study: optuna.Study, search: Search) -> int:
-    """Clear what a killed attempt left in a study; returns how many trials are still to be run.
+    """Clean up the study after a killed attempt; returns the number of trials left to run.
 
     The use case's own values are tried first, and again if that trial was killed.
     """
@@ -148,14 +148,14 @@ def prepare(study: optuna.Study, search: Search) -> int:
 
 
 def run_trial(search: Search, number: Sequence[int]) -> str | None:
-    """Ask the study for values, train with them, tell it how good they are.
+    """Train with the study's suggested values and report the result.
 
     Args:
         search: The search.
-        number: A list of one: which trial of this attempt it is.
+        number: List of one: number of the trial in this attempt.
 
     Returns:
-        A line about it; None if time was up.
+        A summary line; None after the deadline.
     """
     import optuna
 
@@ -168,21 +168,21 @@ def run_trial(search: Search, number: Sequence[int]) -> str | None:
         value = _trained(search, trial, values)
     except optuna.TrialPruned:
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-        return f"trial {trial.number} ended early: {_told(values)}"
+        return f"trial {trial.number} ended early: {_summary(values)}"
     except LeptonError as error:
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
         if error.retryable:
             raise
-        return f"trial {trial.number} failed: {error} ({_told(values)})"
+        return f"trial {trial.number} failed: {error} ({_summary(values)})"
     study.tell(trial, value)
-    return f"trial {trial.number}: {search.metric} {search.sign * value:.4f} ({_told(values)})"
+    return f"trial {trial.number}: {search.metric} {search.sign * value:.4f} ({_summary(values)})"
 
 
 def _trained(search: Search, trial: optuna.Trial, values: Mapping[str, Any]) -> float:
-    """The validation figure of the epoch that a training keeps, times the sign.
+    """Validation metric of the selected epoch, times the sign.
 
     Raises:
-        TrialPruned: it is not worth going on.
+        TrialPruned: the pruner stopped it.
     """
     import optuna
 
@@ -228,21 +228,21 @@ def _suggested(trial: optuna.Trial, key: str, space: Range | Choices) -> Any:
 
 
 def _category(value: Any) -> Any:
-    """A value as Optuna's categories can be: plain, or JSON."""
+    """A value as an Optuna category: plain, or JSON."""
     return value if isinstance(value, bool | int | float | str) else json.dumps(value, sort_keys=True)
 
 
 def _choice(space: Choices, category: Any) -> Any:
-    """The choice that a category stands for."""
+    """The choice for a category."""
     return next(choice for choice in space.choices if _category(choice) == category)
 
 
-def _told(values: Mapping[str, Any]) -> str:
+def _summary(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
 
 
 def winner(study: optuna.Study, search: Search) -> dict[str, Any]:
-    """The best trial's values and what is worth knowing about the others.
+    """The best trial's values and a summary of the others.
 
     Raises:
         StageError: no trial was completed.
@@ -274,14 +274,14 @@ def winner(study: optuna.Study, search: Search) -> dict[str, Any]:
 
 
 def plots(study: optuna.Study, folder: Path, metric: str) -> list[Path]:
-    """The history of the best value, the importance of each key, and all trials side by side, as PNG files."""
+    """Plots of the best value's history, key importances and parallel coordinates, as PNG files."""
     import warnings
 
     from optuna.visualization import matplotlib as drawn
 
     made = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Optuna calls its drawings experimental
+        warnings.simplefilter("ignore")  # Optuna's plots are experimental
         for name, draw in (
             ("tuning_history", drawn.plot_optimization_history),
             ("tuning_importance", drawn.plot_param_importances),
