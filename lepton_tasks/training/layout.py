@@ -47,13 +47,13 @@ class Replicas:
         """
         yield
 
-    def stops(self, told: bool) -> bool:
+    def stops(self, signalled: bool) -> bool:
         """Whether to exit after this step; called by every rank after each.
 
         Every rank gets the signal, but only rank 0 exits at the end of a step; the others then fail. If each exited by
         itself, rank 0 could hang in a collective call of an unfinished step.
         """
-        return told and self._rank == 0
+        return signalled and self._rank == 0
 
 
 class Shards(Replicas):
@@ -117,11 +117,11 @@ class Shards(Replicas):
             for part in parts[1:]:  # all but the root
                 part.set_reshard_after_forward(True, recurse=False)
 
-    def stops(self, told: bool) -> bool:
+    def stops(self, signalled: bool) -> bool:
         """See `Replicas`: all exit if one got the signal."""
-        any_told = torch.tensor(int(told))
-        dist.all_reduce(any_told, dist.ReduceOp.MAX, group=self._group)
-        return bool(any_told)
+        any_signalled = torch.tensor(int(signalled))
+        dist.all_reduce(any_signalled, dist.ReduceOp.MAX, group=self._group)
+        return bool(any_signalled)
 
 
 class ShardingStrategy(DDPStrategy):

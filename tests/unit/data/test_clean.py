@@ -46,7 +46,7 @@ SCHEMA = pa.schema(
 
 
 def probes(*rows):
-    """Rows of what is not as with a good picture of 20 x 21 pixels; what has an error has nothing else."""
+    """Rows that differ from a valid image of 20 x 21 pixels as given; errors have no other values."""
     table = []
     for i, row in enumerate(rows):
         names = {"sample_id": f"s{i}", "uri": f"/data/s{i}", "label": "cat"}
@@ -93,7 +93,7 @@ def test_near_duplicates_keep_the_first_and_do_not_chain():
     assert NearDuplicates(2).refuse(table) == [
         None,
         "looks like s0 (2 of 64 bits differ)",
-        None,  # 4 bits from the one that stays
+        None,  # 4 bits from the retained one
         "looks like s0 (2 of 64 bits differ)",
         None,
     ]

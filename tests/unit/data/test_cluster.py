@@ -53,7 +53,7 @@ def test_a_slow_chunk_does_not_hold_up_the_others(tmp_path):
             assert release.wait(10)
         else:
             others.append(rows[0])
-            if len(others) == 7:  # all of the window but the slow one
+            if len(others) == 7:  # the whole window except the slow one
                 release.set()
         return rows[0]
 

@@ -72,7 +72,7 @@ def test_the_image_is_named_by_a_version_since_latest_is_pulled_for_each_pod(das
 
 
 def test_the_operators_own_schema_accepts_it(dask):
-    package = importlib.util.find_spec("dask_kubernetes")  # its files are enough, without what it imports
+    package = importlib.util.find_spec("dask_kubernetes")  # its files suffice, without its imports
     if package is None or package.origin is None:
         pytest.skip("needs dask-kubernetes, for its schema")
     jsonschema = pytest.importorskip("jsonschema")

@@ -18,7 +18,7 @@ def test_event_weights():
 
 
 def test_the_core_is_what_is_left_when_nothing_falls_short():
-    # c goes for its one interaction; then item 3 has one user, and goes; then b has one item left, and goes.
+    # c is dropped for its one interaction; then item 3, left with one user; then b, left with one item.
     frame = events([("a", 1), ("a", 2), ("b", 1), ("b", 3), ("c", 3), ("d", 1), ("d", 2), ("a", 1)])
     kept, refused = MinInteractions("user", "item", per_user=2, per_item=2).apply(frame)
     assert kept["_row"].to_list() == [0, 1, 5, 6, 7]

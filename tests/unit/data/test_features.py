@@ -22,7 +22,7 @@ def encoded(pixels, format_="PNG"):
 
 @pytest.fixture
 def samples(tmp_path):
-    """150 arrays, of which every third is taken, from the last to the first."""
+    """Every third of 150 arrays, in reverse order."""
     arrays = np.random.default_rng(5).integers(0, 256, (150, 12, 10, 3), np.uint8)
     np.save(tmp_path / "arrays.npy", arrays)
     return Samples(pa.table({"position": range(149, -1, -3)}), tmp_path / "arrays.npy"), arrays[149::-3]
@@ -111,7 +111,7 @@ def marked(tmp_path):
     [
         ("stretch", {0: [(0, 0, 10, 10), (7.5, 2.5, 10, 7.5)], 3: [(3.75, 2.5, 6.25, 7.5)]}),
         ("pad", {0: [(0, 2, 10, 7), (7.5, 3.25, 10, 5.75)], 3: [(3.75, 3.25, 6.25, 5.75)]}),
-        ("crop", {0: [(0, 0, 10, 10)], 3: [(2.5, 2.5, 7.5, 7.5)]}),  # of 40 x 20 the middle 20 x 20 stays
+        ("crop", {0: [(0, 0, 10, 10)], 3: [(2.5, 2.5, 7.5, 7.5)]}),  # centre crop of 40 x 20 to 20 x 20
     ],
 )
 def test_boxes_follow_their_picture_into_the_array(tmp_path, resize, expected):

@@ -44,9 +44,9 @@ def test_numbers_come_from_the_training_split(tmp_path, ctx):
         (1, 1),
         (2, 1),
         (2, 2),
-    ]  # the latest touch last
+    ]  # latest interaction last
     assert features.transform(table_rows(tmp_path, LATER), learned, tmp_path, ctx)["rows"] == 2
-    assert np.load(tmp_path / "inputs.npy").tolist() == [[2, 0], [0, 2]]  # neither item 40 nor eve is known
+    assert np.load(tmp_path / "inputs.npy").tolist() == [[2, 0], [0, 2]]  # item 40 and eve are unknown
     assert np.load(tmp_path / "inputs.npy").dtype == np.int32
     assert np.load(tmp_path / "targets.npy").tolist() == [2, 5]
     assert np.load(tmp_path / "times.npy").tolist() == [1_706_745_600] * 2
@@ -94,7 +94,7 @@ def test_negatives_are_neither_seen_in_training_nor_in_the_split(tmp_path, ctx):
     assert not touched & {
         (user, item) for (user, _), row in zip(inputs.tolist(), negatives.tolist(), strict=True) for item in row
     }
-    assert set(negatives.ravel().tolist()) == set(range(1, len(learned["items"]) + 1))  # none is left out
+    assert set(negatives.ravel().tolist()) == set(range(1, len(learned["items"]) + 1))  # none is excluded
     features.transform(table_rows(tmp_path, test, parts=2), learned, tmp_path, ctx)
     np.testing.assert_array_equal(np.load(tmp_path / "negatives.npy"), negatives)
     features.transform(table_rows(tmp_path, test), learned, tmp_path, dataclasses.replace(ctx, seed=1))

@@ -10,7 +10,7 @@ from lepton_tasks.data.perceptual import HashIndex, near_pairs, perceptual_hash
 
 
 def scene(seed):
-    """A smooth picture, as photos are."""
+    """A smooth image, like a photo."""
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((320, 240), Image.Resampling.BICUBIC)
 

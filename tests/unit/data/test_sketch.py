@@ -51,7 +51,7 @@ def test_quantiles_of_many_values_are_off_by_at_most_a_bin(draw, seed):
     values = draw(np.random.default_rng(seed)).astype(float)
     sketch = sketch_of(*np.array_split(values, 7))
     assert sketch.values is None
-    # Between two order statistics, which is where an empirical quantile may lie, and a bin's width around them.
+    # An empirical quantile is between two order statistics; allow one bin width around them.
     ranks = np.array(QS) * (len(values) - 1)
     order = np.sort(values)
     low, high = order[np.floor(ranks).astype(int)], order[np.ceil(ranks).astype(int)]

@@ -19,7 +19,7 @@ def keys(count, name=""):
 
 
 def assign(rows, method="stratified", seed=0):
-    """The splits of rows of (key, stratum)."""
+    """Splits of (key, stratum) rows."""
     return assign_splits([key for key, _ in rows], sizes(method), seed=seed, strata=[stratum for _, stratum in rows])
 
 
@@ -111,7 +111,7 @@ def test_nothing_later_than_what_it_is_tested_on_is_learned_from(times, data):
     named = [f"c{name}" for name in names]
     try:
         splits = assign_splits(named, sizes("time"), seed=0, times=times)
-    except DataError:  # copies that bind all rows together
+    except DataError:  # duplicates that link all rows
         return
     latest = {split: max(time for time, s in zip(times, splits, strict=True) if s == split) for split in SPLITS}
     of_test = [time for key, time, s in zip(named, times, splits, strict=True) if s == "test" and named.count(key) == 1]

@@ -7,7 +7,7 @@ from lepton_tasks.data.split_samples import split_samples
 
 
 def rows(labels, **columns):
-    """Rows of different content, unless it is given."""
+    """Rows, with distinct content by default."""
     names = [f"c{i}" for i in range(len(labels))]
     table = {"content_sha256": names, "label": pa.array(labels, pa.string()), "uri": [f"/{name}.jpg" for name in names]}
     return pa.table(table | columns)
@@ -18,7 +18,7 @@ def split(table, method="stratified", column=None):
 
 
 def apart(table, splits, column):
-    """The values of a column that are in two splits."""
+    """Column values that occur in two splits."""
     pairs = set(zip(table[column].to_pylist(), splits, strict=True))
     values = [value for value, _ in pairs if value is not None]
     return {value for value in values if values.count(value) > 1}

@@ -61,7 +61,7 @@ def test_a_batch_on_dask_equals_one_text_in_serving(kind, texts, clean):
         learned = json.loads(json.dumps(fitted(features, folder)))
         codec = TextCodec(**features.codec(learned)[1])
         rows = table_rows(folder, pl.DataFrame({"text": texts}), parts=2)
-        if clean:  # what was cleaned before training comes raw in serving
+        if clean:  # serving receives raw what training had cleaned
             rows = rows.changed(TextNormalise(("text",)).change)
         features.transform(rows, learned, folder, RunContext.local(folder))
         inputs, lengths = np.load(folder / "inputs.npy"), np.load(folder / "lengths.npy")

@@ -62,7 +62,7 @@ def test_what_moved_is_the_distance_from_the_frame_before(films):
         ("a.avi#0000030", 3.0),
         ("b.avi#0000004", 1.0),
     ]
-    for row, moved in zip(found, (50, 50, 50, 20), strict=False):  # 5 a frame
+    for row, moved in zip(found, (50, 50, 50, 20), strict=False):  # 5 per frame
         picture = np.asarray(Image.open(io.BytesIO(row["data"])))
         assert np.abs(picture.astype(int) - moved).max() <= 6
     assert [row["fault"] for row in found if row["fault"]] == ["no two frames of the video can be decoded"]

@@ -1,4 +1,4 @@
-"""What every table source of the catalogue promises, on the smallest example of it."""
+"""Contract of every table source of the catalogue, on a minimal example."""
 
 import json
 import pickle

@@ -23,7 +23,7 @@ def written(folder, files=None, **more):
 
 
 def read(source):
-    """All rows, and what was refused, each with the file it is from."""
+    """All rows, and all rejects, each with its file."""
     batches = [(piece, *batch) for piece in source.pieces() for batch in pickle.loads(pickle.dumps(piece)).read()]
     schema = source.schema()
     assert all(rows.schema == schema for _, rows, _ in batches)

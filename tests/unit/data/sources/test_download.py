@@ -18,7 +18,7 @@ DIGEST = hashlib.sha256(DATA).hexdigest()
 
 
 class Publisher(http.server.BaseHTTPRequestHandler):
-    """Serves `files`; cuts the connection after so many bytes, as often as `cuts` says."""
+    """Serves `files`; `cuts` gives the byte counts after which to drop the connection."""
 
     def do_GET(self):
         server = self.server
@@ -169,7 +169,7 @@ def test_news_is_fetched_and_its_subjects_named(publisher, tmp_path, monkeypatch
     monkeypatch.setattr(public.AgNews, "public", tuple(named))
     source = TABLE_SOURCES.build("ag_news", {"mirror": publisher.address}, data_root=tmp_path)
     before = source.state()
-    assert publisher.asked == []  # to know what would be read, nothing is fetched
+    assert publisher.asked == []  # listing the files downloads nothing
     source.fetch(RunContext.local(tmp_path / "state"))
     assert source.state() == before
     assert list(source.schema()) == ["label", "title", "text"]

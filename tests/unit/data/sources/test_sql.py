@@ -39,7 +39,7 @@ def test_ranges_of_the_key_hold_every_row_once(shop, monkeypatch, size):
     assert sorted(rows["pieces"]) == list(range(1, 1_001))
     keys = rows["id"].drop_nulls()
     assert keys.is_sorted()
-    assert rows["id"].null_count() == 10  # in a piece of their own
+    assert rows["id"].null_count() == 10  # in their own chunk
     assert len(source.pieces()) == -(-990 // max(size, 20)) + 1
 
 

@@ -25,7 +25,7 @@ def numbers(path, folder):
 
 @pytest.fixture
 def places(tmp_path):
-    """The same files in a folder, in archives, and behind an address."""
+    """The same files in a folder, in archives and at a URL."""
     memory = fsspec.filesystem("memory")
     for name, data in CSV.items():
         (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ keys = st.lists(st.tuples(st.integers(0, 5) | st.none(), st.sampled_from("ab") |
 
 
 def found(values, folder, part=7, refused=(), gone=()):
-    """Of rows, some of which have a code, and some of which are not even there."""
+    """Duplicates by row; `refused` rows have a code, `gone` ones are missing."""
     frame = pl.DataFrame(values, schema={"a": pl.Int64, "b": pl.String}, orient="row").with_row_index(ROW)
     frame = frame.with_columns(pl.col(ROW).cast(pl.Int64), *duplicates.key_expressions([pl.col("a"), pl.col("b")]))
     frame = frame.with_columns(pl.col(ROW).is_in(list(refused)).cast(pl.UInt8).alias(CODE))
@@ -28,7 +28,7 @@ def test_equal_rows_are_found_over_all_parts_and_buckets(tmp_path_factory, value
     expected = {}
     for row, key in enumerate(values):
         if key == (None, None):
-            continue  # rows without any value equal nothing
+            continue  # empty rows are never duplicates
         if key in first:
             expected[row] = first[key]
         first.setdefault(key, row)

@@ -1,4 +1,4 @@
-"""The stages of a table over sources in memory: what goes in comes out, or is refused with a reason."""
+"""Table stages over in-memory sources: every row comes out or is rejected with a reason."""
 
 import dataclasses
 import datetime as dt
@@ -27,7 +27,7 @@ STAGES = {s.name: s.produces for s in pipeline.STAGES if s.group == "data" and n
 
 
 class EveryOther:
-    """A whole step that takes out every other row, and makes one."""
+    """A whole-table step that drops every other row and adds one."""
 
     def check(self, schema):
         pass
@@ -51,7 +51,7 @@ def components(monkeypatch):
 
 
 def run(root, frames, clean=(), *, until="transform", split=None, label="label", workers=0, **features):
-    """The artifact folders by name."""
+    """Artifact folders by name."""
     Frames.frames = frames
     raw = {
         "name": "tiny",
@@ -68,7 +68,7 @@ def run(root, frames, clean=(), *, until="transform", split=None, label="label",
 
 
 class Watched(UseCase):
-    """Remembers which of its sections a stage reads."""
+    """Records the sections that a stage reads."""
 
     def __getattribute__(self, name):
         if name in UseCase.model_fields:
@@ -91,7 +91,7 @@ def test_a_stage_reads_no_section_that_its_fingerprint_lacks(tmp_path):
     for stage in (stage for stage in pipeline.STAGES if stage.name in STAGES):
         here, inputs = dataclasses.replace(ctx, stage=stage.name, fingerprint="f"), {n: refs[n] for n in stage.inputs}
         read.clear()
-        if stage.state:  # what it depends on is in the fingerprint, too
+        if stage.state:  # its dependencies are in the fingerprint, too
             load_object(stage.state)(case, here, **{name: refs[name] for name in stage.needs})
         by_state = set(read)
         read.clear()
@@ -401,5 +401,5 @@ def test_a_label_that_is_no_number_is_refused_before_anything_is_learned(tmp_pat
     assert "types" in error.value.fix
     classes = parse_use_case(raw | {"task": "tabular_classification"}, where="tiny.yaml")
     assert run_stage("clean", classes, ctx, refs).ref is not None
-    with pytest.raises(ConfigError, match="cheap"):  # nor is what was cleaned for classes taken for it
+    with pytest.raises(ConfigError, match="cheap"):  # the rows cleaned for classes are not reused
         run_stage("clean", case, ctx, refs)

@@ -18,7 +18,7 @@ from lepton_tasks.data.tables.steps.values import Allowed, Ranges
 
 
 def run(step, frame):
-    """What a row step makes of a frame, and its reasons."""
+    """A row step's output frame and its reasons."""
     step.check(frame.schema)
     changed = step.change(frame.lazy()).collect()
     reason = step.refuse()
