@@ -1,4 +1,4 @@
-"""Weight averaging (EMA, SWA): the average is validated and kept instead of the latest weights."""
+"""Weight averaging (EMA, SWA): the average is validated and saved in place of the latest weights."""
 
 from __future__ import annotations
 

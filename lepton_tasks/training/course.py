@@ -59,7 +59,7 @@ class Course(pl.Callback):
         self._state = state
         self.history: list[dict[str, Any]] = state["history"] if state else []
         self.best_epoch: int = state["best_epoch"] if state else -1
-        # Of the whole loss, and of each phase of the task.
+        # Sums of the total loss and of each phase's.
         none = [0.0] * (1 + len(module.phases))
         self._loss_sum = torch.tensor(state["loss_sum"] if state else none, dtype=torch.float64)
         self._loss_steps: int = state["loss_steps"] if state else 0

@@ -75,13 +75,13 @@ class TrainingRecord:
         self._later(lambda: self._tracker.files(self.run_id, path, at))
 
     def finish(self) -> None:
-        """Send what is left and close the run; raises `UnavailableError` if the server is still away."""
+        """Send the queue and close the run; raises `UnavailableError` if the server is still away."""
         self._thread.shutdown(wait=True)
         self._drain()
         self._tracker.end(self.run_id, "FINISHED")
 
     def fail(self) -> None:
-        """Send what can be sent and mark the run as failed; never raises."""
+        """Try to send the queue and mark the run as failed; never raises."""
         self._thread.shutdown(wait=True)
         try:
             self._drain()

@@ -18,7 +18,7 @@ class Distilled:
 
     Args:
         student: A network of the catalogue that suits the learning task.
-        share: Weight of the distillation loss against the targets' loss, in [0, 1].
+        share: Weight of the distillation loss in the total, in [0, 1].
         temperature: Softmax temperature of the teacher's probabilities.
         epochs: Training epochs; the use case's by default.
         then: A compression of the student's graph.

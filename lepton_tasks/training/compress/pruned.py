@@ -23,7 +23,7 @@ class Pruned:
         share: Fraction of each layer's channels to remove, above 0 and below 1.
         epochs: Fine-tuning epochs; a quarter of the use case's by default.
         rate: Factor of the use case's learning rate.
-        teacher: Weight of the distillation loss against the targets' loss, in [0, 1].
+        teacher: Weight of the distillation loss in the total, in [0, 1].
         temperature: Softmax temperature of the teacher's probabilities.
         then: A compression of the pruned graph.
 

@@ -11,7 +11,7 @@ keys = st.lists(st.tuples(st.integers(0, 5) | st.none(), st.sampled_from("ab") |
 
 
 def found(values, folder, part=7, refused=(), gone=()):
-    """Duplicates by row; `refused` rows have a code, `gone` ones are missing."""
+    """Duplicates by row; `refused` rows have a code, `gone` are absent."""
     frame = pl.DataFrame(values, schema={"a": pl.Int64, "b": pl.String}, orient="row").with_row_index(ROW)
     frame = frame.with_columns(pl.col(ROW).cast(pl.Int64), *duplicates.key_expressions([pl.col("a"), pl.col("b")]))
     frame = frame.with_columns(pl.col(ROW).is_in(list(refused)).cast(pl.UInt8).alias(CODE))
