@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SCORE, THRESHOLD, ANOMALY, ERRORS = "score", "threshold", "is_anomaly", "errors"
 
-_CALIBRATED = 20_000  # training rows that the threshold is taken from
+_CALIBRATED = 20_000  # training rows used to set the threshold
 _DISTURBED = 512  # rows of a split that are also evaluated with a disturbance
 
 
@@ -84,13 +84,13 @@ class AnomalyDetection(Task):
         return Rows(np.concatenate([inputs, disturbed]), targets)
 
     def inputs(self, stored: torch.Tensor) -> torch.Tensor:
-        """Samples float32 [N, channels, *sides]; of pictures pixels in [0, 1], which augmentations work on."""
+        """Samples float32 [N, channels, *sides]; images as pixels in [0, 1], to be augmented."""
         from lepton_tasks.models.autoencoder import channels_first
 
         return channels_first(stored)
 
     def trainable(self, network: nn.Module) -> nn.Module:
-        """Samples -> the errors of their cells."""
+        """Samples -> reconstruction error per cell."""
         from lepton_tasks.models.autoencoder import CellErrors
 
         if self.pictures:
@@ -99,20 +99,20 @@ class AnomalyDetection(Task):
         return CellErrors(network, [0.0] * width, [1.0] * width, sides=1)
 
     def deployable(self, network: nn.Module) -> nn.Module:
-        """Serving graph: stored samples -> score, threshold, whether the score is above it, errors of the cells."""
+        """Serving graph: stored samples -> score, threshold, whether the score exceeds it, error per cell."""
         from lepton_tasks.models.autoencoder import Watch
 
         return Watch(self.trainable(network))  # type: ignore[arg-type]  # it is `CellErrors`
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The mean of the cells' errors [N, ...]; there are no targets."""
+        """Mean of the cell errors [N, ...]; targets are ignored."""
         return outputs.mean()
 
     def metrics(self, outputs: Outputs, targets: np.ndarray) -> dict[str, float]:
-        """``loss``: mean error of the rows as they are; ``flagged``: their share above the threshold.
+        """``loss``: mean error of the undisturbed rows; ``flagged``: their share above the threshold.
 
-        ``disturbed_auc``: how often a disturbed row has a higher score than another (0.5 if none is there),
-        and ``disturbed_recall``: the share of them that is found.
+        ``disturbed_auc``: how often a disturbed row scores higher than an undisturbed one (0.5 without disturbed rows),
+        and ``disturbed_recall``: the share of disturbed rows detected.
         """
         put_in = targets == 1
         area = auc(outputs[SCORE], put_in)
@@ -125,7 +125,7 @@ class AnomalyDetection(Task):
         }
 
     def baseline(self, rows: Rows) -> dict[str, float]:
-        """The metrics of giving back the training rows' mean; its threshold is that quantile of the rows themselves."""
+        """Metrics of reconstructing the training mean; the threshold is the quantile of the evaluated rows."""
         import torch
         from torch import nn
 
@@ -145,7 +145,7 @@ class AnomalyDetection(Task):
         return self.metrics(predict(self.deployable(network), rows.inputs, self.outputs), rows.targets)
 
     def details(self, outputs: Outputs, rows: Rows) -> dict[str, dict[str, float]]:
-        """Scores of the rows as they are and of disturbed ones, beside the threshold."""
+        """Scores of undisturbed and disturbed rows, and the threshold."""
         parts = {"as they are": rows.targets == 0, "disturbed": rows.targets == 1}
         return {
             name: {
@@ -160,7 +160,7 @@ class AnomalyDetection(Task):
         }
 
     def plots(self, folder: Path, rows: Rows, outputs: Outputs, *, worst: int) -> list[Path]:
-        """``scores.png``, ``roc.png``, and the `worst` rows as they are, by their scores, as ``worst.png``."""
+        """``scores.png``, ``roc.png``, and the `worst` undisturbed rows by score as ``worst.png``."""
         from lepton_tasks.learning.anomaly_plots import scores_plot, worst_pictures_plot, worst_windows_plot
         from lepton_tasks.learning.probability_plots import roc_plot
 
@@ -176,14 +176,14 @@ class AnomalyDetection(Task):
         return made
 
     def output_codec(self) -> tuple[str, dict[str, Any]]:
-        """The codec that says where the worst cell is."""
+        """Codec that returns the position of the worst cell."""
         from lepton_tasks.codecs.anomaly import CELL
 
         sides = self.network_arguments()["sample_shape"][:-1]
         return "anomaly", {"sides": sides, "cell": CELL}
 
     def _disturbed(self, rows: np.ndarray) -> np.ndarray:
-        """The rows, each with a disturbance; deterministic."""
+        """Add a disturbance to each row; deterministic."""
         chance = np.random.default_rng(0)
         for row in rows:
             if self.pictures:

@@ -10,13 +10,13 @@ from lepton_tasks.codecs.anomaly import CELL
 
 
 def scores_plot(path: Path, scores: np.ndarray, disturbed: np.ndarray, threshold: float) -> Path:
-    """Draw scores in the order of the split, and how they are spread, into the PNG file `path`.
+    """Plot scores in split order, and their distribution, into the PNG file `path`.
 
     Args:
         path: The file.
-        scores: Of the rows as they are, float [N].
+        scores: Of undisturbed rows, float [N].
         disturbed: Of disturbed rows, float [M].
-        threshold: What is above it is an anomaly.
+        threshold: Scores above it are anomalies.
     """
     from matplotlib.figure import Figure
 
@@ -39,7 +39,7 @@ def scores_plot(path: Path, scores: np.ndarray, disturbed: np.ndarray, threshold
 
 
 def worst_pictures_plot(path: Path, pictures: np.ndarray, scores: np.ndarray, errors: np.ndarray) -> Path:
-    """Draw pictures with a frame about the worst cell of each.
+    """Draw images with a frame around the worst cell of each.
 
     Args:
         path: The PNG file to write.
@@ -68,7 +68,7 @@ def worst_pictures_plot(path: Path, pictures: np.ndarray, scores: np.ndarray, er
 
 
 def worst_windows_plot(path: Path, windows: np.ndarray, scores: np.ndarray, errors: np.ndarray) -> Path:
-    """Draw windows, all numbers as lines, with the worst cell of each shaded.
+    """Plot windows, one line per variable, with the worst cell of each shaded.
 
     Args:
         path: The PNG file to write.

@@ -7,20 +7,20 @@ from typing import Any
 
 import numpy as np
 
-_MOST = 100  # boxes of a picture that COCO judges
+_MOST = 100  # boxes per image that COCO evaluates
 
 
 @dataclasses.dataclass(frozen=True)
 class AveragePrecision:
-    """How well boxes were found.
+    """Detection results matched with the ground truth.
 
     Attributes:
-        precision: float [10 overlaps, 101 recalls, K]: best precision at that recall or a higher one; -1 for a kind
-            that no picture shows.
-        right: bool [N, M]: boxes that match a marked one at an overlap of .5, taken in the order of their scores.
+        precision: float [10 IoU thresholds, 101 recalls, K]: best precision at that recall or higher; -1 for a class
+            without ground truth.
+        right: bool [N, M]: boxes that match a ground-truth box at IoU .5, matched in order of score.
         scores: float [N, M].
         kinds: int [N, M].
-        marked: int [N, K]: boxes that are marked.
+        marked: int [N, K]: ground-truth boxes.
     """
 
     precision: np.ndarray
@@ -31,26 +31,26 @@ class AveragePrecision:
 
     @property
     def at_half(self) -> list[float]:
-        """Average precision of each kind at an overlap of .5; 0 for one that no picture shows."""
+        """Average precision of each class at IoU .5; 0 without ground truth."""
         return [max(0.0, float(value)) for value in self.precision[0].mean(axis=0)]
 
     @property
     def each(self) -> list[float]:
-        """Average precision of each kind over the overlaps .5, .55, ... .95."""
+        """Average precision of each class over IoU .5, .55, ... .95."""
         return [max(0.0, float(value)) for value in self.precision.mean(axis=(0, 1))]
 
     @property
     def mean_at_half(self) -> float:
-        """Mean of `at_half` over the kinds that are shown."""
+        """Mean of `at_half` over the classes with ground truth."""
         return self._mean(self.at_half)
 
     @property
     def mean(self) -> float:
-        """Mean of `each` over the kinds that are shown."""
+        """Mean of `each` over the classes with ground truth."""
         return self._mean(self.each)
 
     def answered(self, kind: int, least: float) -> dict[str, float]:
-        """Precision and recall of the boxes of a kind whose score is at least `least`."""
+        """Precision and recall of a class's boxes with a score of at least `least`."""
         said = (self.kinds == kind) & (self.scores >= max(least, 1e-6))
         right, marked = int((said & self.right).sum()), int(self.marked[:, kind].sum())
         return {
@@ -59,7 +59,7 @@ class AveragePrecision:
         }
 
     def worst_pictures(self, least: float) -> np.ndarray:
-        """Pictures, those with the most wrong and missed boxes first; int [N]."""
+        """Image indices by false positives and misses, most first; int [N]."""
         said = self.scores >= max(least, 1e-6)
         right = (said & self.right).sum(axis=1)
         return np.argsort(-(said.sum(axis=1) - right + self.marked.sum(axis=1) - right), kind="stable")
@@ -72,14 +72,14 @@ class AveragePrecision:
 def average_precision(
     boxes: np.ndarray, scores: np.ndarray, kinds: np.ndarray, targets: np.ndarray, *, kinds_count: int
 ) -> AveragePrecision:
-    """Compare boxes that were found with those that are marked.
+    """Compare predicted boxes with the ground truth.
 
     Args:
         boxes: float [N, M, 4]: left, top, right, bottom, in pixels.
-        scores: float [N, M]; 0 is no box.
+        scores: float [N, M]; 0 for no box.
         kinds: int [N, M].
-        targets: float [N, L, 5]: kind (below 0: none) and sides.
-        kinds_count: How many kinds there are.
+        targets: float [N, L, 5]: class (below 0: none) and sides.
+        kinds_count: Number of classes.
 
     Source: Lin et al., "Microsoft COCO", 2014; computed by faster-coco-eval.
     """
@@ -118,7 +118,7 @@ def _annotation(sides: np.ndarray, kind: Any) -> dict[str, Any]:
 
 
 def _right(boxes: np.ndarray, scores: np.ndarray, kinds: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Which boxes match a marked one of their kind that no surer box matched: bool [N, M]."""
+    """Boxes matching a ground-truth box of their class not taken by a higher-scoring box: bool [N, M]."""
     right = np.zeros(scores.shape, bool)
     for row in range(len(boxes)):
         overlaps = iou(boxes[row], targets[row, :, 1:])

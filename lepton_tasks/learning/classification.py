@@ -1,6 +1,6 @@
 """Shared code of image, text and table classification.
 
-Torch is imported where it is needed, so that a stage that only computes metrics starts without it.
+Torch is imported lazily, so that stages that only compute metrics start without it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SMALLEST = 1e-7
 
 
 class Classification(Task):
-    """Cross-entropy over the labels of the training data; the answer is a probability for each, float32 [N, K]."""
+    """Cross-entropy over the training labels; predictions are their probabilities, float32 [N, K]."""
 
     metric: ClassVar[str] = "accuracy"
     loss_of: ClassVar[tuple[str, ...]] = ("classes",)
@@ -32,7 +32,7 @@ class Classification(Task):
     outputs: ClassVar[tuple[str, ...]] = (PROBABILITIES,)
 
     def targets(self, stored: torch.Tensor, label_smoothing: float) -> torch.Tensor:
-        """Probabilities float32 [N, K] of stored targets int64 [N], which augmentations can mix.
+        """Target probabilities float32 [N, K], which augmentations can mix, of class indices int64 [N].
 
         Source: label smoothing by Szegedy et al., "Rethinking the Inception architecture", 2016.
         """
@@ -50,7 +50,7 @@ class Classification(Task):
         return functional.cross_entropy(outputs, targets)
 
     def score(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
-        """Accuracy, and among equals the smaller loss."""
+        """Accuracy; ties are broken by the lower loss."""
         return metrics["accuracy"], -metrics["loss"]
 
     def metrics(self, outputs: Outputs, targets: np.ndarray) -> dict[str, float]:
@@ -74,15 +74,15 @@ class Classification(Task):
         return per_label(outputs[PROBABILITIES], rows.targets, self.labels)
 
     def right(self, outputs: Outputs, targets: np.ndarray) -> np.ndarray | None:
-        """Which rows are answered correctly, bool [N]."""
+        """Correctly classified rows, bool [N]."""
         return np.asarray(outputs[PROBABILITIES].argmax(1) == targets)
 
     def confidence(self, outputs: Outputs) -> np.ndarray:
-        """The largest probability of each row, float [N]."""
+        """Largest probability of each row, float [N]."""
         return np.asarray(outputs[PROBABILITIES].max(axis=1))
 
     def baseline(self, rows: Rows) -> dict[str, float]:
-        """The metrics of answering with the share of each label, whatever is asked."""
+        """Metrics of always predicting the label frequencies."""
         share = np.bincount(rows.targets, minlength=len(self.labels)) / len(rows.targets)
         return self.metrics({PROBABILITIES: np.tile(share, (len(rows.targets), 1))}, rows.targets)
 
@@ -94,7 +94,7 @@ class Classification(Task):
         return [confusion_plot(folder / "confusion_matrix.png", counts, self.labels)]
 
     def output_codec(self) -> tuple[str, dict[str, Any]]:
-        """The codec that names labels."""
+        """Codec that returns label names."""
         return "labels", {"labels": self.labels}
 
 

@@ -26,7 +26,7 @@ def confusion_plot(path: Path, counts: np.ndarray, labels: Sequence[str]) -> Pat
     axes.set(xlabel="predicted", ylabel="true", title="Rows of the test split")
     axes.set_xticks(range(len(labels)), labels, rotation=90)
     axes.set_yticks(range(len(labels)), labels)
-    if len(labels) <= 30:  # beyond that the figures cover each other
+    if len(labels) <= 30:  # beyond that the numbers overlap
         for row, column in np.ndindex(counts.shape):
             if counts[row, column]:
                 colour = "white" if shares[row, column] > 0.5 else "black"
@@ -38,7 +38,7 @@ def confusion_plot(path: Path, counts: np.ndarray, labels: Sequence[str]) -> Pat
 def worst_plot(
     path: Path, inputs: np.ndarray, outputs: np.ndarray, targets: np.ndarray, labels: Sequence[str], *, count: int
 ) -> Path:
-    """Draw the pictures whose true label got the smallest probability, worst first; right answers are left out.
+    """Draw misclassified images by the probability of the true label, lowest first.
 
     Args:
         path: The PNG file to write.
@@ -46,7 +46,7 @@ def worst_plot(
         outputs: Probabilities float [N, K].
         targets: Indices into `labels`, int [N].
         labels: The K names.
-        count: How many at most.
+        count: Maximum number of images.
     """
     from matplotlib.figure import Figure
 

@@ -13,21 +13,21 @@ if TYPE_CHECKING:
 
 
 class ContentRecommendation(ItemRecommendation):
-    """As `item_recommendation`, with items known only by their text.
+    """Variant of `item_recommendation` whose items are described only by their text.
 
     Args:
         fitted: Of the extractor ``content``.
         labels: None.
-        history: How many of the user's latest items the network receives.
-        negatives: Items drawn for each interaction.
-        answers: How many items are recommended.
+        history: Number of the user's latest items passed to the network.
+        negatives: Negatives sampled per interaction.
+        answers: Number of recommended items.
     """
 
     features: ClassVar[tuple[str, ...]] = ("content",)
     network_parameters: ClassVar[tuple[str, ...]] = ("num_items", "num_words", "item_words")
 
     def network_arguments(self) -> dict[str, Any]:
-        """``num_items``, ``num_words`` and the most words of an item, ``item_words``."""
+        """``num_items``, ``num_words`` and ``item_words``, the maximum words per item."""
         return {
             "num_items": len(self.fitted["items"]),
             "num_words": len(self.fitted["words"]),
@@ -35,9 +35,9 @@ class ContentRecommendation(ItemRecommendation):
         }
 
     def initialise(self, network: nn.Module) -> None:
-        """The words of each item, and their weights."""
+        """Load the words of each item and their weights."""
         cast("ContentTower", network).describe(self.fitted["item_words"], self.fitted["weights"])
 
     def output_codec(self) -> tuple[str, dict[str, Any]]:
-        """The codec that names items and gives their titles."""
+        """Codec that returns item names and titles."""
         return "items", {"items": self.fitted["items"], "titles": self.fitted["titles"]}

@@ -6,14 +6,14 @@ import numpy as np
 
 
 def auc(scores: np.ndarray, positive: np.ndarray) -> float:
-    """The chance that a positive row has a higher score than another one, ties counting half and NaN against it.
+    """Probability that a positive row scores higher than a negative one; ties count half, NaN against it.
 
     Args:
         scores: float [N].
         positive: bool [N].
 
     Returns:
-        In [0, 1]; NaN if all rows are of one kind.
+        In [0, 1]; NaN if all rows are of one class.
 
     Source: the rank-sum statistic of Mann and Whitney, 1947; Hanley and McNeil, "The meaning and use of the area under
     a receiver operating characteristic (ROC) curve", 1982.
@@ -29,7 +29,7 @@ def auc(scores: np.ndarray, positive: np.ndarray) -> float:
 
 
 def roc(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Shares of the other rows and of the positive ones at or above each score, from (0, 0) to (1, 1)."""
+    """False and true positive rates at each score threshold, from (0, 0) to (1, 1)."""
     order = np.argsort(-scores, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # the last row of each score
     hits = np.concatenate([[0], np.cumsum(positive[order])[ends]])
@@ -38,12 +38,12 @@ def roc(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def calibration(probabilities: np.ndarray, positive: np.ndarray, *, bins: int = 10) -> np.ndarray:
-    """Mean probability, share of positive rows and number of rows of each bin of equal width that has rows, [B, 3].
+    """Mean probability, share of positive rows and row count of each non-empty bin of equal width, [B, 3].
 
     Args:
         probabilities: float [N] in [0, 1].
         positive: bool [N].
-        bins: Equal parts of [0, 1].
+        bins: Number of equal parts of [0, 1].
     """
     place = np.minimum((probabilities * bins).astype(np.int64), bins - 1)
     rows = np.bincount(place, minlength=bins)
@@ -54,7 +54,7 @@ def calibration(probabilities: np.ndarray, positive: np.ndarray, *, bins: int = 
 
 
 def calibration_error(probabilities: np.ndarray, positive: np.ndarray, *, bins: int = 10) -> float:
-    """How far mean probability and share of positive rows are apart in a bin, the mean over all rows.
+    """Expected calibration error: |mean probability - share of positive rows| per bin, averaged over rows.
 
     Source: Naeini et al., "Obtaining well calibrated probabilities using Bayesian binning", 2015.
     """

@@ -12,7 +12,7 @@ from lepton_tasks.learning.average_precision import AveragePrecision
 
 
 def precision_plot(path: Path, found: AveragePrecision, labels: Sequence[str]) -> Path:
-    """Draw precision over recall of each kind at an overlap of .5 into the PNG file `path`."""
+    """Plot the precision-recall curve of each class at IoU .5 into the PNG file `path`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4.5), layout="constrained")
@@ -31,15 +31,15 @@ def precision_plot(path: Path, found: AveragePrecision, labels: Sequence[str]) -
 def boxes_plot(
     path: Path, pictures: np.ndarray, outputs: Outputs, targets: np.ndarray, labels: Sequence[str], *, least: float
 ) -> Path:
-    """Draw pictures with what was found (a colour a kind, with score) and what is marked (white, dotted).
+    """Draw images with predicted boxes (a colour per class, with score) and ground truth (white, dotted).
 
     Args:
         path: The PNG file to write.
         pictures: uint8 [N, H, W, C].
         outputs: ``boxes`` float [N, M, 4] in pixels, ``scores`` and ``kinds`` [N, M].
-        targets: Kind (below 0: none) and sides in pixels, float [N, L, 5].
-        labels: The kinds' names.
-        least: Lower scores are not drawn.
+        targets: Class (below 0: none) and sides in pixels, float [N, L, 5].
+        labels: Class names.
+        least: Minimum score to draw.
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure

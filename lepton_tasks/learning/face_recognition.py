@@ -21,22 +21,22 @@ if TYPE_CHECKING:
     from torch import nn
 
 EMBEDDING = "embedding"
-_FAR = 0.01  # share of strangers taken for the same person at which TAR and the threshold are given
-# Beyond this, pairs of rows no longer fit into memory; 4,000 rows make 8 million of them.
+_FAR = 0.01  # false accept rate at which TAR and the threshold are reported
+# Limited by the memory for all pairs: 8 million for 4,000 rows.
 _MOST = 4_000
 
 
 class FaceRecognition(Task):
     """Embeddings of uint8 [N, H, W, C]; the identity is a row's group, or its label without groups.
 
-    Identities of the validation and test splits need not occur in training: the task is to tell unseen people apart.
+    Identities of the validation and test splits need not occur in training: the task is to distinguish new people.
 
     Args:
         fitted: Of the extractor ``image``.
-        labels: Names of the classes, if the source gives labels and not groups.
-        margin: Angle, in radians, by which a row must be nearer to its own identity than to another.
+        labels: Class names, if the source provides labels instead of groups.
+        margin: Additive angular margin, in radians.
         scale: Factor of the cosines before the softmax.
-        mirror: Answer with the sum of the directions of a picture and its mirror image, for twice the computation.
+        mirror: Sum the unit embeddings of an image and its mirror image, at twice the cost.
 
     Source: Deng et al., "ArcFace: additive angular margin loss for deep face recognition", 2019.
     """
@@ -60,14 +60,14 @@ class FaceRecognition(Task):
         self.margin, self.scale, self.mirror = margin, scale, mirror
 
     def network_arguments(self) -> dict[str, Any]:
-        """``input_shape`` (height, width, channels) and ``num_identities``, of the training split."""
+        """``input_shape`` (height, width, channels) and ``num_identities`` of the training split."""
         return {
             "input_shape": [self.fitted["height"], self.fitted["width"], self.fitted["channels"]],
             "num_identities": self.fitted.get("groups") or len(self.labels),
         }
 
     def training_rows(self, features: Path) -> Rows:
-        """The training split, with the number of each row's identity as target.
+        """The training split, with identity indices as targets.
 
         Raises:
             DataError: rows have neither group nor label, or there is only one identity.
@@ -75,14 +75,14 @@ class FaceRecognition(Task):
         return self._rows(features, "train")
 
     def evaluation_rows(self, features: Path, split: str) -> Rows:
-        """Up to 4,000 rows of the split, with the number of each row's identity as target."""
+        """Up to 4,000 rows of the split, with identity indices as targets."""
         rows = self._rows(features, split)
         if len(rows.targets) <= _MOST:
             return rows
         return Rows(rows.inputs[:_MOST], rows.targets[:_MOST])
 
     def inputs(self, stored: torch.Tensor) -> torch.Tensor:
-        """Pixels float32 [N, C, H, W] in [0, 1] of stored rows uint8 [N, H, W, C]: what augmentations work on."""
+        """Pixels float32 [N, C, H, W] in [0, 1], to be augmented, of stored rows uint8 [N, H, W, C]."""
         from lepton_tasks.models.pictures import pixels
 
         return pixels(stored)
@@ -95,21 +95,21 @@ class FaceRecognition(Task):
         return Normalised(ToIdentities(network), self.fitted["mean"], self.fitted["std"])
 
     def embedded(self, network: nn.Module) -> nn.Module:
-        """Pixels in [0, 1] -> embeddings [N, D]; the directions of the identities stay as they are."""
+        """Pixels in [0, 1] -> embeddings [N, D]; the identity vectors are not trained."""
         from lepton_tasks.models.pictures import Normalised
 
         network.identities.requires_grad_(False)
         return Normalised(network, self.fitted["mean"], self.fitted["std"])
 
     def deployable(self, network: nn.Module) -> nn.Module:
-        """Serving graph: uint8 [N, H, W, C] -> directions float32 [N, D] of unit length."""
+        """Serving graph: uint8 [N, H, W, C] -> unit embeddings float32 [N, D]."""
         from lepton_tasks.models.embedding import Directions
         from lepton_tasks.models.pictures import Normalised
 
         return Directions(Normalised(network, self.fitted["mean"], self.fitted["std"]), mirror=self.mirror)
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of scaled cosines [N, K], the own identity's angle being taken `margin` wider; targets [N]."""
+        """Cross-entropy of scaled cosines [N, K], with `margin` added to the target's angle; targets [N]."""
         from lepton_tasks.models.losses import ArcFace
 
         return ArcFace(margin=self.margin, scale=self.scale).forward(outputs, targets)
@@ -122,9 +122,9 @@ class FaceRecognition(Task):
             targets: Identities, int [N].
 
         Returns:
-            ``auc``: how often two pictures of one person are more alike than two of strangers. ``tar``: share of the
-            former above ``threshold``, which 1 % of the latter reach. ``eer``: the error where both kinds are equal.
-            ``rank1``: share of rows whose person is found first if one picture of each person is enrolled.
+            ``auc``: how often a pair of one person is more similar than a pair of different people. ``tar``: true
+            accept rate at ``threshold``, where the false accept rate is 1 %. ``eer``: equal error rate. ``rank1``:
+            rank-1 identification rate with one enrolled image per person.
         """
         found = roc(*similarities(outputs[EMBEDDING], targets))
         return {
@@ -136,7 +136,7 @@ class FaceRecognition(Task):
         }
 
     def details(self, outputs: Outputs, rows: Rows) -> dict[str, dict[str, float]]:
-        """Number and similarity of the pairs of one person and of strangers."""
+        """Number and similarity of genuine and impostor pairs."""
         parts = zip(("same person", "strangers"), similarities(outputs[EMBEDDING], rows.targets), strict=True)
         return {
             name: {
@@ -149,15 +149,15 @@ class FaceRecognition(Task):
         }
 
     def right(self, outputs: Outputs, targets: np.ndarray) -> np.ndarray | None:
-        """Whether the most similar other row shows the same person, bool [N]."""
+        """Whether the nearest other row shows the same person, bool [N]."""
         return np.asarray(targets[nearest(outputs[EMBEDDING])] == targets)
 
     def baseline(self, rows: Rows) -> dict[str, float]:
-        """The metrics of comparing pixels: directions of pictures less their mean brightness."""
+        """Metrics of comparing pixels: cosines of images minus their mean brightness."""
         return self.metrics({EMBEDDING: _pixels(rows.inputs)}, rows.targets)
 
     def plots(self, folder: Path, rows: Rows, outputs: Outputs, *, worst: int) -> list[Path]:
-        """``roc.png`` beside the pixels' curve, ``similarities.png``, and the `worst` pairs as ``worst.png``."""
+        """``roc.png`` with the pixel baseline, ``similarities.png``, and the `worst` pairs as ``worst.png``."""
         from lepton_tasks.learning.verification_plots import pairs_plot, roc_plot, similarity_plot
 
         embeddings, targets = outputs[EMBEDDING], rows.targets
@@ -170,7 +170,7 @@ class FaceRecognition(Task):
         ]
 
     def output_codec(self) -> tuple[str, dict[str, Any]]:
-        """The codec that lists an embedding."""
+        """Codec that returns the embedding."""
         return "embedding", {}
 
     def _rows(self, features: Path, split: str) -> Rows:
@@ -191,7 +191,7 @@ class FaceRecognition(Task):
 
 
 def _pixels(pictures: np.ndarray) -> np.ndarray:
-    """Directions float32 [N, H * W * C] of pictures, each less its mean."""
+    """Unit vectors float32 [N, H * W * C] of images, each minus its mean."""
     flat = pictures.reshape(len(pictures), -1).astype(np.float32)
     flat -= flat.mean(axis=1, keepdims=True)
     directions: np.ndarray = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)

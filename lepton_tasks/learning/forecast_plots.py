@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-_WINDOWS = 6  # drawn in one picture
-_MOST = 1_000  # points of a line
+_WINDOWS = 6  # per figure
+_MOST = 1_000  # points per line
 
 
 def steps_plot(path: Path, said: Mapping[str, np.ndarray], true: np.ndarray) -> Path:
-    """Draw the mean absolute error of each step ahead into the PNG file `path`.
+    """Plot the mean absolute error of each step ahead into the PNG file `path`.
 
     Args:
         path: The file.
-        said: By name, float [N, horizon].
+        said: Forecasts by name, float [N, horizon].
         true: float [N, horizon].
     """
     from matplotlib.figure import Figure
@@ -34,11 +34,11 @@ def steps_plot(path: Path, said: Mapping[str, np.ndarray], true: np.ndarray) -> 
 
 
 def forecasts_plot(path: Path, past: np.ndarray | None, said: np.ndarray, true: np.ndarray) -> Path:
-    """Draw some windows, spread evenly over the split, with the forecasts and the actual values.
+    """Plot evenly spaced windows of the split, with forecasts and actual values.
 
     Args:
         path: The PNG file to write.
-        past: float [N, window]; None if the target's past is not seen.
+        past: float [N, window]; None if the target's past is not an input.
         said: float [N, horizon].
         true: float [N, horizon].
     """
@@ -63,7 +63,7 @@ def forecasts_plot(path: Path, past: np.ndarray | None, said: np.ndarray, true: 
 
 
 def last_step_plot(path: Path, said: np.ndarray, true: np.ndarray) -> Path:
-    """Plot the last step of consecutive forecasts and the actual values: the split's start, and all of it as points.
+    """Plot last-step forecasts and actual values: the start of the split as lines, all of it as points.
 
     Args:
         path: The PNG file to write.

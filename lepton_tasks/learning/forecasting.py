@@ -23,13 +23,13 @@ FORECAST = "forecast"
 class Forecasting(Task):
     """Scaled windows float32 [N, window, D] -> targets float32 [N, horizon] in the target's unit.
 
-    Every run is compared with persistence, which says that the last value seen stays.
+    Every run is compared with persistence, which repeats the last observed value.
 
     Args:
         fitted: Of the extractor ``windows``.
-        labels: Empty: what is learned are numbers.
-        season: Rows after which the series repeats itself, e.g. 24 hours: then the model card also compares with what
-            was one season before.
+        labels: Empty.
+        season: Period of the series in rows, e.g. 24 hours; adds a comparison with the value one season before to the
+            model card.
     """
 
     metric: ClassVar[str] = "mae"
@@ -56,11 +56,11 @@ class Forecasting(Task):
         self.season = season
 
     def network_arguments(self) -> dict[str, Any]:
-        """``window`` (rows), ``inputs`` (numbers of a row), ``horizon`` (rows)."""
+        """``window`` (rows), ``inputs`` (values per row), ``horizon`` (rows)."""
         return {"window": self.fitted["window"], "inputs": self.fitted["width"], "horizon": self.fitted["horizon"]}
 
     def initialise(self, network: nn.Module) -> None:
-        """Let a network with a linear path `direct` from the last row begin as persistence."""
+        """Initialise a network with a linear path `direct` from the last row as persistence."""
         import torch
 
         direct = getattr(network, "direct", None)
@@ -79,13 +79,13 @@ class Forecasting(Task):
         return Forecast(network, self.mean, self.std)
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Mean absolute difference of scaled numbers [N, horizon], which large values do not rule."""
+        """Mean absolute error of scaled values [N, horizon], robust to large values."""
         from torch.nn import functional
 
         return functional.l1_loss(outputs, targets)
 
     def metrics(self, outputs: Outputs, targets: np.ndarray) -> dict[str, float]:
-        """Mean absolute error and root of the mean squared one in the target's unit, over all steps and at the last."""
+        """MAE and RMSE in the target's unit, over all steps and at the last step."""
         wrong = outputs[FORECAST].astype(np.float64) - targets
         return {
             "mae": float(np.abs(wrong).mean()),
@@ -95,11 +95,11 @@ class Forecasting(Task):
         }
 
     def baseline(self, rows: Rows) -> dict[str, float]:
-        """The metrics of persistence; where the past of the target is not seen, of the training rows' mean."""
+        """Metrics of persistence; if the target's past is not an input, of the training mean."""
         return self.metrics({FORECAST: self._persistence(rows)}, rows.targets)
 
     def details(self, outputs: Outputs, rows: Rows) -> dict[str, dict[str, float]]:
-        """Of each step ahead, the errors of the forecast and the mean absolute ones of what it is compared with.
+        """Per step ahead, the forecast's errors and the mean absolute errors of the baselines.
 
         ``gain`` is the share of persistence's mean absolute error that the forecast avoids.
         """
@@ -127,11 +127,11 @@ class Forecasting(Task):
         ]
 
     def output_codec(self) -> tuple[str, dict[str, Any]]:
-        """The codec that names the target and the step of time."""
+        """Codec that returns the target's name and the time step."""
         return "forecast", {"target": self.fitted["target"], "step": self.fitted["step_seconds"]}
 
     def _past(self, rows: Rows) -> np.ndarray | None:
-        """The target's values in the window, float [N, window]; None if they are not seen."""
+        """The target's values in the window, float [N, window]; None if they are not an input."""
         if (column := self._column) is None:
             return None
         past: np.ndarray = rows.inputs[:, :, column] * self.fitted["std"][column] + self.fitted["mean"][column]
@@ -139,7 +139,7 @@ class Forecasting(Task):
 
     @property
     def _column(self) -> int | None:
-        """Where the target stands among the columns; None if its past is not seen."""
+        """Column index of the target; None if its past is not an input."""
         target, columns = self.fitted["target"], list(self.fitted["columns"])
         return columns.index(target) if target in columns else None
 

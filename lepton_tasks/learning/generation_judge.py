@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from lepton_tasks.models.cnn import CNN
 
 _EPOCHS, _LEAST_STEPS, _BATCH, _RATE, _WIDTH = 5, 60, 64, 4e-3, 16
-_MOST = 20_000  # rows of a large data set that suffice
+_MOST = 20_000  # training rows
 
 
 @dataclasses.dataclass(frozen=True)
 class Judge:
-    """A classifier of pictures, which also tells what it sees in them.
+    """Image classifier and feature extractor.
 
     Attributes:
         network: On pixels in [-1, 1].
@@ -37,13 +37,13 @@ class Judge:
         return found["features"].astype(np.float64), found["labels"]
 
 
-@functools.lru_cache(maxsize=1)  # both splits of an evaluation are judged by it
+@functools.lru_cache(maxsize=1)  # shared by both splits of an evaluation
 def trained_judge(features: Path, num_classes: int) -> Judge:
-    """A judge that has learned the classes of the training split; without classes, its convolutions stay random.
+    """Train a judge on the classes of the training split; without classes, its convolutions stay random.
 
     Args:
-        features: Folder of the features artifact, of pictures.
-        num_classes: How many labels there are.
+        features: Folder of the features artifact.
+        num_classes: Number of labels.
     """
     import torch
     from torch.nn import functional
@@ -76,7 +76,7 @@ def trained_judge(features: Path, num_classes: int) -> Judge:
 
 
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
-    """How far two clouds of features float64 [N, D] and [M, D] are apart, taken for normal distributions.
+    """Fréchet distance of Gaussians fitted to features float64 [N, D] and [M, D].
 
     Source: Heusel et al., "GANs trained by a two time-scale update rule", 2017 (there on features of Inception).
     """
@@ -86,4 +86,4 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
     root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
     shared = np.sqrt(np.clip(np.linalg.eigvalsh(root @ spreads[1] @ root), 0, None)).sum()
     distance = ((means[0] - means[1]) ** 2).sum() + sum(np.trace(spread) for spread in spreads) - 2 * shared
-    return max(0.0, float(distance))  # rounding may go below
+    return max(0.0, float(distance))  # rounding can make it negative

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-_LEAST_SIDE = 56  # pixels of one picture in the grid; smaller ones are enlarged
+_LEAST_SIDE = 56  # pixels per image in the grid; smaller ones are enlarged
 
 
 def grid_plot(path: Path, lines: Sequence[np.ndarray]) -> Path:
-    """Draw pictures uint8 [N, H, W, C], a line for each array, into the PNG file `path`."""
+    """Draw images uint8 [N, H, W, C], one line per array, into the PNG file `path`."""
     from PIL import Image
 
     height, width, channels = lines[0].shape[1:]

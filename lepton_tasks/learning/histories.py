@@ -12,9 +12,9 @@ from lepton_tasks.core.errors import DataError
 
 
 def touched(fitted: Mapping[str, Any], *, most: int) -> np.ndarray:
-    """The latest items of each user in training, int32 [users + 1, L]; the latest first, L at most `most`.
+    """Latest items of each user in training, int32 [users + 1, L]; newest first, L at most `most`.
 
-    The users' numbers are the rows; that of 0 is empty.
+    Rows are user indices; row 0 is empty.
     """
     from lepton_tasks.data.extractors.interactions import seen_pairs
 
@@ -28,9 +28,9 @@ def touched(fitted: Mapping[str, Any], *, most: int) -> np.ndarray:
 
 
 def interactions(features: Path, *splits: str) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs int32 [N, 2] of user and item of some splits, each user's in the order of time, and the split of each.
+    """User-item pairs int32 [N, 2] of the splits, chronological per user, and the split of each.
 
-    Users come in the order of their numbers; the second array is int [N], an index into `splits`.
+    Sorted by user index; the second array is int [N], an index into `splits`.
     """
     folders = [features / split for split in splits]
     pairs = np.concatenate([np.load(folder / "inputs.npy") for folder in folders])
@@ -44,12 +44,12 @@ def interactions(features: Path, *splits: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def before(pairs: np.ndarray, rows: np.ndarray, *, length: int) -> np.ndarray:
-    """A user's earlier items before each of some rows, int32 [M, length]; the latest first, 0 after it.
+    """The user's items before each of the given rows, int32 [M, length]; newest first, padded with 0.
 
     Args:
-        pairs: int [N, 2], user and item, by user and in the order of time.
-        rows: int [M], numbers of rows in `pairs`.
-        length: How far to look back.
+        pairs: int [N, 2], user and item, sorted by user and time.
+        rows: int [M], row indices into `pairs`.
+        length: Maximum number of items.
     """
     at = rows[:, None] - 1 - np.arange(length)
     same = (at >= 0) & (pairs[np.maximum(at, 0), 0] == pairs[rows, :1]) & (pairs[rows, :1] > 0)

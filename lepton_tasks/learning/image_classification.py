@@ -20,9 +20,9 @@ class ImageClassification(Classification):
 
     Args:
         fitted: Of the extractor ``image``.
-        labels: Names of the classes.
-        mirror: Answer, in validation as when served, with the mean of a picture and its mirror image. For photos, where
-            left and right mean nothing; twice the computation of an answer.
+        labels: Class names.
+        mirror: Average the predictions for an image and its mirror image, in validation and serving. For photos whose
+            orientation does not matter; doubles the inference cost.
     """
 
     features: ClassVar[tuple[str, ...]] = ("image",)
@@ -55,13 +55,13 @@ class ImageClassification(Classification):
         }
 
     def inputs(self, stored: torch.Tensor) -> torch.Tensor:
-        """Pixels float32 [N, C, H, W] in [0, 1] of stored rows uint8 [N, H, W, C]: what augmentations work on."""
+        """Pixels float32 [N, C, H, W] in [0, 1], to be augmented, of stored rows uint8 [N, H, W, C]."""
         from lepton_tasks.models.pictures import pixels
 
         return pixels(stored)
 
     def trainable(self, network: nn.Module) -> nn.Module:
-        """`network` behind the normalisation: pixels in [0, 1] -> logits."""
+        """`network` preceded by normalisation: pixels in [0, 1] -> logits."""
         from lepton_tasks.models.pictures import Normalised
 
         return Normalised(network, self.fitted["mean"], self.fitted["std"])

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 PICTURE = "picture"
-_MOST = 2_000  # pictures that are drawn to be judged
-_ACROSS = 10  # pictures of a label in the grids
+_MOST = 2_000  # generated images per evaluation
+_ACROSS = 10  # images per label in the grids
 
 
 class ImageGeneration(Task):
@@ -31,13 +31,13 @@ class ImageGeneration(Task):
 
     Args:
         fitted: Of the extractor ``image``.
-        labels: What can be asked for.
-        latent: Length of the noise that a picture is drawn from.
-        conditional: Whether a label is asked for; otherwise pictures of any kind are drawn.
+        labels: Labels that can be requested.
+        latent: Length of the noise vector.
+        conditional: Whether images are generated for a requested label.
         objective: The adversarial objective: ``non_saturating`` (a classifier), ``hinge``, or ``wasserstein`` (a
-            distance; give it a penalty and several critic steps).
+            distance; needs a penalty and several critic steps).
         penalty: Weight of the gradient penalty on the critic; 10 is usual for ``wasserstein``.
-        critic_steps: Steps of the critic for each of the generator.
+        critic_steps: Critic steps per generator step.
 
     Source: Goodfellow et al., "Generative adversarial nets", 2014; hinge by Lim and Ye, 2017; Wasserstein with penalty
     by Gulrajani et al., 2017.
@@ -47,7 +47,7 @@ class ImageGeneration(Task):
     features: ClassVar[tuple[str, ...]] = ("image",)
     outputs: ClassVar[tuple[str, ...]] = (PICTURE,)
     network_parameters: ClassVar[tuple[str, ...]] = ("output_shape", "num_classes", "latent")
-    replayable: ClassVar[bool] = False  # its judge is trained in the stages that train and evaluate, and kept nowhere
+    replayable: ClassVar[bool] = False  # the judge is trained in the train and evaluate stages, and not stored
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class ImageGeneration(Task):
         self._features: Path | None = None
 
     def network_arguments(self) -> dict[str, Any]:
-        """``output_shape`` (height, width, channels), ``num_classes`` (0: none can be asked for) and ``latent``."""
+        """``output_shape`` (height, width, channels), ``num_classes`` (0: unconditional) and ``latent``."""
         return {
             "output_shape": [self.fitted["height"], self.fitted["width"], self.fitted["channels"]],
             "num_classes": len(self.labels) if self.conditional else 0,
@@ -74,7 +74,7 @@ class ImageGeneration(Task):
         }
 
     def training_rows(self, features: Path) -> Rows:
-        """The training split; raises `DataError` if a label is asked for and a row has none."""
+        """The training split; raises `DataError` if conditional and a row has no label."""
         rows = open_split(features, "train")
         if self.conditional and (rows.targets < 0).any():
             raise DataError(
@@ -83,7 +83,7 @@ class ImageGeneration(Task):
         return rows
 
     def evaluation_rows(self, features: Path, split: str) -> Rows:
-        """Codes of the seeds 0, 1, ... with the labels of the split, and as targets its real pictures with them."""
+        """Codes of the seeds 0, 1, ... with the split's labels; targets are its real images and labels."""
         rows = open_split(features, split)
         labels, pictures = rows.targets[:_MOST], np.asarray(rows.inputs[:_MOST])
         asked = labels if self.conditional else [None] * len(labels)
@@ -94,36 +94,36 @@ class ImageGeneration(Task):
         return Rows(np.stack(codes), targets)
 
     def input_codec(self) -> tuple[str, dict[str, Any]] | None:
-        """The codec that draws the noise of a seed."""
+        """Codec that samples the noise of a seed."""
         return "latent", {"latent": self.latent, "labels": self._codec.labels}
 
     def requests(self, rows: Rows) -> list[bytes] | None:
-        """The labels and seeds of `evaluation_rows`, as clients send them."""
+        """Labels and seeds of `evaluation_rows`, as request bodies."""
         import json
 
         asked = [{"label": self.labels[label]} if self.conditional else {} for label in rows.targets["label"]]
         return [json.dumps({**request, "seed": seed}).encode() for seed, request in enumerate(asked)]
 
     def inputs(self, stored: torch.Tensor) -> torch.Tensor:
-        """Pixels float32 [N, C, H, W] in [0, 1] of stored rows uint8 [N, H, W, C]: what augmentations work on."""
+        """Pixels float32 [N, C, H, W] in [0, 1], to be augmented, of stored rows uint8 [N, H, W, C]."""
         from lepton_tasks.models.pictures import pixels
 
         return pixels(stored)
 
     def trainable(self, network: nn.Module) -> nn.Module:
-        """Real pictures in, the critic's scores of as many drawn ones out."""
+        """Real images -> critic scores of as many generated ones."""
         from lepton_tasks.models.gan import Adversary
 
         return Adversary(network)  # type: ignore[arg-type]  # a DCGAN
 
     def deployable(self, network: nn.Module) -> nn.Module:
-        """Serving graph: codes float32 [N, latent + labels] -> pictures float32 [N, H, W, C] in [0, 1]."""
+        """Serving graph: codes float32 [N, latent + labels] -> images float32 [N, H, W, C] in [0, 1]."""
         from lepton_tasks.models.gan import Pictures
 
         return Pictures(network)
 
     def phases(self, network: nn.Module) -> list[Phase]:
-        """First the critic learns, then, after `critic_steps`, the generator."""
+        """The critic, then the generator once per `critic_steps`."""
         adversary = self.trainable(network)
 
         def critic(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -138,7 +138,7 @@ class ImageGeneration(Task):
         ]
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The generator's: how far the critic's scores of drawn pictures, float [N], are from those of real ones."""
+        """Generator loss from the critic's scores of generated images, float [N]."""
         from torch.nn import functional
 
         if self.objective == "non_saturating":
@@ -150,12 +150,12 @@ class ImageGeneration(Task):
 
         Args:
             outputs: ``picture`` float [N, H, W, C] in [0, 1].
-            targets: ``label`` and ``picture`` of real ones, as `evaluation_rows` gives them.
+            targets: ``label`` and ``picture`` of real images, as returned by `evaluation_rows`.
 
         Returns:
-            ``fid``: Fréchet distance of the classifier's features; comes near 0 for equal kinds of pictures, and is
-            comparable within one data set only. ``recognised``: share of the drawn pictures that are taken for the
-            label asked for; 0 if none is.
+            ``fid``: Fréchet distance of the classifier's features; near 0 for equal distributions, and comparable
+            within one data set only. ``recognised``: share of generated images classified as the requested label; 0
+            if unconditional.
         """
         drawn, seen = self._judged.look(outputs[PICTURE])
         real, _ = self._judged.look(targets[PICTURE].astype(np.float32) / 255)
@@ -163,7 +163,7 @@ class ImageGeneration(Task):
         return {"fid": frechet_distance(drawn, real), "recognised": right}
 
     def details(self, outputs: Outputs, rows: Rows) -> dict[str, dict[str, float]]:
-        """For each label, how many pictures are recognised of the drawn and of the real ones."""
+        """Per label, the recognised share of generated and real images."""
         if not self.conditional:
             return {}
         _, drawn = self._judged.look(outputs[PICTURE])
@@ -179,7 +179,7 @@ class ImageGeneration(Task):
         }
 
     def baseline(self, rows: Rows) -> dict[str, float]:
-        """The metrics of drawing each pixel from another real picture of the label."""
+        """Metrics of sampling each pixel from a different real image of the label."""
         chance = np.random.default_rng(0)
         real, asked = rows.targets[PICTURE], rows.targets["label"]
         flat = real.reshape(len(real), -1)
@@ -191,7 +191,7 @@ class ImageGeneration(Task):
         return self.metrics({PICTURE: drawn.reshape(real.shape).astype(np.float32) / 255}, rows.targets)
 
     def plots(self, folder: Path, rows: Rows, outputs: Outputs, *, worst: int) -> list[Path]:
-        """``samples.png`` and ``real.png``: a line for each label; and what the drawn ones are taken for."""
+        """``samples.png`` and ``real.png``, one line per label, and a plot of the predicted labels."""
         from lepton_tasks.learning.classification_plots import confusion_plot
 
         drawn = [self._grid(folder / "samples.png", to_uint8(outputs[PICTURE]), rows.targets["label"])]
@@ -204,11 +204,11 @@ class ImageGeneration(Task):
         return drawn
 
     def epoch_plot(self, path: Path, rows: Rows, outputs: Outputs) -> None:
-        """The same seeds after each epoch, a line for each label."""
+        """The same seeds after each epoch, one line per label."""
         self._grid(path, to_uint8(outputs[PICTURE]), rows.targets["label"])
 
     def output_codec(self) -> tuple[str, dict[str, Any]]:
-        """The codec that writes a PNG file."""
+        """Codec that returns a PNG file."""
         return "picture", {}
 
     @property

@@ -1,6 +1,6 @@
 """Learning task `item_recommendation`: the next items for a user.
 
-Torch is imported where it is needed, so that a stage that only computes metrics starts without it.
+Torch is imported lazily, so that stages that only compute metrics start without it.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from lepton_tasks.models.recommenders import Recommender
 
 _MOST_TOUCHED = 5_000
-"""Items of a user that are not recommended again, the latest ones."""
+"""Latest items of a user that are not recommended again."""
 
 _SEED = 20_171
-"""Of the candidates: fixed, so that all models are asked the same."""
+"""Seed of the candidates: fixed, so that models are comparable."""
 
 Count = Annotated[int, pydantic.Field(ge=1, le=1_000)]
 
@@ -42,9 +42,9 @@ class ItemRecommendation(Task):
     Args:
         fitted: Of the extractor ``visits``.
         labels: None.
-        history: How many of the user's latest items the network receives.
-        negatives: Items drawn for each interaction.
-        answers: How many items are recommended.
+        history: Number of the user's latest items passed to the network.
+        negatives: Negatives sampled per interaction.
+        answers: Number of recommended items.
     """
 
     metric: ClassVar[str] = f"hit_rate_{TOP}"
@@ -67,18 +67,18 @@ class ItemRecommendation(Task):
         self.history, self.negatives, self.answers = history, negatives, answers
 
     def network_arguments(self) -> dict[str, Any]:
-        """``num_users`` and ``num_items``, as training knows them."""
+        """``num_users`` and ``num_items`` of the training split."""
         return {"num_users": len(self.fitted["users"]), "num_items": len(self.fitted["items"])}
 
     def initialise(self, network: nn.Module) -> None:
-        """The pairs of training."""
+        """Initialise from the training pairs."""
         from lepton_tasks.data.extractors.interactions import seen_pairs
 
         users, items = seen_pairs(self.fitted)
         cast("Recommender", network).begin(level=0.0, users=users, items=items)
 
     def training_rows(self, features: Path) -> Rows:
-        """User, what was touched before, and what came next: int32 [N, 1 + history + 1]; targets are ignored."""
+        """User, earlier items and next item: int32 [N, 1 + history + 1]; targets are ignored."""
         pairs, _ = interactions(features, "train")
         known = np.arange(len(pairs))
         inputs = np.concatenate((pairs[:, :1], before(pairs, known, length=self.history), pairs[:, 1:]), axis=1)
@@ -88,9 +88,9 @@ class ItemRecommendation(Task):
         """The last interaction of each user in the split.
 
         Returns:
-            Inputs int32 [N, 1 + history + 101]: user, what was touched before (in training and earlier splits too), and
-            the candidates, the right one first, which is 0 if training does not know it. Targets int64 [N, 2]: how
-            many items the user has touched in training, and the right one.
+            Inputs int32 [N, 1 + history + 101]: user, earlier items (including training and earlier splits), and the
+            candidates, the correct one first, or 0 if it is not in training. Targets int64 [N, 2]: the user's number
+            of training items, and the correct item.
         """
         from lepton_tasks.data.extractors.interactions import codes_of, draw_negatives
 
@@ -109,7 +109,7 @@ class ItemRecommendation(Task):
         return Rows(inputs, np.stack((count, pairs[rows, 1]), axis=1).astype(np.int64))
 
     def trainable(self, network: nn.Module) -> nn.Module:
-        """Stored rows -> scores float32 [N, 1 + negatives], the right item's first."""
+        """Stored rows -> scores float32 [N, 1 + negatives], the correct item first."""
         from lepton_tasks.data.extractors.interactions import codes_of, seen_pairs
         from lepton_tasks.models.recommending import Sampled
 
@@ -123,20 +123,20 @@ class ItemRecommendation(Task):
         return Candidates(cast("Recommender", network), self._popularity, self.history)
 
     def deployable(self, network: nn.Module) -> nn.Module:
-        """A user and recent items -> the best items and their scores."""
+        """Serving graph: user and recent items -> the best items and their scores."""
         from lepton_tasks.models.recommending import BestItems
 
         table = touched(self.fitted, most=_MOST_TOUCHED)
         return BestItems(cast("Recommender", network), self._popularity, table, self.history, self.answers)
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of the right item among those drawn, from scores [N, 1 + negatives]."""
+        """Cross-entropy of the correct item among the negatives, from scores [N, 1 + negatives]."""
         from lepton_tasks.models.losses import SampledSoftmax
 
         return SampledSoftmax().forward(outputs, targets)
 
     def metrics(self, outputs: Outputs, targets: np.ndarray) -> dict[str, float]:
-        """How often the right item is among the first 10 of the 101, and how far in front (NDCG, MRR).
+        """Hit rate of the correct item in the top 10 of 101 candidates, NDCG and MRR.
 
         Source: Järvelin and Kekäläinen, "Cumulated gain-based evaluation of IR techniques", 2002.
         """
@@ -148,11 +148,11 @@ class ItemRecommendation(Task):
         }
 
     def score(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
-        """NDCG: it tells epochs apart that hit as often."""
+        """NDCG: it distinguishes epochs with equal hit rates."""
         return (metrics[f"ndcg_{TOP}"],)
 
     def details(self, outputs: Outputs, rows: Rows) -> dict[str, dict[str, float]]:
-        """The figures by how much the user has touched, from cold to warm, and by how popular the right item is."""
+        """Metrics by user activity, from cold to warm, and by popularity of the correct item."""
         from lepton_tasks.learning.ranking import parts_of
 
         figures = {}
@@ -162,11 +162,11 @@ class ItemRecommendation(Task):
         return figures
 
     def right(self, outputs: Outputs, targets: np.ndarray) -> np.ndarray | None:
-        """Whether the right item is among the first 10, bool [N]."""
+        """Whether the correct item is in the top 10, bool [N]."""
         return np.asarray(ranks(outputs["scores"]) < TOP)
 
     def baseline(self, rows: Rows) -> dict[str, float]:
-        """The metrics of popularity: items are numbered by it."""
+        """Metrics of ranking by popularity, which item indices follow."""
         return self.metrics({"scores": self._by_popularity(rows)}, rows.targets)
 
     def plots(self, folder: Path, rows: Rows, outputs: Outputs, *, worst: int) -> list[Path]:
@@ -184,7 +184,7 @@ class ItemRecommendation(Task):
         ]
 
     def output_codec(self) -> tuple[str, dict[str, Any]]:
-        """The codec that names items."""
+        """Codec that returns item names."""
         return "items", {"items": self.fitted["items"]}
 
     @property

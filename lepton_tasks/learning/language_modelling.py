@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 SURPRISE, HIT = "surprise", "hit"
 
 Choices = Annotated[int, pydantic.Field(ge=1, le=16)]  # the smallest vocabulary has 16 tokens
-Steps = Annotated[int, pydantic.Field(ge=1, le=64)]  # each is a part of the graph
+Steps = Annotated[int, pydantic.Field(ge=1, le=64)]  # unrolled in the graph
 
 
 class LanguageModelling(Task):
-    """Predict each token, and the end, from the preceding ones; rows are token ids int32 [N, T].
+    """Predict each token and the end of text from the preceding ones; rows are token ids int32 [N, T].
 
     Args:
         fitted: Of the extractor ``text``.
         labels: Not used.
-        choices: How many next words the answer names.
-        steps: Tokens of the continuation in the answer.
+        choices: Number of next tokens returned.
+        steps: Length of the returned continuation, in tokens.
     """
 
     metric: ClassVar[str] = "perplexity"
@@ -46,55 +46,55 @@ class LanguageModelling(Task):
         self.choices, self.steps = choices, steps
 
     def network_arguments(self) -> dict[str, Any]:
-        """``vocabulary`` and ``begin``, the token before every text."""
+        """``vocabulary`` and ``begin``, the start token."""
         return {"vocabulary": self.fitted["vocabulary"], "begin": BEGIN}
 
     def training_rows(self, features: Path) -> Rows:
-        """The texts of the training split, which are their own targets."""
+        """Texts of the training split; the targets are the inputs."""
         check_texts(features)
         return self.evaluation_rows(features, "train")
 
     def evaluation_rows(self, features: Path, split: str) -> Rows:
-        """The texts of the split, which are their own targets."""
+        """Texts of the split; the targets are the inputs."""
         inputs, lengths = open_inputs(features, split)
         return Rows(inputs, inputs, lengths)
 
     def inputs(self, stored: torch.Tensor) -> torch.Tensor:
-        """The tokens int32 [N, T], as wide as the longest text."""
+        """Tokens int32 [N, T], trimmed to the longest text."""
         from lepton_tasks.models.tokens import trimmed
 
         return trimmed(stored)
 
     def targets(self, stored: torch.Tensor, label_smoothing: float) -> torch.Tensor:
-        """What comes at each place and after the last, int64 [N, T + 1]; labels are not smoothed."""
+        """Token at each position and after the last, int64 [N, T + 1]; no label smoothing."""
         from lepton_tasks.models.language import followers
 
         return followers(stored)[:, : self.inputs(stored).shape[1] + 1]
 
     def deployable(self, network: nn.Module) -> nn.Module:
-        """Serving graph: tokens -> how surprising they are, and what comes next."""
+        """Serving graph: tokens -> their surprisal, and the next tokens."""
         from lepton_tasks.models.language import LanguageModel
 
         return LanguageModel(network, choices=self.choices, steps=self.steps)
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Mean surprise (nats a token) of targets int64 [N, T] by logits [N, T, V]; padding does not count."""
+        """Cross-entropy (nats per token) of targets int64 [N, T] by logits [N, T, V], without padding."""
         from torch.nn import functional
 
         return functional.cross_entropy(outputs.flatten(0, 1), targets.flatten(), ignore_index=PAD)
 
     def metrics(self, outputs: Outputs, targets: np.ndarray) -> dict[str, float]:
-        """Perplexity, mean surprise (``loss``, nats a token), and how often the likeliest token comes.
+        """Perplexity, cross-entropy (``loss``, nats per token), and next-token accuracy.
 
-        The end of a text counts as a token, where the text was not cut. Perplexities of different tokenizers do not
-        compare.
+        The end of a text counts as a token unless the text was truncated. Perplexities of different tokenizers are not
+        comparable.
         """
         count = _counted(targets)
         loss = float(outputs[SURPRISE].sum(dtype=np.float64) / count)
         return {"perplexity": float(np.exp(loss)), "loss": loss, "accuracy": float(outputs[HIT].sum() / count)}
 
     def baseline(self, rows: Rows) -> dict[str, float]:
-        """The metrics of answering with the share of each token, whatever comes before."""
+        """Metrics of always predicting the token frequencies."""
         tokens = np.array(rows.targets)
         counts = np.bincount(tokens[tokens != PAD], minlength=END + 1)
         counts[END] += int((tokens[:, -1] == PAD).sum())
@@ -103,7 +103,7 @@ class LanguageModelling(Task):
         return {"perplexity": float(np.exp(loss)), "loss": loss, "accuracy": float(share.max())}
 
     def plots(self, folder: Path, rows: Rows, outputs: Outputs, *, worst: int) -> list[Path]:
-        """Surprise by place in the text, and some texts with their surprising words marked."""
+        """Perplexity by position, and some texts with surprising tokens highlighted."""
         from lepton_tasks.codecs.text import load_tokenizer
         from lepton_tasks.learning.text_plots import place_plot, surprise_plot
 
@@ -114,10 +114,10 @@ class LanguageModelling(Task):
         ]
 
     def output_codec(self) -> tuple[str, dict[str, Any]]:
-        """The codec that writes tokens as text."""
+        """Codec that decodes tokens to text."""
         return "continuation", {"tokenizer": self.fitted["tokenizer"]}
 
 
 def _counted(tokens: np.ndarray) -> int:
-    """Tokens int [N, T] that are predicted: those that are no padding, and the ends of texts that were not cut."""
+    """Number of predictions for tokens int [N, T]: non-padding tokens, and the ends of texts not truncated."""
     return int((np.asarray(tokens) != PAD).sum() + (np.asarray(tokens[:, -1]) == PAD).sum())

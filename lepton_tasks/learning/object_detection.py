@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 BOXES, SCORES, KINDS = "boxes", "scores", "kinds"
 NOTHING, UNSEEN = -1, -2
-"""In place of a kind: no box, and a picture in which nobody looked for boxes."""
+"""In place of a class: no box, and an image that was not annotated."""
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
-_NAMED = 12  # kinds that have a figure of their own among the metrics; the details have all
+_NAMED = 12  # classes with a metric of their own; the details have all
 
 Share = Annotated[float, pydantic.Field(ge=0, le=1)]
 
@@ -34,13 +34,13 @@ class ObjectDetection(Task):
 
     Args:
         fitted: Of the extractor ``image``, of a source with boxes.
-        labels: Kinds of things.
+        labels: Class names.
         most: Maximum number of boxes per image.
-        least: Smallest score of a box that is answered to a request; figures count lower ones, too.
-        overlap: Boxes of one kind that overlap more (intersection over union) are one.
-        sides: Weight of the boxes' sides in the loss, beside their kinds.
+        least: Minimum score of returned boxes; metrics also count lower ones.
+        overlap: IoU threshold of non-maximum suppression within a class.
+        sides: Weight of the box loss relative to the classification loss.
 
-    Source: Zhou et al., "Objects as points", 2019, with boxes learned around each middle as Liu et al., "TTFNet", 2020.
+    Source: Zhou et al., "Objects as points", 2019, with boxes learned around each centre as Liu et al., "TTFNet", 2020.
     """
 
     metric: ClassVar[str] = "map50"
@@ -70,7 +70,7 @@ class ObjectDetection(Task):
         }
 
     def training_rows(self, features: Path) -> Rows:
-        """The pictures in which somebody looked for boxes; raises `DataError` if there is no box."""
+        """The annotated images; raises `DataError` if there is no box."""
         rows = self._rows(features, "train")
         seen = (rows.targets[:, :, 0] != UNSEEN).all(axis=1)
         if not (rows.targets[:, :, 0] >= 0).any():
@@ -82,29 +82,29 @@ class ObjectDetection(Task):
         return rows if seen.all() else Rows(rows.inputs[seen], rows.targets[seen])
 
     def evaluation_rows(self, features: Path, split: str) -> Rows:
-        """All pictures of the split; those in which nobody looked for boxes are not judged."""
+        """All images of the split; those without annotations are not evaluated."""
         return self._rows(features, split)
 
     def inputs(self, stored: torch.Tensor) -> torch.Tensor:
-        """Pixels float32 [N, C, H, W] in [0, 1] of stored rows uint8 [N, H, W, C]: what augmentations work on."""
+        """Pixels float32 [N, C, H, W] in [0, 1], to be augmented, of stored rows uint8 [N, H, W, C]."""
         from lepton_tasks.models.pictures import pixels
 
         return pixels(stored)
 
     def trainable(self, network: nn.Module) -> nn.Module:
-        """`network` behind the normalisation: pixels in [0, 1] -> maps."""
+        """`network` preceded by normalisation: pixels in [0, 1] -> maps."""
         from lepton_tasks.models.pictures import Normalised
 
         return Normalised(network, self.fitted["mean"], self.fitted["std"])
 
     def deployable(self, network: nn.Module) -> nn.Module:
-        """Serving graph: uint8 [N, H, W, C] -> boxes, scores and kinds; the graph leaves out doubled boxes."""
+        """Serving graph: uint8 [N, H, W, C] -> boxes, scores and classes, after non-maximum suppression."""
         from lepton_tasks.models.detector import Detections
 
         return Detections(self.trainable(network), most=self.most, overlap=self.overlap)
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Focal loss of the kinds and `sides` times the generalised IoU loss of the boxes; see `detection_loss`."""
+        """Focal loss of the classes plus `sides` times the generalised IoU loss of the boxes; see `detection_loss`."""
         from lepton_tasks.models.detection_loss import detection_loss
 
         return detection_loss(outputs, targets, sides=self.sides)
@@ -114,18 +114,18 @@ class ObjectDetection(Task):
 
         Args:
             outputs: ``boxes`` float [N, M, 4] in [0, 1], ``scores`` float [N, M], ``kinds`` int [N, M].
-            targets: Kind and sides in pixels, float [N, M, 5].
+            targets: Class and sides in pixels, float [N, M, 5].
 
         Returns:
-            ``map50`` and ``map``: the mean over kinds at an overlap of .5, and at .5, .55, ... .95. ``ap50_<kind>`` of
-            each of up to twelve kinds. 0 for a kind that the split does not show.
+            ``map50`` and ``map``: the mean over classes at IoU .5, and at .5, .55, ... .95. ``ap50_<class>`` of up to
+            twelve classes. 0 for a class absent from the split.
         """
         found = self._precision(outputs, targets)
         named = {f"ap50_{_plain(label)}": found.at_half[i] for i, label in enumerate(self.labels[:_NAMED])}
         return {"map50": found.mean_at_half, "map": found.mean, **named}
 
     def details(self, outputs: Outputs, rows: Rows) -> dict[str, dict[str, float]]:
-        """Boxes, average precision, and precision and recall of what a request is answered, by kind."""
+        """Per class: boxes, average precision, and precision and recall of the returned boxes."""
         found = self._precision(outputs, rows.targets)
         return {
             label: {
@@ -138,11 +138,11 @@ class ObjectDetection(Task):
         }
 
     def confidence(self, outputs: Outputs) -> np.ndarray:
-        """The largest score of each picture, float [N]."""
+        """Largest score of each image, float [N]."""
         return np.asarray(outputs[SCORES].max(axis=1))
 
     def baseline(self, rows: Rows) -> dict[str, float]:
-        """The metrics of answering each picture with the boxes of the one before it."""
+        """Metrics of predicting the boxes of the previous image."""
         other = np.roll(rows.targets, 1, axis=0)
         there = other[:, :, 0] >= 0
         answers: dict[str, np.ndarray] = {
@@ -153,7 +153,7 @@ class ObjectDetection(Task):
         return self.metrics(answers, rows.targets)
 
     def plots(self, folder: Path, rows: Rows, outputs: Outputs, *, worst: int) -> list[Path]:
-        """``precision_recall.png``, and ``boxes.png``: the `worst` pictures with their boxes, marked and found."""
+        """``precision_recall.png``, and ``boxes.png``: the `worst` images with ground truth and predictions."""
         from lepton_tasks.learning.detection_plots import boxes_plot, precision_plot
 
         found = self._precision(outputs, rows.targets)
@@ -168,12 +168,12 @@ class ObjectDetection(Task):
         ]
 
     def output_codec(self) -> tuple[str, dict[str, Any]]:
-        """The codec that lists boxes."""
+        """Codec that returns boxes."""
         return "boxes", {"labels": self.labels, "least": self.least}
 
     @property
     def _size(self) -> np.ndarray:
-        """Width and height, twice: what relative sides are multiplied with for pixels of the array."""
+        """Width and height, twice: factors from relative sides to pixels."""
         return np.array([self.fitted["width"], self.fitted["height"]] * 2, np.float32)
 
     def _precision(self, outputs: Outputs, targets: np.ndarray) -> AveragePrecision:
@@ -205,5 +205,5 @@ class ObjectDetection(Task):
 
 
 def _plain(label: str) -> str:
-    """A label as part of a metric's name."""
+    """Convert a label to a part of a metric name."""
     return "".join(letter if letter.isalnum() else "_" for letter in label.lower())

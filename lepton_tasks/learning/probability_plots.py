@@ -9,11 +9,11 @@ import numpy as np
 
 from lepton_tasks.learning.curves import auc, calibration, roc
 
-_MOST = 10  # curves in one picture
+_MOST = 10  # curves per figure
 
 
 def roc_plot(path: Path, scores: Mapping[str, np.ndarray], positive: Mapping[str, np.ndarray]) -> Path:
-    """Draw ROC curves into the PNG file `path`.
+    """Plot ROC curves into the PNG file `path`.
 
     Args:
         path: The file.

@@ -1,6 +1,6 @@
 """Learning task `rating_prediction`: the rating a user gives an item.
 
-Torch is imported where it is needed, so that a stage that only computes metrics starts without it.
+Torch is imported lazily, so that stages that only compute metrics start without it.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 VALUE = "value"
 
 _HISTORY = 200
-"""Items of a user that a network may look at, the latest ones."""
+"""Latest items of a user available to a network."""
 
-_MOST = 5_000  # items of a user that are counted
+_MOST = 5_000  # items counted per user
 
 
 class RatingPrediction(Task):
@@ -35,7 +35,7 @@ class RatingPrediction(Task):
     Args:
         fitted: Of the extractor ``interactions``.
         labels: None.
-        scale: The lowest and the highest rating there is; what is answered stays between.
+        scale: Lowest and highest rating; predictions are clamped to it.
     """
 
     metric: ClassVar[str] = "rmse"
@@ -51,18 +51,18 @@ class RatingPrediction(Task):
         self.scale = scale
 
     def network_arguments(self) -> dict[str, Any]:
-        """``num_users`` and ``num_items``, as training knows them."""
+        """``num_users`` and ``num_items`` of the training split."""
         return {"num_users": len(self.fitted["users"]), "num_items": len(self.fitted["items"])}
 
     def initialise(self, network: nn.Module) -> None:
-        """The mean rating, and the pairs of training."""
+        """Initialise from the mean rating and the training pairs."""
         from lepton_tasks.data.extractors.interactions import seen_pairs
 
         users, items = seen_pairs(self.fitted)
         cast("Recommender", network).begin(level=self._mean, users=users, items=items)
 
     def trainable(self, network: nn.Module) -> nn.Module:
-        """Ratings as the network gives them: beyond the scale there would be nothing to learn from."""
+        """Unclamped ratings: clamping would zero the gradient beyond the scale."""
         from lepton_tasks.models.recommending import Ratings
 
         return Ratings(cast("Recommender", network), touched(self.fitted, most=_HISTORY), None)
@@ -80,12 +80,12 @@ class RatingPrediction(Task):
         return functional.mse_loss(outputs, targets)
 
     def metrics(self, outputs: Outputs, targets: np.ndarray) -> dict[str, float]:
-        """Root of the mean squared error, and the mean absolute error, in the unit of the ratings."""
+        """RMSE and MAE in the unit of the ratings."""
         wrong = outputs[VALUE].astype(np.float64) - targets
         return {"rmse": float(np.sqrt((wrong**2).mean())), "mae": float(np.abs(wrong).mean())}
 
     def details(self, outputs: Outputs, rows: Rows) -> dict[str, dict[str, float]]:
-        """The errors by how much the user has rated in training, from cold to warm, and by how often the item was."""
+        """Errors by the number of training ratings of the user, from cold to warm, and of the item."""
         from lepton_tasks.learning.recommendation_plots import bins_of
 
         figures = {}
@@ -96,11 +96,11 @@ class RatingPrediction(Task):
         return figures
 
     def baseline(self, rows: Rows) -> dict[str, float]:
-        """The metrics of the mean rating."""
+        """Metrics of predicting the mean rating."""
         return self.metrics({VALUE: np.full(len(rows.targets), self._mean)}, rows.targets)
 
     def plots(self, folder: Path, rows: Rows, outputs: Outputs, *, worst: int) -> list[Path]:
-        """``ratings.png`` (answers by what was rated) and ``cold_and_warm.png`` (errors by how much is known)."""
+        """``ratings.png`` (predictions by true rating) and ``cold_and_warm.png`` (errors by number of ratings)."""
         from lepton_tasks.learning.recommendation_plots import error_by_count_plot, ratings_plot
 
         errors = outputs[VALUE].astype(np.float64) - rows.targets
@@ -111,11 +111,11 @@ class RatingPrediction(Task):
         ]
 
     def output_codec(self) -> tuple[str, dict[str, Any]]:
-        """The codec that gives the rating."""
+        """Codec that returns the rating."""
         return "number", {"name": "rating"}
 
     def _known(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
-        """How often the user and how often the item of each row were met in training, int [N] each."""
+        """Training ratings of each row's user and item, int [N] each."""
         users = (touched(self.fitted, most=_MOST) > 0).sum(axis=1)
         items = np.concatenate(([0], self.fitted["popularity"]))
         return users[rows.inputs[:, 0]], items[rows.inputs[:, 1]]

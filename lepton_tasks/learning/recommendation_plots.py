@@ -11,7 +11,7 @@ _BINS = 6
 
 
 def ratings_plot(path: Path, answers: np.ndarray, ratings: np.ndarray) -> Path:
-    """Draw what was answered (float [N]) to rows of each given rating (float [N])."""
+    """Plot the distribution of predictions (float [N]) by true rating (float [N])."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.5, 4.5), layout="constrained")
@@ -33,7 +33,7 @@ def ratings_plot(path: Path, answers: np.ndarray, ratings: np.ndarray) -> Path:
 
 
 def error_by_count_plot(path: Path, errors: np.ndarray, counts: Mapping[str, np.ndarray]) -> Path:
-    """Draw the RMSE of errors float [N] by counts int [N], a panel each: the fewer, the colder."""
+    """Plot the RMSE of errors float [N] by interaction counts int [N], a panel each."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5 * len(counts), 4), layout="constrained")
@@ -52,7 +52,7 @@ def error_by_count_plot(path: Path, errors: np.ndarray, counts: Mapping[str, np.
 
 
 def bins_of(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Parts of about one size by count, int [N]: ``"3 to 9" -> bool [N]``; those with 0 are a part of their own."""
+    """Bins of roughly equal size by count, int [N]: ``"3 to 9" -> bool [N]``; 0 has a bin of its own."""
     some = counts[counts > 0]
     found = {"0": counts == 0}
     low = 1
@@ -65,7 +65,7 @@ def bins_of(counts: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def hit_rate_plot(path: Path, hits: Mapping[str, np.ndarray], counts: Mapping[str, np.ndarray]) -> Path:
-    """Draw how often answerers, by name, were right (bool [N]), by counts int [N], a panel each."""
+    """Plot the hit rate of models by name (bool [N]), by counts int [N], a panel each."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6 * len(counts), 4), layout="constrained")
@@ -89,10 +89,10 @@ def long_tail_plot(path: Path, candidates: np.ndarray, scores: np.ndarray, *, it
 
     Args:
         path: The PNG file to write.
-        candidates: int [N, C], numbers of items by popularity, the right one first; 0 for none.
+        candidates: int [N, C], item indices by popularity, the correct one first; 0 for none.
         scores: float [N, C].
-        items: How many there are.
-        top: How many of a row are in front.
+        items: Number of items.
+        top: Recommendations counted per row.
     """
     from matplotlib.figure import Figure
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-_MOST = 5_000  # points in one picture
+_MOST = 5_000  # points per figure
 
 
 def residual_plot(path: Path, said: np.ndarray, true: np.ndarray) -> Path:
@@ -14,7 +14,7 @@ def residual_plot(path: Path, said: np.ndarray, true: np.ndarray) -> Path:
 
     Args:
         path: The file.
-        said: float [N].
+        said: Predictions, float [N].
         true: float [N].
     """
     from matplotlib.figure import Figure

@@ -10,16 +10,16 @@ _EXACT_UP_TO = 1000
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
-    """McNemar's two-sided test on paired answers.
+    """McNemar's two-sided test on paired predictions.
 
     Args:
-        first: Which rows the first model answered correctly, bool [N].
+        first: Rows the first model predicted correctly, bool [N].
         second: Likewise of the second model.
 
     Returns:
-        ``only_first`` and ``only_second``: rows that one alone answered correctly; ``p_value``: how likely a difference
-        at least as large is if both are equally good. Exact up to 1,000 such rows, by the normal approximation with
-        continuity correction above.
+        ``only_first`` and ``only_second``: rows that only one predicted correctly; ``p_value``: probability of a
+        difference at least as large if both are equally good. Exact up to 1,000 such rows, by the normal approximation
+        with continuity correction above.
 
     Source: McNemar, "Note on the sampling error of the difference between correlated proportions", 1947.
     """

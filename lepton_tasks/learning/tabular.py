@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 class Tabular(Task):
-    """Stored rows are float32 [N, numbers + codes]; requests are rows as the table had them.
+    """Stored rows are float32 [N, numbers + codes]; requests are raw table rows.
 
-    A subclass says in `width` how many numbers the network gives, and in `answer` what is done with them.
+    Subclasses define `width`, the network's output size, and `answer`, the output transformation.
     """
 
     features: ClassVar[tuple[str, ...]] = ("table",)
@@ -28,7 +28,7 @@ class Tabular(Task):
         raise NotImplementedError
 
     def answer(self) -> nn.Module:
-        """What makes the network's outputs [N, width] the task's."""
+        """Module that maps the network's outputs [N, width] to the task's."""
         raise NotImplementedError
 
     def network_arguments(self) -> dict[str, Any]:
@@ -46,7 +46,7 @@ class Tabular(Task):
         return open_table(features, split, self.fitted)
 
     def trainable(self, network: nn.Module) -> nn.Module:
-        """Stored rows -> outputs of the network."""
+        """Stored rows -> raw network outputs."""
         from torch import nn
 
         from lepton_tasks.models.tables import StoredTable
@@ -54,13 +54,13 @@ class Tabular(Task):
         return StoredTable(network, self._numbers, nn.Identity())
 
     def evaluable(self, network: nn.Module) -> nn.Module:
-        """Stored rows -> the answer."""
+        """Stored rows -> predictions."""
         from lepton_tasks.models.tables import StoredTable
 
         return StoredTable(network, self._numbers, self.answer())
 
     def deployable(self, network: nn.Module) -> nn.Module:
-        """Rows float64 [N, columns] of `TabularCodec` -> the answer; the features are part of the graph."""
+        """Rows float64 [N, columns] of `TabularCodec` -> predictions; feature extraction is in the graph."""
         from lepton_tasks.models.tables import ServedTable
 
         return ServedTable(network, self.fitted, self.answer())

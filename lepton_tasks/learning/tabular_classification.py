@@ -25,8 +25,8 @@ class TabularClassification(Tabular, Classification):
 
     Args:
         fitted: Of the extractor ``table``.
-        labels: Names of the classes.
-        groups: Columns of categories by whose values the model card tells how the rows are answered, e.g. ``sex``.
+        labels: Class names.
+        groups: Categorical columns by whose values the model card reports metrics, e.g. ``sex``.
     """
 
     metric: ClassVar[str] = "auc"
@@ -37,24 +37,24 @@ class TabularClassification(Tabular, Classification):
 
     @property
     def width(self) -> int:
-        """One logit for each label."""
+        """One logit per label."""
         return len(self.labels)
 
     def answer(self) -> nn.Module:
-        """Probabilities of logits."""
+        """Softmax of the logits."""
         from torch import nn
 
         return nn.Softmax(dim=1)
 
     def score(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
-        """The order of the rows, and among equals the smaller loss."""
+        """AUC; ties are broken by the lower loss."""
         return metrics["auc"], -metrics["loss"]
 
     def metrics(self, outputs: Outputs, targets: np.ndarray) -> dict[str, float]:
-        """Those of `Classification`, the area under the ROC curve, and the calibration error.
+        """Metrics of `Classification`, AUC, and the calibration error.
 
-        The area is that of the positive label, or with more than two labels the mean over them; 0.5 where nothing can
-        be told because all rows have one label.
+        The AUC is that of the positive label, or with more than two labels the mean over them; 0.5 if all rows have
+        one label.
         """
         probabilities = outputs[PROBABILITIES]
         areas = [auc(probabilities[:, label], targets == label) for label in self._judged]
@@ -68,10 +68,10 @@ class TabularClassification(Tabular, Classification):
         }
 
     def details(self, outputs: Outputs, rows: Rows) -> dict[str, dict[str, float]]:
-        """The figures of each label, and of each value of `groups`.
+        """Metrics of each label, and of each value of `groups`.
 
-        Of a group: its rows, the accuracy and, with two labels, how many of its rows are positive, how many are
-        answered so (the selection rate), and how many of the positive and of the other rows are.
+        Per group: row count, accuracy and, with two labels, the share of positive rows, the share predicted positive
+        (selection rate), and the true and false positive rates.
         """
         found = super().details(outputs, rows)
         said = outputs[PROBABILITIES].argmax(axis=1)
@@ -102,11 +102,11 @@ class TabularClassification(Tabular, Classification):
 
     @property
     def _judged(self) -> list[int]:
-        """The labels whose probabilities are looked at: of two, one says what the other does."""
+        """Labels to evaluate: with two, only the positive one."""
         return [1] if len(self.labels) == 2 else list(range(len(self.labels)))
 
     def _grouped(self, inputs: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-        """Each value of each group that has rows, and which these are, bool [N]."""
+        """Each non-empty group value, with its rows, bool [N]."""
         numbers, codes = table_columns(self.fitted)
         values = {f["name"]: f["values"] for f in self.fitted["features"] if f["kind"] == "category"}
         for group in self.groups:

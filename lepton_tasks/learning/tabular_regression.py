@@ -20,14 +20,14 @@ VALUE = "value"
 
 
 class TabularRegression(Tabular):
-    """Squared error of standardised targets; answers are in the column's unit.
+    """Squared error of standardised targets; predictions are in the column's unit.
 
     Args:
         fitted: Of the extractor ``table``.
-        labels: Empty: what is learned are numbers.
+        labels: Empty.
 
     Raises:
-        ConfigError: the column that is to be learned holds classes.
+        ConfigError: the target column contains classes.
     """
 
     metric: ClassVar[str] = "rmse"
@@ -51,7 +51,7 @@ class TabularRegression(Tabular):
         return 1
 
     def answer(self) -> nn.Module:
-        """The number in its own unit."""
+        """Convert to the column's unit."""
         from lepton_tasks.models.tables import Scaled
 
         return Scaled(self.mean, self.std)
@@ -67,7 +67,7 @@ class TabularRegression(Tabular):
         return functional.mse_loss(outputs, targets)
 
     def metrics(self, outputs: Outputs, targets: np.ndarray) -> dict[str, float]:
-        """Root of the mean squared error and mean absolute error in the column's unit, and the share explained."""
+        """RMSE and MAE in the column's unit, and the share of explained variance."""
         wrong = outputs[VALUE].astype(np.float64) - targets
         spread = float(np.square(targets - targets.mean(dtype=np.float64)).mean())
         squared = float(np.square(wrong).mean())
@@ -78,7 +78,7 @@ class TabularRegression(Tabular):
         }
 
     def baseline(self, rows: Rows) -> dict[str, float]:
-        """The metrics of answering with the mean of the training rows."""
+        """Metrics of predicting the training mean."""
         return self.metrics({VALUE: np.full(len(rows.targets), self.mean)}, rows.targets)
 
     def plots(self, folder: Path, rows: Rows, outputs: Outputs, *, worst: int) -> list[Path]:
@@ -88,5 +88,5 @@ class TabularRegression(Tabular):
         return [residual_plot(folder / "residuals.png", outputs[VALUE], rows.targets)]
 
     def output_codec(self) -> tuple[str, dict[str, Any]]:
-        """The codec that gives the number."""
+        """Codec that returns the number."""
         return "number", {}

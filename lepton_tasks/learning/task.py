@@ -1,4 +1,4 @@
-"""Base class with what most learning tasks share."""
+"""Base class of learning tasks."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 class Task:
-    """Defaults of a learning task: stored rows are learned from, judged and served as they are.
+    """Defaults of a learning task: stored rows are used unchanged in training, evaluation and serving.
 
     Args:
-        fitted: What the feature extractor learned on the training split.
-        labels: Names of the classes; empty where nothing has a name.
+        fitted: Values fitted by the feature extractor on the training split.
+        labels: Class names; empty without classes.
 
-    A subclass gives ``metric``, ``features``, ``outputs``, ``network_parameters``, ``network_arguments``, ``loss``,
-    ``metrics``, ``baseline`` and ``output_codec``, and changes below what does not suit it.
+    Subclasses define ``metric``, ``features``, ``outputs``, ``network_parameters``, ``network_arguments``, ``loss``,
+    ``metrics``, ``baseline`` and ``output_codec``, and override the defaults as needed.
     """
 
     metric: ClassVar[str]
@@ -41,10 +41,10 @@ class Task:
         self.fitted, self.labels = fitted, list(labels)
 
     def initialise(self, network: nn.Module) -> None:
-        """Nothing is put into a new network."""
+        """Do nothing."""
 
     def calibrate(self, network: nn.Module, rows: Rows) -> None:
-        """Nothing is left to be set."""
+        """Do nothing."""
 
     def training_rows(self, features: Path) -> Rows:
         """The stored rows of the training split."""
@@ -67,15 +67,15 @@ class Task:
         return network
 
     def embedded(self, network: nn.Module) -> nn.Module:
-        """As for other losses."""
+        """Same as `trainable`."""
         return self.trainable(network)
 
     def evaluable(self, network: nn.Module) -> nn.Module:
-        """What is deployed."""
+        """Same as `deployable`."""
         return self.deployable(network)
 
     def validation(self, network: nn.Module, features: Path) -> Validation:
-        """As on the test split."""
+        """Same procedure as on the test split."""
         rows, metrics = self.evaluation_rows(features, "validation"), self.metrics  # type: ignore[attr-defined]  # subclass
         return Validation(rows, self.evaluable(network), self.outputs, metrics)
 
@@ -84,11 +84,11 @@ class Task:
         return network
 
     def phases(self, network: nn.Module) -> Sequence[Phase]:
-        """None: all parameters follow one loss."""
+        """None: one loss for all parameters."""
         return ()
 
     def score(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
-        """The task's main metric, negative if a smaller one is better."""
+        """The task's main metric, negated if lower is better."""
         return (metrics[self.metric] * direction(self.metric),)
 
     def details(self, outputs: Outputs, rows: Rows) -> dict[str, dict[str, float]]:
@@ -96,7 +96,7 @@ class Task:
         return {}
 
     def right(self, outputs: Outputs, targets: np.ndarray) -> np.ndarray | None:
-        """Answers are not simply right or wrong."""
+        """None: predictions are not simply right or wrong."""
         return None
 
     def confidence(self, outputs: Outputs) -> np.ndarray:
@@ -104,14 +104,14 @@ class Task:
         return np.ones(len(next(iter(outputs.values()))))
 
     def epoch_plot(self, path: Path, rows: Rows, outputs: Outputs) -> None:
-        """Nothing is drawn."""
+        """Draw nothing."""
 
     def input_codec(self) -> tuple[str, dict[str, Any]] | None:
-        """That of the feature extractor."""
+        """None: use the feature extractor's codec."""
         return None
 
     def requests(self, rows: Rows) -> list[bytes] | None:
-        """Rows as the feature extractor sends them."""
+        """None: use the feature extractor's requests."""
         return None
 
     def plots(self, folder: Path, rows: Rows, outputs: Outputs, *, worst: int) -> list[Path]:

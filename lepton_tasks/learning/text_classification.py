@@ -18,7 +18,7 @@ ATTENTION = "attention"
 class TextClassification(Classification):
     """One label per text (sentiment, topic, language, ...); rows are token ids int32 [N, T].
 
-    Beside the probabilities, networks answer how much each token weighed in them, float32 [N, T].
+    Networks also return the attention weight of each token, float32 [N, T].
     """
 
     features: ClassVar[tuple[str, ...]] = ("text",)
@@ -30,7 +30,7 @@ class TextClassification(Classification):
         return {"vocabulary": self.fitted["vocabulary"], "num_classes": len(self.labels)}
 
     def initialise(self, network: nn.Module) -> None:
-        """Put the word vectors into the network's `embedding`, if there are any."""
+        """Load the word vectors, if any, into the network's `embedding`."""
         import torch
 
         from lepton_tasks.data.extractors.vectors import word_vectors
@@ -41,7 +41,7 @@ class TextClassification(Classification):
             network.embedding.begin_with(torch.from_numpy(vectors))
 
     def training_rows(self, features: Path) -> Rows:
-        """The stored rows of the training split; batches are as wide as their longest text."""
+        """The training split; batches are trimmed to their longest text."""
         check_texts(features)
         return super().training_rows(features)._replace(cut=True)
 
@@ -58,7 +58,7 @@ class TextClassification(Classification):
         return TextClassifier(network)
 
     def plots(self, folder: Path, rows: Rows, outputs: Outputs, *, worst: int) -> list[Path]:
-        """``confusion_matrix.png``, the `worst` mistakes as ``worst.png``, and what some texts were judged by."""
+        """``confusion_matrix.png``, the `worst` mistakes as ``worst.png``, and the attention for some texts."""
         from lepton_tasks.codecs.text import load_tokenizer
         from lepton_tasks.learning.text_plots import attention_plot, worst_texts_plot
 

@@ -19,24 +19,24 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _LINE = 96  # characters
-_LINES = 3  # of a text; the rest is left out
+_LINES = 3  # per text; the rest is omitted
 _INCH = 0.19  # height of a line
-_TEXTS = 8  # that are drawn word by word
+_TEXTS = 8  # drawn word by word
 
 
 def pieces(tokenizer: Tokenizer, tokens: np.ndarray) -> list[str]:
-    """What each token adds to the text, spaces included; joined they are the text as the network sees it."""
+    """Text of each token, spaces included; joined they are the text as the network reads it."""
     ids = [int(token) for token in tokens if token != PAD]
     texts = [tokenizer.decode(ids[:end], skip_special_tokens=False) for end in range(len(ids) + 1)]
     return [after[len(before) :] for before, after in itertools.pairwise(texts)]
 
 
 def text_table(path: Path, title: str, rows: Sequence[tuple[str, str]]) -> Path:
-    """Draw short remarks, in bold, each above the text it is about.
+    """Draw short remarks, in bold, each above its text.
 
     Args:
         path: The PNG file to write.
-        title: Above all.
+        title: Title of the figure.
         rows: Remark and text.
     """
     from matplotlib.figure import Figure
@@ -64,7 +64,7 @@ def worst_texts_plot(
     *,
     count: int,
 ) -> Path:
-    """Draw the texts whose true label got the smallest probability, worst first; right answers are left out.
+    """Draw misclassified texts by the probability of the true label, lowest first.
 
     Args:
         path: The PNG file to write.
@@ -72,7 +72,7 @@ def worst_texts_plot(
         rows: Tokens int [N, T] and indices into `labels`, int [N].
         probabilities: Float [N, K].
         labels: The K names.
-        count: How many at most.
+        count: Maximum number of texts.
     """
     order = np.argsort(probabilities[np.arange(len(rows.targets)), rows.targets], kind="stable")
     said = probabilities.argmax(axis=1)
@@ -88,7 +88,7 @@ def worst_texts_plot(
 
 
 def attention_plot(path: Path, tokenizer: Tokenizer, rows: Rows, outputs: Outputs, labels: Sequence[str]) -> Path:
-    """Draw some texts, of different labels, with each word the darker the more it weighed in the answer.
+    """Draw texts of different labels, with words shaded by attention weight.
 
     Args:
         path: The PNG file to write.
@@ -111,7 +111,7 @@ def attention_plot(path: Path, tokenizer: Tokenizer, rows: Rows, outputs: Output
 
 
 def surprise_plot(path: Path, tokenizer: Tokenizer, rows: Rows, surprise: np.ndarray) -> Path:
-    """Draw texts from all over the split with each token the darker the less it was expected.
+    """Draw texts from across the split, with tokens shaded by surprisal.
 
     Args:
         path: The PNG file to write.
@@ -129,7 +129,7 @@ def surprise_plot(path: Path, tokenizer: Tokenizer, rows: Rows, surprise: np.nda
 
 
 def place_plot(path: Path, rows: Rows, surprise: np.ndarray) -> Path:
-    """Draw the perplexity of the first, second, ... token of all texts.
+    """Plot the perplexity by token position over all texts.
 
     Args:
         path: The PNG file to write.
@@ -140,7 +140,7 @@ def place_plot(path: Path, rows: Rows, surprise: np.ndarray) -> Path:
 
     real = np.asarray(rows.inputs) != PAD
     counts = real.sum(axis=0)
-    often = counts >= max(1, counts.max() // 20)  # beyond that a few long texts say little
+    often = counts >= max(1, counts.max() // 20)  # too few long texts beyond that
     means = (surprise[:, :-1] * real).sum(axis=0)[often] / counts[often]
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
@@ -151,7 +151,7 @@ def place_plot(path: Path, rows: Rows, surprise: np.ndarray) -> Path:
 
 
 def _shaded(path: Path, texts: Sequence[tuple[str, Sequence[str], np.ndarray]]) -> Path:
-    """Draw texts, each under a remark, with the strength in [0, 1] of each word as the darkness behind it."""
+    """Draw texts, each under a remark, with words shaded by their strength in [0, 1]."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 0.95 * len(texts) + 0.3))

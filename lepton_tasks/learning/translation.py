@@ -22,23 +22,22 @@ if TYPE_CHECKING:
     from torch import nn
 
 TOKENS, SCORES = "tokens", "scores"
-_DRAWN = 4  # sentences whose attention is drawn
-_BANDS = (10, 20)  # tokens of the source: short, middling and long texts are judged apart
+_DRAWN = 4  # sentences in the attention plot
+_BANDS = (10, 20)  # source tokens: short, medium and long texts are evaluated separately
 
 
 class Translation(Task):
     """Predict each target token from the source and the preceding target tokens.
 
     Stored rows are int32 [N, W]: the source with ``</s>``, and the target between ``<s>`` and ``</s>``. BLEU and chrF
-    compare texts, so that figures of different vocabularies compare; a vocabulary that knows no capitals is judged
-    without them.
+    are computed on texts, hence comparable across vocabularies; without case if the vocabulary is lower case.
 
     Args:
         fitted: Of the extractor ``text_pair``.
         labels: Not used.
         beams: Number of beams in the search; 1 is greedy decoding.
-        penalty: Beams are compared by their log-probability over their length to this power; 0 favours short texts.
-        length: Maximum number of generated tokens; null for the width of stored targets.
+        penalty: Length penalty: beams are ranked by log-probability / length**penalty; 0 favours short texts.
+        length: Maximum number of generated tokens; default the width of stored targets.
     """
 
     metric: ClassVar[str] = "bleu"
@@ -60,7 +59,7 @@ class Translation(Task):
         self.beams, self.penalty, self.length = beams, penalty, length or int(fitted["max_length"])
 
     def network_arguments(self) -> dict[str, Any]:
-        """The numbers of tokens, and whether both sides have the same ones."""
+        """Vocabulary sizes, and whether source and target share one vocabulary."""
         source, target = (json.loads(self.fitted[side])["model"] for side in ("tokenizer", "target_tokenizer"))
         return {
             "source_vocabulary": self.fitted["vocabulary"],
@@ -69,45 +68,45 @@ class Translation(Task):
         }
 
     def training_rows(self, features: Path) -> Rows:
-        """Pairs int32 [N, 2 W], source beside target, which is also what is wanted; alike in both lengths."""
+        """Pairs int32 [N, 2 W], source beside target, sorted by both lengths; the targets repeat the target half."""
         check_texts(features, framed=1)  # its end
         return _pairs(features, "train")
 
     def validation(self, network: nn.Module, features: Path) -> Validation:
-        """How well the network goes on at each place of the true targets: making whole texts takes far longer."""
+        """Next-token metrics with teacher forcing: generating whole texts takes far longer."""
         from lepton_tasks.models.seq2seq import Scored
 
         return Validation(_pairs(features, "validation"), Scored(network), ("log_likelihood", "right"), _going_on)
 
     def targets(self, stored: torch.Tensor, label_smoothing: float) -> torch.Tensor:
-        """How much the wanted token and how much all tokens count, float [2]; the tokens are among the inputs."""
+        """Weights of the target token and of all tokens, float [2]; the tokens are part of the inputs."""
         return stored.new_tensor([1 - label_smoothing, label_smoothing], dtype=stored.float().dtype)
 
     def trainable(self, network: nn.Module) -> nn.Module:
-        """The network, shown the target's tokens up to each place."""
+        """The network with teacher forcing."""
         from lepton_tasks.models.seq2seq import TeacherForced
 
         return TeacherForced(network)
 
     def deployable(self, network: nn.Module) -> nn.Module:
-        """Serving graph: the source's tokens -> the tokens of a text, and their mean log-probability."""
+        """Serving graph: source tokens -> generated tokens, and their mean log-probability."""
         from lepton_tasks.models.seq2seq import BeamSearch
 
         return BeamSearch(network, beams=self.beams, length=self.length, penalty=self.penalty)
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Mean cross-entropy (nats a token) of log-probabilities [M, 2], weighed by `targets`.
+        """Mean cross-entropy (nats per token) of log-probabilities [M, 2], weighted by `targets`.
 
         Source: label smoothing by Szegedy et al., "Rethinking the Inception architecture", 2016.
         """
         return -(outputs * targets).sum(dim=1).mean()
 
     def score(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
-        """The smaller perplexity, or the larger BLEU where whole texts were made."""
+        """Negated perplexity, or BLEU if whole texts were generated."""
         return (-metrics["perplexity"],) if "perplexity" in metrics else (metrics["bleu"],)
 
     def metrics(self, outputs: Outputs, targets: np.ndarray) -> dict[str, float]:
-        """BLEU and chrF, from 0 to 100, and the share of texts that are exactly as wanted.
+        """BLEU and chrF, from 0 to 100, and the share of exact matches.
 
         Source: Papineni et al., 2002; Popović, 2015; both as sacrebleu computes them (Post, "A call for clarity in
         reporting BLEU scores", 2018): BLEU with the tokeniser 13a and exponential smoothing, chrF of 6 characters.
@@ -115,7 +114,7 @@ class Translation(Task):
         return _compared(self._made(outputs[TOKENS]), self._made(targets))
 
     def details(self, outputs: Outputs, rows: Rows) -> dict[str, dict[str, float]]:
-        """The same figures of short, middling and long sources."""
+        """The same metrics for short, medium and long sources."""
         lengths = (np.asarray(rows.inputs) != PAD).sum(axis=1) - 1
         figures: dict[str, dict[str, float]] = {}
         for low, high in itertools.pairwise((0, *_BANDS, rows.inputs.shape[1])):
@@ -126,11 +125,11 @@ class Translation(Task):
         return figures
 
     def confidence(self, outputs: Outputs) -> np.ndarray:
-        """The geometric mean of the tokens' probabilities, float [N]."""
+        """Geometric mean of the token probabilities, float [N]."""
         return np.exp(outputs[SCORES])
 
     def baseline(self, rows: Rows) -> dict[str, float]:
-        """The metrics of answering with the source as it is."""
+        """Metrics of copying the source."""
         source = [decode_tokens(self.fitted["tokenizer"], tokens) for tokens in rows.inputs]
         return _compared(source, self._made(rows.targets))
 
@@ -169,7 +168,7 @@ class Translation(Task):
         return [attention_plot(folder / "attention.png", tables)]
 
     def output_codec(self) -> tuple[str, dict[str, Any]]:
-        """The codec that writes tokens as text."""
+        """Codec that decodes tokens to text."""
         return "text_made", {"tokenizer": self.fitted["target_tokenizer"]}
 
     def _made(self, tokens: np.ndarray) -> list[str]:
@@ -177,7 +176,7 @@ class Translation(Task):
 
 
 def _pairs(features: Path, split: str) -> Rows:
-    """Source beside target, int32 [N, 2 W], and the targets; in order of the source's length, then the target's."""
+    """Source beside target, int32 [N, 2 W], and the targets; sorted by source length, then target length."""
     rows = open_split(features, split)
     lengths = [(np.asarray(side) != PAD).sum(axis=1) for side in (rows.inputs, rows.targets)]
     both = lengths[0] * (rows.targets.shape[1] + 1) + lengths[1]
@@ -185,7 +184,7 @@ def _pairs(features: Path, split: str) -> Rows:
 
 
 def _going_on(outputs: Outputs, targets: np.ndarray) -> dict[str, float]:
-    """Perplexity, mean loss (nats a token) and accuracy of each next token of the true targets, ``</s>`` included."""
+    """Perplexity, mean loss (nats per token) and next-token accuracy on the true targets, ``</s>`` included."""
     count = int((np.asarray(targets[:, 1:]) != PAD).sum())
     loss = -float(outputs["log_likelihood"].sum(dtype=np.float64)) / count
     return {"perplexity": float(np.exp(loss)), "loss": loss, "accuracy": float(outputs["right"].sum()) / count}

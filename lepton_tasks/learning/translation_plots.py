@@ -19,7 +19,7 @@ def worst_plot(path: Path, source: Sequence[str], made: Sequence[str], wanted: S
         source: The sources.
         made: The translations.
         wanted: The references.
-        count: How many at most.
+        count: Maximum number of texts.
     """
     from sacrebleu.metrics.chrf import CHRF
 
@@ -60,7 +60,7 @@ def attention_plot(path: Path, tables: Sequence[tuple[Sequence[str], Sequence[st
 
     Args:
         path: The PNG file to write.
-        tables: For each text the source's S tokens, the T tokens made, and float [T, S]: the weight of each place.
+        tables: Per text the S source tokens, the T generated tokens, and attention weights float [T, S].
     """
     from matplotlib.figure import Figure
 

@@ -12,9 +12,9 @@ class Roc:
     """A receiver operating characteristic.
 
     Attributes:
-        far: Share of pairs of strangers at or above each threshold, float [T], rising.
-        accepted: Share of pairs of the same at or above it, float [T], rising.
-        thresholds: float [T], falling; the first is above all similarities.
+        far: False accept rate (impostor pairs) at each threshold, float [T], ascending.
+        accepted: True accept rate (genuine pairs) likewise, float [T], ascending.
+        thresholds: float [T], descending; the first is above all similarities.
     """
 
     far: np.ndarray
@@ -23,12 +23,12 @@ class Roc:
 
     @property
     def auc(self) -> float:
-        """Area under the curve: how often a pair of the same is more alike than one of strangers, ties half."""
+        """Area under the curve: how often a genuine pair is more similar than an impostor pair; ties count half."""
         return float(np.trapezoid(self.accepted, self.far))
 
     @property
     def eer(self) -> float:
-        """The error rate where as large a share of strangers is accepted as of the same is refused."""
+        """Equal error rate, where the false accept rate equals the false reject rate."""
         gap = self.far - (1 - self.accepted)
         after = int(np.argmax(gap >= 0))
         if after == 0:
@@ -38,11 +38,11 @@ class Roc:
         return float(self.far[before] + part * (self.far[after] - self.far[before]))
 
     def tar(self, far: float) -> float:
-        """Largest share of the same that can be accepted while at most a share `far` of strangers is."""
+        """Highest true accept rate with a false accept rate of at most `far`."""
         return float(self.accepted[self._at(far)])
 
     def threshold(self, far: float) -> float:
-        """The similarity from which on pairs are accepted then."""
+        """Similarity threshold of `tar`."""
         return float(self.thresholds[self._at(far)])
 
     def _at(self, far: float) -> int:
@@ -50,14 +50,14 @@ class Roc:
 
 
 def similarities(embeddings: np.ndarray, identities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines of all pairs of the same identity, and of all others.
+    """Cosine similarities of all pairs of the same identity, and of all others.
 
     Args:
         embeddings: float [N, D], of unit length.
         identities: int [N].
 
     Returns:
-        float32 [pairs] each; one cosine of 0 stands for a kind of which there is no pair.
+        float32 [pairs] each; a single 0 if there is no such pair.
     """
     first, second = np.triu_indices(len(embeddings), 1)
     cosines = (embeddings @ embeddings.T)[first, second].astype(np.float32)
@@ -67,22 +67,22 @@ def similarities(embeddings: np.ndarray, identities: np.ndarray) -> tuple[np.nda
 
 
 def roc(same: np.ndarray, strangers: np.ndarray) -> Roc:
-    """The curve of similarities of pairs of the same, float [P], and of strangers, float [Q]; NaN if one of them is."""
+    """ROC of similarities of genuine pairs, float [P], and impostor pairs, float [Q]; NaN if any of them is."""
     values = np.concatenate([same, strangers])
     if np.isnan(values).any():
         return Roc(*np.full((3, 2), np.nan))
     order = np.argsort(-values, kind="stable")
     ranked, own = values[order], order < len(same)
-    last = np.flatnonzero(np.append(np.diff(ranked) != 0, True))  # pairs as alike as each other are accepted together
+    last = np.flatnonzero(np.append(np.diff(ranked) != 0, True))  # tied pairs are accepted together
     accepted, far = (np.cumsum(kind)[last] / kind.sum() for kind in (own, ~own))
     above = ranked[0] + 1e-3
     return Roc(np.append(0.0, far), np.append(0.0, accepted), np.append(above, ranked[last]))
 
 
 def rank1(embeddings: np.ndarray, identities: np.ndarray) -> float:
-    """Share of rows whose most similar enrolled picture is of the same identity, one picture of each being enrolled.
+    """Share of rows whose nearest enrolled image has the same identity, with one image enrolled per identity.
 
-    Averaged over which of an identity's first ten pictures is enrolled. 0 if no identity has two.
+    Averaged over enrolling each of an identity's first ten images. 0 if no identity has two.
     """
     members = [np.flatnonzero(identities == identity) for identity in np.unique(identities)]
     right = asked = 0
@@ -97,7 +97,7 @@ def rank1(embeddings: np.ndarray, identities: np.ndarray) -> float:
 
 
 def nearest(embeddings: np.ndarray) -> np.ndarray:
-    """The most similar other row of each, int [N]."""
+    """Index of the most similar other row, int [N]."""
     cosines = embeddings @ embeddings.T
     np.fill_diagonal(cosines, -np.inf)
     return np.asarray(cosines.argmax(axis=1))

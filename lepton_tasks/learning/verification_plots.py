@@ -9,11 +9,11 @@ import numpy as np
 
 from lepton_tasks.learning.verification import Roc
 
-_SMALLEST = 1e-4  # of the false accept rates on the logarithmic axis
+_SMALLEST = 1e-4  # lower end of the logarithmic axis of false accept rates
 
 
 def roc_plot(path: Path, curves: Mapping[str, Roc], *, far: float) -> Path:
-    """Draw ROC curves by name, the share of strangers on a logarithmic axis; `far` is marked."""
+    """Plot ROC curves by name, with a logarithmic false accept rate; `far` is marked."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4.5), layout="constrained")
@@ -36,7 +36,7 @@ def roc_plot(path: Path, curves: Mapping[str, Roc], *, far: float) -> Path:
 
 
 def similarity_plot(path: Path, same: np.ndarray, strangers: np.ndarray, threshold: float) -> Path:
-    """Draw how similarities float [P] of the same and float [Q] of strangers are distributed."""
+    """Plot the similarity distributions of genuine pairs, float [P], and impostor pairs, float [Q]."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")
@@ -52,14 +52,14 @@ def similarity_plot(path: Path, same: np.ndarray, strangers: np.ndarray, thresho
 
 
 def pairs_plot(path: Path, pictures: np.ndarray, embeddings: np.ndarray, identities: np.ndarray, *, count: int) -> Path:
-    """Draw the least similar pairs of the same person above the most similar ones of strangers.
+    """Draw the least similar genuine pairs above the most similar impostor pairs.
 
     Args:
         path: The PNG file to write.
         pictures: uint8 [N, H, W, C] with 1 or 3 channels.
         embeddings: float [N, D], of unit length.
         identities: int [N].
-        count: Pairs at most, half of each kind.
+        count: Maximum number of pairs, half of each kind.
     """
     from matplotlib.figure import Figure
 
