@@ -15,16 +15,16 @@ from lepton_tasks.models.pictures import pixels
 
 
 class Autoencoder(nn.Module):
-    """Convolutional autoencoder with three halvings and a narrow bottleneck.
+    """Convolutional autoencoder with three stride-2 stages and a narrow bottleneck.
 
     Args:
-        sample_shape: ``(height, width, channels)`` of a picture or ``(steps, numbers)`` of a window of a series.
+        sample_shape: ``(height, width, channels)`` of an image or ``(steps, variables)`` of a window of a series.
         width: Channels of the first layer; the later ones have twice and four times as many.
-        code: Channels of the narrow layer, at each cell of 8 x 8 pixels or 8 steps. Fewer than a cell's numbers: what
-            is usual must be told in few words, and what is unusual cannot be.
+        code: Channels of the bottleneck, per cell of 8 x 8 pixels or 8 steps. Fewer than a cell's values, so that only
+            common patterns can be reconstructed.
 
     Attributes:
-        threshold: The largest normal error of a cell: a buffer, infinite until it is set, kept with the weights.
+        threshold: Largest normal cell error: a buffer, infinite until set, saved with the weights.
 
     Source: Hinton and Salakhutdinov, "Reducing the dimensionality of data with neural networks", 2006.
     """
@@ -52,7 +52,7 @@ class Autoencoder(nn.Module):
         self.up = nn.Sequential(*up)
 
     def forward(self, samples: torch.Tensor) -> torch.Tensor:
-        """The samples as they are given back, float32 [N, channels, *sides]."""
+        """Reconstructions, float32 [N, channels, *sides]."""
         missing = [side for size in reversed(self._sides) for side in (0, -size % CELL)]
         given: torch.Tensor = self.up(self.down(functional.pad(samples, missing)))
         return given[..., : self._sides[0], : self._sides[1]] if len(self._sides) == 2 else given[..., : self._sides[0]]
@@ -62,7 +62,7 @@ class CellErrors(nn.Module):
     """Reconstruction errors of an autoencoder, per cell.
 
     Args:
-        network: Gives back normalised samples float32 [N, channels, *sides].
+        network: Reconstructs normalised samples float32 [N, channels, *sides].
         mean: Per channel.
         std: Likewise; above 0.
     """
@@ -78,9 +78,9 @@ class CellErrors(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, *ones))
 
     def forward(self, samples: torch.Tensor) -> torch.Tensor:
-        """Mean squared differences over channels and cells, float32 [N, cells, ...], of [N, channels, *sides].
+        """Mean squared error per cell, float32 [N, cells, ...], of samples [N, channels, *sides].
 
-        In units of the spread; a cell at the edge may be smaller.
+        In units of the standard deviation; cells at the edge may be smaller.
         """
         samples = (samples - self.mean) / self.std
         wrong = (self.network(samples) - samples).square().mean(dim=1, keepdim=True)
@@ -90,10 +90,10 @@ class CellErrors(nn.Module):
 
 
 class Watch(nn.Module):
-    """Serving graph: a stored sample in, whether it is an anomaly out.
+    """Serving graph: stored samples -> anomaly scores and decisions.
 
     Args:
-        errors: The autoencoder, whose buffer ``threshold`` is the largest normal error.
+        errors: Wraps the autoencoder, whose buffer ``threshold`` is the largest normal error.
     """
 
     def __init__(self, errors: CellErrors) -> None:
@@ -101,9 +101,9 @@ class Watch(nn.Module):
         self.errors = errors
 
     def forward(self, sample: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Score and threshold float32 [N], whether the score is above it, bool [N], and the errors of all cells.
+        """Score and threshold float32 [N], whether the score exceeds it, bool [N], and all cell errors.
 
-        Takes pictures uint8 [N, H, W, C] or windows float32 [N, steps, numbers]. The score is the largest error.
+        Takes images uint8 [N, H, W, C] or windows float32 [N, steps, variables]. The score is the largest error.
         """
         errors = self.errors(channels_first(sample))
         scores = errors.flatten(1).amax(dim=1)
@@ -112,5 +112,5 @@ class Watch(nn.Module):
 
 
 def channels_first(stored: torch.Tensor) -> torch.Tensor:
-    """float32 [N, channels, *sides] of stored pictures, brought to [0, 1], or of stored windows."""
+    """Convert stored images, scaled to [0, 1], or stored windows to float32 [N, channels, *sides]."""
     return pixels(stored) if stored.dim() == 4 else stored.transpose(1, 2)

@@ -10,15 +10,15 @@ from torch import nn
 
 
 class CNN(nn.Module):
-    """Four convolutions with batch normalisation, three halvings, global average pooling.
+    """Four convolutions with batch normalisation, three downsamplings, global average pooling.
 
-    The average makes the network indifferent to the picture's size, so that it can be trained on crops.
+    The pooling makes the network independent of the image size, so it can be trained on crops.
 
     Args:
-        input_shape: ``(height, width, channels)`` of a picture; at least 8x8.
+        input_shape: ``(height, width, channels)`` of an image; at least 8x8.
         num_classes: Number of classes.
         width: Channels of the first convolution; the later ones have twice, twice and four times as many.
-        dropout: Dropout rate of the averaged features, in [0, 1).
+        dropout: Dropout rate of the pooled features, in [0, 1).
 
     Source: LeCun et al., "Gradient-based learning applied to document recognition", 1998; batch normalisation by
     Ioffe and Szegedy, 2015; the average in place of dense layers by Lin et al., "Network in Network", 2014.

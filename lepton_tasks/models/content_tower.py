@@ -13,13 +13,12 @@ from lepton_tasks.models.recommenders import Recommender, Share, Size, table
 class ContentTower(Recommender):
     """Items as weighted means of word vectors; users by their items, the most recent weighted highest.
 
-    An item without interactions is scored as well as others; `popular` says whether the frequency of interactions
-    may be learned in addition to the words.
+    Items without interactions are scored equally well; `popular` adds a learned popularity bias to the words.
 
     Args:
-        num_items: Items are numbered from 1 to this.
-        num_words: Words are numbered from 1 to this.
-        item_words: Most words of an item.
+        num_items: Number of items; indices start at 1.
+        num_words: Number of words; indices start at 1.
+        item_words: Maximum words per item.
         size: Length of a vector.
         fade: Relative loss of weight from each item of the history to the one before it.
         dropout: Dropout rate of the user vector.
@@ -42,7 +41,7 @@ class ContentTower(Recommender):
         popular: bool = True,
     ) -> None:
         super().__init__(0, num_items)
-        # Some items have the same words: without a little chance, rounding would decide which is the better one.
+        # Breaks ties between items with the same words, which rounding would break otherwise.
         self.item_bias = table(num_items, 1, spread=1e-3).requires_grad_(popular)
         self.register_buffer("words", torch.zeros(num_items + 1, item_words, dtype=torch.int64))
         self.vectors, self.weights = table(num_words, size, spread=0.5), table(num_words, 1)
@@ -51,7 +50,7 @@ class ContentTower(Recommender):
         self.dropout, self.fade = nn.Dropout(dropout), fade
 
     def describe(self, item_words: Sequence[Sequence[int]], weights: Sequence[float]) -> None:
-        """Begin with the words of each item, by number from 1, and the weight of each word."""
+        """Set the words of each item, by index from 1, and the weight of each word."""
         with torch.no_grad():
             for item, words in enumerate(item_words, start=1):
                 self.words[item, : len(words)] = torch.tensor(list(words), dtype=torch.int64)
@@ -71,7 +70,7 @@ class ContentTower(Recommender):
         return torch.as_tensor(scores + self.level)
 
     def _items(self) -> torch.Tensor:
-        """The vectors of all items by number, float32 [num_items + 1, size]."""
+        """Vectors of all items by index, float32 [num_items + 1, size]."""
         weight = self.weights(self.words)
         mean = (self.vectors(self.words) * weight).sum(dim=1) / weight.abs().sum(dim=1).clamp(min=1)
         return torch.as_tensor(mean)

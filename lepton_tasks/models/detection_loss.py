@@ -7,21 +7,21 @@ from torch.nn import functional
 
 from lepton_tasks.models.detector import STRIDE, boxes_of, centres
 
-# A middle is a hill, not a point: its spread is this share of the box's sides, and at least half a place of the map.
+# Centres are Gaussian peaks: their spread is this share of the box's sides, and at least half a map cell.
 _SPREAD = 0.1
-_AROUND = 0.2  # height of the hill down to which a place learns the sides of its box
+_AROUND = 0.2  # minimum peak value at which a cell learns the sides of its box
 
 
 def detection_loss(maps: torch.Tensor, targets: torch.Tensor, *, sides: float) -> torch.Tensor:
-    """Focal loss of the middles, and `sides` times the mean generalised IoU loss of the boxes around them.
+    """Focal loss of the centres plus `sides` times the mean generalised IoU loss of their boxes.
 
     Args:
-        maps: float [N, K + 4, H, W], as `CentreDetector` gives them.
-        targets: float [N, M, 5]: kind (below 0: none), left, top, right, bottom, in pixels of the picture.
-        sides: Weight of the second part.
+        maps: float [N, K + 4, H, W], output of `CentreDetector`.
+        targets: float [N, M, 5]: class (below 0: none), left, top, right, bottom, in pixels of the image.
+        sides: Weight of the box loss.
 
     Source: Zhou et al., "Objects as points", 2019 (focal loss); Liu et al., "Training-time-friendly network", 2020
-    (boxes learned by all places near a middle, the nearer the more); Rezatofighi et al., "GIoU", 2019.
+    (boxes learned by all cells near a centre, weighted by proximity); Rezatofighi et al., "GIoU", 2019.
     """
     maps = maps.float()
     logits, distances = maps[:, :-4], maps[:, -4:]
@@ -34,7 +34,7 @@ def detection_loss(maps: torch.Tensor, targets: torch.Tensor, *, sides: float) -
 
 
 def _hills(targets: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """For each box, 1 at the place nearest to its middle, less around it: float [N, M, H, W]; 0 where there is none."""
+    """Gaussian peak per box, 1 at the cell nearest its centre: float [N, M, H, W]; 0 for no box."""
     low, high = targets[:, :, 1:3], targets[:, :, 3:5]
     limit = torch.tensor([width - 1, height - 1], device=targets.device)
     nearest = ((low + high) / 2 / STRIDE).floor().clamp(min=0).minimum(limit)
@@ -46,7 +46,7 @@ def _hills(targets: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def _focal(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Focal loss over all places, divided by the number of hilltops."""
+    """Focal loss over all cells, divided by the number of peaks."""
     top = wanted > 1 - 1e-4
     sure, unsure = functional.logsigmoid(logits), functional.logsigmoid(-logits)
     share = logits.sigmoid()
@@ -56,7 +56,7 @@ def _focal(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
 
 
 def _boxes_around(hills: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which box each place learns, the smallest of those whose hill it is on: weight [N, H, W] and box [N, H, W, 4]."""
+    """Box that each cell learns, the smallest whose peak covers it: weight [N, H, W] and box [N, H, W, 4]."""
     areas = (targets[:, :, 3:5] - targets[:, :, 1:3]).prod(dim=2)[:, :, None, None]
     on = hills > _AROUND
     chosen = torch.where(on, areas, torch.inf).argmin(dim=1, keepdim=True)
@@ -67,7 +67,7 @@ def _boxes_around(hills: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Ten
 
 
 def generalised_iou(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Intersection over union, less the share of the smallest common box that neither covers; float [...] in [-1, 1].
+    """IoU minus the uncovered share of the smallest enclosing box; float [...] in [-1, 1].
 
     Args:
         first: float [..., 4]: left, top, right, bottom.

@@ -14,8 +14,8 @@ from lepton_tasks.models.pictures import pixels
 from lepton_tasks.models.residual_cnn import Residual, conv
 
 STRIDE = 8
-"""Pixels of the picture for one place of the map, either way."""
-_RARE = 0.01  # what the network answers everywhere before it has learned; Lin et al., "Focal loss", 2017
+"""Image pixels per map cell, in both directions."""
+_RARE = 0.01  # initial probability everywhere; Lin et al., "Focal loss", 2017
 
 
 class CentreDetector(nn.Module):
@@ -24,15 +24,15 @@ class CentreDetector(nn.Module):
     With the default parameters it has 0.8 million parameters.
 
     Args:
-        input_shape: ``(height, width, channels)`` of a picture; both sides multiples of 32.
-        num_kinds: How many kinds of things there are.
-        width: Channels of the first stage; the later ones have twice as many each.
+        input_shape: ``(height, width, channels)`` of an image; both sides multiples of 32.
+        num_kinds: Number of classes.
+        width: Channels of the first stage; doubled by each later one.
         blocks: Residual blocks of the stages at 1/4, 1/8, 1/16 and 1/32.
         neck: Channels of the merged map.
-        usual_size: Sides of a usual thing, in pixels: where the sizes begin.
+        usual_size: Typical object size, in pixels: initial prediction.
 
-    Source: Zhou et al., "Objects as points", 2019; distances to the four sides by Tian et al., "FCOS", 2019; the way up
-    by Lin et al., "Feature pyramid networks", 2017.
+    Source: Zhou et al., "Objects as points", 2019; distances to the four sides by Tian et al., "FCOS", 2019; top-down
+    path by Lin et al., "Feature pyramid networks", 2017.
     """
 
     prunable: ClassVar[bool] = True
@@ -74,8 +74,8 @@ class CentreDetector(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Maps float32 [N, num_kinds + 4, H / 8, W / 8] of normalised images float32 [N, C, H, W].
 
-        First a logit for each kind, that the middle of one is there; then the logarithms of the distances to its left,
-        upper, right and lower side, in units of 8 pixels.
+        First a centre logit per class; then the log-distances to the left, top, right and bottom side, in units of 8
+        pixels.
         """
         maps, x = [], self.stem(images)
         for index, stage in enumerate(self.stages):
@@ -91,10 +91,10 @@ class CentreDetector(nn.Module):
 
 
 def boxes_of(distances: torch.Tensor) -> torch.Tensor:
-    """Boxes float32 [N, H, W, 4] (left, top, right, bottom, in pixels of the picture) of maps of log-distances.
+    """Boxes float32 [N, H, W, 4] (left, top, right, bottom, in image pixels) of log-distance maps.
 
     Args:
-        distances: float [N, 4, H, W], as the last four channels of `CentreDetector`.
+        distances: float [N, 4, H, W], the last four channels of `CentreDetector`.
     """
     height, width = distances.shape[2:]
     reach = STRIDE * distances.float().clamp(-6, 6).exp().permute(0, 2, 3, 1)
@@ -103,23 +103,23 @@ def boxes_of(distances: torch.Tensor) -> torch.Tensor:
 
 
 def centres(height: int, width: int, device: torch.device) -> torch.Tensor:
-    """Middles of the places of a map, float32 [height, width, 2] (x, y), in pixels of the picture."""
+    """Centres of the map cells, float32 [height, width, 2] (x, y), in image pixels."""
     y = (torch.arange(height, device=device) + 0.5) * STRIDE
     x = (torch.arange(width, device=device) + 0.5) * STRIDE
     return torch.stack([x.expand(height, width), y[:, None].expand(height, width)], dim=2)
 
 
 class Detections(nn.Module):
-    """Serving graph: stored pictures in, boxes out.
+    """Serving graph: stored images -> boxes.
 
-    Peaks of the maps are candidates; of two that overlap, the one with the higher score stays. All pairs are compared
+    Peaks of the maps are candidates; of two that overlap, the lower-scoring one is removed. All pairs are compared
     at once, so a suppressed box still suppresses others: no loop, hence plain ONNX.
 
     Args:
-        maps: Takes pictures float32 [N, C, H, W] in [0, 1], gives the maps of `CentreDetector`.
+        maps: Images float32 [N, C, H, W] in [0, 1] -> maps of `CentreDetector`.
         most: Maximum number of boxes per image.
-        least: Minimum score of the boxes that are returned.
-        overlap: Boxes of one kind that overlap more (intersection over union) are one.
+        least: Minimum score of returned boxes.
+        overlap: IoU threshold of non-maximum suppression within a class.
 
     Source: peaks by Zhou et al., "Objects as points", 2019; suppression by Bolya et al., "YOLACT", 2019 ("Fast NMS").
     """
@@ -129,17 +129,17 @@ class Detections(nn.Module):
         self.maps, self.most, self.least, self.overlap = maps, most, least, overlap
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Boxes float32 [N, most, 4], scores float32 [N, most] and kinds int64 [N, most] of uint8 [N, H, W, C].
+        """Boxes float32 [N, most, 4], scores float32 [N, most] and classes int64 [N, most] of uint8 [N, H, W, C].
 
-        A box is left, top, right, bottom, each in [0, 1] as a share of the picture's width or height. Boxes come in the
-        order of their places; a score of 0 is no box.
+        A box is left, top, right, bottom, each in [0, 1] relative to the image's width or height. Boxes are in order of
+        position; a score of 0 means no box.
         """
         height, width = image.shape[1:3]
         maps = self.maps(pixels(image)).float()
         logits, distances = maps[:, :-4], maps[:, -4:]
         scores = logits.sigmoid()
         peak = scores == functional.max_pool2d(scores, 3, stride=1, padding=1)
-        # Below the limit all are equal, so that their order, which no two runtimes share, does not show.
+        # Equal scores below the limit hide the order of ties, which differs between runtimes.
         scores = torch.where(peak & (scores >= self.least), scores, torch.zeros_like(scores)).flatten(1)
         places = logits.shape[2] * logits.shape[3]
         found, index = scores.topk(min(self.most, scores.shape[1]), dim=1)
@@ -155,7 +155,7 @@ class Detections(nn.Module):
         return boxes * (~nothing)[:, :, None], found, torch.where(nothing, torch.zeros_like(kinds), kinds)
 
     def _doubled(self, boxes: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
-        """Which boxes, of falling score, overlap a surer one of their kind: bool [N, most]."""
+        """Boxes, in descending order of score, that overlap a higher-scoring one of their class: bool [N, most]."""
         low = torch.maximum(boxes[:, :, None, :2], boxes[:, None, :, :2])
         high = torch.minimum(boxes[:, :, None, 2:], boxes[:, None, :, 2:])
         shared = (high - low).clamp(min=0).prod(dim=3)

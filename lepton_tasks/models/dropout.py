@@ -9,13 +9,13 @@ _LEVELS = 256
 
 
 class Dropout(nn.Module):
-    """Numbers dropped at random in training, the others made larger so that the sum stays the same on average.
+    """Zero random values in training and scale up the others to preserve the expected sum.
 
-    One random byte decides on each number, so the share is a multiple of 1/256. torch's own draws 32 bits for each, one
-    after the other: a tenth of a transformer's training step on a CPU.
+    Uses one random byte per value, so the share is a multiple of 1/256. torch's own draws 32 bits for each,
+    sequentially: a tenth of a transformer's training step on a CPU.
 
     Args:
-        share: Of the numbers that are dropped, in [0, 1).
+        share: Dropout rate, in [0, 1).
 
     Source: Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting", 2014.
     """
@@ -27,7 +27,7 @@ class Dropout(nn.Module):
         self.kept = max(1, round((1 - share) * _LEVELS))
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Of the shape and type of `values`, floats."""
+        """Floats of the shape and dtype of `values`."""
         if not self.training or self.kept == _LEVELS:
             return values
         words = torch.empty(-(-values.numel() // 8), dtype=torch.int64, device=values.device)

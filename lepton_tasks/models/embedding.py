@@ -16,18 +16,18 @@ from lepton_tasks.models.residual_cnn import residual_stages
 class EmbeddingCNN(nn.Module):
     """Residual stages, spatially weighted pooling, and a projection to an embedding.
 
-    A plain average over the map would forget where things are; faces are aligned, so each place has its own weight.
+    Average pooling would discard positions; faces are aligned, so each position has its own weight.
 
     Args:
-        input_shape: ``(height, width, channels)`` of a picture; at least 16x16. Pictures of another size do not fit.
-        num_identities: How many different ones the training rows show.
+        input_shape: ``(height, width, channels)`` of an image; at least 16x16. The size is fixed.
+        num_identities: Number of identities in the training rows.
         width: Channels of the first stage.
-        blocks: Residual blocks of each stage.
+        blocks: Residual blocks per stage.
         embedding_size: Length of the embedding.
         dropout: Dropout rate of the pooled features, in [0, 1).
 
-    Source: the pooling by Chen et al., "MobileFaceNets", 2018; a direction for each identity that is only needed in
-    training by Deng et al., "ArcFace", 2019.
+    Source: the pooling by Chen et al., "MobileFaceNets", 2018; a direction per identity, needed only in training, by
+    Deng et al., "ArcFace", 2019.
     """
 
     prunable: ClassVar[bool] = True
@@ -66,8 +66,8 @@ class EmbeddingCNN(nn.Module):
         return embeddings
 
     def cosines(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """How far each embedding points towards each identity of the training rows, float32 [N, num_identities]."""
-        with torch.autocast(embeddings.device.type, enabled=False):  # an angle needs more digits than bfloat16 has
+        """Cosine similarity of each embedding to each training identity, float32 [N, num_identities]."""
+        with torch.autocast(embeddings.device.type, enabled=False):  # bfloat16 is too imprecise for angles
             return functional.normalize(embeddings.float()) @ functional.normalize(self.identities).T
 
 
@@ -75,7 +75,7 @@ class ToIdentities(nn.Module):
     """Training graph: normalised images -> cosines to the identities.
 
     Args:
-        network: An `EmbeddingCNN`, or what has the same two methods.
+        network: An `EmbeddingCNN`, or a module with the same two methods.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -89,11 +89,11 @@ class ToIdentities(nn.Module):
 
 
 class Directions(nn.Module):
-    """Serving graph: stored pictures in, embeddings of unit length out.
+    """Serving graph: stored images -> embeddings of unit length.
 
     Args:
-        embeddings: Takes pictures float32 [N, C, H, W] in [0, 1], gives embeddings [N, D].
-        mirror: Answer with the sum of the directions of a picture and its mirror image.
+        embeddings: Images float32 [N, C, H, W] in [0, 1] -> embeddings [N, D].
+        mirror: Sum the unit embeddings of an image and its mirror image.
     """
 
     def __init__(self, embeddings: nn.Module, *, mirror: bool = False) -> None:

@@ -1,7 +1,7 @@
 """Forecasting networks: from a window of a time series to the following values.
 
-Beside its layers each has a linear path, ``direct``, from the last row to all that follows: that the last value stays
-is a good guess for the first steps, which layers alone learn slowly.
+Each has an additional linear path, ``direct``, from the last row to the forecast: persistence is a good estimate for
+the first steps, which the layers alone learn slowly.
 
 Source of the linear path: Lai et al., "Modeling long- and short-term temporal patterns with deep neural networks",
 2018.
@@ -26,10 +26,10 @@ class TemporalCNN(nn.Module):
         inputs: Values per row.
         horizon: Rows to forecast.
         width: Channels.
-        kernel: Rows one convolution sees.
+        kernel: Kernel size, in rows.
         dropout: Dropout rate.
 
-    There are as many layers as it takes for the last row to have seen the whole window.
+    The number of layers makes the receptive field of the last row cover the whole window.
 
     Source: Bai, Kolter and Koltun, "An empirical evaluation of generic convolutional and recurrent networks for
     sequence modeling", 2018.
@@ -83,7 +83,7 @@ class RNNForecaster(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        del window  # any length is read
+        del window  # any length works
         sizes = [inputs, *[width] * (layers - 1)]
         self.readers = nn.ModuleList(CELLS[cell](size, width, batch_first=True) for size in sizes)
         self.dropout = nn.Dropout(dropout)
@@ -100,12 +100,12 @@ class RNNForecaster(nn.Module):
 
 
 class Forecast(nn.Module):
-    """Serving graph: windows in, what follows in the unit of the target out.
+    """Serving graph: windows -> forecasts in the unit of the target.
 
     Args:
-        network: Takes windows float32 [N, window, inputs], gives scaled numbers [N, horizon].
-        mean: Of the target.
-        std: Its spread.
+        network: Windows float32 [N, window, inputs] -> scaled values [N, horizon].
+        mean: Mean of the target.
+        std: Standard deviation of the target.
     """
 
     def __init__(self, network: nn.Module, mean: float, std: float) -> None:
@@ -113,7 +113,7 @@ class Forecast(nn.Module):
         self.network, self._mean, self._std = network, mean, std
 
     def forward(self, series: torch.Tensor) -> torch.Tensor:
-        """Numbers float32 [N, horizon]."""
+        """Forecasts float32 [N, horizon] of windows `series`."""
         foretold: torch.Tensor = self.network(series) * self._std + self._mean
         return foretold
 

@@ -19,15 +19,15 @@ class DCGAN(nn.Module):
     The default has 1.5 million parameters for digits of 28x28 pixels.
 
     Args:
-        output_shape: ``(height, width, channels)`` of a picture; both sides multiples of 4.
-        num_classes: Classes that can be asked for; 0 if nothing is asked.
-        latent: Length of the noise.
+        output_shape: ``(height, width, channels)`` of an image; both sides multiples of 4.
+        num_classes: Number of classes; 0 for an unconditional network.
+        latent: Length of the noise vector.
         width: Channels of the maps at full size; those at half and quarter size have twice and four times as many.
 
     Source: Radford et al., "DCGAN", 2016; classes by Mirza and Osindero, "Conditional GANs", 2014, and in the critic by
-    Miyato and Koyama, "cGANs with projection discriminator", 2018. Enlarging before a convolution leaves no chequered
-    patterns: Odena et al., 2016. The critic normalises each picture by itself, as a gradient penalty needs: Gulrajani
-    et al., 2017.
+    Miyato and Koyama, "cGANs with projection discriminator", 2018. Upsampling before a convolution avoids checkerboard
+    artifacts: Odena et al., 2016. The critic normalises each image separately, as a gradient penalty requires:
+    Gulrajani et al., 2017.
     """
 
     def __init__(self, output_shape: Sequence[int], num_classes: int, latent: int, *, width: int = 32) -> None:
@@ -37,12 +37,12 @@ class DCGAN(nn.Module):
         self.critic = Critic(output_shape, num_classes, width)
 
     def forward(self, code: torch.Tensor) -> torch.Tensor:
-        """Pictures float32 [N, C, H, W] in [-1, 1] of codes float32 [N, latent + num_classes]; see `code`."""
+        """Images float32 [N, C, H, W] in [-1, 1] of codes float32 [N, latent + num_classes]; see `code`."""
         pictures: torch.Tensor = self.generator(code)
         return pictures
 
     def code(self, labels: torch.Tensor) -> torch.Tensor:
-        """New noise, and 1 at the place of each label: float32 [N, latent + num_classes] for int64 [N]."""
+        """New noise and one-hot labels: float32 [N, latent + num_classes] for int64 [N]."""
         noise = torch.randn(len(labels), self.latent, device=labels.device)
         if not self.num_classes:
             return noise
@@ -50,7 +50,7 @@ class DCGAN(nn.Module):
 
 
 class Generator(nn.Module):
-    """Codes [N, size] -> pictures [N, C, H, W] in [-1, 1]; see `DCGAN`."""
+    """Codes [N, size] -> images [N, C, H, W] in [-1, 1]; see `DCGAN`."""
 
     def __init__(self, output_shape: Sequence[int], size: int, width: int) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class Generator(nn.Module):
 
 
 class Critic(nn.Module):
-    """Pictures [N, C, H, W] in [-1, 1] and their labels -> how real each looks, float [N]; see `DCGAN`."""
+    """Images [N, C, H, W] in [-1, 1] and their labels -> realism score, float [N]; see `DCGAN`."""
 
     def __init__(self, output_shape: Sequence[int], num_classes: int, width: int) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class Critic(nn.Module):
 
 
 class Adversary(nn.Module):
-    """What the generator is trained on: real pictures in, the critic's scores of as many generated ones out.
+    """Training graph of the generator: real images -> critic scores of as many generated ones.
 
     Args:
         network: A `DCGAN`.
@@ -116,7 +116,7 @@ class Adversary(nn.Module):
         self.network = network
 
     def forward(self, images: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
-        """Scores float [N]; of classes drawn at random unless `labels` int64 [N] says which."""
+        """Scores float [N]; classes are random unless given as `labels` int64 [N]."""
         if labels is None:
             labels = torch.randint(max(1, self.network.num_classes), (len(images),), device=images.device)
         scores: torch.Tensor = self.network.critic(self.network(self.network.code(labels)), labels)
@@ -124,10 +124,10 @@ class Adversary(nn.Module):
 
 
 class Pictures(nn.Module):
-    """Serving graph: codes in, pictures out.
+    """Serving graph: codes -> images.
 
     Args:
-        network: A `DCGAN`, or what else maps codes to pictures [N, C, H, W] in [-1, 1].
+        network: A `DCGAN`, or another map from codes to images [N, C, H, W] in [-1, 1].
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -135,16 +135,16 @@ class Pictures(nn.Module):
         self.network = network
 
     def forward(self, code: torch.Tensor) -> torch.Tensor:
-        """Pictures float32 [N, H, W, C] in [0, 1] of codes float32 [N, latent + classes]."""
+        """Images float32 [N, H, W, C] in [0, 1] of codes float32 [N, latent + classes]."""
         pictures: torch.Tensor = self.network(code)
         return (pictures.permute(0, 2, 3, 1) + 1) / 2
 
 
 class Look(nn.Module):
-    """What a classifier sees in pictures, before and after its last layer.
+    """Features and predicted labels of an image classifier.
 
     Args:
-        network: On pixels in [-1, 1].
+        network: Classifier of pixels in [-1, 1].
     """
 
     def __init__(self, network: CNN) -> None:
@@ -152,13 +152,13 @@ class Look(nn.Module):
         self.network = network
 
     def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features float32 [N, D] and labels int64 [N] of pictures float32 [N, H, W, C] in [0, 1]."""
+        """Features float32 [N, D] and labels int64 [N] of images float32 [N, H, W, C] in [0, 1]."""
         features = self.network.features(pictures.permute(0, 3, 1, 2) * 2 - 1).mean(dim=(2, 3))
         return features, self.network.head(features).argmax(dim=1)
 
 
 def gradient_penalty(critic: nn.Module, real: torch.Tensor, drawn: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """How far the slope of the critic between real and drawn pictures is from 1, squared: a scalar.
+    """Mean squared deviation of the critic's gradient norm from 1 between real and generated images: a scalar.
 
     Source: Gulrajani et al., "Improved training of Wasserstein GANs", 2017.
     """

@@ -8,20 +8,20 @@ import numpy as np
 import torch
 from torch import nn
 
-# Keeps the floats of one batch near 64 MB, whatever the size of a row.
+# Limits one batch to about 64 MB of floats for any row size.
 _BATCH_BYTES = 64 << 20
 
 
 def predict(module: nn.Module, inputs: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Outputs [N, ...] of `module` by name, in evaluation mode; it is left in the mode it was found in.
+    """Outputs [N, ...] of `module` by name, in evaluation mode; its mode is restored.
 
     Args:
-        module: Takes a batch of stored rows, on whichever device its parameters are.
+        module: Takes a batch of stored rows on the device of its parameters.
         inputs: Stored rows [N, ...], uint8 or another dtype the module takes; may be a memory map.
-        names: Of the outputs, in order; floats become float32.
+        names: Output names, in order; floats become float32.
     """
     device = next(module.parameters()).device
-    most = int(getattr(module, "most_rows", 512))  # a module may need far more memory than its inputs tell
+    most = int(getattr(module, "most_rows", 512))  # a module may need far more memory than its inputs
     size = max(1, min(most, _BATCH_BYTES // (4 * max(1, int(np.prod(inputs.shape[1:]))))))
     training = module.training
     module.eval()

@@ -10,14 +10,14 @@ from torch import nn
 from lepton_tasks.codecs.text import BEGIN, END, PAD, UNKNOWN
 from lepton_tasks.models.tokens import real
 
-_NEVER = -1e4  # the score of what must not be answered
-_SCORED = 8  # places whose scores of all tokens are in memory together
+_NEVER = -1e4  # logit of tokens that must not be generated
+_SCORED = 8  # positions whose logits are in memory together
 
 
 def followers(tokens: torch.Tensor) -> torch.Tensor:
-    """What comes at each place and after the last, int64 [N, T + 1]: the tokens, the end, then padding.
+    """Target at each position and after the last, int64 [N, T + 1]: the tokens, the end, then padding.
 
-    A text that fills its row may have been cut: its end is not known, and `PAD` stands there.
+    A text that fills its row may have been truncated: its end is unknown and replaced by `PAD`.
     """
     padded = nn.functional.pad(tokens.long(), (0, 1), value=PAD)
     length = (tokens != PAD).sum(dim=1, keepdim=True)
@@ -26,12 +26,12 @@ def followers(tokens: torch.Tensor) -> torch.Tensor:
 
 
 class LanguageModel(nn.Module):
-    """Judges a text, and continues it.
+    """Serving graph: tokens -> surprisal, next tokens and a continuation.
 
     Args:
         network: With `read` and `scores`, such as `RNNLanguageModel`.
-        choices: How many next tokens are named.
-        steps: Tokens of the continuation, each the likeliest after those before.
+        choices: Number of next tokens returned.
+        steps: Length of the greedy continuation, in tokens.
     """
 
     def __init__(self, network: Any, *, choices: int, steps: int) -> None:
@@ -41,22 +41,22 @@ class LanguageModel(nn.Module):
     def forward(
         self, tokens: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Five answers about tokens int32 [N, T].
+        """Five outputs for tokens int32 [N, T].
 
         Returns:
-            How surprising each token and the end is (nats, float32 [N, T + 1]; 0 for padding); whether it was the
-            likeliest (int32 of the same shape); the likeliest next tokens (int32 [N, choices]) and their probabilities
+            Surprisal of each token and the end (nats, float32 [N, T + 1]; 0 for padding); whether it was the most
+            likely (int32 of the same shape); the most likely next tokens (int32 [N, choices]) and their probabilities
             (float32); and the continuation (int32 [N, steps]).
         """
         width = tokens.shape[1]
         length = real(tokens).sum(dim=1, keepdim=True)
-        # All texts end at the last place, so that what is known there is where each goes on from.
+        # Right-aligned, so that the last state of every row is the one to continue from.
         at = torch.arange(width + 1, device=tokens.device)
         begun = nn.functional.pad(tokens.long(), (1, 0), value=BEGIN)
         source = at - (width - length)
         moved = torch.where(source >= 0, torch.gather(begun, 1, source.clamp_min(0)), torch.full_like(begun, PAD))
         known, state = self.network.read(moved)
-        place = (at + (width - length)).clamp_max(width)  # where each token's forerunner has been moved to
+        place = (at + (width - length)).clamp_max(width)  # new position of each token's predecessor
         ordered = torch.gather(known, 1, place.unsqueeze(2).expand(-1, -1, known.shape[2]))
         surprise, hit = self._judged(ordered, followers(tokens))
         scores = self._allowed(self.network.scores(known[:, -1]).float())

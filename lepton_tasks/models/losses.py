@@ -1,9 +1,9 @@
 """Loss functions by name. Each is built once per training and called with a batch's outputs and targets.
 
 A loss of *classes* takes logits float32 [N, K] and target probabilities float32 [N, K]; of *numbers* two float32
-tensors of one shape; of *rankings* scores float32 [N, 1 + M] with the wanted item first; of *embeddings* float32 [N, D]
-and classes int64 [N]; of *cosines* to the direction of each class float32 [N, K] and classes int64 [N]. All give a
-scalar; ``of`` says which kind a loss is.
+tensors of one shape; of *rankings* scores float32 [N, 1 + M] with the target item first; of *embeddings* float32 [N, D]
+and classes int64 [N]; of *cosines* to the class vectors float32 [N, K] and classes int64 [N]. All return a scalar;
+``of`` is the kind of a loss.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class CrossEntropy(nn.Module):
     """Classification: mean negative log-probability of the target.
 
     Args:
-        class_weights: How much a row of each class counts, float32 [K]; None for all alike.
+        class_weights: Weight of each class, float32 [K]; None for equal weights.
     """
 
     of: ClassVar[str] = "classes"
@@ -38,11 +38,11 @@ class CrossEntropy(nn.Module):
 
 
 class Focal(nn.Module):
-    """Classification: cross-entropy with less weight on rows already classified well.
+    """Classification: cross-entropy with less weight on well-classified rows.
 
     Args:
         class_weights: As in `CrossEntropy`.
-        gamma: How much less; 0 is cross-entropy.
+        gamma: Focusing exponent; 0 is cross-entropy.
 
     Source: Lin et al., "Focal loss for dense object detection", 2017.
     """
@@ -90,7 +90,7 @@ class MultiMargin(nn.Module):
         self.margin = margin
 
     def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """See the module; of mixed targets the largest counts."""
+        """See the module; for mixed targets, the largest class counts."""
         return functional.multi_margin_loss(logits, targets.argmax(dim=1), margin=self.margin)
 
 
@@ -118,7 +118,7 @@ class Huber(nn.Module):
     """Regression: squared for small differences, absolute for large ones.
 
     Args:
-        delta: Where the one becomes the other, in the unit of the targets as the network sees them.
+        delta: Transition point, in the unit of the scaled targets.
 
     Source: Huber, "Robust estimation of a location parameter", 1964.
     """
@@ -194,7 +194,7 @@ class Triplet(nn.Module):
 
     def forward(self, embeddings: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
         """See the class."""
-        with torch.autocast(embeddings.device.type, enabled=False):  # near points need more digits than bfloat16 has
+        with torch.autocast(embeddings.device.type, enabled=False):  # bfloat16 is too imprecise for close points
             points = functional.normalize(embeddings.float(), dim=1)
             distances = (2 - 2 * points @ points.T).clamp(min=1e-12).sqrt()
         same = classes[:, None] == classes[None, :]
@@ -207,7 +207,7 @@ class ArcFace(nn.Module):
     """Classification by angle with an additive angular margin for the correct class.
 
     Args:
-        margin: By how much, in radians.
+        margin: In radians.
         scale: Factor of the cosines before the softmax.
 
     Source: Deng et al., "ArcFace: additive angular margin loss for deep face recognition", 2019.
@@ -221,14 +221,14 @@ class ArcFace(nn.Module):
 
     def forward(self, cosines: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
         """See the class."""
-        cosines = cosines.float().clamp(-1 + 1e-6, 1 - 1e-6)  # at the ends, the slope of the angle is infinite
+        cosines = cosines.float().clamp(-1 + 1e-6, 1 - 1e-6)  # at the ends, the gradient of the angle is infinite
         own = functional.one_hot(classes, cosines.shape[1]).bool()
         wider = torch.cos(torch.acos(cosines) + self.margin)
         return functional.cross_entropy(self.scale * torch.where(own, wider, cosines), classes)
 
 
 def _weighted(rows: torch.Tensor, targets: torch.Tensor, class_weights: torch.Tensor | None) -> torch.Tensor:
-    """The mean of the rows' losses [N], each as heavy as the classes in its target."""
+    """Mean of row losses [N], weighted by the class weights of their targets."""
     if class_weights is None:
         return rows.mean()
     weights = targets @ class_weights

@@ -14,22 +14,22 @@ from lepton_tasks.codecs.tabular import FIRST_CODE
 class MLP(nn.Module):
     """Embedded categories and piecewise numbers through residual layers, plus a linear model.
 
-    A number goes in as it is and as `bends` learned ``relu(a * x + b)``, so that the first layer need not be steep
-    where the answer changes within a small part of the number's range.
+    Each number is passed both unchanged and as `bends` learned ``relu(a * x + b)``, so that the first layer need not be
+    steep where the output changes within a small part of the number's range.
 
     Args:
-        numbers: Columns of numbers.
-        codes: How many codes each column of codes has.
+        numbers: Number of numeric columns.
+        codes: Number of codes of each categorical column.
         outputs: Number of outputs.
-        width: Of the residual layers.
-        depth: Residual layers.
-        embedding: Length of a code's vector.
-        bends: Bent lines of each number.
+        width: Width of the residual layers.
+        depth: Number of residual layers.
+        embedding: Length of a code's embedding.
+        bends: Number of ReLU features per number.
         dropout: Dropout rate, in [0, 1).
 
     Source: Cheng et al., "Wide & deep learning for recommender systems", 2016; Gorishniy et al., "Revisiting deep
     learning models for tabular data", 2021 (residual layers), and "On embeddings for numerical features in tabular deep
-    learning", 2022 (bent lines).
+    learning", 2022 (ReLU features).
     """
 
     prunable: ClassVar[bool] = True
@@ -76,7 +76,7 @@ class MLP(nn.Module):
 
 
 class _Bends(nn.Module):
-    """``relu(a * x + b)`` of each number, bending where numbers of mean 0 and spread 1 lie."""
+    """``relu(a * x + b)`` of each number, with kinks in the range of standardised numbers."""
 
     def __init__(self, numbers: int, bends: int) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class _Residual(nn.Module):
 
 
 def _vectors(count: int, length: int, offsets: torch.Tensor) -> nn.Embedding:
-    """Small vectors; zeros for what training may never show, an unknown and a missing value."""
+    """Small embeddings; zeros for codes possibly absent from training (unknown and missing values)."""
     made = nn.Embedding(count, length)
     with torch.no_grad():
         made.weight.mul_(0.1)

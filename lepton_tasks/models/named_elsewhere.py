@@ -19,14 +19,14 @@ class NamedElsewhere(nn.Module):
     """An image classifier from another package.
 
     Args:
-        input_shape: ``(height, width, channels)`` of a picture.
+        input_shape: ``(height, width, channels)`` of an image.
         num_classes: Number of classes.
-        weights: File to begin training with, as the package's own are published (``.pth``, ``.safetensors``);
-            relative to the data folder. Its last layer is left out where it knows other classes. Null: by chance.
+        weights: Pretrained weights in the package's own format (``.pth``, ``.safetensors``); relative to the data
+            folder. The last layer is skipped if its classes differ. Null: random initialisation.
     """
 
     name: ClassVar[str]
-    """As the use case has it."""
+    """Name in the use case."""
     prunable: ClassVar[bool] = True
 
     def __init__(self, input_shape: Sequence[int], num_classes: int, *, weights: str | None = None) -> None:
@@ -35,22 +35,22 @@ class NamedElsewhere(nn.Module):
         self.network = self.made(tuple(input_shape), num_classes)
 
     def made(self, shape: tuple[int, ...], classes: int) -> nn.Module:
-        """The package's network, with weights by chance."""
+        """Build the package's network, randomly initialised."""
         raise NotImplementedError
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits [N, num_classes] of pictures float32 [N, C, H, W]."""
+        """Logits [N, num_classes] of images float32 [N, C, H, W]."""
         outputs = self.network(images)
         logits: torch.Tensor = (
             outputs if isinstance(outputs, torch.Tensor) else outputs[0]
-        )  # beside helpers in training
+        )  # without auxiliary outputs in training
         return logits
 
     def begin_with_weights(self) -> None:
-        """Read the file of weights, if one is named; only tensors are read, no code is run.
+        """Load the weights file, if any; reads tensors only and runs no code.
 
         Raises:
-            ConfigError: there is no such file, or it is not of this network.
+            ConfigError: the file does not exist, or does not match this network.
         """
         if self._weights is None:
             return
@@ -101,7 +101,7 @@ class _Torchvision(NamedElsewhere):
         return network
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """See `NamedElsewhere`; grey pictures are given to all three channels."""
+        """See `NamedElsewhere`; greyscale images are repeated to three channels."""
         return super().forward(images.expand(-1, 3, -1, -1))
 
 
@@ -122,7 +122,7 @@ def of_torchvision(name: str, *, where: str = "") -> type[NamedElsewhere]:
     package = _installed("torchvision", name, where)
 
     def names() -> Sequence[str]:
-        found: Sequence[str] = package.models.list_models(module=package.models)  # those that sort pictures
+        found: Sequence[str] = package.models.list_models(module=package.models)  # image classifiers
         return found
 
     return _known(_Torchvision, name, lambda member: member in names(), names, where)
@@ -131,7 +131,7 @@ def of_torchvision(name: str, *, where: str = "") -> type[NamedElsewhere]:
 def _installed(package: str, name: str, where: str) -> Any:
     try:
         return importlib.import_module(package)
-    except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: torchvision that was built for another torch
+    except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: torchvision built for another torch
         raise ConfigError(
             f"{name!r} needs the package {package}, which cannot be imported: {error}.",
             where=where,
@@ -141,7 +141,7 @@ def _installed(package: str, name: str, where: str) -> Any:
 
 
 def _known(base: type[NamedElsewhere], name: str, knows: Any, names: Any, where: str) -> type[NamedElsewhere]:
-    """The class of one name, so that a path or an address in a name (``hf-hub:...``) leads nowhere."""
+    """Class of a known name; rejects paths and addresses in names (``hf-hub:...``)."""
     package, _, member = name.partition("/")
     if not knows(member):
         close = difflib.get_close_matches(member, names(), n=3)
@@ -151,7 +151,7 @@ def _known(base: type[NamedElsewhere], name: str, knows: Any, names: Any, where:
 
 
 def _tensors(path: Path) -> Mapping[str, torch.Tensor]:
-    """Tensors by name in a file of weights."""
+    """Tensors by name in a weights file."""
     if path.suffix == ".safetensors":
         return dict(_installed("safetensors.torch", path.name, "model.params.weights").load_file(path))
     found = torch.load(path, map_location="cpu", weights_only=True)

@@ -12,30 +12,30 @@ from torch import nn
 from lepton_tasks.models.recommenders import Recommender, Size, table
 
 _AGES = 8
-"""Weights by age: of the latest item, the 2nd, 3rd to 4th, 5th to 8th, ..., from the 65th on."""
+"""Weights by recency: of the latest item, the 2nd, 3rd to 4th, 5th to 8th, ..., from the 65th on."""
 
 _SHARPNESS = 10.0
-"""What scores are multiplied by at first: those of the regression are shares, a softmax wants logits."""
+"""Initial score factor: converts the regression's fractions to the scale of logits."""
 
 _POPULARITY = 1e-3
-"""How much the logarithm of an item's touches counts: enough to order items that no neighbour speaks for."""
+"""Weight of an item's log interactions: enough to order items without neighbours."""
 
-_TIES = 1e-4  # of the bias: so that no two items are equal
+_TIES = 1e-4  # of the bias: makes all items distinct
 
 
 class Neighbours(Recommender):
     """Sum of learned weights between a user's items and their neighbours, by recency.
 
     The weights come from a ridge regression of each item on all others and stay fixed: trained by gradients, they (and
-    additional vectors) memorised the training split. What is trained is how the age of an interaction counts. Unknown
+    additional vectors) memorised the training split. Only the weights by recency are trained. Unknown
     users are served equally well, by their recent items.
 
     Args:
         num_users: Not used: users are represented by their items.
-        num_items: Items are numbered from 1 to this.
-        count: Neighbours of an item that are kept, those with the largest weights.
-        ridge: Penalty of the regression; larger where there is little data for each item.
-        most: The regression is over so many of the most popular items: its cost grows with the cube.
+        num_items: Number of items; indices start at 1.
+        count: Neighbours per item, those with the largest weights.
+        ridge: Ridge penalty; larger if there is little data per item.
+        most: Number of most popular items in the regression: its cost grows with the cube.
 
     Source: Steck, "Embarrassingly shallow autoencoders for sparse data", 2019 (EASE); Ning and Karypis, "SLIM", 2011.
     """
@@ -60,7 +60,7 @@ class Neighbours(Recommender):
         self.item_bias = table(num_items, 1, spread=_TIES).requires_grad_(False)
 
     def begin(self, *, level: float, users: np.ndarray, items: np.ndarray) -> None:
-        """The weights of the regression; see `Recommender`."""
+        """Fit the regression weights; see `Recommender`."""
         from scipy.sparse import csr_array  # type: ignore[import-untyped]  # it has no stubs
 
         super().begin(level=level, users=users, items=items)

@@ -10,8 +10,8 @@ from torch import nn
 from lepton_tasks.codecs.text import PAD
 from lepton_tasks.models.tokens import Pool, Pooling, TokenEmbedding, real
 
-_PRIME = 1_000_003  # spreads groups of tokens over the buckets
-_RESERVED = 2  # PAD and UNKNOWN mean the same among groups as among words
+_PRIME = 1_000_003  # hashes n-grams into buckets
+_RESERVED = 2  # PAD and UNKNOWN, for n-grams as for words
 
 
 class NGrams(nn.Module):
@@ -24,7 +24,7 @@ class NGrams(nn.Module):
         longest: Tokens of the longest n-gram.
         buckets: Vectors shared by all n-grams of one length, assigned by a hash.
         pooling: How all vectors are combined; see `Pooling`.
-        hidden: Width of a layer between the pooled vector and the decision; 0 for none.
+        hidden: Width of a layer between the pooled vector and the output layer; 0 for none.
         dropout: Dropout rate of the vectors and before the output layer.
         word_dropout: Share of words and n-grams replaced by the unknown token in training.
 

@@ -9,15 +9,15 @@ from torch import nn
 
 
 def pixels(stored: torch.Tensor) -> torch.Tensor:
-    """Pictures float32 [N, C, H, W] in [0, 1] of stored ones, uint8 [N, H, W, C]."""
+    """Images float32 [N, C, H, W] in [0, 1] of stored ones, uint8 [N, H, W, C]."""
     return stored.permute(0, 3, 1, 2).float() / 255
 
 
 class Normalised(nn.Module):
-    """A network behind ``(pixels - mean) / std``, channel by channel.
+    """A network preceded by per-channel ``(pixels - mean) / std``.
 
     Args:
-        network: Takes normalised pictures float32 [N, C, H, W].
+        network: Takes normalised images float32 [N, C, H, W].
         mean: Per channel, of pixels in [0, 1].
         std: Likewise; above 0.
     """
@@ -32,17 +32,17 @@ class Normalised(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """The network's outputs for pictures float32 [N, C, H, W] in [0, 1]."""
+        """The network's outputs for images float32 [N, C, H, W] in [0, 1]."""
         outputs: torch.Tensor = self.network((images - self.mean) / self.std)
         return outputs
 
 
 class PictureClassifier(nn.Module):
-    """Serving graph: stored pictures in, probabilities out.
+    """Serving graph: stored images -> probabilities.
 
     Args:
-        logits: Takes pictures float32 [N, C, H, W] in [0, 1], gives logits [N, K].
-        mirror: Answer with the mean of a picture and its mirror image, for twice the computation.
+        logits: Images float32 [N, C, H, W] in [0, 1] -> logits [N, K].
+        mirror: Average the predictions for an image and its mirror image, at twice the cost.
     """
 
     def __init__(self, logits: nn.Module, *, mirror: bool = False) -> None:

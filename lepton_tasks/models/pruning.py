@@ -13,30 +13,30 @@ from lepton_tasks.core.errors import ConfigError
 
 
 def prune(network: nn.Module, whole: nn.Module, inputs: torch.Tensor, *, share: float) -> None:
-    """Take this share of the channels out of each layer of a trained network: those whose weights are smallest.
+    """Remove the channels with the smallest weights from each layer of a trained network.
 
-    Channels that are added up or joined somewhere go together. The form of the answers stays, and so does attention,
-    whose heads are as wide as what they scale by. The same weights lose the same channels.
+    Channels coupled by addition or concatenation are removed together. The output shape is unchanged, and so is
+    attention, whose scaling depends on the head width. Deterministic for given weights.
 
     Args:
-        network: Is changed; in evaluation mode.
-        whole: Calls `network` once with what it makes of `inputs`.
+        network: Modified in place; in evaluation mode.
+        whole: Module that calls `network` once on preprocessed `inputs`.
         inputs: Two rows, as `whole` takes them.
-        share: Above 0 and below 1.
+        share: Fraction of channels to remove, in (0, 1).
 
     Raises:
-        ConfigError: there is nothing that can go, or not in this way.
+        ConfigError: the network has no removable channels, or cannot be pruned this way.
 
     Source: Fang et al., "DepGraph: towards any structural pruning", 2023.
     """
     learned = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
-    network.requires_grad_(True)  # it is the gradients' way by which layers are found
+    network.requires_grad_(True)  # layers are traced along the gradients
     try:
         given = _given(network, whole, inputs)
         before, answers = _parameters(network), _shapes(network(*given))
         _take_out(network, given, share)
         after = _shapes(network(*given))
-        copy.deepcopy(network).train()(*given)  # some have parts that answering does not use
+        copy.deepcopy(network).train()(*given)  # some parts are used in training only
     except Exception as error:
         raise ConfigError(f"channels cannot be removed from this network: {error}.", where="pruned") from error
     for name, parameter in network.named_parameters():
@@ -48,7 +48,7 @@ def prune(network: nn.Module, whole: nn.Module, inputs: torch.Tensor, *, share: 
 def _take_out(network: nn.Module, given: tuple[Any, ...], share: float) -> None:
     import torch_pruning
 
-    # What follows the last layer is told apart from it, so that those which give the answers are known.
+    # Separates the last layer from what follows, so that output layers are identified.
     how = {"example_inputs": given, "output_transform": lambda answers: [one * 1 for one in _tensors(answers)]}
     graph = torch_pruning.DependencyGraph().build_dependency(network, verbose=False, **how)
     kept = [
@@ -60,13 +60,13 @@ def _take_out(network: nn.Module, given: tuple[Any, ...], share: float) -> None:
         if any(isinstance(dep.target.module, torch_pruning.ops._OutputOp) for dep, _ in group)
     ]
     weight = torch_pruning.importance.GroupMagnitudeImportance(p=2)
-    with warnings.catch_warnings():  # of parameters of its own kind, whose last axis it takes for the channels
+    with warnings.catch_warnings():  # about bare parameters, whose last axis is taken as the channels
         warnings.simplefilter("ignore")
         torch_pruning.BasePruner(network, importance=weight, pruning_ratio=share, ignored_layers=kept, **how).step()
 
 
 def _given(network: nn.Module, whole: nn.Module, inputs: torch.Tensor) -> tuple[Any, ...]:
-    """What `whole` calls `network` with."""
+    """Arguments with which `whole` calls `network`."""
     calls: list[tuple[Any, ...]] = []
     hook = network.register_forward_pre_hook(lambda _network, given: calls.append(given))
     with torch.no_grad():

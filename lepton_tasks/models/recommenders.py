@@ -1,8 +1,7 @@
 """Recommender networks: matrix factorisation, NeuMF, two towers.
 
-All are asked alike: users int [N], what each touched lately int [N, L] (the latest first, 0 where there is nothing) and
-items int [N, C] give scores float32 [N, C]. Users and items count from 1; 0 is one that training has not seen, and what
-is known of it is 0.
+All share one signature: users int [N], their recent items int [N, L] (newest first, padded with 0) and items int [N, C]
+-> scores float32 [N, C]. User and item indices start at 1; 0 is unknown to training, with a zero vector and bias.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ Share = Annotated[float, pydantic.Field(ge=0, lt=1)]
 
 
 class Recommender(nn.Module):
-    """What the networks of this family share: a level for all, and a bias for each item.
+    """Base class of recommenders, with a global level and a bias per item.
 
     Args:
         num_users: Users are numbered from 1 to this.
@@ -32,14 +31,14 @@ class Recommender(nn.Module):
         self.num_users, self.num_items = num_users, num_items
         self.level: torch.Tensor
         self.register_buffer("level", torch.zeros(1))
-        self.item_bias = table(num_items, 1, spread=0.0)  # a table, so that weight decay draws it to 0
+        self.item_bias = table(num_items, 1, spread=0.0)  # an embedding, so that weight decay applies
 
     def begin(self, *, level: float, users: np.ndarray, items: np.ndarray) -> None:
-        """Initialise from what is known before training.
+        """Initialise from statistics of the training split.
 
         Args:
-            level: The score that all items have; the mean rating.
-            users: int [P], with `items` the pairs of training.
+            level: Global score level; the mean rating.
+            users: int [P], with `items` the training pairs.
             items: int [P].
         """
         self.level.fill_(level)
@@ -49,13 +48,13 @@ class Recommender(nn.Module):
         raise NotImplementedError
 
     def every(self, users: torch.Tensor, recent: torch.Tensor) -> torch.Tensor:
-        """Scores float32 [N, num_items + 1] of all items by their number; that of 0 means nothing."""
+        """Scores float32 [N, num_items + 1] of all items by index; index 0 is meaningless."""
         items = torch.arange(self.num_items + 1, device=users.device)
         return torch.as_tensor(self(users, recent, items.expand(users.shape[0], -1)))
 
 
 class Factors(Recommender):
-    """A recommender whose scores are products of a user's and an item's vector."""
+    """Recommender whose scores are dot products of user and item vectors."""
 
     def user_vectors(self, users: torch.Tensor, recent: torch.Tensor) -> torch.Tensor:
         """Float32 [N, D]."""
@@ -66,7 +65,7 @@ class Factors(Recommender):
         raise NotImplementedError
 
     def offsets(self, users: torch.Tensor) -> torch.Tensor:
-        """What is added to all scores of a user, float32 [N, 1]."""
+        """Offset of all scores of a user, float32 [N, 1]."""
         return self.level.expand(users.shape[0], 1)
 
     def forward(self, users: torch.Tensor, recent: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
@@ -75,14 +74,14 @@ class Factors(Recommender):
         return torch.as_tensor(product + self.item_bias(items)[..., 0] + self.offsets(users))
 
     def every(self, users: torch.Tensor, recent: torch.Tensor) -> torch.Tensor:
-        """As `Recommender.every`, by one product of matrices."""
+        """See `Recommender.every`; a single matrix product."""
         vectors = self.item_vectors(torch.arange(self.num_items + 1, device=users.device))
         product = self.user_vectors(users, recent) @ vectors.T
         return product + self.item_bias.weight[:, 0] + self.offsets(users)
 
 
 class MatrixFactorisation(Factors):
-    """User and item vectors and biases; with `history`, a user's items are part of the user.
+    """User and item vectors and biases; with `history`, a user's items contribute to the user vector.
 
     Args:
         num_users: Users are numbered from 1 to this.
@@ -188,7 +187,7 @@ class NeuMF(Recommender):
     ) -> None:
         super().__init__(num_users, num_items)
         self.product_users, self.product_items = table(num_users, size), table(num_items, size)
-        # Wide enough that the first layer tells pairs apart from the beginning.
+        # Large enough for the first layer to distinguish pairs from the start.
         self.deep_users, self.deep_items = table(num_users, size, spread=0.5), table(num_items, size, spread=0.5)
         self.deep = _tower(2 * size, hidden[:-1], hidden[-1], dropout, bias=False)
         self.last = nn.Linear(size + hidden[-1], 1, bias=False)
@@ -203,7 +202,7 @@ class NeuMF(Recommender):
 
 
 def table(count: int, size: int, *, spread: float = 0.1) -> nn.Embedding:
-    """Vectors [count + 1, size]; that of 0 is 0 and stays so."""
+    """Embedding [count + 1, size]; the vector of index 0 stays 0."""
     table = nn.Embedding(count + 1, size, padding_idx=0)
     nn.init.normal_(table.weight, std=spread)
     with torch.no_grad():
@@ -212,7 +211,7 @@ def table(count: int, size: int, *, spread: float = 0.1) -> nn.Embedding:
 
 
 def _tower(inputs: int, hidden: Sequence[int], outputs: int, dropout: float, *, bias: bool = True) -> nn.Sequential:
-    """Layers with ReLU between them; without `bias` in the last one where it would add the same to all scores."""
+    """Layers with ReLU between them; `bias` of the last one is omitted if it would shift all scores equally."""
     layers: list[nn.Module] = []
     for width in hidden:
         layers += [nn.Linear(inputs, width), nn.ReLU()]

@@ -9,7 +9,7 @@ from torch import nn
 from lepton_tasks.models.recommenders import Recommender
 
 _DRAWS = 4
-"""How often a negative is drawn anew if its user has touched it: who has seen a quarter of all keeps 1 in 250."""
+"""Resampling rounds for negatives the user interacted with: after a quarter of all items, 1 in 250 remains."""
 
 
 class Ratings(nn.Module):
@@ -17,8 +17,8 @@ class Ratings(nn.Module):
 
     Args:
         network: The recommender.
-        touched: int [users + 1, L], each user's items, the latest first; padded with 0.
-        scale: The lowest and the highest rating that is answered; None for whatever the network gives.
+        touched: int [users + 1, L], each user's items, newest first; padded with 0.
+        scale: Lowest and highest rating, to clamp predictions; None for raw outputs.
     """
 
     touched: torch.Tensor
@@ -36,12 +36,12 @@ class Ratings(nn.Module):
 
 
 class Sampled(nn.Module):
-    """Scores of the item that came next, and of others drawn evenly from items new to the user.
+    """Scores of the next item and of negatives sampled uniformly from items new to the user.
 
     Args:
         network: The recommender.
         pairs: int64 [P], sorted codes ``user * (items + 1) + item`` of all interactions.
-        negatives: How many others.
+        negatives: Number of negatives.
     """
 
     pairs: torch.Tensor
@@ -52,10 +52,10 @@ class Sampled(nn.Module):
         self.register_buffer("pairs", torch.from_numpy(pairs), persistent=False)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        """Scores float32 [N, 1 + negatives], the right item's first.
+        """Scores float32 [N, 1 + negatives], the next item first.
 
         Args:
-            rows: int [N, 1 + L + 1], user, earlier items, the latest first, and the item that came next.
+            rows: int [N, 1 + L + 1], user, earlier items, newest first, and the next item.
         """
         rows = rows.long()
         users, recent, wanted = rows[:, 0], rows[:, 1:-1], rows[:, -1:]
@@ -73,11 +73,11 @@ class Sampled(nn.Module):
 
 
 class Ranking(nn.Module):
-    """Scores as they are judged and served: the network's, or popularity where nothing is known of the user.
+    """Scores in evaluation and serving: the network's, or popularity for unknown users.
 
     Args:
         network: The recommender.
-        popularity: Interactions of each item in training, [items], falling.
+        popularity: Interactions of each item in training, [items], descending.
     """
 
     popularity: torch.Tensor
@@ -91,17 +91,17 @@ class Ranking(nn.Module):
         self.register_buffer("popularity", shares, persistent=False)
 
     def known(self, users: torch.Tensor, recent: torch.Tensor) -> torch.Tensor:
-        """Whether anything is known, bool [N, 1]."""
+        """Whether anything is known of the user, bool [N, 1]."""
         return ((users > 0) | (recent > 0).any(dim=1))[:, None]
 
 
 class Candidates(Ranking):
-    """What evaluation asks: scores of some items for each row.
+    """Evaluation graph: scores of the candidates of each row.
 
     Args:
         network: The recommender.
         popularity: As in `Ranking`.
-        history: Length of what was touched before, in a row.
+        history: Number of earlier items in a row.
     """
 
     def __init__(self, network: Recommender, popularity: np.ndarray, history: int) -> None:
@@ -112,7 +112,7 @@ class Candidates(Ranking):
         """The candidates int32 [N, C] and their scores float32 [N, C], minus infinity for 0.
 
         Args:
-            rows: int [N, 1 + history + C], user, earlier items, the latest first, and the candidates.
+            rows: int [N, 1 + history + C], user, earlier items, newest first, and the candidates.
         """
         rows = rows.long()
         users, recent, items = rows[:, 0], rows[:, 1 : 1 + self.history], rows[:, 1 + self.history :]
@@ -126,9 +126,9 @@ class BestItems(Ranking):
     Args:
         network: The recommender.
         popularity: As in `Ranking`.
-        touched: int [users + 1, S], each user's items in training, the latest first; padded with 0.
-        history: How many of them the network receives.
-        count: How many items are answered.
+        touched: int [users + 1, S], each user's items in training, newest first; padded with 0.
+        history: Number of items passed to the network.
+        count: Number of recommended items.
     """
 
     touched: torch.Tensor
@@ -141,10 +141,10 @@ class BestItems(Ranking):
         self.register_buffer("touched", torch.from_numpy(touched), persistent=False)
 
     def forward(self, visitor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Items int32 [N, count] and their scores float32 [N, count], the best first; 0 and -inf where none is left.
+        """Items int32 [N, count] and their scores float32 [N, count], best first; padded with 0 and -inf.
 
         Args:
-            visitor: int [N, 1 + R], user, and recent items since training, the latest first; padded with 0.
+            visitor: int [N, 1 + R], user, and recent items since training, newest first; padded with 0.
         """
         visitor = visitor.long()
         users, lately = visitor[:, 0], visitor[:, 1:]

@@ -13,16 +13,16 @@ class ResidualCNN(nn.Module):
     """Residual network; each stage halves the size and doubles the channels.
 
     With `width` 32 and the default `blocks` it has 0.6 million parameters; `width` 64, `blocks` 2, 2, 2, 2 and `stem` 1
-    make the ResNet-18 of 32x32 pictures, of 11 million. It is indifferent to the picture's size, so it can be trained
-    on crops.
+    give the ResNet-18 for 32x32 images, with 11 million. It is independent of the image size, so it can be trained on
+    crops.
 
     Args:
-        input_shape: ``(height, width, channels)`` of a picture; at least 16x16, or less with a smaller `stem`.
+        input_shape: ``(height, width, channels)`` of an image; at least 16x16, or less with a smaller `stem`.
         num_classes: Number of classes.
         width: Channels of the first stage.
-        blocks: Residual blocks of each stage.
-        dropout: Dropout rate of the averaged features, in [0, 1).
-        stem: How many times smaller than the picture the first stage is; 1 suits pictures of about 32 pixels.
+        blocks: Residual blocks per stage.
+        dropout: Dropout rate of the pooled features, in [0, 1).
+        stem: Downsampling factor before the first stage; 1 suits images of about 32 pixels.
 
     Source: He et al., "Deep residual learning for image recognition", 2016; the averaging shortcut by He et al., "Bag
     of tricks for image classification", 2019; each block begins as the identity by Goyal et al., 2017.
@@ -54,8 +54,8 @@ class ResidualCNN(nn.Module):
 def residual_stages(channels: int, width: int, blocks: Sequence[int], *, stem: int = 4) -> nn.Sequential:
     """A stem at 1, a half or a quarter of the size and ``len(blocks)`` stages of residual blocks; see `ResidualCNN`.
 
-    Pictures float32 [N, channels, H, W] -> maps float32 [N, width * 2**(stages - 1), H', W'], whose sizes are those of
-    the picture over `stem` (with 4 rounded down twice), then halved (rounded up) for each stage after the first.
+    Images float32 [N, channels, H, W] -> maps float32 [N, width * 2**(stages - 1), H', W'], whose sizes are those of
+    the image over `stem` (with 4 rounded down twice), then halved (rounded up) for each stage after the first.
     """
     layers: list[nn.Module] = [conv(channels, width, stride=1 if stem == 1 else 2), nn.ReLU(inplace=True)]
     layers += [nn.MaxPool2d(2)] if stem == 4 else []
@@ -76,7 +76,7 @@ class Residual(nn.Module):
         last = conv(outputs, outputs)
         nn.init.zeros_(last[1].weight)  # type: ignore[arg-type]  # the batch norm's scale: the block begins as identity
         self.body = nn.Sequential(conv(inputs, outputs, stride=stride), nn.ReLU(inplace=True), last)
-        # Rounded up, as the strided convolution's size is, for pictures of an odd size.
+        # Rounded up like the strided convolution's output, for odd sizes.
         pool = nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False)
         shortcut: list[nn.Module] = [pool] if stride > 1 else []
         if inputs != outputs:

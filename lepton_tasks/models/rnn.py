@@ -67,11 +67,11 @@ class RNN(nn.Module):
 class Reader(nn.Module):
     """Recurrent layers over padded rows; outputs do not depend on the padding after the text.
 
-    Each direction is a network of its own, and the one from the end gets each row turned round within its length:
-    packed sequences, which would do the same, have no form in ONNX.
+    Each direction is a separate network, and the backward one gets each row reversed within its length: packed
+    sequences, which are equivalent, cannot be exported to ONNX.
 
     Args:
-        inputs: Length of a place's vector.
+        inputs: Length of a position's vector.
         cell: ``elman``, ``gru`` or ``lstm``.
         width: Size of the hidden state per direction.
         layers: Number of layers.
@@ -92,7 +92,7 @@ class Reader(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, places: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """States float [N, T, self.width] of vectors float [N, T, inputs]; `mask` bool [N, T] says which are real."""
+        """States float [N, T, self.width] of vectors float [N, T, inputs]; `mask` bool [N, T] is false for padding."""
         turned = _turned(mask) if len(self.backwards) else None
         for index, layer in enumerate(self.forwards):
             if index:
@@ -106,7 +106,7 @@ class Reader(nn.Module):
 
 
 def _turned(mask: torch.Tensor) -> torch.Tensor:
-    """The places of each row from its last real one to its first, then the padding as it was: int64 [N, T]."""
+    """Positions of each row from its last token to its first, then the padding unchanged: int64 [N, T]."""
     places = torch.arange(mask.shape[1], device=mask.device).unsqueeze(0)
     last = mask.sum(dim=1, keepdim=True) - 1
     return torch.where(places <= last, last - places, places)

@@ -15,19 +15,19 @@ State = list[torch.Tensor | tuple[torch.Tensor, torch.Tensor]]
 class RNNLanguageModel(nn.Module):
     """Recurrent next-token predictor.
 
-    Its layers have no bias, and padding is read as zeros: padding before a text leaves every state at zero, so that
-    texts of different lengths can end at the same place.
+    Its layers have no bias, and padding is read as zeros: left padding keeps every state at zero, so that texts of
+    different lengths can be right-aligned.
 
     Args:
         vocabulary: Number of tokens.
-        begin: The token before every text.
+        begin: Start token.
         cell: ``elman``, ``gru`` or ``lstm``.
-        width: Length of a token's vector and of a state; the same vectors are read and predicted.
+        width: Length of a token's embedding and of a state; input and output embeddings are tied.
         layers: Number of layers.
         dropout: Dropout rate of token embeddings, between layers, and before the prediction.
 
     Source: Mikolov et al., "Recurrent neural network based language model", 2010; Zaremba et al., "Recurrent neural
-    network regularization", 2014; one table of vectors by Press and Wolf, "Using the output embedding to improve
+    network regularization", 2014; tied embeddings by Press and Wolf, "Using the output embedding to improve
     language models", 2017.
     """
 
@@ -49,17 +49,17 @@ class RNNLanguageModel(nn.Module):
         self.bias = nn.Parameter(torch.zeros(vocabulary))
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Logits float [N, T + 1, vocabulary] of each of the tokens int [N, T], and of what follows the last."""
+        """Logits float [N, T + 1, vocabulary] of each token int [N, T], and of the one after the last."""
         return self.scores(self.read(nn.functional.pad(tokens, (1, 0), value=self.begin))[0])
 
     def read(self, tokens: torch.Tensor, state: State | None = None) -> tuple[torch.Tensor, State]:
-        """The state after each of the tokens int [N, T], float [N, T, width], and the state to go on from.
+        """State after each of the tokens int [N, T], float [N, T, width], and the state to continue from.
 
         Args:
-            tokens: The first one of a text is `begin`.
-            state: Where the part of the text before has led to; none at its beginning.
+            tokens: A text starts with `begin`.
+            state: State after the preceding part of the text; None at the start.
         """
-        # The vector of padding is no zero: as an answer never wanted, it learns to be unlikely.
+        # The padding embedding is not zero: never being a target, it learns to be unlikely.
         known, after = self.embedding(tokens) * (tokens != PAD).unsqueeze(2), []
         for index, layer in enumerate(self.layers):
             known, last = layer(known, state[index] if state else None)
@@ -68,5 +68,5 @@ class RNNLanguageModel(nn.Module):
         return known, after
 
     def scores(self, known: torch.Tensor) -> torch.Tensor:
-        """Logits float [..., vocabulary] of what is known, float [..., width]."""
+        """Logits float [..., vocabulary] of states float [..., width]."""
         return nn.functional.linear(known, self.embedding.vectors.weight, self.bias)

@@ -1,6 +1,6 @@
 """Shared code of sequence-to-sequence models: teacher forcing and beam search.
 
-A network for this has `forward` (teaching), `logits`, and `begin` and `step` (answering, one token at a time).
+Networks implement `forward` (training), `logits`, and `begin` and `step` (generation, one token at a time).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ State = tuple[torch.Tensor, ...]
 
 _NEVER = -1e9  # a log-probability below any that adds up; infinities would give NaN when multiplied by 0
 _ROWS_AT_ONCE = 64  # of logits; 1.5 MB for a vocabulary of 6,000
-_TOKENS_AT_ONCE = 4_096  # whose logits lie in memory together outside training: 100 MB for a vocabulary of 6,000
+_TOKENS_AT_ONCE = 4_096  # whose logits are in memory together outside training: 100 MB for a vocabulary of 6,000
 
 
 class Seq2Seq(nn.Module):
@@ -35,33 +35,33 @@ class Seq2Seq(nn.Module):
         raise NotImplementedError
 
     def logits(self, known: torch.Tensor) -> torch.Tensor:
-        """For each token of the vocabulary, how likely it comes next: float [..., V] of float [..., width]."""
+        """Next-token logits float [..., V] of states float [..., width]."""
         raise NotImplementedError
 
     def begin(self, source: torch.Tensor, length: int) -> tuple[State, State]:
-        """What `step` needs of the source, tokens int [N, S], and its state before the first of `length` tokens."""
+        """Context for `step` from source tokens int [N, S], and the initial state for `length` tokens."""
         raise NotImplementedError
 
     def step(self, token: torch.Tensor, at: torch.Tensor, context: State, state: State) -> tuple[torch.Tensor, State]:
-        """Logits float [N, V] of the token after `token`, int [N], which is the one numbered `at` (int, no axis)."""
+        """Logits float [N, V] of the token after `token`, int [N], at position `at` (int scalar)."""
         raise NotImplementedError
 
     def attention(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """How much each place of the source counts for what comes after each of the target: float [N, T, S]."""
+        """Attention weights of source positions for the token after each target token: float [N, T, S]."""
         raise NotImplementedError
 
 
 def pair_of(pairs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Source and target, without columns that are padding in all rows, of int [N, 2 W]: one beside the other."""
+    """Split concatenated rows int [N, 2 W] into source and target, without all-padding columns."""
     source, target = pairs.chunk(2, dim=1)
     return trimmed(source), trimmed(target)
 
 
 class TeacherForced(nn.Module):
-    """The log-probability of each token of a given target, the tokens before it being known.
+    """Log-probability of each target token given the preceding ones.
 
     Args:
-        network: A `Seq2Seq` that is taught.
+        network: The `Seq2Seq` to train.
     """
 
     def __init__(self, network: Any) -> None:
@@ -69,9 +69,9 @@ class TeacherForced(nn.Module):
         self.network = network
 
     def forward(self, pairs: torch.Tensor) -> torch.Tensor:
-        """Of source and target, int [N, 2 W]: two log-probabilities, float32 [M, 2], for each of the M tokens wanted.
+        """Two log-probabilities, float32 [M, 2], for each of the M target tokens of pairs int [N, 2 W].
 
-        The first is that of the token itself, the second the mean over the vocabulary, for label smoothing.
+        The first is that of the target token, the second the mean over the vocabulary, for label smoothing.
         """
         source, target = pair_of(pairs)
         wanted = target[:, 1:].long()
@@ -82,9 +82,9 @@ class TeacherForced(nn.Module):
 
 
 class _Likelihood(torch.autograd.Function):
-    """Of logits float [M, V]: the log-probability of one token each, int64 [M], and the mean over all; float32 [M, 2].
+    """Log-probability of one token each, int64 [M], and the mean over all; float32 [M, 2] of logits float [M, V].
 
-    A few rows at a time, which stay in the cache: through whole arrays, as torch's functions go, this is a quarter of a
+    Processes a few rows at a time, which fit the cache: with torch's functions on whole arrays, this is a quarter of a
     training step on a CPU.
     """
 
@@ -110,14 +110,14 @@ class _Likelihood(torch.autograd.Function):
 
 
 def _rows_at_once(logits: torch.Tensor) -> int:
-    return _ROWS_AT_ONCE if logits.device.type == "cpu" else max(1, len(logits))  # a GPU would wait for each call
+    return _ROWS_AT_ONCE if logits.device.type == "cpu" else max(1, len(logits))  # small calls would stall a GPU
 
 
 class Scored(nn.Module):
-    """How well a network would have gone on at each place of a given target.
+    """Teacher-forced likelihood and accuracy of given targets.
 
     Args:
-        network: A `Seq2Seq` that is judged.
+        network: The `Seq2Seq` to evaluate.
     """
 
     def __init__(self, network: Any) -> None:
@@ -125,7 +125,7 @@ class Scored(nn.Module):
         self.network = network
 
     def forward(self, pairs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of source and target, int [N, 2 W]: for each row the sum of log-probabilities and how many tokens are right.
+        """Per row of pairs int [N, 2 W], the sum of log-probabilities and the number of correct tokens.
 
         Both are float32 [N].
         """
@@ -145,13 +145,13 @@ class Scored(nn.Module):
 class BeamSearch(nn.Module):
     """Beam search for the most likely text; greedy with one beam.
 
-    The graph is a loop that ends when all beams of all rows have ended, so short texts take little time.
+    The graph is a loop that stops when all beams of all rows have ended, so short texts are fast.
 
     Args:
-        network: A `Seq2Seq` that is asked.
+        network: The `Seq2Seq` to decode with.
         beams: Number of beams per text.
         length: Maximum number of tokens, ``</s>`` included.
-        penalty: Beams are compared by their log-probability over their length to this power: 0 favours short ones.
+        penalty: Length penalty: beams are ranked by log-probability / length**penalty; 0 favours short ones.
 
     Source: Sutskever et al., "Sequence to sequence learning with neural networks", 2014; the power of the length by Wu
     et al., "Google's neural machine translation system", 2016, simplified.
@@ -161,10 +161,10 @@ class BeamSearch(nn.Module):
         super().__init__()
         self.network = network
         self.beams, self.length, self.penalty = beams, length, penalty
-        self.most_rows = max(1, 256 // beams)  # so that what is known of all drafts takes less than 100 MB
+        self.most_rows = max(1, 256 // beams)  # keeps the state of all beams below 100 MB
 
     def forward(self, source: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The text made of a source, tokens int32 [N, S], and the mean log-probability of its tokens.
+        """Generated tokens for source tokens int32 [N, S], and their mean log-probability.
 
         The first is int32 [N, length], with 0 after ``</s>``; the second float32 [N].
         """
@@ -172,7 +172,7 @@ class BeamSearch(nn.Module):
         context, state = self.network.begin(source, length)
         context, state = (tuple(_each(part, beams) for part in parts) for parts in (context, state))
         after_end = torch.where(torch.arange(beams, device=source.device) == 0, 0.0, _NEVER)
-        score = after_end.expand(rows, beams).clone()  # all drafts begin alike: one may go on
+        score = after_end.expand(rows, beams).clone()  # all beams start equal: expand only one
         token = source.new_full((rows * beams,), BEGIN, dtype=torch.int64)
         text = source.new_full((rows * beams, length), PAD, dtype=torch.int64)
         ended = torch.zeros_like(token, dtype=torch.bool)
@@ -198,7 +198,7 @@ class BeamSearch(nn.Module):
             logits, state = self.network.step(token, at, context, state)
             logits = logits.float().masked_fill(barred, _NEVER)
             found, tokens = logits.topk(beams, dim=1)
-            # A draft that has ended goes on in one way, which costs nothing.
+            # A finished beam has one continuation, at no cost.
             likely = torch.where(ended.unsqueeze(1), after_end, found - logits.logsumexp(dim=1, keepdim=True))
             tokens = tokens.masked_fill(ended.unsqueeze(1), PAD)
             total = (score.unsqueeze(2) + likely.unflatten(0, (-1, beams))).flatten(1)
@@ -212,7 +212,7 @@ class BeamSearch(nn.Module):
         drafts: tuple[torch.Tensor, ...] = (at, token, text, ended, score, *state)
         if torch.compiler.is_exporting():
             drafts = while_loop(go_on, write, drafts)
-        else:  # the same without a compiler, which `while_loop` would call
+        else:  # equivalent, without the compiler that `while_loop` invokes
             while go_on(*drafts):
                 drafts = write(*drafts)
         text, score = drafts[2], drafts[4]
@@ -224,5 +224,5 @@ class BeamSearch(nn.Module):
 
 
 def _each(part: torch.Tensor, times: int) -> torch.Tensor:
-    """Every row `times` times, one after the other."""
+    """Repeat each row `times` times, consecutively."""
     return part.repeat_interleave(times, dim=0) if times > 1 else part

@@ -19,14 +19,15 @@ class Seq2SeqGRU(Seq2Seq):
     With the defaults and a joint vocabulary of 6,000 it has 3 million parameters.
 
     Args:
-        source_vocabulary: Number of the source's tokens.
-        target_vocabulary: Number of the target's tokens.
-        joint_vocabulary: Whether both are the same tokens, which then share their vectors.
-        width: Length of a token's vector, and of what is known at each place; even.
+        source_vocabulary: Source vocabulary size.
+        target_vocabulary: Target vocabulary size.
+        joint_vocabulary: Whether both share one vocabulary and its embeddings.
+        width: Length of a token's embedding and of the state at each position; even.
         dropout: Dropout rate.
 
     Source: Bahdanau et al., "Neural machine translation by jointly learning to align and translate", 2015; the order of
-    recurrence and look by Luong et al., "Effective approaches to attention-based neural machine translation", 2015.
+    recurrence and attention by Luong et al., "Effective approaches to attention-based neural machine translation",
+    2015.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class Seq2SeqGRU(Seq2Seq):
         self.reader = Reader(width, cell="gru", width=width // 2)
         self.writer = nn.GRU(width, width, batch_first=True)
         self.start, self.question = nn.Linear(width, width), nn.Linear(width, width)
-        self.key = nn.Linear(width, width, bias=False)  # one bias for all keys would change no weight
+        self.key = nn.Linear(width, width, bias=False)  # a common bias of all keys cancels in the softmax
         self.mix = nn.Linear(2 * width, width)
         self.scale = nn.Parameter(torch.tensor(float(width) ** 0.5))
         self.dropout = Dropout(dropout)
@@ -62,7 +63,7 @@ class Seq2SeqGRU(Seq2Seq):
         return nn.functional.linear(known * self.scale, self.target_embedding.weight)
 
     def begin(self, source: torch.Tensor, length: int) -> tuple[State, State]:
-        """What was read, its keys, and which places are real; and the writer's state, float [N, width]."""
+        """Encoder states, their keys and the padding mask; and the decoder's state, float [N, width]."""
         seen = real(source)
         read = self.dropout(self.reader(self._vectors(self.source_embedding, source), seen))
         shares = (seen / seen.sum(dim=1, keepdim=True)).to(read.dtype)
@@ -71,7 +72,7 @@ class Seq2SeqGRU(Seq2Seq):
 
     def step(self, token: torch.Tensor, at: torch.Tensor, context: State, state: State) -> tuple[torch.Tensor, State]:
         """See `Seq2Seq.step`."""
-        weights = list(self.writer.parameters())  # its own forward, which may move them, cannot be in a graph's loop
+        weights = list(self.writer.parameters())  # its own forward may move them, which a loop in the graph forbids
         written = torch.gru_cell(self._vectors(self.target_embedding, token), state[0], *weights)
         known, _ = self._known(written.unsqueeze(1), *context)
         return self.logits(known.squeeze(1)), (written,)
@@ -86,14 +87,14 @@ class Seq2SeqGRU(Seq2Seq):
         return vectors
 
     def _written(self, target: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
-        """The writer's states float [N, T, width] after each token."""
+        """Decoder states float [N, T, width] after each token."""
         written: torch.Tensor = self.writer(self._vectors(self.target_embedding, target), state.unsqueeze(0))[0]
         return written
 
     def _known(
         self, written: torch.Tensor, memory: torch.Tensor, keys: torch.Tensor, seen: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The state after each token, float [N, T, width], and where in the source it looked, float [N, T, S]."""
+        """State after each token, float [N, T, width], and its attention to the source, float [N, T, S]."""
         scores = self.question(written) @ keys.transpose(1, 2) / keys.shape[2] ** 0.5
         weights = torch.softmax(scores.masked_fill(~seen.unsqueeze(1), _HIDDEN), dim=2)
         known = torch.tanh(self.mix(torch.cat([written, weights @ memory], dim=2)))

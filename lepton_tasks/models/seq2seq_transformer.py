@@ -21,17 +21,17 @@ class Seq2SeqTransformer(Seq2Seq):
     With the defaults and a joint vocabulary of 6,000 it has 7 million parameters.
 
     Args:
-        source_vocabulary: Number of the source's tokens.
-        target_vocabulary: Number of the target's tokens.
-        joint_vocabulary: Whether both are the same tokens, which then share their vectors.
-        width: Length of a token's vector, throughout; even, and a multiple of `heads`.
+        source_vocabulary: Source vocabulary size.
+        target_vocabulary: Target vocabulary size.
+        joint_vocabulary: Whether both share one vocabulary and its embeddings.
+        width: Model width; even, and a multiple of `heads`.
         heads: Number of attention heads.
-        layers: Of the encoder, and of the decoder.
+        layers: Number of encoder layers, and of decoder layers.
         expansion: Width factor of the feed-forward layers.
         dropout: Dropout rate.
 
-    Source: Vaswani et al., "Attention is all you need", 2017; normalisation before each part by Xiong et al., "On layer
-    normalization in the transformer architecture", 2020; shared vectors by Press and Wolf, 2017.
+    Source: Vaswani et al., "Attention is all you need", 2017; pre-normalisation by Xiong et al., "On layer
+    normalization in the transformer architecture", 2020; shared embeddings by Press and Wolf, 2017.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Seq2SeqTransformer(Seq2Seq):
         return functional.linear(known, self.target_embedding.weight)
 
     def begin(self, source: torch.Tensor, length: int) -> tuple[State, State]:
-        """What each layer's attention needs of the source, and keys and values of `length` tokens, all 0."""
+        """Each decoder layer's source keys and values, and zeroed keys and values for `length` tokens."""
         memory, seen = self._read(source)
         context = [part for layer in self._writers() for part in layer.source.memory(memory)]
         empty = memory.new_zeros((memory.shape[0], self.heads, length, self.width // self.heads))
@@ -88,7 +88,7 @@ class Seq2SeqTransformer(Seq2Seq):
         return self.logits(self.write_norm(place).squeeze(1)), tuple(after)
 
     def attention(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Of the last layer, the mean over its heads; see `Seq2Seq.attention`."""
+        """Last layer, averaged over its heads; see `Seq2Seq.attention`."""
         memory, seen = self._read(source)
         places = self._placed(self.target_embedding(target), torch.arange(target.shape[1], device=target.device))
         *layers, last = self._writers()
@@ -97,10 +97,10 @@ class Seq2SeqTransformer(Seq2Seq):
         return last.weights(places, memory, seen)
 
     def _writers(self) -> list[_Decoder]:
-        return list(self.decoder)  # type: ignore[arg-type]  # `ModuleList` does not know what it holds
+        return list(self.decoder)  # type: ignore[arg-type]  # `ModuleList` has no element type
 
     def _read(self, source: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The encoded source float [N, S, width], and which places are real, bool [N, 1, 1, S]."""
+        """Encoded source float [N, S, width], and its padding mask, bool [N, 1, 1, S]."""
         seen = real(source)[:, None, None, :]
         places = self._placed(self.source_embedding(source), torch.arange(source.shape[1], device=source.device))
         for layer in self.encoder:
@@ -151,7 +151,7 @@ class _Decoder(nn.Module):
     def step(
         self, place: torch.Tensor, at: torch.Tensor, before: State, memory: State, seen: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The next place float [N, 1, width], and keys and values float [N, heads, T, width / heads] with its own."""
+        """Output float [N, 1, width], and updated keys and values float [N, heads, T, width / heads]."""
         x = self.norms[0](place)
         numbers = torch.arange(before[0].shape[2], device=place.device)
         here = (numbers == at)[:, None]
@@ -160,7 +160,7 @@ class _Decoder(nn.Module):
         return self._rest(place, memory, seen), keys, values
 
     def weights(self, places: torch.Tensor, memory: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-        """How much each place of the source counts for each of the target, float [N, T, S]."""
+        """Attention weights of source positions for target positions, float [N, T, S]."""
         x = self.norms[1](self._look_back(places))
         return self.source.weights(x, self.source.memory(memory)[0], seen)
 
@@ -189,21 +189,21 @@ class _Attention(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def memory(self, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of the places asked, float [N, heads, S, width / heads] of [N, S, width]."""
+        """Keys and values, float [N, heads, S, width / heads], of [N, S, width]."""
         keys, values = self.kept(places).chunk(2, dim=2)
         return self._split(keys), self._split(values)
 
     def forward(
         self, places: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor
     ) -> torch.Tensor:
-        """Answers float [N, T, width]."""
+        """Attention output float [N, T, width]."""
         # Not torch's fused attention: for texts of 20 tokens its backward pass takes a third of a step on a CPU.
         found = torch.softmax(self._scores(places, keys, mask), dim=3) @ values
         answers: torch.Tensor = self.out(found.transpose(1, 2).flatten(2))
         return answers
 
     def weights(self, places: torch.Tensor, keys: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """How much each of the places asked counts, the mean over the questions: float [N, T, S]."""
+        """Attention weights averaged over the heads: float [N, T, S]."""
         return torch.softmax(self._scores(places, keys, mask), dim=3).mean(dim=1)
 
     def _scores(self, places: torch.Tensor, keys: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -221,7 +221,7 @@ def _thought(width: int, expansion: int) -> nn.Sequential:
 
 
 def _embedding(tokens: int, width: int) -> nn.Embedding:
-    """Vectors of tokens as long as the output layer needs them; `_placed` makes them longer."""
+    """Token embeddings at the scale of the output layer; `_placed` scales them up."""
     table = nn.Embedding(tokens, width)
     nn.init.normal_(table.weight, std=width**-0.5)
     return table

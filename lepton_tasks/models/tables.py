@@ -16,14 +16,14 @@ Values = dict[str, torch.Tensor]
 
 
 class TableFeatures(nn.Module):
-    """The features of the extractor ``table``, as `TableColumns.express` makes them of whole parts.
+    """Features of the extractor ``table``, equivalent to `TableColumns.express`.
 
     Args:
-        fitted: What the extractor learned: ``request``, ``operations``, ``features``.
+        fitted: Fitted values of the extractor: ``request``, ``operations``, ``features``.
 
     Attributes:
-        numbers: Names of the columns of numbers, in order.
-        codes: Names of the columns of codes, in order.
+        numbers: Names of the numeric columns, in order.
+        codes: Names of the categorical columns, in order.
     """
 
     def __init__(self, fitted: Mapping[str, Any]) -> None:
@@ -79,11 +79,11 @@ class TableFeatures(nn.Module):
 
 
 class StoredTable(nn.Module):
-    """A network that learns from tables, on stored rows.
+    """Table network on stored rows.
 
     Args:
         network: Takes numbers float32 [N, numbers] and codes int32 [N, codes].
-        numbers: How many columns of numbers there are.
+        numbers: Number of numeric columns.
         answer: What is done with the network's outputs.
     """
 
@@ -92,17 +92,17 @@ class StoredTable(nn.Module):
         self.network, self.answer, self._numbers = network, answer, numbers
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        """The answer to stored rows float32 [N, numbers + codes]."""
+        """Predictions for stored rows float32 [N, numbers + codes]."""
         outputs: torch.Tensor = self.answer(self.network(rows[:, : self._numbers], rows[:, self._numbers :].int()))
         return outputs
 
 
 class ServedTable(nn.Module):
-    """A network that learns from tables, on rows as requests bring them.
+    """Serving graph: table network on request rows.
 
     Args:
         network: Takes numbers float32 [N, numbers] and codes int32 [N, codes].
-        fitted: What the extractor ``table`` learned.
+        fitted: Fitted values of the extractor ``table``.
         answer: What is done with the network's outputs.
     """
 
@@ -111,17 +111,17 @@ class ServedTable(nn.Module):
         self.features, self.network, self.answer = TableFeatures(fitted), network, answer
 
     def forward(self, row: torch.Tensor) -> torch.Tensor:
-        """The answer to rows float64 [N, columns] of `TabularCodec`."""
+        """Predictions for rows float64 [N, columns] of `TabularCodec`."""
         outputs: torch.Tensor = self.answer(self.network(*self.features(row)))
         return outputs
 
 
 class Scaled(nn.Module):
-    """Numbers in the unit of what is learned: ``x * scale + shift``, the last axis left out if it has one number.
+    """Convert to the target's unit: ``x * scale + shift``, without the last axis if it has length 1.
 
     Args:
-        shift: The mean of what is learned.
-        scale: Its spread.
+        shift: Mean of the target.
+        scale: Standard deviation of the target.
     """
 
     def __init__(self, shift: float, scale: float) -> None:
@@ -134,7 +134,7 @@ class Scaled(nn.Module):
 
 
 def _operate(values: Values, operation: Mapping[str, Any], column: Mapping[str, Any]) -> None:
-    """Do one `Operation` to the values of a column."""
+    """Apply one `Operation` to the values of a column."""
     x, kind = values[operation["column"]], operation["kind"]
     category = "values" in column or "buckets" in column
     missing = x == MISSING_CODE if category else torch.isnan(x)
@@ -170,12 +170,12 @@ def _power(logs: torch.Tensor, exponent: float) -> torch.Tensor:
 
 
 def _double(like: torch.Tensor, value: float | Sequence[float]) -> torch.Tensor:
-    """A constant of the graph: as a bare Python number, the exporter would round it to float32."""
+    """Float64 constant: the exporter would round a Python number to float32."""
     return torch.tensor(value, dtype=torch.float64, device=like.device)
 
 
 def _line(knots: Sequence[float], levels: Sequence[float], x: torch.Tensor) -> torch.Tensor:
-    """Straight lines between the points, level beyond the ends."""
+    """Piecewise linear interpolation, constant beyond the ends."""
     at, level = _double(x, knots), _double(x, levels)
     if len(knots) == 1:
         return level.expand(x.shape[0])

@@ -7,7 +7,7 @@ from torch import nn
 
 
 class Logits(nn.Module):
-    """The logits alone of a network that also says what it looked at.
+    """Only the logits of a network that also returns attention weights.
 
     Args:
         network: Tokens int [N, T] -> logits float [N, K] and weights float [N, T].
@@ -24,7 +24,7 @@ class Logits(nn.Module):
 
 
 class TextClassifier(nn.Module):
-    """A classifier of texts as it is served.
+    """Serving graph of a text classifier.
 
     Args:
         network: Tokens int [N, T] -> logits float [N, K] and weights float [N, T].

@@ -15,30 +15,30 @@ from lepton_tasks.codecs.text import PAD, UNKNOWN
 
 Pool = Literal["attention", "max", "mean"]
 
-_SPREAD = 0.1  # standard deviation of the numbers of new vectors
+_SPREAD = 0.1  # initial standard deviation of embeddings
 _HIDDEN = -1e4  # below any score; finite in half precision too
 
 
 def real(tokens: torch.Tensor) -> torch.Tensor:
-    """Which of the tokens int [N, T] are no padding, bool [N, T]; the first always counts, so that no row is empty."""
+    """Mask of non-padding tokens int [N, T], bool [N, T]; the first is always true, so no row is empty."""
     first = torch.arange(tokens.shape[1], device=tokens.device) == 0
     return (tokens != PAD) | first
 
 
 def trimmed(tokens: torch.Tensor) -> torch.Tensor:
-    """The tokens int [N, T] without the columns that are padding in all rows; one column at least."""
+    """Tokens int [N, T] without all-padding columns; at least one column."""
     used = int((tokens != PAD).any(dim=0).sum())  # padding is at the end only
     return tokens[:, : max(1, used)]
 
 
 class TokenEmbedding(nn.Module):
-    """Vectors of tokens; in training, some words are taken for unknown ones, and some numbers are dropped.
+    """Token embedding with word dropout and variational dropout in training.
 
     Args:
         vocabulary: Number of tokens.
-        dimension: Length of a vector.
-        dropout: Share of the numbers that are dropped, the same ones at all places of a text.
-        word_dropout: Share of the words replaced by the unknown token.
+        dimension: Length of an embedding.
+        dropout: Dropout rate of embedding dimensions, with one mask for all positions of a text.
+        word_dropout: Share of words replaced by the unknown token.
 
     Source: the same mask for all steps by Gal and Ghahramani, "A theoretically grounded application of dropout in
     recurrent neural networks", 2016; word dropout by Iyyer et al., "Deep unordered composition", 2015.
@@ -53,7 +53,7 @@ class TokenEmbedding(nn.Module):
         self.dropout, self.word_dropout = nn.Dropout1d(dropout), word_dropout
 
     def begin_with(self, vectors: torch.Tensor) -> None:
-        """Put known vectors float [vocabulary, D] into the first numbers of each; a token of zeros keeps its own."""
+        """Load vectors float [vocabulary, D] into the first D dimensions; all-zero ones are skipped."""
         known = vectors.any(dim=1)
         known[: UNKNOWN + 1] = False
         width = min(vectors.shape[1], self.vectors.embedding_dim)
@@ -67,17 +67,17 @@ class TokenEmbedding(nn.Module):
             dropped = (torch.rand(tokens.shape, device=tokens.device) < self.word_dropout) & (tokens != PAD)
             tokens = torch.where(dropped, torch.full_like(tokens, UNKNOWN), tokens)
         vectors: torch.Tensor = self.vectors(tokens)
-        # Dropout1d drops whole rows of [N, dimension, T]: one number of a vector, at all places of a text.
+        # Dropout1d drops whole rows of [N, dimension, T]: one dimension, at all positions of a text.
         mixed: torch.Tensor = self.dropout(vectors.transpose(1, 2)).transpose(1, 2)
         return mixed
 
 
 class Pooling(nn.Module):
-    """One vector of a text: the mean of its places as a learned question weighs them, their maximum, plain mean.
+    """Pool a text to one vector: attention with a learned query, maximum, mean.
 
     Args:
-        width: Length of the vector of a place.
-        kinds: What is put one after the other.
+        width: Length of a position's vector.
+        kinds: Poolings to concatenate.
 
     Source: Yang et al., "Hierarchical attention networks for document classification", 2016.
     """
@@ -90,11 +90,11 @@ class Pooling(nn.Module):
             self.key, self.question = nn.Linear(width, width), nn.Linear(width, 1, bias=False)
 
     def forward(self, places: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Float [N, self.width] of float [N, T, width], and the weight of each place, float [N, T].
+        """Float [N, self.width] of float [N, T, width], and the weight of each position, float [N, T].
 
         Args:
-            places: Vectors of the places.
-            mask: Which of them are real, bool [N, T].
+            places: Vectors of the positions.
+            mask: False for padding, bool [N, T].
         """
         shares = mask.to(places.dtype) / mask.sum(dim=1, keepdim=True).to(places.dtype)
         weights, pooled = shares, []

@@ -20,14 +20,14 @@ class Transformer(nn.Module):
     Args:
         vocabulary: Number of tokens.
         num_classes: Number of classes.
-        width: Length of a token's vector, throughout; a multiple of `heads`.
+        width: Model width; a multiple of `heads`.
         heads: Number of attention heads.
         layers: Number of blocks.
         pooling: How the vectors of all positions are combined; see `Pooling`.
         dropout: Dropout rate.
         word_dropout: Share of words replaced by the unknown token in training.
 
-    Source: Vaswani et al., "Attention is all you need", 2017; normalisation before each part by Xiong et al., "On layer
+    Source: Vaswani et al., "Attention is all you need", 2017; pre-normalisation by Xiong et al., "On layer
     normalization in the transformer architecture", 2020.
     """
 
@@ -67,7 +67,7 @@ class EncoderBlock(nn.Module):
     """Self-attention and a feed-forward layer.
 
     Args:
-        width: Length of a place's vector.
+        width: Length of a position's vector.
         heads: Number of attention heads.
         dropout: Dropout rate.
         expansion: Width factor of the feed-forward layer.
@@ -94,7 +94,7 @@ class Attention(nn.Module):
     """Multi-head attention, between two texts or within one.
 
     Args:
-        width: Length of a place's vector.
+        width: Length of a position's vector.
         heads: Number of attention heads.
         dropout: Dropout rate of the attention weights.
     """
@@ -109,7 +109,7 @@ class Attention(nn.Module):
             )
         self.heads, self.dropout = heads, dropout
         self.query, self.value, self.out = (nn.Linear(width, width) for _ in range(3))
-        self.key = nn.Linear(width, width, bias=False)  # it would add the same to all scores of a place
+        self.key = nn.Linear(width, width, bias=False)  # it would cancel in the softmax
 
     def forward(self, asking: torch.Tensor, asked: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Float [N, T, width] for `asking` [N, T, width] from `asked` [N, S, width].

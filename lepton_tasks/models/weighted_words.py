@@ -12,14 +12,14 @@ from lepton_tasks.models.tokens import TokenEmbedding, real
 class WeightedWords(nn.Module):
     """TF-IDF-weighted sum of word vectors and one layer; strong with little text.
 
-    How many texts have a word is counted while training goes on, as batch normalisation measures its statistics.
+    Document frequencies are counted during training, like the statistics of batch normalisation.
 
     Args:
         vocabulary: Number of tokens.
         num_classes: Number of classes.
-        width: Length of a word's vector, which the layer works on.
+        width: Length of a word's vector, the input of the layer.
         dropout: Dropout rate before the output layer.
-        word_dropout: Share of the words left out in training.
+        word_dropout: Share of words dropped in training.
 
     Source: the weights by Manning, Raghavan, Schütze, "Introduction to Information Retrieval", 2008, chapter 6.4; a
     layer over a sum of vectors by Iyyer et al., "Deep unordered composition rivals syntactic methods for text
@@ -54,12 +54,12 @@ class WeightedWords(nn.Module):
             tokens = torch.where(dropped & mask, torch.full_like(tokens, UNKNOWN), tokens)
         known = mask & (tokens > UNKNOWN)
         first = torch.arange(tokens.shape[1], device=tokens.device) == 0
-        known = known | (first & ~known.any(dim=1, keepdim=True))  # so that something is left to read
+        known = known | (first & ~known.any(dim=1, keepdim=True))  # so that no row is empty
         counts = (tokens.unsqueeze(2) == tokens.unsqueeze(1)).sum(dim=2).float()
         if self.training:
             self._count(tokens[known], counts[known], len(tokens))
         rarity = torch.log((1 + self.texts) / (1 + self.texts_with)) + 1
-        word = (1 + torch.log(counts)) * rarity[tokens] * known  # of a word, at each of its places
+        word = (1 + torch.log(counts)) * rarity[tokens] * known  # per word, at each of its positions
         length = (word.square() / counts).sum(dim=1, keepdim=True).sqrt()
         share = word / (counts * length)
         vectors = self.embedding(tokens)
@@ -68,6 +68,6 @@ class WeightedWords(nn.Module):
         return logits, share / share.sum(dim=1, keepdim=True)
 
     def _count(self, tokens: torch.Tensor, counts: torch.Tensor, texts: int) -> None:
-        """Take note of some texts' words int [M], each with how often its text has it, float [M]."""
+        """Update document frequencies with words int [M] and their counts per text, float [M]."""
         self.texts += texts
         self.texts_with.index_add_(0, tokens, 1 / counts)
