@@ -1,6 +1,6 @@
 """The `lepton` commands: each parses its arguments and calls one function of this package.
 
-Exit codes: 0 done, 1 failed, 2 the command or the file it was given is wrong.
+Exit codes: 0 success, 1 failure, 2 invalid command or file.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def predict(
     if input_ is None:
         if not files or output or version or alias:
             raise ConfigError("FILE is missing, or an option requires --input.", fix="See `lepton predict --help`.")
-        predict.ask(name, files, as_json=as_json)
+        predict.predict_files(name, files, as_json=as_json)
         return
     if files or output is None:
         raise ConfigError("--input requires --output and no FILE.", fix="See `lepton predict --help`.")
@@ -169,7 +169,7 @@ watching.add_to(app)
 def status(as_json: Json = False) -> None:
     """Show services with their addresses, the versions each model serves, and what monitors found."""
     from lepton_tasks.cli.platform import platform_status
-    from lepton_tasks.cli.release import in_words
+    from lepton_tasks.cli.release import state_line
 
     found = platform_status()
     if as_json:
@@ -178,7 +178,7 @@ def status(as_json: Json = False) -> None:
     for service in found["services"]:
         typer.echo(f"{service['name']:<24}{service['state']:<10}{service.get('url', '')}")
     for model in found["models"]:
-        typer.echo(f"{model['name']:<24}{in_words(model)}")
+        typer.echo(f"{model['name']:<24}{state_line(model)}")
         if model["checked"]:
             typer.echo(f"{'':<24}{model['checked']}")
 
@@ -270,7 +270,7 @@ def main() -> None:
 
 
 def _end(result: dict[str, Any], as_json: bool) -> None:
-    """Print the summary of a run if it is asked for; a run that failed exits with 1."""
+    """Print the summary of a run as JSON if requested; exit with 1 if the run failed."""
     if as_json:
         print_json(result)
     if not result["ok"]:
@@ -284,4 +284,4 @@ def _console(as_json: bool) -> Console:
 def _logging(verbose: bool) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("lepton").setLevel(logging.INFO if verbose else logging.WARNING)
-    logging.getLogger("lepton.dask").setLevel(logging.INFO)  # where to watch a run belongs to its progress
+    logging.getLogger("lepton.dask").setLevel(logging.INFO)  # the dashboard's address is part of a run's progress

@@ -50,8 +50,8 @@ def docs(
         typer.launch(found[-1]["page"])
 
 
-def _show(found: dict[str, Any], as_json: bool, pictures: Any) -> None:
-    """Print JSON, or what `pictures` makes for people."""
+def _show(found: dict[str, Any], as_json: bool, render: Any) -> None:
+    """Print JSON, or the renderables of `render` for people."""
     import json
 
     from rich.console import Console
@@ -61,6 +61,6 @@ def _show(found: dict[str, Any], as_json: bool, pictures: Any) -> None:
         return
     console = Console(soft_wrap=True)
     if not console.is_terminal:
-        console.width = 200  # nobody's window: cut nothing
-    for picture in pictures():
-        console.print(picture, highlight=False)
+        console.width = 200  # not a terminal: do not truncate
+    for renderable in render():
+        console.print(renderable, highlight=False)

@@ -27,63 +27,65 @@ _LIMIT_SECONDS = 3600.0
 _SHADES = " .:-=+*#%@"
 
 
-class _At:
-    """Which step of the demo is under way, for the message if it fails."""
+class _CurrentStep:
+    """Current step of the demo, for the error message."""
 
     step = "start"
 
 
 def run_demo(name: str, console: Console) -> int:
-    """Start what is not running, run the use case `name` by Airflow, ask the endpoint; returns the exit status."""
+    """Start services, run the use case `name` through Airflow, and predict; returns the exit status."""
     began = float(os.environ.get("LEPTON_DEMO_BEGAN") or time.time())
-    at = _At()
+    current = _CurrentStep()
     try:
-        accuracy = _demo(name, console, at)
+        accuracy = _demo(name, console, current)
     except LeptonError as error:
-        print(f"demo: failed at {at.step}: {error}", flush=True)
+        print(f"demo: failed at {current.step}: {error}", flush=True)
         return 1
     except KeyboardInterrupt:
-        print(f"demo: failed at {at.step}: interrupted; `make down` stops what was started", flush=True)
+        print(f"demo: failed at {current.step}: interrupted; `make down` stops what was started", flush=True)
         return 1
     print(f"demo: ok accuracy={accuracy:.3f} seconds={time.time() - began:.0f}", flush=True)
     return 0
 
 
-def _demo(name: str, console: Console, at: _At) -> float:
+def _demo(name: str, console: Console, current: _CurrentStep) -> float:
     load_use_case(use_case_file(name))
     console.print("Starting the services on 127.0.0.1 (the first time takes longest)")
     start(SERVICES, console)
-    at.step = "airflow"
+    current.step = "airflow"
     with AirflowClient(load_environment().airflow_url, AIRFLOW_USER, airflow_password(state_root())) as airflow:
         airflow.wait_for_dag(name)
         airflow.unpause(name)
         run_id = airflow.trigger(name)
         console.print(f"Airflow runs the Dag {name}, run {run_id}")
         with RunDisplay(console, name, [stage.name for stage in STAGES]) as display:
-            refs = _follow(airflow, name, run_id, display, at)
-    at.step = "predict"
+            refs = _follow(airflow, name, run_id, display, current)
+    current.step = "predict"
     return _show(name, run_id, refs, console)
 
 
-def _follow(airflow: AirflowClient, name: str, run_id: str, display: RunDisplay, at: _At) -> dict[str, ArtifactRef]:
-    """Show the tasks until the run has ended; returns the references its stages made."""
+def _follow(
+    airflow: AirflowClient, name: str, run_id: str, display: RunDisplay, current: _CurrentStep
+) -> dict[str, ArtifactRef]:
+    """Show the tasks until the run ends; returns the references of its stages."""
     refs: dict[str, ArtifactRef] = {}
     deadline = time.monotonic() + _LIMIT_SECONDS
     while time.monotonic() < deadline:
-        state = airflow.run_state(name, run_id)  # before the tasks: what ended by then is in their states
+        state = airflow.run_state(name, run_id)  # before the tasks, so that their states are not older
         tasks = {task.task_id.rpartition(".")[2]: task for task in airflow.tasks(name, run_id)}
         for stage in STAGES:
             task = tasks.get(stage.name)
             if task is None or task.state is None or stage.produces in refs:
                 continue
             if task.state == "failed":
-                at.step = stage.name
+                current.step = stage.name
                 raise StageError(_reason(airflow, name, run_id, task))
             fact, shown = "", task.state
             if task.state == "success":
                 refs[stage.produces] = ref = parse_ref(airflow.xcom(name, run_id, task.task_id))
                 fact = headline(stage.name, ref.facts)
-                shown = "reused" if _left(airflow, name, run_id, task, "reused") else shown
+                shown = "reused" if _xcom(airflow, name, run_id, task, "reused") else shown
             display.show(stage.name, shown, task.seconds, fact)
         if state == "success":
             return refs
@@ -94,12 +96,12 @@ def _follow(airflow: AirflowClient, name: str, run_id: str, display: RunDisplay,
 
 
 def _reason(airflow: AirflowClient, name: str, run_id: str, task: TaskState) -> str:
-    told = _left(airflow, name, run_id, task, "error")
-    return str(told) if told else f"the task {task.task_id} failed; its log in Airflow says why."
+    error = _xcom(airflow, name, run_id, task, "error")
+    return str(error) if error else f"the task {task.task_id} failed; its log in Airflow says why."
 
 
-def _left(airflow: AirflowClient, name: str, run_id: str, task: TaskState, key: str) -> Any:
-    """What the task left under `key`, or None."""
+def _xcom(airflow: AirflowClient, name: str, run_id: str, task: TaskState, key: str) -> Any:
+    """The task's XCom of this key, or None."""
     try:
         return airflow.xcom(name, run_id, task.task_id, key)
     except ConfigError:  # Airflow answers 404 for a key that was not set
@@ -138,7 +140,7 @@ def _show(name: str, run_id: str, refs: dict[str, ArtifactRef], console: Console
 
 
 def as_text(picture: bytes, columns: int = 56) -> str:
-    """A picture as lines of characters, darker ones for brighter pixels."""
+    """Render an image as lines of characters, darker ones for brighter pixels."""
     import numpy as np
     from PIL import Image
 

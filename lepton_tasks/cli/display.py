@@ -37,7 +37,7 @@ _HEADLINES = {
     "register": "{name} version {version}",
     "deploy": "version {version} at {url}",
 }
-_OF_PICTURES = {
+_IMAGE_HEADLINES = {
     "ingest": "{rows:,} rows, {classes} classes",
     "fit_features": "{rows:,} training rows, {classes} classes",
     "transform": "{train_rows:,} training rows, {bytes:,} bytes of shards",
@@ -49,7 +49,7 @@ _STYLES = {"success": "green", "reused": "cyan", "failed": "bold red", "running"
 
 
 def headline(stage: str, facts: Mapping[str, Fact]) -> str:
-    """The one fact worth showing about a stage's outcome."""
+    """The key fact of a stage's result."""
     return singular(_headline(stage, facts))
 
 
@@ -63,8 +63,8 @@ def _headline(stage: str, facts: Mapping[str, Fact]) -> str:
         part: facts.get(f"{part}_{facts.get('metric')}") for part in ("validation", "test", "baseline")
     }
     known = {key: "none" if value is None else value for key, value in facts.items()}
-    measured["kept"] = int(facts.get("best_epoch") or 0) + 1  # facts count from 0, as MLflow
-    for lines in (_HEADLINES, _OF_PICTURES):
+    measured["kept"] = int(facts.get("best_epoch") or 0) + 1  # facts count from 0, as MLflow does
+    for lines in (_HEADLINES, _IMAGE_HEADLINES):
         with contextlib.suppress(KeyError, ValueError, TypeError):
             return lines[stage].format_map({**known, **measured})
     return ", ".join(f"{key.replace('_', ' ')} {_short(value)}" for key, value in list(facts.items())[:3])
@@ -75,12 +75,12 @@ def _short(value: Fact) -> str:
 
 
 class RunDisplay:
-    """Shows stages as they start, go on and end: a live table on a terminal, plain lines elsewhere.
+    """Shows the progress of stages: a live table on a terminal, plain lines elsewhere.
 
     Args:
-        console: Where to write.
-        title: Shown above the table.
-        stages: Names of the stages to come, in order.
+        console: Console to write to.
+        title: Title of the table.
+        stages: Names of the stages, in order.
     """
 
     def __init__(self, console: Console, title: str, stages: Sequence[str]) -> None:
@@ -100,11 +100,11 @@ class RunDisplay:
             self._live.stop()
 
     def started(self, stage: Stage) -> None:
-        """A stage began."""
+        """Show that a stage started."""
         self.show(stage.name, "running", None, "")
 
     def progressed(self, progress: Progress) -> None:
-        """A long stage reports how far it is."""
+        """Show the progress of a stage."""
         text = str(progress).removeprefix(f"{progress.stage}: ")
         if self._live:
             self.show(progress.stage, "running", progress.seconds, text)
@@ -121,13 +121,13 @@ class RunDisplay:
         self._held = ""
 
     def ended(self, result: StageResult) -> None:
-        """A stage ended."""
+        """Show the result of a stage."""
         self._print_held()
         state = "reused" if result.cached else result.state
         self.show(result.stage, state, result.seconds, _outcome(result))
 
     def show(self, stage: str, state: str, seconds: float | None, fact: str) -> None:
-        """Set a stage's line; on a plain stream a line is printed once, when the stage has ended."""
+        """Update a stage's line; without a terminal, print it once, when the stage has ended."""
         known = self._rows.get(stage)
         self._rows[stage] = (state, seconds, fact)
         if self._live:
@@ -154,7 +154,7 @@ def _outcome(result: StageResult) -> str:
 
 
 def summary(run_id: str, stages: Mapping[str, Mapping[str, Any]], refs: Mapping[str, ArtifactRef]) -> dict[str, Any]:
-    """The JSON object that `lepton run --json` ends with."""
+    """The JSON object that `lepton run --json` prints."""
     version, endpoint = refs.get("model_version"), refs.get("endpoint")
     facts = refs["evaluation"].facts if "evaluation" in refs else {}
     return {
@@ -167,8 +167,8 @@ def summary(run_id: str, stages: Mapping[str, Mapping[str, Any]], refs: Mapping[
     }
 
 
-def in_short(answer: Mapping[str, Any]) -> str:
-    """A model's answer to one sample on one line: the label and its probability, or all of it."""
+def answer_line(answer: Mapping[str, Any]) -> str:
+    """One answer of a model on one line: label and probability, or the whole answer."""
     if "label" in answer and "probability" in answer:
         return f"{answer['label']}  probability {answer['probability']:.4f}"
     return json.dumps(answer, ensure_ascii=False)

@@ -16,14 +16,14 @@ from lepton_tasks.core.use_case_file import load_use_case
 from lepton_tasks.stages.pipeline import every_stage
 
 _ALL_PARAMS = ("monitors", "alert_channels", "remedies")
-"""Kinds whose parameters all come from YAML; those of others are partly given by the stage that builds them."""
+"""Kinds whose parameters all come from YAML; other kinds get some from the stage that builds them."""
 
 
 def listing(what: str) -> list[dict[str, Any]]:
-    """Rows ``{"name", "about"}`` of one kind of thing; raises `ConfigError` for an unknown kind.
+    """Rows ``{"name", "about"}`` of one kind; raises `ConfigError` for an unknown kind.
 
-    Monitors, alert channels and remedies have ``params``, too: the default of each parameter as it is written in YAML,
-    None where a value must be given.
+    Rows of monitors, alert channels and remedies also have ``params``: each parameter's default in YAML syntax, None if
+    the parameter is required.
     """
     if what == "use_cases":
         return [_use_case(path) for path in sorted((project_root() / "configs" / "use_cases").glob("*.yaml"))]
@@ -67,7 +67,7 @@ def _first_line(node: ast.ClassDef | ast.FunctionDef | None) -> str:
 
 
 def _params(node: ast.ClassDef | ast.FunctionDef | None) -> dict[str, str | None]:
-    """Defaults of a class: those of its ``__init__``, or of its fields."""
+    """Parameters and defaults of a class, from its ``__init__`` or its fields."""
     body = node.body if isinstance(node, ast.ClassDef) else []
     for part in body:
         if isinstance(part, ast.FunctionDef) and part.name == "__init__":

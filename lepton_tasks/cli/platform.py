@@ -13,9 +13,9 @@ from lepton_tasks.deployment import embedded
 
 
 def start(services: Sequence[str], console: Console) -> dict[str, str]:
-    """Start those of the services that belong on this machine and do not run; returns the addresses.
+    """Start the services that are not running; returns the addresses.
 
-    A service whose address is another machine's is somebody else's to start, so it is left out.
+    Services with the address of another machine are skipped.
     """
     addresses = begin(services, console)()
     if password := addresses.get("airflow_password"):
@@ -29,26 +29,26 @@ def start(services: Sequence[str], console: Console) -> dict[str, str]:
 
 
 def begin(services: Sequence[str], console: Console) -> Callable[[], dict[str, str]]:
-    """As `start`, without waiting for the services: returns what does."""
+    """Like `start`, without waiting for the services; returns a function that waits."""
     environment = load_environment()
     remote = {s for s, field in embedded.ADDRESSES.items() if not embedded.is_local(getattr(environment, field))}
     local = [service for service in services if service not in remote]
 
-    def told(service: str, state: str, seconds: float) -> None:
+    def on_event(service: str, state: str, seconds: float) -> None:
         if state == "ready":
             console.print(f"  {service:<22}ready after {seconds:4.1f} s", highlight=False)
 
-    return embedded.begin(state_root(), services=local, on_event=told)
+    return embedded.begin(state_root(), services=local, on_event=on_event)
 
 
 def stop() -> list[str]:
-    """Stop what was started from this state folder; returns the names."""
+    """Stop the services of this state folder; returns their names."""
     return embedded.down(state_root())
 
 
 def platform_status() -> dict[str, Any]:
     """Services, deployed models with their latest check, and addresses, as plain values."""
-    from lepton_tasks.cli.watch import in_short
+    from lepton_tasks.cli.watch import check_line
     from lepton_tasks.core.access import own_key
     from lepton_tasks.serving.client import Client
 
@@ -56,7 +56,7 @@ def platform_status() -> dict[str, Any]:
     services = [{"name": name, **about} for name, about in sorted(embedded.status(state_root()).items())]
     try:
         with Client(environment.serving_url, api_key=own_key(state_root() / "serving")) as client:
-            models = [{**model, "checked": in_short(state_root(), model["name"])} for model in client.models()]
+            models = [{**model, "checked": check_line(state_root(), model["name"])} for model in client.models()]
     except UnavailableError:
         models = []
     addresses = {name: getattr(environment, field) for name, field in embedded.ADDRESSES.items()}

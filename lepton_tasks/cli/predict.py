@@ -18,9 +18,9 @@ from lepton_tasks.core.errors import ConfigError
 _MANY_ROWS = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
 
 
-def ask(name: str, files: Sequence[Path], *, as_json: bool) -> None:
+def predict_files(name: str, files: Sequence[Path], *, as_json: bool) -> None:
     """Send each file to the deployed model and print the answers."""
-    from lepton_tasks.cli.display import in_short
+    from lepton_tasks.cli.display import answer_line
     from lepton_tasks.core.access import own_key
     from lepton_tasks.core.environment import load_environment, state_root
     from lepton_tasks.serving.client import Client
@@ -36,7 +36,7 @@ def ask(name: str, files: Sequence[Path], *, as_json: bool) -> None:
             answer = client.predict(name, file.read_bytes())
             answers.append({"file": str(file), **answer})
             if not as_json:
-                typer.echo(f"{file}: {in_short(answer['predictions'][0])}  version {answer['version']}")
+                typer.echo(f"{file}: {answer_line(answer['predictions'][0])}  version {answer['version']}")
     if as_json:
         typer.echo(json.dumps({"answers": answers}))
 
@@ -44,7 +44,7 @@ def ask(name: str, files: Sequence[Path], *, as_json: bool) -> None:
 def score_files(
     name: str, path: str, output: Path, *, version: str | None, alias: str | None, console: Console
 ) -> dict[str, Any]:
-    """Score the files at `path` with a model's package, and show how far it is; returns the summary."""
+    """Score the files at `path` with a model's package, and show progress; returns the summary."""
     from lepton_tasks.scoring.package_selection import select_package
     from lepton_tasks.scoring.score import score
 
@@ -55,13 +55,13 @@ def score_files(
     model = select_package(name, ctx, version=version, alias=alias)
     with console.status("predict: reading") as status:
 
-        def told(progress: Progress) -> None:
+        def show(progress: Progress) -> None:
             if console.is_terminal:
                 status.update(str(progress))
             else:
                 console.print(str(progress), highlight=False)
 
-        found = score(path, output, model, dataclasses.replace(ctx, on_progress=told))
+        found = score(path, output, model, dataclasses.replace(ctx, on_progress=show))
     for note in found["notes"]:
         console.print(f"columns {note}", highlight=False, soft_wrap=True)
     for row in found["reasons"]:

@@ -23,15 +23,15 @@ _SOURCES = {".csv": "csv", ".tsv": "csv", ".jsonl": "json_lines", ".ndjson": "js
 
 
 def load_profile(what: str) -> dict[str, Any]:
-    """The profile of a use case's training rows (``name``, ``name~1`` for the run before), or of a file's rows.
+    """Profile of a use case's training rows (``name``, ``name~1`` for the previous run), or of a file's rows.
 
     Raises:
-        ConfigError: it names neither a use case nor a file.
-        DataError: there is no profile of the use case yet, or the file cannot be read.
+        ConfigError: `what` is neither a use case nor a file.
+        DataError: the use case has no profile yet, or the file cannot be read.
     """
     path = Path(what)
     if path.suffix == ".json" and path.is_file():
-        return _profile_in(path)
+        return _read_profile(path)
     if path.suffix not in (".yaml", ".yml") and path.exists():
         return _profile_of_file(path)
     name, _, back = what.partition("~")
@@ -39,11 +39,11 @@ def load_profile(what: str) -> dict[str, Any]:
     if not name.isidentifier() or not (back or "0").isdigit():
         raise ConfigError("not a file, and not a use case.", where=what, fix="Give a path, NAME, or NAME~1.")
     reports = reports_about(name, "validate_cleaned", state_root())
-    kept = [Path(report["folder"], "profile.json") for report in reports]
-    kept = [file for file in kept if file.exists()]
+    files = [Path(report["folder"], "profile.json") for report in reports]
+    files = [file for file in files if file.exists()]
     back_by = int(back or 0)
-    if back_by >= len(kept):
-        there = f"only {len(kept)} of its runs left a profile" if kept else "none of its runs has left a profile yet"
+    if back_by >= len(files):
+        there = f"only {len(files)} of its runs left a profile" if files else "none of its runs has left a profile yet"
         use_case = use_case_file(name)
         raise DataError(
             f"{there}.",
@@ -52,11 +52,11 @@ def load_profile(what: str) -> dict[str, Any]:
             if use_case.exists()
             else "See `lepton list` for the names of use cases, or give the path of a table.",
         )
-    return _profile_in(kept[-1 - back_by])
+    return _read_profile(files[-1 - back_by])
 
 
 def profile_table(profile: dict[str, Any]) -> list[Any]:
-    """A line for each column; of texts, how long they are."""
+    """Table with one line per column; text columns show their lengths."""
     table = Table(title=f"{profile['rows']:,} rows", title_justify="left", box=None, padding=(0, 1))
     for head in ("column", "type", "missing", "different", "least", "mean", "most", "most frequent"):
         figure = head not in ("column", "type", "most frequent")
@@ -66,15 +66,15 @@ def profile_table(profile: dict[str, Any]) -> list[Any]:
         spread = [about.get(key, about.get(other)) for key, other in (("min", "first"), ("mean", ""), ("max", "last"))]
         if "lengths" in about:
             spread = [_length(about["lengths"][key]) for key in ("min", "mean", "max")]
-        often = [(value, count) for value, count in about["top"][:3] if count > 1]
-        top = ", ".join(f"{str(value)[:18]} ({count:,})" for value, count in often)
+        frequent = [(value, count) for value, count in about["top"][:3] if count > 1]
+        top = ", ".join(f"{str(value)[:18]} ({count:,})" for value, count in frequent)
         about_distinct = f"{'' if about['distinct_exact'] else '~'}{about['distinct']:,}"
         table.add_row(name, about["type"].partition("(")[0], f"{share:.1%}", about_distinct, *map(_short, spread), top)
     return [table]
 
 
 def diff_tables(diff: dict[str, Any]) -> list[Any]:
-    """What came and went, and a line for each column with its shift, the largest first."""
+    """Added and removed columns, and a table of the columns' shifts, the largest first."""
     old, new = diff["rows"]
     lines: list[Any] = [f"rows: {old:,} -> {new:,}"]
     lines += [f"{kind} columns: {', '.join(diff[kind])}" for kind in ("added", "removed") if diff[kind]]
@@ -113,7 +113,7 @@ def latest_docs(name: str) -> list[dict[str, Any]]:
     return sorted(found, key=lambda page: str(page["time"]))
 
 
-def _profile_in(path: Path) -> dict[str, Any]:
+def _read_profile(path: Path) -> dict[str, Any]:
     try:
         profile: dict[str, Any] = json.loads(path.read_text())
         profile["rows"], profile["columns"]
@@ -139,7 +139,7 @@ def _profile_of_file(path: Path) -> dict[str, Any]:
 
 
 def _as_parts(source: TableSource) -> TableRows | None:
-    """The source as parts that are read on Dask, if all of it is Parquet that can be used as it lies."""
+    """The source as parts to read on Dask, if it consists of Parquet files usable in place; otherwise None."""
     from lepton_tasks.data.tables.ingest import parts_of
     from lepton_tasks.data.tables.rows import Part, TableRows
 

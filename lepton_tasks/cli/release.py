@@ -24,14 +24,14 @@ from lepton_tasks.core.use_case import Deploy, UseCase
 from lepton_tasks.core.use_case_file import load_use_case
 from lepton_tasks.tracking import registry
 
-_BY = "lepton"
+_RUN_ID = "lepton"
 
 
 def rollout_of(canary: str | None, shadow: float | None, hold: bool, overrides: Sequence[str]) -> Rollout:
-    """The rollout that the options of a command line ask for.
+    """Build the rollout from command-line options.
 
     Raises:
-        ConfigError: they contradict each other, or one is invalid.
+        ConfigError: options are contradictory or invalid.
     """
     if sum((canary is not None, shadow is not None, hold)) > 1:
         raise ConfigError("--canary, --shadow and --hold exclude each other.")
@@ -51,10 +51,10 @@ def rollout_of(canary: str | None, shadow: float | None, hold: bool, overrides: 
 
 
 def deploy_version(name: str, version: str, rollout: Rollout) -> dict[str, Any]:
-    """Deploy a registered version to the target of its use case; then the aliases say so.
+    """Deploy a registered version to the target of its use case, then update the aliases.
 
     Raises:
-        ConfigError: the registry has no such version, or not from here; or the target knows no such rollout.
+        ConfigError: the registry has no such version with a model package, or the target does not support the rollout.
     """
     use_case, ctx, target = _target_of(name)
     use_case = use_case.model_copy(update={"deploy": use_case.deploy.model_copy(update={"rollout": rollout})})
@@ -72,56 +72,56 @@ def deploy_version(name: str, version: str, rollout: Rollout) -> dict[str, Any]:
 
         served = target.deploy(use_case, ctx, Registered(version, digest, package))
     if served["version"] == version:
-        registry.crown(url, name, version, served["previous"])
+        registry.set_champion(url, name, version, served["previous"])
     else:
         registry.set_alias(url, name, registry.CHALLENGER, version)
     return served
 
 
 def promote_challenger(name: str) -> dict[str, Any]:
-    """Let the challenger be the champion; returns what is served then."""
+    """Make the challenger the champion; returns the serving state."""
     use_case, ctx, target = _target_of(name)
-    return _told(ctx, target.promote(use_case, ctx), name)
+    return _update_aliases(ctx, target.promote(use_case, ctx), name)
 
 
 def roll_back(name: str) -> dict[str, Any]:
-    """Undo the last change.
+    """Undo the last deployment.
 
     Returns:
-        What is served then, as ``undone`` the version that went, and the ``seconds`` that the server took.
+        The serving state, the removed version as ``undone``, and the server's ``seconds``.
     """
     use_case, ctx, target = _target_of(name)
-    return _told(ctx, target.rollback(use_case, ctx), name)
+    return _update_aliases(ctx, target.rollback(use_case, ctx), name)
 
 
 def _target_of(name: str) -> tuple[UseCase, RunContext, DeployTarget]:
-    """The target that the model's use case names, or else the environment; others may have registered the model."""
-    ctx = RunContext.from_env(_BY)
+    """The target of the use case or the environment; a model registered elsewhere has no use case here."""
+    ctx = RunContext.from_env(_RUN_ID)
     file = use_case_file(name)
     bare: dict[str, Any] = {"name": name, "deploy": Deploy()}
     use_case = load_use_case(file) if file.is_file() else UseCase.model_construct(**bare)
     return use_case, ctx, deploy_target_of(use_case, ctx.environment)
 
 
-def _told(ctx: RunContext, served: dict[str, Any], name: str) -> dict[str, Any]:
-    """Tell the registry, after the server: what answers matters most."""
+def _update_aliases(ctx: RunContext, served: dict[str, Any], name: str) -> dict[str, Any]:
+    """Update the registry's aliases after the server, whose state matters most."""
     url = ctx.environment.tracking_url
     try:
-        registry.crown(url, name, served["version"], served["previous"])
+        registry.set_champion(url, name, served["version"], served["previous"])
         challenger = registry.alias(url, name, registry.CHALLENGER)
         if challenger is not None and challenger["version"] == served.get("undone"):
             registry.set_alias(url, name, registry.CHALLENGER, None)
     except LeptonError as error:
         raise type(error)(
-            f"{name} is served as {in_words(served)}, but the registry's aliases were not moved: {error}",
+            f"{name} is served as {state_line(served)}, but the registry's aliases were not moved: {error}",
             where=error.where,
             fix="A server that follows the registry moves them itself.",
         ) from error
     return served
 
 
-def in_words(model: dict[str, Any]) -> str:
-    """What is served of a model, in one line."""
+def state_line(model: dict[str, Any]) -> str:
+    """The serving state of a model in one line."""
     if not model.get("version"):
         return f"not ready: {model.get('reason')}"
     text = f"version {model['version']}"
@@ -138,10 +138,10 @@ def in_words(model: dict[str, Any]) -> str:
 
 
 def comparison(name: str, *, hours: float, truths: Path | None = None) -> dict[str, Any]:
-    """The versions of a model side by side, from the servers' request logs; see `serving.versions.comparison`.
+    """Compare a model's versions by the servers' request logs; see `serving.versions.comparison`.
 
     Raises:
-        ConfigError: the file of right labels is none.
+        ConfigError: the file of true labels is invalid.
     """
     from lepton_tasks.serving.client import Client
     from lepton_tasks.serving.observing.request_log import REQUESTS_FOLDER, read_outcomes, read_requests
@@ -151,15 +151,15 @@ def comparison(name: str, *, hours: float, truths: Path | None = None) -> dict[s
         model = next((one for one in client.models() if one["name"] == name), None)
     gather_logs(name)
     since, folder = time.time() - hours * 3600, state_root() / "serving" / REQUESTS_FOLDER
-    told: dict[str, Any] = {one["id"]: one.get("label") for one in read_outcomes(folder, name, since=since)}
-    told |= read_truths(truths) if truths else {}
+    labels: dict[str, Any] = {one["id"]: one.get("label") for one in read_outcomes(folder, name, since=since)}
+    labels |= read_truths(truths) if truths else {}
     base = model["version"] if model else None
-    found = compare(read_requests(folder, name, since=since), base=base, truths=told)
-    return {"name": name, "hours": hours, "outcomes": len(told), **found}
+    found = compare(read_requests(folder, name, since=since), base=base, truths=labels)
+    return {"name": name, "hours": hours, "outcomes": len(labels), **found}
 
 
 def gather_logs(name: str) -> None:
-    """Copy what is new in the request logs of servers elsewhere into the state folder's; warn of what is missing."""
+    """Copy new records of remote request logs into the state folder; warn of incomplete logs."""
     from lepton_tasks.stages.gathering import gather_requests
 
     use_case, ctx, _ = _target_of(name)
@@ -168,20 +168,22 @@ def gather_logs(name: str) -> None:
             ctx.log.warning("%s", finding.message)
 
 
-def tell(name: str, outcomes: Mapping[str, str | float]) -> int:
-    """Tell the server what was right, by the id of the answers; returns how many it took down."""
+def send_feedback(name: str, outcomes: Mapping[str, str | float]) -> int:
+    """Send true labels by answer id to the server; returns the number recorded."""
     from lepton_tasks.serving.client import Client
     from lepton_tasks.serving.http.schema import MOST_OUTCOMES
 
-    told = list(outcomes.items())
+    pairs = list(outcomes.items())
     with Client(load_environment().serving_url) as client:
-        return sum(client.feedback(name, dict(told[i : i + MOST_OUTCOMES])) for i in range(0, len(told), MOST_OUTCOMES))
+        return sum(
+            client.feedback(name, dict(pairs[i : i + MOST_OUTCOMES])) for i in range(0, len(pairs), MOST_OUTCOMES)
+        )
 
 
 def read_truths(path: Path) -> dict[str, str]:
-    """Right labels by the id of the answer, or by trace, from a CSV file with one of these columns and ``label``."""
+    """True labels by answer id or trace, from a CSV file with one of these columns and ``label``."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:  # Excel begins with a mark
+        with path.open(newline="", encoding="utf-8-sig") as stream:  # Excel writes a byte order mark
             return {row["id"] if "id" in row else row["trace"]: row["label"] for row in csv.DictReader(stream)}
     except (OSError, UnicodeDecodeError, KeyError, csv.Error) as error:
         fix = "Give a CSV file with the columns id (or trace) and label."
@@ -189,8 +191,8 @@ def read_truths(path: Path) -> dict[str, str]:
         raise ConfigError(f"cannot read labels: {reason}.", where=str(path), fix=fix) from error
 
 
-def told_comparison(found: dict[str, Any]) -> list[str]:
-    """The comparison as lines of a table."""
+def comparison_lines(found: dict[str, Any]) -> list[str]:
+    """Format the comparison as lines of a table."""
     lines = [f"{found['name']}, the last {found['hours']:g} h"]
     if not found["versions"]:
         return [*lines, "no requests"]

@@ -15,7 +15,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the
 
 
 def add_to(app: typer.Typer) -> None:
-    """Make them commands of `app`."""
+    """Register the commands in `app`."""
     app.command(epilog="Example: `lepton deploy mnist_digits 7 --canary 1,10,50,100`")(deploy)
     app.command(epilog="Example: `lepton promote mnist_digits`")(promote)
     app.command(epilog="Example: `lepton rollback mnist_digits`")(rollback)
@@ -48,21 +48,21 @@ def deploy(
     from lepton_tasks.cli import release
 
     served = release.deploy_version(name, version, release.rollout_of(canary, shadow, hold, overrides or []))
-    _tell(served, as_json)
+    _print_state(served, as_json)
 
 
 def promote(name: Name, as_json: Json = False) -> None:
     """Make the challenger the champion; moves the registry aliases."""
     from lepton_tasks.cli import release
 
-    _tell(release.promote_challenger(name), as_json)
+    _print_state(release.promote_challenger(name), as_json)
 
 
 def rollback(name: Name, as_json: Json = False) -> None:
     """Remove the challenger or, without one, return to the previous version; moves the registry aliases."""
     from lepton_tasks.cli import release
 
-    _tell(release.roll_back(name), as_json)
+    _print_state(release.roll_back(name), as_json)
 
 
 def ab(
@@ -81,7 +81,7 @@ def ab(
     if as_json:
         print_json(found)
     else:
-        typer.echo("\n".join(release.told_comparison(found)))
+        typer.echo("\n".join(release.comparison_lines(found)))
 
 
 def feedback(
@@ -96,13 +96,13 @@ def feedback(
     if (file is None) == (answer is None or label is None):
         raise ConfigError("give either ID and LABEL, or --file.", fix="See `lepton feedback --help`.")
     outcomes = release.read_truths(file) if file else {str(answer): str(label)}
-    typer.echo(f"{release.tell(name, outcomes):,} labels recorded")
+    typer.echo(f"{release.send_feedback(name, outcomes):,} labels recorded")
 
 
-def _tell(served: dict[str, Any], as_json: bool) -> None:
+def _print_state(served: dict[str, Any], as_json: bool) -> None:
     from lepton_tasks.cli import release
 
     if as_json:
         print_json(served)
     else:
-        typer.echo(f"{served['name']}: {release.in_words(served)}")
+        typer.echo(f"{served['name']}: {release.state_line(served)}")

@@ -9,21 +9,21 @@ from pathlib import Path
 from lepton_tasks.core.environment import state_root
 from lepton_tasks.core.errors import ConfigError
 
-_ROWS = 50_000  # held in memory at a time
+_ROWS = 50_000  # per row group, in memory
 
 
 def export_requests(name: str, output: Path, *, hours: float) -> int:
-    """Write what was asked of a model and answered lately, one row a sample; returns the number of rows.
+    """Export recent requests and answers of a model, one row per sample; returns the number of rows.
 
-    Column values of requests, and whatever else a record holds, are JSON texts in ``values`` and ``more``.
+    Column values of requests and further fields of a record are JSON texts in ``values`` and ``more``.
 
     Args:
         name: The model.
-        output: The file; it appears whole or not at all.
-        hours: How far back to look.
+        output: The file, written atomically.
+        hours: Length of the period, until now.
 
     Raises:
-        ConfigError: nothing was asked in that time.
+        ConfigError: there were no requests in the period.
     """
     from lepton_tasks.serving.observing.request_log import REQUESTS_FOLDER, read_requests
     from lepton_tasks.serving.observing.segments import write_parquet

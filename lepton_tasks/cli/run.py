@@ -19,14 +19,14 @@ from lepton_tasks.core.use_case_file import load_use_case
 from lepton_tasks.stages.pipeline import Stage, stage_named, stages_of
 from lepton_tasks.stages.runner import run_pipeline
 
-_NEED_SERVICES = "train"  # the first stage that talks to MLflow
+_FIRST_TRACKED = "train"  # the first stage that uses MLflow
 
 
-def _starting(services: Sequence[str], console: Console) -> Callable[[], object]:
-    """Start services while the stages run that do not need them; returns what waits until they answer.
+def _start_in_background(services: Sequence[str], console: Console) -> Callable[[], object]:
+    """Start services in the background; returns a function that waits until they are ready.
 
     Raises:
-        ConfigError: they cannot be started.
+        ConfigError: a service cannot be started.
     """
     if not services:
         return lambda: None
@@ -47,15 +47,15 @@ def run_use_case(
     console: Console,
     force_last: bool = False,
 ) -> dict[str, Any]:
-    """Run a use case and show it; returns the summary that ``--json`` prints.
+    """Run a use case with a display; returns the summary for ``--json``.
 
     Args:
-        file: The YAML.
+        file: Path of the YAML.
         overrides: ``KEY=VALUE`` texts.
         until: Last stage to run; None runs all.
         force: Run every stage even if nothing changed.
         force_last: Run the stage `until` even if nothing changed.
-        console: Where progress is shown.
+        console: Console for the progress.
     """
     use_case = load_use_case(file, dict(parse_override(text) for text in overrides))
     stages = stages_of(use_case)
@@ -66,9 +66,9 @@ def run_use_case(
             where=file.name,
             fix="Add `task` and `model`, or choose one of " + ", ".join(names) + ".",
         )
-    ahead = names[: names.index(until) + 1] if until else names
-    needed = [] if _NEED_SERVICES not in ahead else ["mlflow", "serving"] if "deploy" in ahead else ["mlflow"]
-    wait_for_services = _starting(needed, console)
+    planned = names[: names.index(until) + 1] if until else names
+    needed = [] if _FIRST_TRACKED not in planned else ["mlflow", "serving"] if "deploy" in planned else ["mlflow"]
+    wait_for_services = _start_in_background(needed, console)
 
     def started(stage: Stage) -> None:
         if stage.group != "data":
@@ -76,7 +76,7 @@ def run_use_case(
         display.started(stage)
 
     run_id = f"{use_case.name}-{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S}"
-    with RunDisplay(console, f"{use_case.name}  {run_id}", ahead) as display:
+    with RunDisplay(console, f"{use_case.name}  {run_id}", planned) as display:
         ctx = dataclasses.replace(RunContext.from_env(run_id), on_progress=display.progressed, force=force)
         result = run_pipeline(
             use_case,

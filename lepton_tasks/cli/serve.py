@@ -23,24 +23,24 @@ _READY_SECONDS = 60.0
 
 
 def serve_state(options: Sequence[str], *, host: str, port: int) -> NoReturn:
-    """Become the server of what was deployed to this state folder."""
+    """Replace this process by the inference server of this state folder."""
     command = _command(state_root() / "serving", host, port)
     os.execv(sys.executable, [*command, *options])
 
 
 def serve_package(model: str, options: Sequence[str], *, host: str, port: int, console: Console) -> int:
-    """Serve one package until this process is told to stop; returns the server's exit status.
+    """Serve one package until this process is stopped; returns the server's exit status.
 
     Args:
-        model: Folder of a package, or a registered model, whose champion is served.
-        options: Of the server.
+        model: Package folder, or a registered model, whose champion is served.
+        options: Further options of the server.
         host: Address to bind.
         port: Port to listen on.
-        console: Where the page's address is shown.
+        console: Console for the page's address.
 
     Raises:
         ArtifactError: the package cannot be used.
-        ConfigError: there is none, or the port is taken.
+        ConfigError: the model does not exist, or the port is in use.
         UnavailableError: the server did not start.
     """
     from lepton_tasks.core.context import RunContext
@@ -49,22 +49,23 @@ def serve_package(model: str, options: Sequence[str], *, host: str, port: int, c
     from lepton_tasks.serving.supervisor import bind_socket
 
     found = select_package(model, RunContext.from_env("serve"))
-    with bind_socket((host, port)):  # what listens there would be taken for the server that is to start
+    with bind_socket((host, port)):  # another process on this port would be mistaken for the server
         pass
     with tempfile.TemporaryDirectory(prefix="lepton-serve-") as home:
-        name = _deployed(Path(home), found.folder, found.version or "1")
+        name = _deploy(Path(home), found.folder, found.version or "1")
         command = [*_command(Path(home), host, port), *options]
         ends_with_us = functools.partial(die_with, os.getpid())
-        variables = {name: value for name, value in os.environ.items() if name != "LEPTON_FOLLOW"}  # this one only
+        # Without LEPTON_FOLLOW, only this package is served.
+        variables = {name: value for name, value in os.environ.items() if name != "LEPTON_FOLLOW"}
         process = subprocess.Popen(command, env=variables, preexec_fn=ends_with_us)  # no threads yet
         signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         try:
             scheme = "https" if any(option.startswith("--tls-cert") for option in options) else "http"
             url = f"{scheme}://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
-            _wait(url, process)
+            _wait_until_ready(url, process)
             console.print(f"{name} is served at [bold]{url}/docs#{name}[/]", soft_wrap=True)
             return process.wait()
-        except KeyboardInterrupt:  # the server was interrupted, too, and answers what it has taken
+        except KeyboardInterrupt:  # the server is interrupted, too, and completes pending requests
             return process.wait()
         finally:
             if process.poll() is None:
@@ -76,8 +77,8 @@ def _command(home: Path, host: str, port: int) -> list[str]:
     return [sys.executable, "-m", "lepton_tasks.serving", "--host", host, "--port", str(port), "--home", str(home)]
 
 
-def _deployed(home: Path, folder: Path, version: str) -> str:
-    """Put a package where the server that is to start in `home` finds it; returns the model's name."""
+def _deploy(home: Path, folder: Path, version: str) -> str:
+    """Deploy a package into the state folder `home` of a new server; returns the model's name."""
     from lepton_tasks.serving.package import load_package
     from lepton_tasks.serving.versions.releases import Releases, State
 
@@ -89,8 +90,8 @@ def _deployed(home: Path, folder: Path, version: str) -> str:
     return name
 
 
-def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
-    """Until the server is ready. It is asked for nothing else, so whose certificate it has does not matter."""
+def _wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
+    """Wait until the server is ready. Certificates are not verified, as nothing else is requested."""
     import httpx
 
     until = time.monotonic() + _READY_SECONDS

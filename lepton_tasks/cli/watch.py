@@ -27,13 +27,13 @@ _STYLES = {"ok": "green", "warning": "yellow", "critical": "bold red"}
 
 
 def monitor(name: str) -> dict[str, Any]:
-    """Check what is deployed of a use case, and send alerts; what was found, as JSON values."""
+    """Check the deployed model of a use case, and send alerts; returns the findings as JSON values."""
     from lepton_tasks.monitoring.alert import deliver
     from lepton_tasks.stages.runner import run_stage
     from lepton_tasks.stages.watch import check
 
     use_case, ctx = _begin(name, "monitor")
-    with _silent("lepton.monitor"), _silent("lepton.alert"):  # what they tell is in the table
+    with _muted("lepton.monitor"), _muted("lepton.alert"):  # the table shows their messages
         book = check(use_case, ctx, lambda endpoint: run_stage("monitor", use_case, ctx, {"endpoint": endpoint}))
         if book is None:
             return {"name": name, "ok": True, "deployed": False, "findings": []}
@@ -50,8 +50,8 @@ def monitor(name: str) -> dict[str, Any]:
 
 
 def show(found: dict[str, Any], console: Console | None = None) -> None:
-    """Print what `monitor` gave as a table, the worst first."""
-    console = console or _wide()
+    """Print the result of `monitor` as a table, the most severe findings first."""
+    console = console or _console()
     if not found["deployed"]:
         console.print(f"{found['name']}: nothing is deployed", highlight=False)
         return
@@ -72,40 +72,40 @@ def show(found: dict[str, Any], console: Console | None = None) -> None:
 
 
 def repair(name: str, *, dry_run: bool, console: Console) -> dict[str, Any]:
-    """Apply the remedies to the latest findings; what they said, as JSON values."""
+    """Apply the remedies to the latest findings; returns their messages and plans as JSON values."""
     from lepton_tasks.monitoring import remediate
     from lepton_tasks.monitoring.alert import deliver
     from lepton_tasks.stages.watch import situation
 
     use_case, ctx = _begin(name, "repair")
     book = read_book(ctx.root, name)
-    trainer = _Here(use_case, ctx, console)
+    trainer = _LocalTrainer(use_case, ctx, console)
     try:
         repairs = remediate.repair(situation(use_case, ctx, trainer), dry_run=dry_run)
     finally:
         if not dry_run:
             deliver(use_case, ctx)
-    told = [one.text for one in repairs] or [f"{name}: no remedy applies"]
+    messages = [one.text for one in repairs] or [f"{name}: no remedy applies"]
     if book.time:
-        told.insert(0, f"findings of {_ago(book.time)}; `lepton monitor {name}` makes a new check")
+        messages.insert(0, f"findings of {_ago(book.time)}; `lepton monitor {name}` makes a new check")
     return {
         "name": name,
         "ok": trainer.ok,
         "dry_run": dry_run,
-        "told": told,
+        "told": messages,
         "repairs": [{"remedy": one.remedy, **dataclasses.asdict(one.plan), "outcome": one.outcome} for one in repairs],
     }
 
 
-class _Here:
-    """Trains in this process."""
+class _LocalTrainer:
+    """Trainer that runs the pipeline in this process."""
 
     def __init__(self, use_case: UseCase, ctx: RunContext, console: Console) -> None:
         self.use_case, self.ctx, self.console = use_case, ctx, console
         self.ok = True
 
     def obstacle(self) -> str:
-        """A run that goes on, here or in Airflow."""
+        """Reason against a run: one is in progress, here or in Airflow."""
         from lepton_tasks.stages.running import is_running
 
         name = self.use_case.name
@@ -114,13 +114,13 @@ class _Here:
         return ""
 
     def unchanged(self) -> bool:
-        """Whether the run would give the same model."""
+        """Whether a run would produce the same model."""
         from lepton_tasks.stages.watch import unchanged
 
         return unchanged(self.use_case, self.ctx)
 
     def start(self, why: str) -> str:
-        """Run the pipeline to its end; a candidate that the gate refuses is an outcome, other failures are errors."""
+        """Run the pipeline; a candidate refused by the gate is a result, other failures are errors."""
         from lepton_tasks.cli.run import run_use_case
 
         found = run_use_case(use_case_file(self.use_case.name), [], until=None, force=False, console=self.console)
@@ -133,7 +133,7 @@ class _Here:
         raise StageError(f"run {found['run_id']} failed: {failed['error']['what']}")
 
     def _in_airflow(self, name: str) -> bool:
-        """Whether our own Airflow, if it is up, runs the Dag."""
+        """Whether the local Airflow, if it is running, has an active run of the Dag."""
         from lepton_tasks.deployment import embedded
         from lepton_tasks.deployment.airflow_api import AirflowClient
         from lepton_tasks.deployment.embedded_services import AIRFLOW_USER, airflow_password
@@ -149,12 +149,12 @@ class _Here:
         return False
 
 
-def in_short(root: Path, name: str) -> str:
-    """The latest check of a model in one line; empty if it was never checked."""
-    return _in_words(read_book(root, name))
+def check_line(root: Path, name: str) -> str:
+    """Latest check of a model in one line; empty if there is none."""
+    return _check_line(read_book(root, name))
 
 
-def _in_words(book: Book) -> str:
+def _check_line(book: Book) -> str:
     if not book.time:
         return ""
     bad = sorted(
@@ -181,7 +181,7 @@ def _ago(then: float) -> str:
 
 
 @contextlib.contextmanager
-def _silent(name: str) -> Iterator[None]:
+def _muted(name: str) -> Iterator[None]:
     log = logging.getLogger(name)
     before = log.level
     log.setLevel(logging.CRITICAL)
@@ -191,8 +191,8 @@ def _silent(name: str) -> Iterator[None]:
         log.setLevel(before)
 
 
-def _wide() -> Console:
-    """A console that breaks lines as the terminal is wide, and where there is none not at all."""
+def _console() -> Console:
+    """A console that wraps lines at the terminal's width, and not without a terminal."""
     console = Console()
     return console if console.is_terminal else Console(width=1000)
 

@@ -10,7 +10,7 @@ from lepton_tasks.cli.releasing import Json, Name, print_json
 
 
 def add_to(app: typer.Typer) -> None:
-    """Make them commands of `app`."""
+    """Register the commands in `app`."""
     app.command(epilog="Example: `lepton monitor mnist_digits`")(monitor)
     app.command(epilog="Example: `lepton repair mnist_digits --dry-run`")(repair)
 

@@ -132,7 +132,7 @@ class _ModelOnFollowers:
         changed = champion != version
         known = self._refusals(version, seconds=_SETTLE_SECONDS if changed else 0)
         if changed:
-            registry.crown(self._url, self._name, version, champion)
+            registry.set_champion(self._url, self._name, version, champion)
         try:
             self._wait_until_served(version, digest, known if changed else [])
         except (LeptonError, KeyboardInterrupt):
@@ -172,7 +172,7 @@ class _ModelOnFollowers:
         if previous is None or found is None:
             raise LeptonError(f"{self._name!r} has no previous version to go back to.", where=self._url)
         digest = found["tags"].get("lepton.package_digest", "")
-        registry.crown(self._url, self._name, previous, None)
+        registry.set_champion(self._url, self._name, previous, None)
         self._wait_until_served(previous, digest, [])
         seconds = round(time.monotonic() - began, 1)
         served = self._served(previous, digest, None)

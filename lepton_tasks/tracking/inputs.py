@@ -1,4 +1,4 @@
-"""Datasets of an MLflow run: the splits it read, and what each was used for."""
+"""Data sets of an MLflow run: the splits it read, and their use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lepton_tasks.core.artifacts import DatasetRef
 from lepton_tasks.core.use_case import UseCase
 
 _CONTEXTS = {"train": "training", "validation": "validation", "test": "testing"}
-_LONGEST_DIGEST = 36  # characters, of MLflow
+_MAX_DIGEST = 36  # characters, MLflow's limit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +22,7 @@ class DataInput:
         context: ``training``, ``validation`` or ``testing``.
         source_type: Name of the use case's source.
         source: Its parameters, as JSON.
-        rows: How many it holds; None if that was not counted.
+        rows: Number of rows; None if unknown.
     """
 
     name: str
@@ -39,7 +39,7 @@ class DataInput:
         rows = features.facts.get(f"{split}_rows")
         return cls(
             name=f"{use_case.name} {split}",
-            digest=features.digest[:_LONGEST_DIGEST],
+            digest=features.digest[:_MAX_DIGEST],
             context=_CONTEXTS[split],
             source_type=source.name,
             source=json.dumps(source.params, default=str),
@@ -48,5 +48,5 @@ class DataInput:
 
     @property
     def profile(self) -> str | None:
-        """What MLflow's page shows of it, as JSON."""
+        """Profile for MLflow's page, as JSON."""
         return None if self.rows is None else json.dumps({"num_rows": self.rows})

@@ -56,7 +56,7 @@ class Tracker:
     def start(
         self, experiment: str, run_name: str, tags: Mapping[str, str], *, resume: str | None = None
     ) -> tuple[str, str]:
-        """A running run, new or resumed: ``(run_id, experiment_id)``. The experiment is made if it is missing."""
+        """Start or resume a run: ``(run_id, experiment_id)``. Creates the experiment if it is missing."""
         with self._errors():
             if resume is not None:
                 run = self._client.get_run(resume)
@@ -73,7 +73,7 @@ class Tracker:
             self._client.set_terminated(run_id, status=status)
 
     def params(self, run_id: str, values: Mapping[str, Any]) -> None:
-        """Log parameters; a value longer than MLflow's 6,000 characters is cut."""
+        """Log parameters; values are truncated to MLflow's limit of 6,000 characters."""
         from mlflow.entities import Param
 
         items = [Param(key, str(value)[:6000]) for key, value in values.items()]
@@ -97,11 +97,11 @@ class Tracker:
             self._client.log_batch(run_id, tags=[RunTag(key, str(value)) for key, value in values.items()])
 
     def inputs(self, run_id: str, inputs: Sequence[DataInput]) -> None:
-        """Log what the run has read; what is logged again is there once."""
+        """Log the data sets that the run has read; idempotent."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
         from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
-        told = [
+        entries = [
             DatasetInput(
                 Dataset(one.name, one.digest, one.source_type, one.source, profile=one.profile),
                 tags=[InputTag(MLFLOW_DATASET_CONTEXT, one.context)],
@@ -109,7 +109,7 @@ class Tracker:
             for one in inputs
         ]
         with self._errors():
-            self._client.log_inputs(run_id, datasets=told)
+            self._client.log_inputs(run_id, datasets=entries)
 
     def files(self, run_id: str, path: Path, at: str | None = None) -> None:
         """Upload a file, or all files of a folder, to the folder `at` of the run's artifacts."""
@@ -141,7 +141,7 @@ class Tracker:
         A version that carries the same ``lepton.package_digest`` is returned as it is, so a killed stage can run again.
 
         Args:
-            name: Registered model; made if it is missing.
+            name: Registered model; created if it is missing.
             run_id: The run the model belongs to.
             onnx_file: The network.
             example: Inputs by name, as the model takes them: ``{name: array [N, ...]}``.
@@ -171,7 +171,7 @@ class Tracker:
                 )
             if not self._client.search_registered_models(f"name = '{name}'"):
                 self._client.create_registered_model(name, description=title)
-            made = self._client.create_model_version(
+            created = self._client.create_model_version(
                 name,
                 source=logged.model_uri,
                 run_id=run_id,
@@ -179,7 +179,7 @@ class Tracker:
                 description=card,
                 model_id=logged.model_id,
             )
-            return ModelVersion(name, str(made.version), run_id, dict(tags))
+            return ModelVersion(name, str(created.version), run_id, dict(tags))
 
     def versions(self, name: str) -> list[ModelVersion]:
         """All versions of a model, newest first."""
@@ -205,11 +205,11 @@ class Tracker:
         return ModelVersion(name, str(found.version), found.run_id or "", dict(found.tags))
 
     def champion(self, name: str) -> ModelVersion | None:
-        """The version that is in production, or None."""
+        """The version in production, or None."""
         return self.version(name, CHAMPION)
 
     def set_alias(self, name: str, alias: str, version: str | None) -> None:
-        """Point an alias at a version; None takes the alias away."""
+        """Point an alias at a version; None removes the alias."""
         with self._errors():
             if version is None:
                 self._client.delete_registered_model_alias(name, alias)
@@ -241,14 +241,14 @@ def _short(error: Exception) -> str:
 
 
 def requirements() -> list[str]:
-    """What serving the logged model needs, pinned; given so that MLflow need not import the model to find out."""
+    """Pinned requirements of the logged model, so that MLflow need not import the model to infer them."""
     from importlib.metadata import version
 
     return [f"{name}=={version(name)}" for name in ("mlflow", "numpy", "onnx", "onnxruntime")]
 
 
 def signature(network: Any, inputs: Collection[str]) -> Any:
-    """The signature of an ONNX graph with these inputs; the first axis is the batch and left open."""
+    """Signature of an ONNX graph with these inputs; the first axis is the batch, of any size."""
     import numpy as np
     import onnx
     from mlflow.models import ModelSignature

@@ -1,7 +1,7 @@
 """Read the model registry over MLflow's REST API, without the three-second MLflow import.
 
-For the questions asked before a stage is started (which version has an alias, does a version still exist), and for the
-inference server, whose image has no MLflow: it follows the aliases, fetches packages, and moves aliases.
+Used before a stage starts (which version has an alias, does a version still exist), and by the inference server, whose
+image has no MLflow: it follows aliases, downloads packages, and sets aliases.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from lepton_tasks.core.errors import ArtifactError, UnavailableError
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 ROLLED_BACK = "lepton.rolled_back"
-"""Tag of a version that a repair took away: the reason."""
+"""Tag of a version that a repair rolled back, with the reason."""
 
 _TIMEOUT_SECONDS = 10.0
-_PACKAGE = "package"  # the folder of a run's artifacts that `register` uploads the package to
-_MODELS_A_PAGE = 100
-_LONGEST_TAG = 5000  # characters, of MLflow
+_PACKAGE = "package"  # artifact folder of the package, uploaded by `register`
+_PAGE_SIZE = 100
+_MAX_TAG = 5000  # characters, MLflow's limit
 
 
 def alias(tracking_url: str, name: str, alias: str) -> dict[str, Any] | None:
@@ -39,18 +39,18 @@ def version(tracking_url: str, name: str, number: str) -> dict[str, Any] | None:
 
 
 def run_page(tracking_url: str, facts: Mapping[str, object]) -> str:
-    """The page of the run that a reference's facts name; an empty string if they name none."""
+    """URL of the run named by a reference's facts; empty if there is none."""
     run, experiment = facts.get("mlflow_run_id"), facts.get("mlflow_experiment_id")
     return f"{tracking_url.rstrip('/')}/#/experiments/{experiment}/runs/{run}" if run and experiment else ""
 
 
 def aliases(tracking_url: str) -> dict[str, dict[str, str]]:
-    """The aliases of every registered model, with the numbers of the versions they point to."""
+    """Aliases of all registered models, with the version numbers they point to."""
     found: dict[str, dict[str, str]] = {}
     token = ""
     while True:
-        query = {"max_results": str(_MODELS_A_PAGE), **({"page_token": token} if token else {})}
-        page = ask(tracking_url, "registered-models/search", query)
+        query = {"max_results": str(_PAGE_SIZE), **({"page_token": token} if token else {})}
+        page = request_json(tracking_url, "registered-models/search", query)
         for model in page.get("registered_models", []):
             found[model["name"]] = {entry["alias"]: entry["version"] for entry in model.get("aliases", [])}
         token = page.get("next_page_token", "")
@@ -59,7 +59,7 @@ def aliases(tracking_url: str) -> dict[str, dict[str, str]]:
 
 
 def set_alias(tracking_url: str, name: str, alias: str, number: str | None) -> None:
-    """Point an alias at a version; None takes the alias away.
+    """Point an alias at a version; None removes the alias.
 
     Raises:
         ArtifactError: there is no such version.
@@ -67,34 +67,34 @@ def set_alias(tracking_url: str, name: str, alias: str, number: str | None) -> N
     """
     body = {"name": name, "alias": alias, **({"version": number} if number else {})}
     try:
-        ask(tracking_url, "registered-models/alias", body=body, method="POST" if number else "DELETE")
+        request_json(tracking_url, "registered-models/alias", body=body, method="POST" if number else "DELETE")
     except FileNotFoundError as error:
         raise ArtifactError(f"the registry has no version {number} of {name!r}.", where=tracking_url) from error
 
 
 def set_tag(tracking_url: str, name: str, number: str, key: str, value: str) -> None:
     """Set a tag of a version; raises as `set_alias` does."""
-    body = {"name": name, "version": number, "key": key, "value": value[:_LONGEST_TAG]}
+    body = {"name": name, "version": number, "key": key, "value": value[:_MAX_TAG]}
     try:
-        ask(tracking_url, "model-versions/set-tag", body=body, method="POST")
+        request_json(tracking_url, "model-versions/set-tag", body=body, method="POST")
     except FileNotFoundError as error:
         raise ArtifactError(f"the registry has no version {number} of {name!r}.", where=tracking_url) from error
 
 
-def crown(tracking_url: str, name: str, champion: str, previous: str | None) -> None:
+def set_champion(tracking_url: str, name: str, champion: str, previous: str | None) -> None:
     """Point the aliases ``champion`` and ``previous`` at versions; raises as `set_alias` does.
 
-    A version that is the champion now is the challenger no longer.
+    Removes the alias ``challenger`` from the new champion.
     """
-    set_alias(tracking_url, name, CHAMPION, champion)  # first: one that was never registered changes neither
+    set_alias(tracking_url, name, CHAMPION, champion)  # first: an unregistered version must change neither
     set_alias(tracking_url, name, PREVIOUS, previous)
-    held = alias(tracking_url, name, CHALLENGER)
-    if held is not None and held["version"] == champion:
+    challenger = alias(tracking_url, name, CHALLENGER)
+    if challenger is not None and challenger["version"] == champion:
         set_alias(tracking_url, name, CHALLENGER, None)
 
 
 def download(tracking_url: str, run_id: str, folder: Path) -> None:
-    """Fetch the model package of a run into `folder`, wherever MLflow keeps it.
+    """Download the model package of a run into `folder`, from any artifact store of MLflow.
 
     Raises:
         ArtifactError: the run has none.
@@ -111,11 +111,11 @@ def download(tracking_url: str, run_id: str, folder: Path) -> None:
 
 
 def _download(tracking_url: str, run_id: str, path: str, folder: Path) -> int:
-    """Fetch the files of one folder and of those in it; returns how many."""
+    """Download a folder recursively; returns the number of files."""
     count = 0
     folder.mkdir(parents=True, exist_ok=True)
-    for item in ask(tracking_url, "artifacts/list", {"run_id": run_id, "path": path}).get("files", []):
-        target = folder / Path(item["path"]).name  # a name alone: what MLflow says must not lead elsewhere
+    for item in request_json(tracking_url, "artifacts/list", {"run_id": run_id, "path": path}).get("files", []):
+        target = folder / Path(item["path"]).name  # name only: prevents path traversal
         if target.name in ("", ".."):
             raise ArtifactError(f"the artifact {item['path']!r} has no name.", where=f"{tracking_url}: run {run_id}")
         if item["is_dir"]:
@@ -130,14 +130,14 @@ def _download(tracking_url: str, run_id: str, path: str, folder: Path) -> int:
 
 def _version(tracking_url: str, path: str, query: dict[str, str]) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = ask(tracking_url, path, query)["model_version"]
+        found: dict[str, Any] = request_json(tracking_url, path, query)["model_version"]
     except FileNotFoundError:
         return None
     found["tags"] = {tag["key"]: tag["value"] for tag in found.get("tags", [])}
     return found
 
 
-def ask(
+def request_json(
     tracking_url: str,
     path: str,
     query: Mapping[str, str] | None = None,
@@ -145,7 +145,7 @@ def ask(
     body: Mapping[str, Any] | None = None,
     method: str = "GET",
 ) -> dict[str, Any]:
-    """The JSON answer; raises `FileNotFoundError` if there is no such run, model, version or alias."""
+    """Send a request to the REST API; raises `FileNotFoundError` for an unknown run, model, version or alias."""
     url = f"{tracking_url.rstrip('/')}/api/2.0/mlflow/{path}"
     if query:
         url += f"?{urllib.parse.urlencode(query)}"
@@ -157,7 +157,7 @@ def ask(
 
 
 def fetch(request: str | urllib.request.Request) -> Any:
-    """The open reply; raises `FileNotFoundError` as `ask` does, and `UnavailableError` if MLflow does not answer."""
+    """Open a response; raises `FileNotFoundError` as `request_json`, `UnavailableError` if MLflow does not answer."""
     url = request if isinstance(request, str) else request.full_url
     try:
         return urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)

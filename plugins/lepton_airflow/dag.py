@@ -18,7 +18,7 @@ from lepton_tasks.core.use_case import UseCase
 from lepton_tasks.core.use_case_file import load_use_case
 from lepton_tasks.stages.pipeline import stages_of
 
-# Param of the trigger form -> key of the use case.
+# Param of the trigger trigger_form -> key of the use case.
 OVERRIDES = {
     "epochs": "train.epochs",
     "learning_rate": "train.learning_rate",
@@ -33,12 +33,12 @@ _GROUPS = {
     "release": "Convert, register, deploy and monitor the model",
 }
 
-# Stage -> what other Dags can follow: ``lepton://<this>/<use case>``.
-_ASSETS = {"transform": "datasets", "register": "models", "deploy": "endpoints"}
+# Stage -> kind of its asset, ``lepton://<kind>/<use case>``, which can trigger other Dags.
+_ASSET_KINDS = {"transform": "datasets", "register": "models", "deploy": "endpoints"}
 
 
 def build_dag(path: Path, use_case: UseCase | None = None) -> DAG:
-    """The Dag of one use case, read from its file if it is not given; raises `ConfigError` naming file, key, value."""
+    """Build a use case's Dag; reads `path` without `use_case`. Raises `ConfigError` with file, key and value."""
     use_case = use_case or load_use_case(path)
     schedule = _schedule(use_case, path)
     with DAG(
@@ -50,8 +50,8 @@ def build_dag(path: Path, use_case: UseCase | None = None) -> DAG:
         # No start date: with one, the last missed run starts when the Dag is first unpaused.
         catchup=False,
         max_active_runs=1,
-        auto_register=False,  # the Dag files say which Dags are theirs
-        params=form(use_case),
+        auto_register=False,  # Dag files register their Dags explicitly
+        params=trigger_form(use_case),
         tags=["lepton", *(spec.name for spec in (use_case.task, use_case.model) if spec)],
         default_args={"owner": "lepton", "retry_delay": dt.timedelta(seconds=5), "retry_exponential_backoff": 3},
     ) as dag:
@@ -67,7 +67,7 @@ def build_dag(path: Path, use_case: UseCase | None = None) -> DAG:
                 overrides={p: key for p, key in OVERRIDES.items() if p in dag.params},
                 task_group=groups[stage.group],
                 retries=stage.retries,
-                outlets=[_asset(use_case, _ASSETS[stage.name])] if stage.name in _ASSETS else [],
+                outlets=[_asset(use_case, _ASSET_KINDS[stage.name])] if stage.name in _ASSET_KINDS else [],
             )
             if previous is not None:
                 previous >> task
@@ -75,8 +75,8 @@ def build_dag(path: Path, use_case: UseCase | None = None) -> DAG:
     return dag
 
 
-def form(use_case: UseCase) -> dict[str, Param]:
-    """The trigger form: typed, bounded fields with the YAML's values."""
+def trigger_form(use_case: UseCase) -> dict[str, Param]:
+    """Fields of the trigger trigger_form: typed and bounded, with the YAML's values as defaults."""
     params: dict[str, Param] = {}
     if use_case.learns:
         training = _training_schema()
@@ -88,7 +88,7 @@ def form(use_case: UseCase) -> dict[str, Param]:
             type="string",
             minLength=1,
             title="Data path",
-            description="Where the source reads from; a relative path starts at the data root (LEPTON_DATA).",
+            description="Path of the source's data; relative to the data root (LEPTON_DATA).",
         )
     if use_case.learns:
         params["deploy"] = Param(
@@ -113,25 +113,25 @@ def _training_schema() -> dict[str, Any]:
 
 
 def _param(value: Any, schema: Mapping[str, Any], *, title: str) -> Param:
-    kept = ("type", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "description")
-    return Param(value, **({k: schema[k] for k in kept if k in schema} | {"title": title}))
+    keys = ("type", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "description")
+    return Param(value, **({k: schema[k] for k in keys if k in schema} | {"title": title}))
 
 
-def cron_of(cron: str, path: Path, key: str) -> str:
-    """The cron expression at a key, if it is one; raises `ConfigError` otherwise."""
+def checked_cron(cron: str, path: Path, key: str) -> str:
+    """Validate the cron expression of a key; raises `ConfigError` if it is invalid."""
     if not croniter.is_valid(cron):
         raise ConfigError(f"{cron!r} is not a cron expression.", where=f"{path.name}: {key}")
     return cron
 
 
 def _schedule(use_case: UseCase, path: Path) -> Any:
-    """Airflow's form of the schedule. It would find a wrong one only after the whole Dag file was read."""
+    """Convert the schedule for Airflow, which would report errors only after reading the whole Dag file."""
     if use_case.schedule is None:
         return None
     if (cron := use_case.schedule.cron) is not None:
         # Airflow takes `run_immediately=False` for a tenth of the interval, in which the last missed run would start.
         return CronTriggerTimetable(
-            cron_of(cron, path, "schedule.cron"), timezone="UTC", run_immediately=dt.timedelta(0)
+            checked_cron(cron, path, "schedule.cron"), timezone="UTC", run_immediately=dt.timedelta(0)
         )
     try:
         return [Asset(uri) for uri in use_case.schedule.assets]

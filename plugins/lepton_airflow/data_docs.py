@@ -11,9 +11,9 @@ from lepton_tasks.quality.report_files import CHECKS, DOCS_PAGE, REPORT_FILE, re
 PREFIX = "/lepton/data-docs"
 
 _FAILED, _HELD = "failed", "held"
-_PLACE = re.compile(rf"({'|'.join(CHECKS)})/[0-9a-f]{{32}}/({_FAILED}|{_HELD})")  # no dot: it leads nowhere else
+_ADDRESS = re.compile(rf"({'|'.join(CHECKS)})/[0-9a-f]{{32}}/({_FAILED}|{_HELD})")  # no dot: prevents path traversal
 _HEADERS = {
-    # The page holds values of the data, so it runs no script, fetches nothing, and has an origin of its own.
+    # Pages contain data values, so they may run no script, load nothing, and have an opaque origin.
     "Content-Security-Policy": (
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox; frame-ancestors 'none'; "
         "base-uri 'none'; form-action 'none'"
@@ -25,18 +25,18 @@ _HEADERS = {
 
 
 def page_path(dag: str, stage: str, fingerprint: str, *, failed: bool) -> str:
-    """The path of a check's page, below Airflow's address."""
+    """Path of a check's page, relative to Airflow's address."""
     return f"{PREFIX}/{dag}/{stage}/{fingerprint}/{_FAILED if failed else _HELD}"
 
 
 class DataDocs:
-    """An ASGI application that is built on its first request.
+    """ASGI application, built on the first request.
 
-    Airflow loads its plugins in every process, and only the API server has imported FastAPI.
+    Airflow loads plugins in every process, but only the API server has imported FastAPI.
     """
 
     def __init__(self) -> None:
-        self._built: Any = None
+        self._app: Any = None
 
     async def __call__(
         self,
@@ -44,13 +44,13 @@ class DataDocs:
         receive: Callable[[], Awaitable[MutableMapping[str, Any]]],
         send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
     ) -> None:
-        """Answer one request."""
-        if self._built is None:
-            self._built = _application()
-        await self._built(scope, receive, send)
+        """Handle one request."""
+        if self._app is None:
+            self._app = _build_app()
+        await self._app(scope, receive, send)
 
 
-def _application() -> Any:
+def _build_app() -> Any:
     from airflow.api_fastapi.app import get_auth_manager
     from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
     from airflow.api_fastapi.core_api.security import requires_access_dag
@@ -58,12 +58,12 @@ def _application() -> Any:
     from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 
     app = FastAPI(openapi_url=None)
-    # Airflow does not authenticate requests to a plugin's application.
+    # Airflow does not authenticate requests to plugin applications.
     may_read = Depends(requires_access_dag("GET", DagAccessEntity.TASK_LOGS))
 
     @app.get("/{dag_id}/{stage}/{fingerprint}/{outcome}", dependencies=[may_read])
     def page(dag_id: str, stage: str, fingerprint: str, outcome: str) -> HTMLResponse:
-        if not _PLACE.fullmatch(f"{stage}/{fingerprint}/{outcome}"):
+        if not _ADDRESS.fullmatch(f"{stage}/{fingerprint}/{outcome}"):
             raise HTTPException(404, "This is not the address of a report.")
         folder = report_folder(state_root(), stage, fingerprint, failed=outcome == _FAILED)
         try:

@@ -1,4 +1,4 @@
-"""Convert Lepton's errors to Airflow's exceptions; the only module that knows both."""
+"""Conversion between Lepton's errors and Airflow's exceptions."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from lepton_tasks.core.errors import LeptonError, UnavailableError
 
 
 def airflow_error(error: LeptonError) -> AirflowException:
-    """An exception that uses the task's retries if `error` may pass by itself, and one that fails the task if not."""
+    """Airflow's exception for `error`: it allows retries if `error` is retryable, and otherwise fails the task."""
     return AirflowException(str(error)) if error.retryable else AirflowFailException(str(error))
 
 
 def skipped(reason: str) -> AirflowSkipException:
-    """An exception that marks the task as skipped."""
+    """Airflow's exception that marks the task as skipped."""
     return AirflowSkipException(reason)
 
 
 @contextmanager
-def asking_airflow(what: str, *, fix: str) -> Iterator[None]:
-    """Raise `UnavailableError` that `what` failed, where Airflow's API refuses or does not answer."""
+def airflow_api_errors(what: str, *, fix: str) -> Iterator[None]:
+    """Convert errors of Airflow's API into an `UnavailableError` with the message `what`."""
     try:
         yield
     except AirflowRuntimeError as error:

@@ -1,4 +1,4 @@
-"""The Dags of a folder of use cases: for each file one that runs it, and one that watches what it deploys."""
+"""Build the Dags of a folder of use cases: for each file one that runs it, and one that monitors its model."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ class Dags:
     errors: tuple[LeptonError, ...]
 
     def raise_errors(self) -> None:
-        """Raise one `ConfigError` that tells every fault, if there is any."""
+        """Raise one `ConfigError` with all errors, if there are any."""
         if self.errors:
             raise ConfigError("\n".join(str(error) for error in self.errors))
 
 
 def use_case_folder(dag_file: str) -> Path:
-    """``configs/use_cases`` of the project whose ``dags`` folder holds `dag_file`."""
+    """``configs/use_cases`` of the project with `dag_file` in its ``dags`` folder."""
     return Path(dag_file).absolute().parents[1] / "configs" / "use_cases"
 
 
 def build_dags(folder: Path) -> Dags:
-    """The Dags of every YAML in a folder; one broken file costs no other its Dags."""
+    """Build the Dags of all YAML files in a folder; an invalid file does not affect the others."""
     dags: list[DAG] = []
     errors: list[LeptonError] = []
     for path in sorted(folder.glob("*.yaml")):

@@ -21,42 +21,42 @@ class MlflowRunLink(BaseOperatorLink):
     name = "MLflow run"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        """The run's page; an empty string where the task knew no run. Called in the task's process, after it ran."""
+        """URL of the run's page; empty without a run. Called in the task's process, after it ran."""
         return run_page(load_environment().tracking_url, _facts(operator))
 
 
 class DataDocsLink(BaseOperatorLink):
-    """Opens what the data checks found, among the files of the task's MLflow run."""
+    """Opens the Data Docs in the artifacts of the task's MLflow run."""
 
     name = "Data Docs"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        """The page of the features' check, the other checks beside it; an empty string where there is no run."""
+        """URL of the Data Docs of the features, with the other checks next to them; empty without a run."""
         page = run_page(load_environment().tracking_url, _facts(operator))
         return f"{page}/artifacts/quality/features/index.html" if page else ""
 
 
 class CheckLink(BaseOperatorLink):
-    """Opens what the task's own check of the data found, whether they passed or not."""
+    """Opens the Data Docs of the task's own check, passed or failed."""
 
     name = "Data Docs"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        """The page of the check, served by Airflow; an empty string where the task did not come to a report."""
+        """URL of the check's page, served by Airflow; empty without a report."""
         path = getattr(operator, "report", "")
         return f"{conf.get('api', 'base_url', fallback='').rstrip('/')}{path}" if path else ""
 
 
 class EndpointLink(BaseOperatorLink):
-    """Opens the page on which the deployed model can be tried."""
+    """Opens the page to try the deployed model."""
 
     name = "Endpoint"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        """The server's OpenAPI page; an empty string before there is an endpoint."""
+        """URL of the server's OpenAPI page; empty without an endpoint."""
         return f"{load_environment().serving_url}/docs" if "url" in _facts(operator) else ""
 
 
 def _facts(operator: BaseOperator) -> dict[str, object]:
-    """The facts of what the task was given and of what it made, the latter winning."""
-    return {name: value for ref in getattr(operator, "seen", ()) for name, value in ref.facts.items()}
+    """Facts of the task's inputs and output; the output's take precedence."""
+    return {name: value for ref in getattr(operator, "refs", ()) for name, value in ref.facts.items()}

@@ -30,10 +30,10 @@ class StageProcess:
 
     Args:
         stage: The stage's name.
-        use_case: The YAML.
+        use_case: Path of the YAML.
         overrides: Values by dotted key.
-        run_id: The run's name.
-        force: Whether the stage runs even if nothing changed.
+        run_id: Name of the run.
+        force: Run the stage even if nothing changed.
     """
 
     def __init__(
@@ -47,10 +47,10 @@ class StageProcess:
         self._process: subprocess.Popen[bytes] | stage_host_client.HostedProcess | None = None
 
     def run(self, refs: Mapping[str, ArtifactRef], *, on_line: Callable[[str], None]) -> ArtifactRef:
-        """Run the stage to its end, handing on every line it prints.
+        """Run the stage to its end and pass on every line that it prints.
 
         Raises:
-            LeptonError: what the stage raised; `StageError` if it ended without telling.
+            LeptonError: from the stage; `StageError` if it ended without a result.
         """
         with tempfile.TemporaryDirectory(prefix="lepton-stage-") as folder:
             inputs, result = Path(folder, "refs.json"), Path(folder, "result.json")
@@ -115,7 +115,7 @@ def _outcome(stage: str, result: Path, status: int) -> ArtifactRef:
 
 
 def _environment() -> dict[str, str]:
-    """Ours without Airflow's settings and secrets: a stage knows nothing of Airflow."""
+    """Environment variables without Airflow's settings and secrets, which stages do not need."""
     return {k: v for k, v in os.environ.items() if not k.lstrip("_").startswith("AIRFLOW")}
 
 

@@ -1,4 +1,4 @@
-"""The Dag that watches a deployed model: `monitor >> alert >> repair`, thin tasks over `lepton_tasks.stages.watch`."""
+"""Dag that monitors a deployed model: `monitor >> alert >> repair`, thin tasks over `lepton_tasks.stages.watch`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunLink
 from airflow.sdk import DAG, BaseOperator
 
-from lepton_airflow.dag import cron_of
-from lepton_airflow.errors import airflow_error, asking_airflow, skipped
+from lepton_airflow.dag import checked_cron
+from lepton_airflow.errors import airflow_api_errors, airflow_error, skipped
 from lepton_airflow.links import EndpointLink
 from lepton_airflow.process import StageProcess
 from lepton_tasks.core.artifacts import ArtifactRef, EndpointRef
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
     from lepton_tasks.monitoring.alert import Delivery
 
-_LONGEST_NOTE = 1000  # characters, of Airflow
+_MAX_NOTE = 1000  # characters, Airflow's limit
 _SUFFIX = ".watch"  # no use case has a dot in its name
-_ABOUT = """Monitors the model deployed by the Dag [{name}](/dags/{name}), sends alerts, and repairs it.
+_DOC = """Monitors the model deployed by the Dag [{name}](/dags/{name}), sends alerts, and repairs it.
 
 | task | what it does |
 |---|---|
@@ -40,14 +40,13 @@ _ABOUT = """Monitors the model deployed by the Dag [{name}](/dags/{name}), sends
 
 
 def build_watch(path: Path, use_case: UseCase) -> DAG | None:
-    """The Dag that watches what a use case deploys; None if it deploys nothing or is not to be watched.
+    """Build the monitoring Dag of a use case; None if it deploys nothing or has no monitoring schedule.
+
+    New Dags are not paused, so deployed models are monitored without further action; a run for a use case that was
+    never deployed takes one task of a second.
 
     Raises:
-        ConfigError: its schedule is none.
-
-
-    It is not paused when it is new: a deployed model is watched without anything more to do, and a run for a use case
-    that was never deployed takes one task of a second.
+        ConfigError: the schedule is invalid.
     """
     schedule = use_case.watch.schedule
     if not use_case.watched or schedule is None:
@@ -57,8 +56,8 @@ def build_watch(path: Path, use_case: UseCase) -> DAG | None:
         dag_id=f"{use_case.name}{_SUFFIX}",
         dag_display_name=f"{title}: watch",
         description="Checks, alerts and repairs between runs",
-        doc_md=_ABOUT.format(name=use_case.name),
-        schedule=_minute_of(use_case.name) if schedule == "@hourly" else cron_of(schedule, path, "watch.schedule"),
+        doc_md=_DOC.format(name=use_case.name),
+        schedule=_hourly(use_case.name) if schedule == "@hourly" else checked_cron(schedule, path, "watch.schedule"),
         catchup=False,
         max_active_runs=1,
         is_paused_upon_creation=False,
@@ -68,20 +67,20 @@ def build_watch(path: Path, use_case: UseCase) -> DAG | None:
     ) as dag:
         file = str(path)
         monitor = MonitorOperator(task_id="monitor", use_case=file)
-        # After a failure, too: that the monitors failed is told, and a channel that failed stops no repair.
+        # Also after a failure: failed monitors are reported, and a failed channel prevents no repair.
         alert = AlertOperator(task_id="alert", use_case=file, trigger_rule="none_skipped")
         repair = RepairOperator(task_id="repair", use_case=file, trigger_rule="none_skipped")
         monitor >> alert >> repair
     return dag
 
 
-def _minute_of(name: str) -> str:
-    """Once an hour, use cases at different minutes: all at once they would keep a small machine busy."""
+def _hourly(name: str) -> str:
+    """Hourly cron expression with a minute per use case, so that the Dags do not all run at once."""
     return f"{zlib.crc32(name.encode()) % 60} * * * *"
 
 
-class _Step(BaseOperator):
-    """A task about one use case.
+class _UseCaseOperator(BaseOperator):
+    """Base class of the tasks.
 
     Args:
         use_case: Path of the YAML.
@@ -99,18 +98,18 @@ class _Step(BaseOperator):
         return load_use_case(Path(self.use_case)), ctx
 
 
-class MonitorOperator(_Step):
+class MonitorOperator(_UseCaseOperator):
     """Runs the monitors on the deployed model."""
 
     operator_extra_links = (EndpointLink(),)
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self.seen: list[ArtifactRef] = []
+        self.refs: list[ArtifactRef] = []
         self._process: StageProcess | None = None
 
     def execute(self, context: Context) -> dict[str, int]:
-        """Returns the number of findings by severity; they do not fail the task."""
+        """Run the monitors; returns the number of findings by severity, which do not fail the task."""
         from lepton_tasks.core.finding import SEVERITIES
         from lepton_tasks.stages.watch import check
 
@@ -130,35 +129,35 @@ class MonitorOperator(_Step):
             self._process.end()
 
     def _run(self, endpoint: EndpointRef, run_id: str) -> None:
-        self.seen.append(endpoint)
+        self.refs.append(endpoint)
         self._process = StageProcess("monitor", Path(self.use_case), {}, run_id=run_id)
         self._process.run({"endpoint": endpoint}, on_line=lambda line: self.log.info("%s", line))
 
 
-class AlertOperator(_Step):
+class AlertOperator(_UseCaseOperator):
     """Sends pending alerts."""
 
     def execute(self, context: Context) -> dict[str, int]:
-        """Returns how many each channel took; fails if one did not, after all were tried."""
+        """Send the alerts; returns their number by channel. Fails if a channel failed, after trying all."""
         from lepton_tasks.monitoring.alert import deliver
 
         try:
             delivery = deliver(*self._begin(context))
         except LeptonError as error:
             raise airflow_error(error) from error
-        _all_sent(delivery)
+        _raise_failed(delivery)
         if not delivery.sent:
             self.log.info("There are no new alerts.")
         return dict(delivery.sent)
 
 
-def _all_sent(delivery: Delivery) -> None:
+def _raise_failed(delivery: Delivery) -> None:
     if delivery.failed:
-        told = " ".join(f"{name}: {reason}" for name, reason in delivery.failed.items())
-        raise airflow_error(UnavailableError(f"{told} The alerts are kept for the next check."))
+        reasons = " ".join(f"{name}: {reason}" for name, reason in delivery.failed.items())
+        raise airflow_error(UnavailableError(f"{reasons} The alerts are kept for the next check."))
 
 
-class RepairOperator(_Step):
+class RepairOperator(_UseCaseOperator):
     """Applies the remedies; a retraining is a run of the use case's Dag."""
 
     operator_extra_links = (TriggerDagRunLink(),)
@@ -168,7 +167,7 @@ class RepairOperator(_Step):
         self.trigger_dag_id = Path(self.use_case).stem  # of the link
 
     def execute(self, context: Context) -> list[str]:
-        """Returns what was said and done; what was done is told at once, even if it failed."""
+        """Apply the remedies; returns their messages. Alerts about them are sent at once, even after a failure."""
         from lepton_tasks.monitoring.alert import deliver
         from lepton_tasks.monitoring.remediate import repair
         from lepton_tasks.stages.watch import situation
@@ -176,7 +175,7 @@ class RepairOperator(_Step):
         try:
             use_case, ctx = self._begin(context)
             try:
-                repairs = repair(situation(use_case, ctx, _Dag(use_case, ctx, context["ti"])))
+                repairs = repair(situation(use_case, ctx, _DagTrainer(use_case, ctx, context["ti"])))
             finally:
                 delivery = deliver(use_case, ctx)
         except LeptonError as error:
@@ -185,22 +184,22 @@ class RepairOperator(_Step):
             self.log.info("%s", one.text)
         if not repairs:
             self.log.info("No remedy applies.")
-        _all_sent(delivery)
+        _raise_failed(delivery)
         return [one.text for one in repairs]
 
 
-class _Dag:
-    """Trains by a run of the use case's Dag.
+class _DagTrainer:
+    """Trainer that triggers a run of the use case's Dag.
 
-    It asks for the run itself. `TriggerDagRunOperator` leaves that to what runs the task, after its end, where a
-    retraining that never began had been noted and told as started.
+    It triggers the run directly. `TriggerDagRunOperator` leaves that to the task runner after the task's end, when a
+    retraining would already be reported as started, even if it never began.
     """
 
     def __init__(self, use_case: UseCase, ctx: RunContext, ti: Any) -> None:
         self.use_case, self.ctx, self.ti = use_case, ctx, ti
 
     def obstacle(self) -> str:
-        """A run that goes on, in Airflow or outside of it, or a paused Dag."""
+        """Reason against a run: one is in progress, in Airflow or outside of it, or the Dag is paused."""
         from lepton_tasks.stages.running import is_running
 
         name = self.use_case.name
@@ -210,24 +209,24 @@ class _Dag:
         return f"the Dag {name} is paused in Airflow." if self.ti.get_dag(name).is_paused else ""
 
     def unchanged(self) -> bool:
-        """Whether the run would give the same model."""
+        """Whether a run would produce the same model."""
         from lepton_tasks.stages.watch import unchanged
 
         return unchanged(self.use_case, self.ctx)
 
     def start(self, why: str) -> str:
-        """Start the run; if an earlier attempt of this task did, that is it."""
+        """Trigger the run; idempotent over the attempts of this task."""
         from airflow.sdk.execution_time import comms, task_runner
 
         name, run_id = self.use_case.name, f"repair__{self.ctx.run_id}"
-        wanted = comms.TriggerDagRun(
+        request = comms.TriggerDagRun(
             dag_id=name,
             run_id=run_id,
             logical_date=self.ctx.clock(),
             conf={"reason": why, "asked_by": self.ctx.run_id},
-            note=why[:_LONGEST_NOTE],
+            note=why[:_MAX_NOTE],
         )
-        with asking_airflow(f"no run of the Dag {name} began", fix="It is tried again at the next check."):
-            task_runner.SUPERVISOR_COMMS.send(wanted)
+        with airflow_api_errors(f"no run of the Dag {name} began", fix="It is tried again at the next check."):
+            task_runner.SUPERVISOR_COMMS.send(request)
         self.ti.xcom_push(key="trigger_run_id", value=run_id)  # of the link
         return f"run {run_id} of the Dag {name} is started."

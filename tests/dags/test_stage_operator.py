@@ -131,7 +131,7 @@ def test_links_lead_to_the_run_and_the_endpoint(monkeypatch):
     monkeypatch.setenv("LEPTON_SERVING_URL", "http://127.0.0.1:8101")
     task = operator("deploy")
     assert MlflowRunLink().get_link(task, ti_key=None) == EndpointLink().get_link(task, ti_key=None) == ""
-    task.seen = [CHECKPOINT, EndpointRef(uri="store://deploy/1", digest="3" * 64, stage="deploy", facts={"url": "x"})]
+    task.refs = [CHECKPOINT, EndpointRef(uri="store://deploy/1", digest="3" * 64, stage="deploy", facts={"url": "x"})]
     assert MlflowRunLink().get_link(task, ti_key=None) == "http://127.0.0.1:5001/#/experiments/7/runs/r1"
     assert EndpointLink().get_link(task, ti_key=None) == "http://127.0.0.1:8101/docs"
     docs = DataDocsLink().get_link(task, ti_key=None)

@@ -226,9 +226,9 @@ def assert_shown(platform):
     assert version["tags"]["lepton.severity"] == "critical"
     assert version["tags"]["lepton.checked"].endswith("critical drift label")
     memory = {"run_id": version["run_id"], "metric_key": "monitoring/resources/memory MiB"}
-    steps = [one["step"] for one in registry.ask(url, "metrics/get-history", memory)["metrics"]]
+    steps = [one["step"] for one in registry.request_json(url, "metrics/get-history", memory)["metrics"]]
     assert steps == list(range(1, 1 + max(2, len(steps))))  # the run's, ours, and that of the hour if it fell between
-    report = registry.ask(url, "artifacts/list", {"run_id": version["run_id"], "path": "monitoring"})
+    report = registry.request_json(url, "artifacts/list", {"run_id": version["run_id"], "path": "monitoring"})
     assert "monitoring/findings.json" in [file["path"] for file in report["files"]]
     with urllib.request.urlopen(f"{platform.addresses['serving_url']}/metrics") as reply:
         assert f'lepton_finding_severity{{model="{DAG}",monitor="drift"}} 2.0' in reply.read().decode()

@@ -55,7 +55,7 @@ class Rollback:
         bad = str((situation.served or {})["version"])
         told = f"version {served['version']} is served again instead of version {bad}."
         try:
-            registry.crown(url, use_case.name, served["version"], served["previous"])
+            registry.set_champion(url, use_case.name, served["version"], served["previous"])
             registry.set_tag(url, use_case.name, bad, registry.ROLLED_BACK, reason(plan.findings))
         except LeptonError as error:  # what answers matters most; a server that follows the registry tells it itself
             return f"{told} The registry has not been updated yet: {error}"

@@ -151,7 +151,7 @@ class Follower:
         """Move the aliases to what is served; returns the champion, or None if the registry does not know it."""
         champion, previous = state.current.version, state.previous.version if state.previous else None
         try:
-            await asyncio.to_thread(registry.crown, self._url, name, champion, previous)
+            await asyncio.to_thread(registry.set_champion, self._url, name, champion, previous)
         except ArtifactError as error:  # it was never registered
             _log.warning("the registry was not updated to version %s of %s: %s", champion, name, error)
             return None

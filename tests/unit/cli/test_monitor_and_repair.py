@@ -90,9 +90,9 @@ def test_a_candidate_that_the_gate_refuses_is_no_failure_of_the_repair(kind, cod
 
 
 def test_status_tells_the_latest_check_in_a_line(ctx):
-    assert watch.in_short(ctx.root, "wine") == ""
+    assert watch.check_line(ctx.root, "wine") == ""
     record(USE_CASE, ctx, [drift("warning"), drift("critical"), drift("ok")], version="3")
-    assert watch.in_short(ctx.root, "wine") == "checked now: 1 critical, 1 warning; drift: PSI is 0.31 (limit 0.2)"
+    assert watch.check_line(ctx.root, "wine") == "checked now: 1 critical, 1 warning; drift: PSI is 0.31 (limit 0.2)"
     record(USE_CASE, ctx, [drift("ok")], version="3")
-    assert watch.in_short(ctx.root, "wine") == "checked now: ok"
+    assert watch.check_line(ctx.root, "wine") == "checked now: ok"
     assert watch._ago(time.time() - 7300) == "2 h ago"

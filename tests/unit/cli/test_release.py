@@ -3,7 +3,7 @@ import yaml
 from registry_server import model_registry
 
 from lepton_tasks.cli import release
-from lepton_tasks.cli.release import in_words, read_truths, rollout_of, told_comparison
+from lepton_tasks.cli.release import comparison_lines, read_truths, rollout_of, state_line
 from lepton_tasks.core.catalogue import DEPLOY_TARGETS
 from lepton_tasks.core.environment import use_case_file
 from lepton_tasks.core.errors import ConfigError
@@ -35,26 +35,26 @@ def test_a_wrong_rollout_is_refused_with_the_option(options, reason):
         rollout_of(*options)
 
 
-def test_what_is_served_in_words():
+def test_what_is_served_state_line():
     challenger = {"version": "3", "kind": "canary", "weight": 0.1, "progress": {"reason": "20 of 50 requests"}}
-    assert in_words({"version": "2", "previous": "1", "challenger": challenger}) == (
+    assert state_line({"version": "2", "previous": "1", "challenger": challenger}) == (
         "version 2; previous 1; canary 3 at 10%: 20 of 50 requests"
     )
-    assert in_words({"version": "2", "previous": None, "challenger": None, "undone": "3", "seconds": 0.01}) == (
+    assert state_line({"version": "2", "previous": None, "challenger": None, "undone": "3", "seconds": 0.01}) == (
         "version 2 (removed 3 in 0.01 s)"
     )
-    assert in_words({"version": None, "reason": "it is being loaded."}) == "not ready: it is being loaded."
+    assert state_line({"version": None, "reason": "it is being loaded."}) == "not ready: it is being loaded."
 
 
 def test_a_comparison_in_lines():
     records = [
         {"version": v, "status": 200, "label": "cat", "seconds": 0.01, "probability": 0.9} for v in "12" for _ in "abc"
     ]
-    lines = told_comparison({"name": "tiny", "hours": 24, **compare(records, base="1")})
+    lines = comparison_lines({"name": "tiny", "hours": 24, **compare(records, base="1")})
     assert lines[0] == "tiny, the last 24 h"
     assert lines[2].split() == ["1", "3", "0", "10.0", "10.0", "cat", "100%"]
     assert lines[4].endswith("no difference beyond chance")
-    assert told_comparison({"name": "tiny", "hours": 1, **compare([])})[1] == "no requests"
+    assert comparison_lines({"name": "tiny", "hours": 1, **compare([])})[1] == "no requests"
 
 
 def test_right_labels_make_an_accuracy(tmp_path):
@@ -63,7 +63,7 @@ def test_right_labels_make_an_accuracy(tmp_path):
     records = [
         {"version": "12"[i % 2], "status": 200, "label": "cat", "seconds": 0.01, "trace": f"t{i}"} for i in range(40)
     ]
-    lines = told_comparison({"name": "tiny", "hours": 1, **compare(records, base="1", truths=read_truths(path))})
+    lines = comparison_lines({"name": "tiny", "hours": 1, **compare(records, base="1", truths=read_truths(path))})
     assert lines[-1].startswith("  accuracy 75.00%, +0.00% (95 %: -2")
     path.write_text("\ufeffid,label\n1,cat\n")  # as Excel writes it
     assert read_truths(path) == {"1": "cat"}

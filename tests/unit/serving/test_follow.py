@@ -251,6 +251,6 @@ def test_the_challenger_alias_is_followed_as_asked(tmp_path, registry):
 
 def test_a_package_is_not_written_beside_its_folder(tmp_path, monkeypatch):
     listed = {"files": [{"path": "package/..", "is_dir": True}]}
-    monkeypatch.setattr(mlflow_registry, "ask", lambda *_, **__: listed)
+    monkeypatch.setattr(mlflow_registry, "request_json", lambda *_, **__: listed)
     with pytest.raises(ArtifactError, match=r"'package/\.\.' has no name"):
         mlflow_registry.download("http://127.0.0.1:1", "run", tmp_path / "here")
