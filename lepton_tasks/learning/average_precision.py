@@ -118,7 +118,7 @@ def _annotation(sides: np.ndarray, kind: Any) -> dict[str, Any]:
 
 
 def _right(boxes: np.ndarray, scores: np.ndarray, kinds: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Boxes matching a ground-truth box of their class not taken by a higher-scoring box: bool [N, M]."""
+    """Boxes that match a ground-truth box of their class, greedily by score: bool [N, M]."""
     right = np.zeros(scores.shape, bool)
     for row in range(len(boxes)):
         overlaps = iou(boxes[row], targets[row, :, 1:])

@@ -29,7 +29,7 @@ class Judge:
     network: CNN
 
     def look(self, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Features float64 [N, D] and labels int64 [N] of pictures float32 [N, H, W, C] in [0, 1]."""
+        """Features float64 [N, D] and labels int64 [N] of images float32 [N, H, W, C] in [0, 1]."""
         from lepton_tasks.models.gan import Look
         from lepton_tasks.models.inference import predict
 

@@ -71,7 +71,7 @@ class ItemRecommendation(Task):
         return {"num_users": len(self.fitted["users"]), "num_items": len(self.fitted["items"])}
 
     def initialise(self, network: nn.Module) -> None:
-        """Initialise from the training pairs."""
+        """Load the training pairs."""
         from lepton_tasks.data.extractors.interactions import seen_pairs
 
         users, items = seen_pairs(self.fitted)
@@ -123,7 +123,7 @@ class ItemRecommendation(Task):
         return Candidates(cast("Recommender", network), self._popularity, self.history)
 
     def deployable(self, network: nn.Module) -> nn.Module:
-        """Serving graph: user and recent items -> the best items and their scores."""
+        """Serving graph: user, recent items -> best items, scores."""
         from lepton_tasks.models.recommending import BestItems
 
         table = touched(self.fitted, most=_MOST_TOUCHED)

@@ -55,7 +55,7 @@ class RatingPrediction(Task):
         return {"num_users": len(self.fitted["users"]), "num_items": len(self.fitted["items"])}
 
     def initialise(self, network: nn.Module) -> None:
-        """Initialise from the mean rating and the training pairs."""
+        """Load the mean rating and the training pairs."""
         from lepton_tasks.data.extractors.interactions import seen_pairs
 
         users, items = seen_pairs(self.fitted)

@@ -75,7 +75,7 @@ class Task:
         return self.deployable(network)
 
     def validation(self, network: nn.Module, features: Path) -> Validation:
-        """Same procedure as on the test split."""
+        """Same as on the test split."""
         rows, metrics = self.evaluation_rows(features, "validation"), self.metrics  # type: ignore[attr-defined]  # subclass
         return Validation(rows, self.evaluable(network), self.outputs, metrics)
 
@@ -96,7 +96,7 @@ class Task:
         return {}
 
     def right(self, outputs: Outputs, targets: np.ndarray) -> np.ndarray | None:
-        """None: predictions are not simply right or wrong."""
+        """None: correctness is undefined."""
         return None
 
     def confidence(self, outputs: Outputs) -> np.ndarray:

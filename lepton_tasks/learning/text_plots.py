@@ -68,7 +68,7 @@ def worst_texts_plot(
 
     Args:
         path: The PNG file to write.
-        tokenizer: That made the tokens.
+        tokenizer: Of the tokens.
         rows: Tokens int [N, T] and indices into `labels`, int [N].
         probabilities: Float [N, K].
         labels: The K names.
@@ -92,7 +92,7 @@ def attention_plot(path: Path, tokenizer: Tokenizer, rows: Rows, outputs: Output
 
     Args:
         path: The PNG file to write.
-        tokenizer: That made the tokens.
+        tokenizer: Of the tokens.
         rows: Tokens int [N, T] and indices into `labels`, int [N].
         outputs: ``probabilities`` float [N, K] and ``attention`` float [N, T].
         labels: The K names.
@@ -115,7 +115,7 @@ def surprise_plot(path: Path, tokenizer: Tokenizer, rows: Rows, surprise: np.nda
 
     Args:
         path: The PNG file to write.
-        tokenizer: That made the tokens.
+        tokenizer: Of the tokens.
         rows: Tokens int [N, T].
         surprise: Of each token (nats), float [N, T + 1].
     """

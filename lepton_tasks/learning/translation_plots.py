@@ -17,7 +17,7 @@ def worst_plot(path: Path, source: Sequence[str], made: Sequence[str], wanted: S
     Args:
         path: The PNG file to write.
         source: The sources.
-        made: The translations.
+        made: Translations.
         wanted: The references.
         count: Maximum number of texts.
     """
@@ -39,7 +39,7 @@ def length_plot(path: Path, made: Sequence[str], wanted: Sequence[str]) -> Path:
 
     Args:
         path: The PNG file to write.
-        made: The translations.
+        made: Translations.
         wanted: The references.
     """
     from matplotlib.figure import Figure

@@ -155,7 +155,7 @@ class Detections(nn.Module):
         return boxes * (~nothing)[:, :, None], found, torch.where(nothing, torch.zeros_like(kinds), kinds)
 
     def _doubled(self, boxes: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
-        """Boxes, in descending order of score, that overlap a higher-scoring one of their class: bool [N, most]."""
+        """Boxes, sorted by score, that overlap a better one of their class: bool [N, most]."""
         low = torch.maximum(boxes[:, :, None, :2], boxes[:, None, :, :2])
         high = torch.minimum(boxes[:, :, None, 2:], boxes[:, None, :, 2:])
         shared = (high - low).clamp(min=0).prod(dim=3)

@@ -51,7 +51,7 @@ class TemporalCNN(nn.Module):
         self.direct = nn.Linear(inputs, horizon, bias=False)
 
     def forward(self, series: torch.Tensor) -> torch.Tensor:
-        """What follows, float32 [N, horizon], of windows float32 [N, window, inputs]."""
+        """Scaled forecasts float32 [N, horizon] of windows float32 [N, window, inputs]."""
         foretold: torch.Tensor = self.head(self.layers(series.transpose(1, 2))[:, :, -1]) + self.direct(series[:, -1])
         return foretold
 
@@ -91,7 +91,7 @@ class RNNForecaster(nn.Module):
         self.direct = nn.Linear(inputs, horizon, bias=False)
 
     def forward(self, series: torch.Tensor) -> torch.Tensor:
-        """What follows, float32 [N, horizon], of windows float32 [N, window, inputs]."""
+        """Scaled forecasts float32 [N, horizon] of windows float32 [N, window, inputs]."""
         states = series
         for index, reader in enumerate(self.readers):
             states = reader(self.dropout(states) if index else states)[0]
@@ -113,7 +113,7 @@ class Forecast(nn.Module):
         self.network, self._mean, self._std = network, mean, std
 
     def forward(self, series: torch.Tensor) -> torch.Tensor:
-        """Forecasts float32 [N, horizon] of windows `series`."""
+        """Forecasts float32 [N, horizon]."""
         foretold: torch.Tensor = self.network(series) * self._std + self._mean
         return foretold
 

@@ -26,7 +26,7 @@ def followers(tokens: torch.Tensor) -> torch.Tensor:
 
 
 class LanguageModel(nn.Module):
-    """Serving graph: tokens -> surprisal, next tokens and a continuation.
+    """Serving graph of a language model.
 
     Args:
         network: With `read` and `scores`, such as `RNNLanguageModel`.

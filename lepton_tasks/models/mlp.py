@@ -14,8 +14,8 @@ from lepton_tasks.codecs.tabular import FIRST_CODE
 class MLP(nn.Module):
     """Embedded categories and piecewise numbers through residual layers, plus a linear model.
 
-    Each number is passed both unchanged and as `bends` learned ``relu(a * x + b)``, so that the first layer need not be
-    steep where the output changes within a small part of the number's range.
+    Numbers enter both raw and as `bends` learned ``relu(a * x + b)``, so that the first layer need not be steep where
+    the output changes within a small part of their range.
 
     Args:
         numbers: Number of numeric columns.

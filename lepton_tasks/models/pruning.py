@@ -15,8 +15,8 @@ from lepton_tasks.core.errors import ConfigError
 def prune(network: nn.Module, whole: nn.Module, inputs: torch.Tensor, *, share: float) -> None:
     """Remove the channels with the smallest weights from each layer of a trained network.
 
-    Channels coupled by addition or concatenation are removed together. The output shape is unchanged, and so is
-    attention, whose scaling depends on the head width. Deterministic for given weights.
+    Channels coupled by addition or concatenation are removed together. The output shape and attention, whose scaling
+    depends on the head width, stay unchanged. Deterministic.
 
     Args:
         network: Modified in place; in evaluation mode.
@@ -25,7 +25,7 @@ def prune(network: nn.Module, whole: nn.Module, inputs: torch.Tensor, *, share: 
         share: Fraction of channels to remove, in (0, 1).
 
     Raises:
-        ConfigError: the network has no removable channels, or cannot be pruned this way.
+        ConfigError: the network has no removable channels, or cannot be pruned.
 
     Source: Fang et al., "DepGraph: towards any structural pruning", 2023.
     """

@@ -84,7 +84,7 @@ class StoredTable(nn.Module):
     Args:
         network: Takes numbers float32 [N, numbers] and codes int32 [N, codes].
         numbers: Number of numeric columns.
-        answer: What is done with the network's outputs.
+        answer: Applied to the network's outputs.
     """
 
     def __init__(self, network: nn.Module, numbers: int, answer: nn.Module) -> None:
@@ -103,7 +103,7 @@ class ServedTable(nn.Module):
     Args:
         network: Takes numbers float32 [N, numbers] and codes int32 [N, codes].
         fitted: Fitted values of the extractor ``table``.
-        answer: What is done with the network's outputs.
+        answer: Applied to the network's outputs.
     """
 
     def __init__(self, network: nn.Module, fitted: Mapping[str, Any], answer: nn.Module) -> None:

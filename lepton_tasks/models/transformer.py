@@ -112,7 +112,7 @@ class Attention(nn.Module):
         self.key = nn.Linear(width, width, bias=False)  # it would cancel in the softmax
 
     def forward(self, asking: torch.Tensor, asked: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Float [N, T, width] for `asking` [N, T, width] from `asked` [N, S, width].
+        """Output float [N, T, width] of queries `asking` [N, T, width] over `asked` [N, S, width].
 
         `mask`, bool, broadcast to [N, heads, T, S], is true for visible positions, at least one each.
         """
@@ -133,7 +133,7 @@ class Attention(nn.Module):
 def with_positions(places: torch.Tensor) -> torch.Tensor:
     """Vectors float [N, T, width], width even, plus sinusoidal position encodings of the same scale.
 
-    Source: Vaswani et al., 2017, section 3.5; the vectors, which are small at first, take its place in its scale.
+    Source: Vaswani et al., 2017, sections 3.4 (scaling of the vectors) and 3.5.
     """
     length, width = places.shape[1:]
     at = torch.arange(length, device=places.device, dtype=torch.float32).unsqueeze(1)

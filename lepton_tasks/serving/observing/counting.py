@@ -20,7 +20,7 @@ class Count:
         self.total = 0
 
     def inc(self) -> None:
-        """Increment by one."""
+        """Add one."""
         self.total += 1
 
 
@@ -39,11 +39,11 @@ class Counter:
         self._counts: dict[tuple[str, ...], Count] = {}
 
     def labels(self, *values: str) -> Callable[[], None]:
-        """Return the increment function of these label values."""
+        """Increment function of a label set."""
         return self._counts.setdefault(values, Count()).inc
 
     def describe(self) -> Iterable[Metric]:
-        """The metric without values; the registry asks for it."""
+        """The metric without values, for the registry."""
         return [CounterMetricFamily(*self._about, labels=self._labels)]
 
     def collect(self) -> Iterable[Metric]:
@@ -84,11 +84,11 @@ class Histogram:
         self._series: dict[tuple[str, ...], Series] = {}
 
     def labels(self, *values: str) -> Callable[[float], None]:
-        """Return the observe function of these label values."""
+        """Observe function of a label set."""
         return self._series.setdefault(values, Series(self._bounds)).observe
 
     def describe(self) -> Iterable[Metric]:
-        """The metric without values; the registry asks for it."""
+        """The metric without values, for the registry."""
         return [HistogramMetricFamily(self._name, self._documentation, labels=self._labels)]
 
     def collect(self) -> Iterable[Metric]:

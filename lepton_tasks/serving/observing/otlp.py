@@ -17,7 +17,7 @@ TOTAL = "total"
 
 
 def exporter(protocol: str) -> Callable[[Sequence[Span]], None]:
-    """Function that exports spans to the collector configured by ``OTEL_*`` variables.
+    """Exporter of spans to the collector configured by ``OTEL_*``.
 
     Args:
         protocol: ``grpc`` or ``http/protobuf``.

@@ -96,7 +96,7 @@ class RequestLog:
         self._thread = threading.Thread(target=self._work, name="request-log", daemon=True)
 
     def start(self) -> None:
-        """Start the writer thread."""
+        """Start writing."""
         self._thread.start()
 
     def add(self, model: str, record: dict[str, Any]) -> None:
@@ -142,7 +142,7 @@ class RequestLog:
             self._count += 1
 
     def close(self) -> None:
-        """Flush pending records, seal all files, and stop the thread."""
+        """Write and seal pending records; stop the thread."""
         self._closing.set()
         self._thread.join()
 

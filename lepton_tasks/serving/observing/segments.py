@@ -186,7 +186,7 @@ def is_copy(path: Path) -> bool:
 def _records(
     files: Sequence[Path], since: float, until: float, columns: Collection[str] | None
 ) -> Iterator[dict[str, Any]]:
-    """Records of one writer's files after `since`, up to `until`."""
+    """Records of one writer in ``(since, until]``."""
     for path, following in itertools.zip_longest(files, files[1:]):
         if following is not None and begun_at(following) / 1e9 < since:
             continue  # all records are older

@@ -1,4 +1,4 @@
-"""Tracing of prediction requests: W3C trace context propagation, spans exported to an OpenTelemetry collector.
+"""Request tracing: W3C trace context, spans exported to an OpenTelemetry collector.
 
 Spans are exported only if the standard variables configure a collector (``OTEL_EXPORTER_OTLP_ENDPOINT``, or
 ``OTEL_EXPORTER_OTLP_TRACES_ENDPOINT``) and the OpenTelemetry packages are installed. The serving image lacks them;
@@ -79,7 +79,7 @@ class Tracer:
         self._thread = threading.Thread(target=self._work, name="traces", daemon=True)
 
     def start(self) -> None:
-        """Start the export thread, if there is an exporter."""
+        """Start exporting."""
         if self.on:
             self._thread.start()
 
