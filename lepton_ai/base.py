@@ -1,4 +1,4 @@
-"""What all models have: `fit`, `evaluate`, `predict`, `save` and `export`, which run the stages of a use case."""
+"""Base classes of all models: `fit`, `evaluate`, `predict`, `save` and `export` run the stages of a use case."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ class Score(NamedTuple):
     """A model's score on unseen data."""
 
     loss: float
-    """What is better when smaller, e.g. the mean negative log-likelihood in nats."""
+    """Loss, lower is better, e.g. the mean negative log-likelihood in nats."""
     metric: float
-    """What is better when larger, e.g. accuracy."""
+    """Metric, higher is better, e.g. accuracy."""
 
 
 class Trained:
-    """What every model has once it is trained, however its data are named."""
+    """Methods of a trained model, independent of its data."""
 
     def __init__(self) -> None:
         self._trained: Checkpoint | None = None
         self.history: list[dict[str, Any]] = []
-        """One row an epoch: losses, validation metrics, learning rate, samples/s, seconds."""
+        """One row per epoch: losses, validation metrics, learning rate, samples/s, seconds."""
 
     def predict(self, inputs: Sequence[Any]) -> list[dict[str, Any]]:
-        """Predict each input; answers have the endpoint's form.
+        """Predict each input; predictions have the format of the endpoint.
 
         Args:
-            inputs: A list: encoded samples (bytes), paths of files that hold them, pictures (PIL, or NumPy uint8 [H, W]
-                or [H, W, C]), texts, or JSON values as the endpoint takes.
+            inputs: A list of encoded samples (bytes), file paths, images (PIL, or NumPy uint8 [H, W] or [H, W, C]),
+                texts, or JSON values in the format of the endpoint.
 
         Raises:
-            ConfigError: the model is not trained, or `inputs` is a single one.
+            ConfigError: the model is not trained, or `inputs` is not a list.
             DataError: an input cannot be read.
         """
         from lepton_ai import running
@@ -63,17 +63,17 @@ class Trained:
         return running.save(self._ready(), type(self).__name__, Path(path))
 
     def export(self, folder: str | Path, *, name: str | None = None, title: str = "", description: str = "") -> Path:
-        """Write the model package that ``lepton serve FOLDER`` serves; its figures are those of the test rows.
+        """Write the model package that ``lepton serve FOLDER`` serves; its metrics are those of the test rows.
 
         Args:
-            folder: To write to; an older package in it is replaced.
-            name: Of the served model; by default the folder's.
-            title: For the model card.
+            folder: Output folder; an existing package in it is replaced.
+            name: Name of the served model; default the folder's.
+            title: Title of the model card.
             description: Intended use, for the model card; Markdown.
 
         Raises:
             ConfigError: the model is not trained, its data have changed, or the folder or the name cannot be used.
-            GateError: ONNX Runtime answers otherwise than the trained network.
+            GateError: ONNX Runtime's outputs differ from the trained network's.
         """
         from lepton_ai import packaging
 
@@ -92,15 +92,15 @@ class Model(Trained):
     Args:
         features: The feature extractor and its params.
         network: Params of the network.
-        num_classes: Of the data it is for; None for any number.
+        num_classes: Number of classes; None for any number.
     """
 
     kind: ClassVar[str]
-    """Of the data it takes: ``pictures``, ``texts`` or ``rows``."""
+    """Kind of data: ``pictures``, ``texts`` or ``rows``."""
     task: ClassVar[str]
     network: str
     figures: ClassVar[tuple[str, str]] = ("loss", "accuracy")
-    """What `evaluate` gives, of the learning task's metrics."""
+    """The learning task's metrics that `evaluate` returns."""
 
     def __init__(self, features: dict[str, Any], network: dict[str, Any], num_classes: int | None) -> None:
         super().__init__()
@@ -122,18 +122,18 @@ class Model(Trained):
         seed: int = 0,
         **train: Any,
     ) -> Model:
-        """Train from new weights, with progress on the terminal; the best epoch on the validation rows is kept.
+        """Train from new weights, with progress on the terminal; keep the best epoch on the validation rows.
 
         Args:
-            data: The part to learn from.
-            epochs: Passes over it at most.
-            batch_size: Samples a step.
-            learning_rate: At its peak.
-            seed: Of weights and shuffles.
+            data: The training part.
+            epochs: Maximum number of epochs.
+            batch_size: Samples per step.
+            learning_rate: Peak learning rate.
+            seed: Seed of weights and shuffling.
             train: Further keys of a use case's ``train`` section, e.g. ``augment=["flip"]``, ``devices=2``.
 
         Raises:
-            LeptonError: the data cannot be used, or the training failed; the message says what to do.
+            LeptonError: the data cannot be used, or the training failed; the message contains the fix.
         """
         from lepton_ai import running
 
@@ -144,10 +144,10 @@ class Model(Trained):
         return self
 
     def evaluate(self, data: Part) -> Score:
-        """Loss and main metric on a data set's test part, as the served model would answer.
+        """Loss and main metric on a data set's test part, with predictions as in serving.
 
         Raises:
-            ConfigError: the model is not trained, or some of the data are those it learned from.
+            ConfigError: the model is not trained, or it was trained on some of the data.
         """
         from lepton_ai import running
 
@@ -170,7 +170,7 @@ class Model(Trained):
                 where=data.name,
                 fix=f"E.g. `train, test = {_EXAMPLES[self.kind]}`.",
             )
-        task, steps = self._learned(data)
+        task, steps = self._task_and_steps(data)
         raw = {
             "name": f"sdk_{re.sub('[^a-z0-9]', '_', data.name.lower())}"[:63],
             "task": {"name": task, "params": self._task_params},
@@ -183,8 +183,8 @@ class Model(Trained):
         }
         return parse_use_case(raw, where=type(self).__name__)
 
-    def _learned(self, data: Part) -> tuple[str, list[dict[str, Any]]]:
-        """The learning task, and the cleaning steps that it needs."""
+    def _task_and_steps(self, data: Part) -> tuple[str, list[dict[str, Any]]]:
+        """The learning task and its cleaning steps."""
         return self.task, []
 
     def _check(self, labels: Sequence[str]) -> None:
@@ -210,19 +210,19 @@ def _part(data: Any, kind: str) -> Part:
     return data
 
 
-def _check_unseen(data: Part, learned: Mapping[str, Any]) -> None:
-    """Raise `ConfigError` if the data are split differently from the training data, so that the model has seen some.
+def _check_unseen(data: Part, trained_case: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` if the data are split differently from the training data, so that they overlap.
 
     Args:
         data: The test part.
-        learned: The use case that the model was trained by.
+        trained_case: The use case of the training.
     """
-    mine = data.data.model_dump(mode="json")
-    same = learned["data"] == mine and learned["seed"] == data.seed
-    if learned["data"]["source"] == mine["source"] and not same:
+    current = data.data.model_dump(mode="json")
+    same = trained_case["data"] == current and trained_case["seed"] == data.seed
+    if trained_case["data"]["source"] == current["source"] and not same:
         raise ConfigError(
-            "the model has learned from some of these rows: it was fitted on another split of the same data.",
+            "the model has trained_case from some of these rows: it was fitted on another split of the same data.",
             where=data.name,
             fix="Take the test part of the same split "
-            f"(seed={learned['seed']}, test={learned['data']['split']['test']:g}).",
+            f"(seed={trained_case['seed']}, test={trained_case['data']['split']['test']:g}).",
         )

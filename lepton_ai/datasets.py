@@ -24,14 +24,14 @@ class Part:
     """The training or the test part of a data set.
 
     Attributes:
-        name: Of the data set, for messages and folders.
+        name: Name of the data set, for messages and folders.
         data: Source and split.
         clean: Cleaning steps.
         kind: ``pictures``, ``texts`` or ``rows``.
         test: Whether it is the test part.
-        seed: Of the split.
-        features: Params of the features that the data set says, e.g. the columns of text.
-        fraction: Whether the column that is learned holds fractions.
+        seed: Seed of the split.
+        features: Params of the features set by the data set, e.g. the text columns.
+        fraction: Whether the target column contains fractions.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Part:
 
 
 Parts = tuple[Part, Part]
-"""The part to learn from (validation rows in it choose the best epoch), and the part to test on."""
+"""Training part, including the validation rows that choose the best epoch, and test part."""
 
 
 def _parts(
@@ -77,8 +77,8 @@ def _parts(
 class DogsAndCats:
     """Photos of cats and dogs.
 
-    From the folder that ``LEPTON_DOGS_AND_CATS`` names, with the sub-folders ``cat`` and ``dog``; without it, Kaggle's
-    25,000 photos are fetched from Microsoft (825 MB).
+    Read from the folder ``LEPTON_DOGS_AND_CATS`` with the sub-folders ``cat`` and ``dog``; if it is not set, Kaggle's
+    25,000 photos are downloaded from Microsoft (825 MB).
     """
 
     variable = "LEPTON_DOGS_AND_CATS"
@@ -88,7 +88,7 @@ class DogsAndCats:
         """The training and test parts; no photo is in both.
 
         Args:
-            test: Share of the photos to test on, in (0, 0.5].
+            test: Fraction of the photos in the test part, in (0, 0.5].
             seed: The same seed gives the same parts.
         """
         folder = os.environ.get(cls.variable)
@@ -123,7 +123,7 @@ class Languages:
 
 
 class ImageFolder:
-    """Your own images: a folder (or an archive, or an ``s3://`` address) with one sub-folder a class."""
+    """Your own images: a folder (or an archive, or an ``s3://`` address) with one sub-folder per class."""
 
     @classmethod
     def split(cls, path: str | Path, *, test: float = 0.15, seed: int = 0) -> Parts:
@@ -143,14 +143,14 @@ class Texts:
         """The training and test parts; see `DogsAndCats.split`.
 
         Args:
-            path: A file or folder of ``.csv`` (``.tsv``) or ``.jsonl``, possibly packed.
-            text: The column of text.
-            label: The column of labels.
-            test: Share of the rows to test on.
+            path: A file or folder of ``.csv`` (``.tsv``) or ``.jsonl``, optionally compressed.
+            text: The text column.
+            label: The label column.
+            test: Fraction of the rows in the test part.
             seed: The same seed gives the same parts.
         """
         address = str(Path(path).expanduser().resolve())
-        source = "csv" if _holds_csv(Path(address)) else "json_lines"
+        source = "csv" if _is_csv(Path(address)) else "json_lines"
         name, params = Path(address).stem, {"path": address}
         return _parts(
             name, source, params, kind="texts", test=test, seed=seed, label=label, features={"columns": [text]}
@@ -162,18 +162,18 @@ class Table:
 
     @classmethod
     def split(cls, data: Any, target: str, *, ignore: Sequence[str] = (), test: float = 0.15, seed: int = 0) -> Parts:
-        """The training and test parts; see `DogsAndCats.split`. Rows without a target are left out.
+        """The training and test parts; see `DogsAndCats.split`. Rows without a target are omitted.
 
         Args:
-            data: The data frame (a copy is kept below ``LEPTON_HOME``), or the path of ``.csv``, ``.tsv`` or
+            data: A data frame (copied into ``LEPTON_HOME``), or the path of ``.csv``, ``.tsv`` or
                 ``.parquet``: a file or a folder.
-            target: The column to be learned. Fractions are learned as numbers, all else as classes.
-            ignore: Columns not to learn from, e.g. an identifier.
-            test: Share of the rows to test on.
+            target: The target column. Fractions are predicted as numbers, everything else as classes.
+            ignore: Columns not used as features, e.g. an identifier.
+            test: Fraction of the rows in the test part.
             seed: The same seed gives the same parts.
 
         Raises:
-            ConfigError: there is no such column, or a column that holds values of several types.
+            ConfigError: a column does not exist, or contains values of several types.
             DataError: the files cannot be read.
         """
         from lepton_ai import tables
@@ -192,7 +192,7 @@ class Table:
             )
         if not path.exists():
             raise ConfigError(f"no such file or folder: {path}.", where="data", fix="Check the path.")
-        source = "csv" if _holds_csv(path) else "parquet"
+        source = "csv" if _is_csv(path) else "parquet"
         return _parts(
             path.stem,
             source,
@@ -206,8 +206,8 @@ class Table:
         )
 
 
-def _holds_csv(path: Path) -> bool:
-    """Whether a file, or the first of a folder that tells, is CSV."""
+def _is_csv(path: Path) -> bool:
+    """Whether a file, or the first table in a folder, is CSV rather than JSON lines or Parquet."""
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         kinds = {suffix.lower() for suffix in file.suffixes}
         if kinds & {".csv", ".tsv", ".jsonl", ".ndjson"}:

@@ -1,4 +1,4 @@
-"""Models with `fit`, `evaluate`, `predict`, `save` and `export`, by the form of their network."""
+"""Models with `fit`, `evaluate`, `predict`, `save` and `export`, by network architecture."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = ["CNN", "GAN", "MLP", "RNN", "Model", "Score", "UseCaseModel", "from_use_case", "load"]
 
-_MANY = 100  # classes of a table: more are rather whole numbers
+_MAX_CLASSES = 100  # classes of a table; a target with more is probably an integer
 
 
 def _image(input_shape: Sequence[int]) -> dict[str, Any]:
-    """The features of pictures of a shape; raises `ConfigError` unless it is ``(height, width, channels)``."""
+    """Image features of this shape; raises `ConfigError` unless it is ``(height, width, channels)``."""
     if len(input_shape) != 3:
         raise ConfigError(
             f"{tuple(input_shape)} is not (height, width, channels).", where="input_shape", fix="E.g. (28, 28, 1)."
@@ -34,7 +34,7 @@ class CNN(Model):
 
     Args:
         input_shape: ``(height, width, channels)`` that images are resized to, in pixels; 1, 3 or 4 channels.
-        num_classes: Of the data.
+        num_classes: Number of classes.
         residual: Whether to use a deeper network of residual blocks, for photos.
         network: Further params of the network, e.g. ``width=64``.
     """
@@ -51,9 +51,9 @@ class RNN(Model):
     """A recurrent text classifier.
 
     Args:
-        num_classes: Of the data.
+        num_classes: Number of classes.
         vocab_size: Maximum size of the vocabulary.
-        max_length: Maximum number of words that are read per text.
+        max_length: Maximum number of words per text.
         tokenizer: ``word``, ``bpe`` or ``wordpiece``.
         network: Further params of the network, e.g. ``cell="lstm"``, ``width=256``, ``bidirectional=False``.
     """
@@ -78,11 +78,11 @@ class RNN(Model):
 class MLP(Model):
     """A classifier or regressor of table rows: embedded categories, scaled numbers, residual layers.
 
-    ``evaluate`` of a regression gives the root mean squared error and the share of variance explained (R2).
+    ``evaluate`` of a regression returns the root mean squared error and the explained variance (R2).
 
     Args:
-        regression: Whether a number is learned; None to tell it by the target: fractions are numbers, all else classes.
-        columns: A transform of columns that are not to have the default, e.g. ``{"income": "log"}``.
+        regression: Whether to predict a number; by default yes if the target contains fractions.
+        columns: Transforms of columns other than the default, e.g. ``{"income": "log"}``.
         network: Further params of the network, e.g. ``width=64``, ``depth=1``, ``dropout=0.3``.
     """
 
@@ -97,7 +97,7 @@ class MLP(Model):
         self._regression = regression
 
     def predict(self, inputs: Any) -> list[dict[str, Any]]:
-        """Predict each row: a list of dicts with the names of the columns, or a data frame; see `Model.predict`."""
+        """Predict each row: a list of dicts by column name, or a data frame; see `Model.predict`."""
         from lepton_ai import tables
 
         self._ready()
@@ -105,7 +105,7 @@ class MLP(Model):
             raise ConfigError("this is one input, not a list of them.", where="inputs", fix="Write predict([...]).")
         return super().predict(tables.rows_of(inputs))
 
-    def _learned(self, data: Part) -> tuple[str, list[dict[str, Any]]]:
+    def _task_and_steps(self, data: Part) -> tuple[str, list[dict[str, Any]]]:
         regression = data.fraction if self._regression is None else self._regression
         kind = "float" if regression else "int"
         steps = (
@@ -114,7 +114,7 @@ class MLP(Model):
         return "tabular_regression" if regression else "tabular_classification", steps
 
     def _check(self, labels: Sequence[str]) -> None:
-        if self._regression is None and len(labels) > _MANY:
+        if self._regression is None and len(labels) > _MAX_CLASSES:
             raise ConfigError(
                 f"the target has {len(labels)} different values.",
                 where="regression",
@@ -128,13 +128,13 @@ class MLP(Model):
 class GAN(Model):
     """A generative adversarial network: a generator of images and a critic.
 
-    ``evaluate`` gives a Fréchet distance (0 is best) and the share of generated images in which a
-    classifier of the real ones recognises the requested class. ``predict`` takes
+    ``evaluate`` returns a Fréchet distance (0 is best) and the fraction of generated images in which a
+    classifier trained on real ones recognises the requested class. ``predict`` accepts
     ``{"label": "3", "seed": 1}``; see also `draw`.
 
     Args:
-        input_shape: ``(height, width, channels)`` of the pictures, pixels; 1 or 3 channels.
-        num_classes: Of the data.
+        input_shape: ``(height, width, channels)`` of the images, in pixels; 1 or 3 channels.
+        num_classes: Number of classes.
         objective: ``non_saturating``, ``hinge`` or ``wasserstein``.
         network: Further params of the network, e.g. ``width=32``.
     """
@@ -156,7 +156,7 @@ class GAN(Model):
 
 
 def load(path: str | Path) -> Any:
-    """The model that `save` wrote, of the class that it had; no code in the file is run.
+    """Load a model that `save` wrote, with its class; no code in the file is run.
 
     Raises:
         ArtifactError: the file is not a model, or its weights do not fit.
@@ -165,19 +165,19 @@ def load(path: str | Path) -> Any:
 
     name, trained = running.load(Path(path))
     if name == UseCaseModel.__name__:
-        whole = UseCaseModel(parse_use_case(trained.spec["use_case"], where=str(path)))
-        whole._trained = trained
-        return whole
+        use_case_model = UseCaseModel(parse_use_case(trained.spec["use_case"], where=str(path)))
+        use_case_model._trained = trained
+        return use_case_model
     classes = {cls.__name__: cls for cls in (CNN, GAN, MLP, RNN)}
     if name not in classes:
         raise ArtifactError(f"holds a {name}, which is none of {', '.join(classes)}.", where=str(path))
     model = classes[name]
-    made = model.__new__(model)
+    instance = model.__new__(model)
     spec = trained.spec
-    Model.__init__(made, spec["use_case"]["features"], spec["model"]["params"], len(spec["labels"]))
-    if isinstance(made, MLP):
-        made._classes, made._regression = None, spec["task"]["name"] == "tabular_regression"
-    made._task_params = spec["task"]["params"]
-    made.network = spec["model"]["name"]
-    made._trained = trained
-    return made
+    Model.__init__(instance, spec["use_case"]["features"], spec["model"]["params"], len(spec["labels"]))
+    if isinstance(instance, MLP):
+        instance._classes, instance._regression = None, spec["task"]["name"] == "tabular_regression"
+    instance._task_params = spec["task"]["params"]
+    instance.network = spec["model"]["name"]
+    instance._trained = trained
+    return instance

@@ -1,4 +1,4 @@
-"""Model packages of SDK models, written by the stages that release a use case."""
+"""Model packages of SDK models, written by the release stages."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{1,62}")
 
 
 def export(trained: Checkpoint, folder: Path, *, name: str | None, about: dict[str, str]) -> Path:
-    """Write the model package: tested on the test rows, converted to ONNX and compared with the network.
+    """Write the model package: evaluate on the test rows, convert to ONNX and compare with the network.
 
     Args:
-        trained: As `running.fit` or `running.load` gave it.
-        folder: New, empty, or holding an older package, which is replaced.
-        name: Of the served model; None for the folder's.
+        trained: Result of `running.fit` or `running.load`.
+        folder: A new or empty folder, or one with an older package, which is replaced.
+        name: Name of the served model; default the folder's.
         about: ``title`` and ``description`` of the model card.
 
     Raises:
         ConfigError: the folder or the name cannot be used, or the data have changed since training.
-        LeptonError: from the stage that failed, e.g. a `GateError` if ONNX Runtime answers otherwise than torch.
+        LeptonError: from the stage that failed, e.g. a `GateError` if ONNX Runtime's outputs differ from torch's.
     """
     from lepton_tasks.serving.package import copy_package
     from lepton_tasks.stages.pipeline import stage_named
@@ -60,7 +60,7 @@ def export(trained: Checkpoint, folder: Path, *, name: str | None, about: dict[s
             fix="Restore them, or call fit again.",
         )
     use_case = parse_use_case(learned | about | {"name": name}, where="export")
-    refs = data.refs | {"checkpoint": _published(trained, data.ctx)}
+    refs = data.refs | {"checkpoint": _publish(trained, data.ctx)}
     for stage in _STAGES:
         result = run_stage(stage, use_case, data.ctx, refs)
         if result.ref is not None:
@@ -77,7 +77,7 @@ def export(trained: Checkpoint, folder: Path, *, name: str | None, about: dict[s
 
 
 def _check_folder(folder: Path) -> None:
-    """Raise `ConfigError` for a folder with other files than those of a package, which would be lost."""
+    """Raise `ConfigError` for a folder with files of anything but a package, which would be lost."""
     from lepton_tasks.serving.package import MANIFEST_FILE
 
     if folder.is_dir() and (not any(folder.iterdir()) or (folder / MANIFEST_FILE).exists()):
@@ -87,8 +87,8 @@ def _check_folder(folder: Path) -> None:
         raise ConfigError(what, where=str(folder), fix="Give a new folder.")
 
 
-def _published(trained: Checkpoint, ctx: RunContext) -> CheckpointRef:
-    """The network as the artifact that later stages read; it belongs to no MLflow run."""
+def _publish(trained: Checkpoint, ctx: RunContext) -> CheckpointRef:
+    """Publish the network as the checkpoint artifact of later stages, without an MLflow run."""
     import torch
 
     from lepton_tasks.training.checkpoint import SPEC_FILE, WEIGHTS_FILE
@@ -96,8 +96,8 @@ def _published(trained: Checkpoint, ctx: RunContext) -> CheckpointRef:
     stream = io.BytesIO()
     torch.save(trained.network.state_dict(), stream)
     weights = stream.getvalue()
-    mark = digest_of({"spec": trained.spec, "weights": hashlib.sha256(weights).hexdigest()})[:32]
-    ctx = dataclasses.replace(ctx, stage="train", fingerprint=mark)
+    key = digest_of({"spec": trained.spec, "weights": hashlib.sha256(weights).hexdigest()})[:32]
+    ctx = dataclasses.replace(ctx, stage="train", fingerprint=key)
     draft = ctx.draft()
     write_json(draft.path / SPEC_FILE, trained.spec)
     (draft.path / WEIGHTS_FILE).write_bytes(weights)

@@ -37,7 +37,7 @@ class Prepared:
 
     @property
     def fitted(self) -> dict[str, Any]:
-        """What the feature extractor learned."""
+        """Fitted values of the feature extractor."""
         fitted: dict[str, Any] = self.preprocessor["fitted"]
         return fitted
 
@@ -54,7 +54,7 @@ class Prepared:
 
 
 def prepared(use_case: UseCase) -> Prepared:
-    """The data of a use case, prepared by its stages; unchanged stages are reused.
+    """Prepare the data of a use case by its stages; unchanged stages are reused.
 
     Raises:
         LeptonError: from the stage that failed.
@@ -73,7 +73,7 @@ def prepared(use_case: UseCase) -> Prepared:
 def fit(
     use_case: UseCase, seed: int, check: Callable[[Sequence[str]], None]
 ) -> tuple[Checkpoint, list[dict[str, Any]]]:
-    """Prepare the data and train; returns the kept network and the history, one row an epoch."""
+    """Prepare the data and train; returns the checkpoint and the history, one row per epoch."""
     from lepton_tasks.training.checkpoint import read_weights, restored, spec_of
     from lepton_tasks.training.job import Job
     from lepton_tasks.training.launch import training, wait
@@ -115,10 +115,10 @@ def _line(row: dict[str, Any], epochs: int) -> str:
 
 
 def evaluate(use_case: UseCase, trained: Checkpoint) -> dict[str, float]:
-    """The learning task's metrics on the test part, for its rows sent as requests.
+    """Metrics of the learning task on the test part, with rows decoded as requests.
 
     Raises:
-        DataError: the data have a label that the model does not know.
+        DataError: the data have a label unknown to the model.
     """
     from lepton_tasks.data.requests import requests_of
     from lepton_tasks.models.inference import predict as outputs_of
@@ -143,7 +143,7 @@ def evaluate(use_case: UseCase, trained: Checkpoint) -> dict[str, float]:
 
 
 def _targets(targets: np.ndarray, labels: Sequence[str], known: Sequence[str]) -> np.ndarray:
-    """Targets that count in the model's own order of labels."""
+    """Map targets to the model's order of labels."""
     if list(labels) == list(known):
         return targets
     if unknown := sorted(set(labels) - set(known)):
@@ -196,7 +196,7 @@ def save(trained: Checkpoint, name: str, path: Path) -> Path:
 
 
 def load(path: Path) -> tuple[str, Checkpoint]:
-    """The name of the class and the network in a file that `save` wrote; raises `ArtifactError` if it holds none."""
+    """Read the class name and the checkpoint from a file of `save`; raises `ArtifactError` for other files."""
     from lepton_tasks.training.checkpoint import read_weights, restored
 
     try:

@@ -1,4 +1,4 @@
-"""Tables of rows: data frames and files to learn from, and rows to predict."""
+"""Tables: data frames and files for training, and rows for prediction."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 def is_frame(value: Any) -> bool:
-    """Whether this is a data frame of pandas or polars."""
+    """Whether the value is a pandas or polars data frame."""
     return type(value).__module__.partition(".")[0] in ("pandas", "polars") and hasattr(value, "columns")
 
 
 def stored(frame: Any) -> Path:
-    """The Parquet file of a data frame below ``LEPTON_HOME``, written if it is not there; its name tells the content.
+    """Write a data frame as Parquet below ``LEPTON_HOME``, named by its digest; reuses an existing file.
 
     Raises:
         ConfigError: a column holds values of several types.
@@ -45,10 +45,10 @@ def stored(frame: Any) -> Path:
 
 
 def fraction(source: str, path: str, target: str) -> bool:
-    """Whether the target's column holds fractions, by the head of the file.
+    """Whether the target column contains fractions, by the head of the file.
 
     Raises:
-        ConfigError: there is no such column.
+        ConfigError: the column does not exist.
         DataError: the file cannot be read.
     """
     from lepton_tasks.core.catalogue import TABLE_SOURCES
@@ -62,7 +62,7 @@ def fraction(source: str, path: str, target: str) -> bool:
 
 
 def rows_of(inputs: Any) -> list[dict[str, Any]]:
-    """Rows as JSON values; NaN is null.
+    """Convert rows to JSON values; NaN becomes null.
 
     Raises:
         ConfigError: `inputs` is neither a data frame nor a list of mappings.
@@ -73,17 +73,17 @@ def rows_of(inputs: Any) -> list[dict[str, Any]]:
     for number, row in enumerate(rows):
         if not isinstance(row, Mapping):
             raise ConfigError(f"row {number} is a {type(row).__name__}.", where="inputs", fix=_ROWS)
-    made: list[dict[str, Any]] = orjson.loads(
+    converted: list[dict[str, Any]] = orjson.loads(
         orjson.dumps([dict(row) for row in rows], option=orjson.OPT_SERIALIZE_NUMPY, default=str)
     )
-    return made
+    return converted
 
 
 _ROWS = "Give a list of dicts with the names of the columns, or a data frame (pandas or polars)."
 
 
 def _polars(frame: Any) -> pl.DataFrame:
-    """The frame in polars, categories as text; of pandas, without its index and with NaN as no value."""
+    """Convert to polars, with categories as text; a pandas frame loses its index, and NaN becomes null."""
     import polars as pl
 
     if isinstance(frame, pl.LazyFrame):
@@ -93,12 +93,12 @@ def _polars(frame: Any) -> pl.DataFrame:
         if len(columns) != len(frame.columns):
             raise ConfigError("two columns have the same name.", where="data", fix="Rename one of them.")
         frame = pl.DataFrame(columns)
-    made: pl.DataFrame = frame.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
-    return made
+    converted: pl.DataFrame = frame.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
+    return converted
 
 
 def _column(name: str, values: Any) -> pl.Series:
-    """One column of pandas."""
+    """Convert one pandas column."""
     import polars as pl
     import pyarrow as pa
 

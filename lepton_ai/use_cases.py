@@ -1,4 +1,4 @@
-"""Models of use cases: every learning task, with its data and settings in a YAML file."""
+"""Models of use cases, for every learning task, with data and settings from a YAML file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class UseCaseModel(Trained):
     """The model of a use case; `tune` and `compress` are left to ``lepton run``.
 
     Args:
-        use_case: Its data, features, network and training.
+        use_case: Defines data, features, network and training.
     """
 
     def __init__(self, use_case: UseCase) -> None:
@@ -32,7 +32,7 @@ class UseCaseModel(Trained):
 
         Raises:
             ConfigError: the use case only prepares data, or a setting is wrong.
-            LeptonError: the data cannot be used, or the training failed; the message says what to do.
+            LeptonError: the data cannot be used, or the training failed; the message contains the fix.
         """
         from lepton_ai import running
         from lepton_tasks.core.components import check_params_of
@@ -43,7 +43,7 @@ class UseCaseModel(Trained):
         return self
 
     def evaluate(self) -> dict[str, float]:
-        """The learning task's metrics on the test split; raises `ConfigError` if the model is not trained."""
+        """Metrics of the learning task on the test split; raises `ConfigError` if the model is not trained."""
         from lepton_ai import running
 
         return running.evaluate(self.use_case, self._ready())
@@ -57,7 +57,7 @@ def from_use_case(path: str | Path, overrides: Mapping[str, Any] | None = None) 
         overrides: Dotted keys and their values, e.g. ``{"train.epochs": 3}``.
 
     Raises:
-        ConfigError: naming file, key and value.
+        ConfigError: with file, key and value.
     """
     from lepton_tasks.core.use_case_file import load_use_case
 
