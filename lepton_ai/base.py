@@ -221,7 +221,7 @@ def _check_unseen(data: Part, trained_case: Mapping[str, Any]) -> None:
     same = trained_case["data"] == current and trained_case["seed"] == data.seed
     if trained_case["data"]["source"] == current["source"] and not same:
         raise ConfigError(
-            "the model has trained_case from some of these rows: it was fitted on another split of the same data.",
+            "the model has learned from some of these rows: it was fitted on another split of the same data.",
             where=data.name,
             fix="Take the test part of the same split "
             f"(seed={trained_case['seed']}, test={trained_case['data']['split']['test']:g}).",

@@ -42,7 +42,7 @@ class Candidate:
 
     @property
     def loaded(self) -> Package:
-        """Its package; raises `ArtifactError` with the reason if it has none."""
+        """The candidate's package; raises `ArtifactError` with the reason if it failed."""
         if self.package is None:
             raise ArtifactError(f"the graph {self.name} {self.reason}.")
         return self.package

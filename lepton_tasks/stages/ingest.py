@@ -17,7 +17,7 @@ from lepton_tasks.core.use_case import UseCase
 
 
 def source_state(use_case: UseCase, ctx: RunContext) -> Any:
-    """What belongs to the fingerprint of `ingest`: changes when the source changes."""
+    """Part of the fingerprint of `ingest`: changes when the source changes."""
     return _source(use_case, ctx).state()
 
 
@@ -42,7 +42,7 @@ def ingest(use_case: UseCase, ctx: RunContext) -> DatasetRef:
     rows, size, labels = 0, 0, set()
     for part, table in enumerate(source.read()):
         table = with_digests(table, ctx)
-        # A chunk of samples is read by its row group, which holds the bytes of its files where they lie in an archive.
+        # Each chunk of samples reads one row group, with the bytes of its files if these are in an archive.
         pq.write_table(table, draft.path / f"part-{part:05d}.parquet", row_group_size=CHUNK_ROWS)
         rows += table.num_rows
         size += sum(table["size_bytes"].to_pylist())

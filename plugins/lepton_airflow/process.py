@@ -96,7 +96,7 @@ def _start(command: list[str], output: int) -> subprocess.Popen[bytes] | stage_h
         stdout=output,
         stderr=output,
         env=environment,
-        # In our process group, so that what signals the group reaches it. Two system calls, no lock.
+        # In the task's process group, so that it receives the group's signals. Two system calls, no lock.
         preexec_fn=functools.partial(die_with, os.getpid()),
     )
 
