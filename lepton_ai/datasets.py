@@ -70,8 +70,8 @@ def _parts(
     clean = tuple(ComponentSpec(name=step, params=params) for step in _STEPS[kind])
     if kind == "rows":
         clean = (ComponentSpec(name="labels", params={"column": label}),)
-    made = Part(name, data, clean, kind, test=False, seed=seed, features=features, fraction=fraction)
-    return made, dataclasses.replace(made, test=True)
+    train = Part(name, data, clean, kind, test=False, seed=seed, features=features, fraction=fraction)
+    return train, dataclasses.replace(train, test=True)
 
 
 class DogsAndCats:

@@ -35,7 +35,7 @@ class _CurrentStep:
 
 def run_demo(name: str, console: Console) -> int:
     """Start services, run the use case `name` through Airflow, and predict; returns the exit status."""
-    began = float(os.environ.get("LEPTON_DEMO_BEGAN") or time.time())
+    started = float(os.environ.get("LEPTON_DEMO_BEGAN") or time.time())
     current = _CurrentStep()
     try:
         accuracy = _demo(name, console, current)
@@ -45,7 +45,7 @@ def run_demo(name: str, console: Console) -> int:
     except KeyboardInterrupt:
         print(f"demo: failed at {current.step}: interrupted; `make down` stops what was started", flush=True)
         return 1
-    print(f"demo: ok accuracy={accuracy:.3f} seconds={time.time() - began:.0f}", flush=True)
+    print(f"demo: ok accuracy={accuracy:.3f} seconds={time.time() - started:.0f}", flush=True)
     return 0
 
 
@@ -114,9 +114,9 @@ def _show(name: str, run_id: str, refs: dict[str, ArtifactRef], console: Console
 
     environment = load_environment()
     package = ArtifactStore(state_root()).open(refs["package"])
-    picture = (package / "example.png").read_bytes()
+    image_bytes = (package / "example.png").read_bytes()
     with Client(environment.serving_url, api_key=own_key(state_root() / "serving")) as client:
-        answer = client.predict(name, picture)
+        answer = client.predict(name, image_bytes)
     best = answer["predictions"][0]
     facts = refs["evaluation"].facts
     accuracy = float(facts["test_accuracy"] or 0.0)
@@ -132,19 +132,19 @@ def _show(name: str, run_id: str, refs: dict[str, ArtifactRef], console: Console
         ("stop", "make down"),
     ]
     console.print(
-        f"\nAn image of the test split, sent to the endpoint:\n{as_text(picture)}", highlight=False, markup=False
+        f"\nAn image of the test split, sent to the endpoint:\n{as_text(image_bytes)}", highlight=False, markup=False
     )
     for key, value in lines:
         console.print(f"  {key:<15}{value}", highlight=False, markup=False, soft_wrap=True)
     return accuracy
 
 
-def as_text(picture: bytes, columns: int = 56) -> str:
+def as_text(image_bytes: bytes, columns: int = 56) -> str:
     """Render an image as lines of characters, darker ones for brighter pixels."""
     import numpy as np
     from PIL import Image
 
-    with Image.open(io.BytesIO(picture)) as image:
+    with Image.open(io.BytesIO(image_bytes)) as image:
         rows = max(1, round(columns * image.height / image.width / 2))  # a character is twice as high as wide
         grey = np.asarray(image.convert("L").resize((columns, rows)))
     shades = np.array(list(_SHADES))[grey.astype(int) * (len(_SHADES) - 1) // 255]

@@ -133,8 +133,8 @@ class RunDisplay:
         if self._live:
             self._live.update(self._table())
         elif state in _ENDED and (known is None or known[0] != state):
-            took = "" if seconds is None else f"{seconds:7.1f} s"
-            self._console.print(f"  {stage:<18}{state:<9}{took:>9}  {fact}", highlight=False, soft_wrap=True)
+            duration = "" if seconds is None else f"{seconds:7.1f} s"
+            self._console.print(f"  {stage:<18}{state:<9}{duration:>9}  {fact}", highlight=False, soft_wrap=True)
 
     def _table(self) -> Table:
         table = Table(title=self._title, title_justify="left", box=None, padding=(0, 1))

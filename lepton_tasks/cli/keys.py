@@ -30,12 +30,12 @@ def add(
 
     now = time.time()
     until = expiry(expires, now=now) if expires else None
-    made, about = add_key(_file(), name, now=now, models=models or ["*"], rate=rate, burst=burst, expires=until)
+    secret, entry = add_key(_file(), name, now=now, models=models or ["*"], rate=rate, burst=burst, expires=until)
     if as_json:
-        _print({"key": made, **_row(about)})
+        _print({"key": secret, **_row(entry)})
         return
-    typer.echo(made)
-    typer.echo(f"This is {about.id}; only its hash is stored. Running servers accept it within 1 s.", err=True)
+    typer.echo(secret)
+    typer.echo(f"This is {entry.id}; only its hash is stored. Running servers accept it within 1 s.", err=True)
 
 
 @key.command("list", epilog="Example: `lepton key list`")
@@ -44,7 +44,7 @@ def list_(as_json: Json = False) -> None:
     from lepton_tasks.serving.access.keys import read_keys
 
     try:
-        rows = [_row(about) for about in read_keys(_file())]
+        rows = [_row(entry) for entry in read_keys(_file())]
         none = "all keys are revoked: only the stages have access"
     except FileNotFoundError:
         rows, none = [], "no keys: every client on this machine has access"
@@ -67,11 +67,11 @@ def revoke(
     """Revoke keys; running servers refuse them within a second."""
     from lepton_tasks.serving.access.keys import revoke_keys
 
-    gone = [about.id for about in revoke_keys(_file(), which, old=old)]
+    revoked = [entry.id for entry in revoke_keys(_file(), which, old=old)]
     if as_json:
-        _print({"revoked": gone})
+        _print({"revoked": revoked})
     else:
-        typer.echo(f"revoked: {', '.join(gone) or 'none, there is only one'}")
+        typer.echo(f"revoked: {', '.join(revoked) or 'none, there is only one'}")
 
 
 def _file() -> Any:
@@ -81,16 +81,16 @@ def _file() -> Any:
     return state_root() / "serving" / KEYS_FILE
 
 
-def _row(about: Any) -> dict[str, Any]:
+def _row(entry: Any) -> dict[str, Any]:
     import datetime as dt
 
-    until = about.expires
+    until = entry.expires
     return {
-        "id": about.id,
-        "name": about.name,
-        "models": list(about.models),
-        "rate": about.rate,
-        "burst": about.burst_size if about.rate else None,
+        "id": entry.id,
+        "name": entry.name,
+        "models": list(entry.models),
+        "rate": entry.rate,
+        "burst": entry.burst_size if entry.rate else None,
         "expires": dt.datetime.fromtimestamp(until, dt.UTC).isoformat(timespec="seconds") if until else None,
     }
 

@@ -86,8 +86,8 @@ def limit(use_case: UseCase, metric: str, champion: Mapping[str, Any]) -> float:
 
     If the champion's metric is NaN, the worst possible value: any number is better.
     """
-    theirs = float(champion[metric]) - use_case.gate.max_drop * direction(metric)
-    return -math.inf * direction(metric) if math.isnan(theirs) else theirs
+    required = float(champion[metric]) - use_case.gate.max_drop * direction(metric)
+    return -math.inf * direction(metric) if math.isnan(required) else required
 
 
 def _compare_outputs(
@@ -106,13 +106,13 @@ def _compare_outputs(
     package = load_package(champion, threads=0)
     spec = package.spec
     preprocessor = json.loads((champion / "preprocessor.json").read_text())
-    for what, theirs, ours in (
+    for aspect, champion_value, candidate_value in (
         ("task", spec.task, use_case.learning_task.name),
         ("labels", list(spec.labels), json.loads((features / "dataset.json").read_text())["labels"]),
         ("feature extractor", preprocessor.get("extractor"), use_case.features.model_dump()),
     ):
-        if theirs != ours:
-            return {"compared": False, "reason": f"its {what} is {theirs}, the candidate's {ours}"}
+        if champion_value != candidate_value:
+            return {"compared": False, "reason": f"its {aspect} is {champion_value}, the candidate's {candidate_value}"}
     payloads = replay.read_requests(evaluation)
     targets = task.evaluation_rows(features, "test").targets[: len(payloads)]
     if candidate is None:
@@ -127,9 +127,9 @@ def _compare_outputs(
         "candidate": task.metrics(candidate, targets)[metric],
         "p_value": None,
     }
-    ours_right, theirs_right = task.right(candidate, targets), task.right(outputs, targets)
-    if ours_right is not None and theirs_right is not None:
-        pairs = mcnemar(ours_right, theirs_right)
+    candidate_correct, champion_correct = task.right(candidate, targets), task.right(outputs, targets)
+    if candidate_correct is not None and champion_correct is not None:
+        pairs = mcnemar(candidate_correct, champion_correct)
         result |= {
             "only_candidate_right": pairs["only_first"],
             "only_champion_right": pairs["only_second"],

@@ -86,8 +86,10 @@ def _clean(use_case: UseCase, ctx: RunContext, raw: Path, folder: Path) -> dict[
 
 
 def _per_class(before: pa.Table, after: pa.Table) -> dict[str, dict[str, int]]:
-    came, kept = (collections.Counter(label or "" for label in rows["label"].to_pylist()) for rows in (before, after))
-    return {label: {"rows_in": count, "rows_kept": kept[label]} for label, count in sorted(came.items())}
+    counts_in, counts_kept = (
+        collections.Counter(label or "" for label in rows["label"].to_pylist()) for rows in (before, after)
+    )
+    return {label: {"rows_in": count, "rows_kept": counts_kept[label]} for label, count in sorted(counts_in.items())}
 
 
 def _counts(report: dict[str, Any], done: str) -> str:

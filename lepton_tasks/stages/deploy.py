@@ -92,8 +92,8 @@ def still_serving(use_case: UseCase, ctx: RunContext, ref: ArtifactRef) -> bool:
         served = target_of(use_case, ctx).health(use_case, ctx)
     except LeptonError:
         return False
-    wanted = (ref.facts["version"], ref.facts["package_digest"])
-    return any((one["version"], one["digest"]) == wanted for one in (served, served["challenger"]) if one)
+    expected = (ref.facts["version"], ref.facts["package_digest"])
+    return any((one["version"], one["digest"]) == expected for one in (served, served["challenger"]) if one)
 
 
 def target_of(use_case: UseCase, ctx: RunContext) -> DeployTarget:

@@ -169,13 +169,13 @@ class Host:
 
     def _matches(self, request: Request) -> bool:
         """Whether folder and variables are the caller's: libraries read them on import."""
-        theirs = request.environment
+        requested = request.environment
         names = sorted(
-            name for name in self.environment.keys() | theirs.keys() if not name.startswith(_IGNORED_VARIABLES)
+            name for name in self.environment.keys() | requested.keys() if not name.startswith(_IGNORED_VARIABLES)
         )
         # Values at the host's start, or as set by imports, which a fork of a fork sends.
         own = self.environment
-        different = [name for name in names if theirs.get(name) not in (own.get(name), os.environ.get(name))]
+        different = [name for name in names if requested.get(name) not in (own.get(name), os.environ.get(name))]
         if request.folder != str(Path.cwd()):
             different.append("the folder")
         if different:
@@ -260,8 +260,8 @@ def _reply(connection: socket.socket, number: int) -> None:
 
 def _installed() -> dict[str, int]:
     """Modification times of everything forks inherit: interpreter, installed packages, Lepton's loaded modules."""
-    ours = [module.__file__ for name, module in sys.modules.items() if name.startswith("lepton_tasks")]
-    paths = [sys.executable, sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), __file__, *ours]
+    own_modules = [module.__file__ for name, module in sys.modules.items() if name.startswith("lepton_tasks")]
+    paths = [sys.executable, sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), __file__, *own_modules]
     return {path: Path(path).stat().st_mtime_ns for path in paths if path and Path(path).exists()}
 
 

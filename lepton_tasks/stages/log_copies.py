@@ -96,7 +96,7 @@ def gather(
     home = folder / model
     folders = (home, home / OUTCOMES)
     with _exclusive(home), contextlib.ExitStack() as stack, ThreadPoolExecutor(_MAX_CONCURRENT) as threads:
-        began, monotonic = time.time(), time.monotonic()
+        started, monotonic = time.time(), time.monotonic()
         logs = [_Log(stack, server, model, key, home, until=monotonic + seconds) for server in servers]
         list(threads.map(_Log.list_files, logs))
         _skip_duplicates(logs, own)
@@ -111,7 +111,7 @@ def gather(
         list(threads.map(_Log.copy, logs))
         for subfolder in folders:
             if subfolder.is_dir():
-                _replace(subfolder / GATHERED, repr(began - _FLUSH_SECONDS).encode())
+                _replace(subfolder / GATHERED, repr(started - _FLUSH_SECONDS).encode())
     return Gathered(len(servers), sum(log.copied for log in logs), {log.at: log.fault for log in logs if log.fault})
 
 
@@ -125,11 +125,11 @@ def _exclusive(home: Path) -> Iterator[None]:
 
 def _skip_duplicates(logs: Sequence[_Log], own: str) -> None:
     """Skip second addresses of a server, and the log of this state folder."""
-    seen = {own}
+    known_ids = {own}
     for log in logs:
-        if log.id in seen:
+        if log.id in known_ids:
             log.files = []
-        seen.add(log.id)
+        known_ids.add(log.id)
 
 
 def _stem(path: Path) -> Path:

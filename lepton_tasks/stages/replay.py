@@ -79,7 +79,7 @@ def label_mismatch(codec: OutputCodec, outputs: Outputs, expected: Outputs) -> f
     pairs = [(codec.encode(outputs, row), codec.encode(expected, row)) for row in range(count)]
     if not pairs or "label" not in pairs[0][1]:
         return None
-    return float(np.mean([got.get("label") != wanted["label"] for got, wanted in pairs]))
+    return float(np.mean([actual.get("label") != reference["label"] for actual, reference in pairs]))
 
 
 def differences(outputs: Outputs, expected: Outputs) -> tuple[float, float]:
@@ -89,20 +89,22 @@ def differences(outputs: Outputs, expected: Outputs) -> tuple[float, float]:
     belong to another answer, such as the score of another text. If only one of the two is NaN, the difference is
     infinite; if shapes differ, the result is infinity and 1.
     """
-    if any(outputs[name].shape != wanted.shape for name, wanted in expected.items()):
+    if any(outputs[name].shape != reference.shape for name, reference in expected.items()):
         return np.inf, 1.0
     largest = share = 0.0
     same = np.ones(len(next(iter(expected.values()))), bool)
-    for name, wanted in expected.items():
-        if wanted.size and not np.issubdtype(wanted.dtype, np.floating):
-            differs = outputs[name] != wanted
+    for name, reference in expected.items():
+        if reference.size and not np.issubdtype(reference.dtype, np.floating):
+            differs = outputs[name] != reference
             share = max(share, float(differs.mean()))
             same &= ~differs.reshape(len(differs), -1).any(axis=1)
-    for name, wanted in expected.items():
-        if np.issubdtype(wanted.dtype, np.floating) and wanted[same].size:
-            got, wanted = outputs[name][same], wanted[same]
-            equal = (got == wanted) | (np.isnan(got) & np.isnan(wanted))  # equal infinities are no difference
+    for name, reference in expected.items():
+        if np.issubdtype(reference.dtype, np.floating) and reference[same].size:
+            actual, reference = outputs[name][same], reference[same]
+            equal = (actual == reference) | (
+                np.isnan(actual) & np.isnan(reference)
+            )  # equal infinities are no difference
             with np.errstate(invalid="ignore"):
-                apart = np.where(equal, 0, np.abs(got - wanted) / np.maximum(1, np.abs(wanted)))
-            largest = max(largest, float(np.where(np.isnan(apart), np.inf, apart).max()))
+                distance = np.where(equal, 0, np.abs(actual - reference) / np.maximum(1, np.abs(reference)))
+            largest = max(largest, float(np.where(np.isnan(distance), np.inf, distance).max()))
     return largest, share

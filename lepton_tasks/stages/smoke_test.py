@@ -58,16 +58,16 @@ def _check(use_case: UseCase, ctx: RunContext, server: Address, version: str, fo
     with Client(server.url, host=server.host, probe="smoke_test", api_key=key) as client:
         reply = client.predict(use_case.name, example, version=version)
     answer = reply["predictions"][0]
-    apart = difference(answer, expected)
+    distance = difference(answer, expected)
     if reply["version"] != version:
         raise GateError(f"version {reply['version']} answered at {server.url}.")
-    if not apart <= TOLERANCE:
+    if not distance <= TOLERANCE:
         raise GateError(f"{server.url} answers the example with {_short(answer)}, not with {_short(expected)}.")
     return Finding(
         monitor="smoke_test",
         severity="ok",
         message=f"the example is answered as expected: {_short(answer)}",
-        value=apart,
+        value=distance,
         limit=TOLERANCE,
         unit="difference",
     )

@@ -115,14 +115,14 @@ def _log_curves(job: Job, outcome: Mapping[str, Any], record: TrainingRecord) ->
 
 def _facts(job: Job, outcome: Mapping[str, Any]) -> dict[str, Fact]:
     """Facts of a finished training, with the validation metrics of the kept epoch."""
-    kept = job.rows()[outcome["best_epoch"]]
+    best = job.rows()[outcome["best_epoch"]]
     return {
         "epochs": outcome["epochs"],
         "best_epoch": outcome["best_epoch"],
         "parameters": outcome["parameters"],
         "seconds": round(outcome["seconds"], 3),
         **energies(outcome),
-        **{name: value for name, value in kept.items() if name.startswith("validation_")},
+        **{name: value for name, value in best.items() if name.startswith("validation_")},
         "metric": catalogue.LEARNING_TASKS.load(job.task.name).metric,
     }
 

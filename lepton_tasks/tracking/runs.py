@@ -41,8 +41,8 @@ def log_points(tracking_url: str, run_id: str, points: Sequence[Point]) -> None:
         for key, value in point.figures.items()
     ]
     for start in range(0, len(metrics), _BATCH):
-        some = metrics[start : start + _BATCH]
-        request_json(tracking_url, "runs/log-batch", body={"run_id": run_id, "metrics": some}, method="POST")
+        batch = metrics[start : start + _BATCH]
+        request_json(tracking_url, "runs/log-batch", body={"run_id": run_id, "metrics": batch}, method="POST")
 
 
 def upload(tracking_url: str, run_id: str, files: Mapping[str, Path]) -> None:

@@ -57,13 +57,13 @@ class Components:
         try:
             while True:
                 pid, status = os.wait()
-                name, began = self._running.pop(pid, ("", 0.0))
+                name, started = self._running.pop(pid, ("", 0.0))
                 if not name:
                     continue
-                how = f"{name} ended with status {os.waitstatus_to_exitcode(status)}"
-                if time.monotonic() - began < _CRASH_SECONDS:
-                    raise ComponentError(f"{how}. Its log ends with:\n{_tail(self.logs / f'airflow-{name}.log')}")
-                print(f"{how}; it is started again.", file=sys.stderr, flush=True)
+                exit_text = f"{name} ended with status {os.waitstatus_to_exitcode(status)}"
+                if time.monotonic() - started < _CRASH_SECONDS:
+                    raise ComponentError(f"{exit_text}. Its log ends with:\n{_tail(self.logs / f'airflow-{name}.log')}")
+                print(f"{exit_text}; it is started again.", file=sys.stderr, flush=True)
                 self._start(name)
         finally:
             for pid in self._running:
