@@ -65,14 +65,16 @@ def export(trained: Checkpoint, folder: Path, *, name: str | None, about: dict[s
         result = run_stage(stage, use_case, data.ctx, refs)
         if result.ref is not None:
             refs[stage_named(stage, use_case).produces] = result.ref
-    part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    part, old = (folder.with_name(f".{folder.name}.{uuid.uuid4().hex}") for _ in range(2))
     part.parent.mkdir(parents=True, exist_ok=True)
     try:
         copy_package(data.ctx.open(refs["package"]), part)
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
         part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
     return folder
 
 
