@@ -121,7 +121,7 @@ def test_dasks_report_is_kept_beside_the_work_of_the_stage(shapes):
         pages = reports_of(ctx, ref)
         assert len(pages) == 1
         page = pages[0].read_text()
-        assert "_seals" in page
+        assert "_digests" in page
         assert "src=" not in page.partition("<body>")[0]  # it is looked at without a network
     finally:
         hosts.close()

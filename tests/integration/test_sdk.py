@@ -63,6 +63,9 @@ def test_an_exported_model_is_served_and_answers_as_in_python(trained, photos, t
     model, _, test_data = trained
     folder = la.load(model.save(tmp_path / "model.pth")).export(tmp_path / "cats", title="Cats or dogs")
     assert (folder / "card.md").read_text().startswith("# Cats or dogs")
+    assert model.export(folder, title="Cats, dogs") == folder
+    assert (folder / "card.md").read_text().startswith("# Cats, dogs")
+    assert {path.name for path in tmp_path.iterdir()} == {"model.pth", "cats"}
     figures = json.loads((folder / "package.json").read_text())["metrics"]
     assert (figures["loss"], figures["accuracy"]) == pytest.approx(model.evaluate(test_data), abs=1e-6)
     pictures, port = [photos / "cat" / "0.png", photos / "dog" / "0.png"], free_port()
