@@ -15,6 +15,7 @@ from lepton_ai.running import prepared
 from lepton_tasks.core.artifacts import CheckpointRef
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.errors import ConfigError
+from lepton_tasks.core.faults import NAME
 from lepton_tasks.core.store import digest_of, write_json
 from lepton_tasks.core.use_case import parse_use_case
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from lepton_tasks.training.checkpoint import Checkpoint
 
 _STAGES = ("evaluate", "export", "verify_package")
-_NAME = re.compile(r"[a-z][a-z0-9_]{1,62}")
 
 
 def export(trained: Checkpoint, folder: Path, *, name: str | None, about: dict[str, str]) -> Path:
@@ -45,7 +45,7 @@ def export(trained: Checkpoint, folder: Path, *, name: str | None, about: dict[s
     folder = folder.expanduser().resolve()
     _check_folder(folder)
     name = folder.name if name is None else name
-    if not _NAME.fullmatch(name):
+    if not re.fullmatch(NAME, name):
         better = re.sub("[^a-z0-9]+", "_", name.lower()).strip("_0123456789")[:63]
         fix = (
             f"Use small letters, digits and '_', e.g. export(..., name={better if len(better) > 1 else 'my_model'!r})."

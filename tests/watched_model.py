@@ -4,11 +4,17 @@ import dataclasses
 import json
 import time
 
+import numpy as np
+from tiny_packages import LABELS, SIDE, make_package, picture
+
+from lepton_tasks.codecs.image import ImageCodec
+from lepton_tasks.codecs.labels import LabelsCodec
 from lepton_tasks.codecs.monitored_values import sample_values
 from lepton_tasks.core.artifacts import EndpointRef, ModelPackageRef
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.store import write_json
 from lepton_tasks.core.use_case import parse_use_case
+from lepton_tasks.quality.served import profile_of_answers, profile_of_requests
 from lepton_tasks.serving.observing.request_log import RequestLog
 
 
@@ -44,3 +50,19 @@ def seen(codec, row):
     """What the server keeps of a row."""
     payload = json.dumps(row).encode()
     return {"values": sample_values(codec, payload, codec.decode(payload)), "std": 1.0}
+
+
+def lights(count, seed, brightest=150):
+    """Means of pictures; the tiny model calls one light from 255 * 2 * 0.5 on, so never."""
+    return np.random.default_rng(seed).integers(5, brightest, count)
+
+
+def tiny_package(ctx, **profile):
+    """The tiny package in the store, with 400 training requests and 400 test answers as reference of the drift."""
+    reference = profile_of_requests(ImageCodec(SIDE, SIDE, 1), map(picture, lights(400, 0)), ctx)
+    light = lights(400, 1).astype(np.float32) / 510
+    answers = {"probabilities": np.stack([1 - light, light], axis=1)}
+    reference |= {"answers": profile_of_answers(LabelsCodec(tuple(LABELS)), answers, ctx), "test_rows": 400}
+    draft = dataclasses.replace(ctx, stage="export", fingerprint="f").draft()
+    make_package(draft.path, profile=reference | profile)
+    return draft.publish(ModelPackageRef)

@@ -74,14 +74,15 @@ class Resources:
         ]
         if servers.found:
             marks = notes.mark.get("servers", {})
+            counted = {at: one.since(marks.get(at, {}).get("counts", {})) for at, one in servers.found.items()}
             usage, kept = {}, recent(marks, now)
             for at, server in servers.found.items():
                 mark = marks.get(at, {})
                 memory, first = self._memory(server, mark)
-                usage[at] = [*memory, *self._cpu(server, mark, now, local=is_local(at))]
+                seconds = now - mark.get("time", server.started)
+                usage[at] = [*memory, *self._cpu(counted[at]["cpu"], seconds, local=is_local(at))]
                 kept[at] = {"time": now, "counts": server.counts, "first": first, "memory_mib": memory[0].value}
             notes.remember({"servers": kept})
-            counted = {at: one.since(marks.get(at, {}).get("counts", {})) for at, one in servers.found.items()}
             moment = {at: self._now(server) for at, server in servers.found.items()}
             several = servers.count > 1
             findings += [*_worst(usage, several), self._refused(counted), *_worst(moment, several)]
@@ -128,12 +129,11 @@ class Resources:
             _held("memory growth", grown, self.max_growth_mib, "MiB", more),
         ], first
 
-    def _cpu(self, server: ServerMetrics, mark: Mapping[str, Any], now: float, *, local: bool) -> list[Finding]:
-        """A finding about the processor since the last check, at first since the server was started."""
-        seconds = now - mark.get("time", server.started)
+    def _cpu(self, spent: float, seconds: float, *, local: bool) -> list[Finding]:
+        """A finding about the CPU seconds `spent` since the last check, at first since the server was started."""
         if seconds < _LEAST_SECONDS:
             return []
-        cores, most = round(server.since(mark.get("counts", {}))["cpu"] / seconds, 4), os.cpu_count() or 1
+        cores, most = round(spent / seconds, 4), os.cpu_count() or 1
         limit = self.max_cpu * most if local else None
         allowed = f" of {most} cores, on average (limit {limit:g})" if local else " cores, on average"
         return [_held("cpu", cores, limit, "cores", f"the server uses {cores:.2f}{allowed}")]

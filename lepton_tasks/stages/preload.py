@@ -24,6 +24,9 @@ def preloading(enabled: bool) -> Iterator[None]:
     Args:
         enabled: Whether there are such stages.
     """
+    if not enabled:
+        yield
+        return
     done = threading.Event()
 
     def work() -> None:
@@ -35,7 +38,7 @@ def preloading(enabled: bool) -> Iterator[None]:
             with contextlib.suppress(ImportError):  # the stage that needs it will report it
                 importlib.import_module(name)
 
-    thread = threading.Thread(target=work if enabled else lambda: None)
+    thread = threading.Thread(target=work)
     thread.start()
     try:
         yield

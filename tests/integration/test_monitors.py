@@ -3,18 +3,15 @@
 import dataclasses
 import time
 
-import numpy as np
 import pytest
 from serving_process import serving
-from tiny_packages import LABELS, SIDE, make_package, picture
+from tiny_packages import LABELS, picture
+from watched_model import lights, tiny_package
 
-from lepton_tasks.codecs.image import ImageCodec
-from lepton_tasks.codecs.labels import LabelsCodec
-from lepton_tasks.core.artifacts import EndpointRef, ModelPackageRef
+from lepton_tasks.core.artifacts import EndpointRef
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.finding import FINDINGS_FILE, Finding
 from lepton_tasks.core.use_case import parse_use_case
-from lepton_tasks.quality.served import profile_of_answers, profile_of_requests
 from lepton_tasks.serving.client import Client
 from lepton_tasks.stages.monitor import monitor
 
@@ -32,23 +29,11 @@ USE_CASE = parse_use_case(
 )
 
 
-def lights(count, seed, brightest=150):
-    """Means of pictures; the model calls one light from 255 * 2 * 0.5 on, so never."""
-    return np.random.default_rng(seed).integers(5, brightest, count)
-
-
 @pytest.fixture
 def deployed(tmp_path):
     """The run's context, and the endpoint of a package with its reference, at a real server."""
     ctx = RunContext.local(tmp_path)
-    profile = profile_of_requests(ImageCodec(SIDE, SIDE, 1), map(picture, lights(400, 0)), ctx)
-    light = lights(400, 1).astype(np.float32) / 510
-    answers = {"probabilities": np.stack([1 - light, light], axis=1)}
-    profile |= {"answers": profile_of_answers(LabelsCodec(tuple(LABELS)), answers, ctx), "test_rows": 400}
-    profile["training"] = {"energy_estimate_wh": 0.5}
-    draft = dataclasses.replace(ctx, stage="export", fingerprint="f").draft()
-    make_package(draft.path, profile=profile)
-    package = draft.publish(ModelPackageRef)
+    package = tiny_package(ctx, training={"energy_estimate_wh": 0.5})
     with serving(tmp_path / "serving") as server:
         assert server.deploy("tiny", ctx.store.folder_at(package.uri), "1", package.digest).status_code == 200
         facts = {"url": server.url, "version": "1", "package_uri": package.uri, "package_digest": package.digest}

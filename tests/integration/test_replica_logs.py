@@ -5,23 +5,20 @@ import dataclasses
 import signal
 import time
 
-import numpy as np
 import pytest
 import yaml
 from free_ports import free_port
 from registry_server import model_registry
 from serving_process import Server
-from tiny_packages import LABELS, SIDE, make_package, picture
+from tiny_packages import LABELS, picture
+from watched_model import lights, tiny_package
 
 from lepton_tasks.cli.release import comparison
-from lepton_tasks.codecs.image import ImageCodec
-from lepton_tasks.codecs.labels import LabelsCodec
-from lepton_tasks.core.artifacts import EndpointRef, ModelPackageRef
+from lepton_tasks.core.artifacts import EndpointRef
 from lepton_tasks.core.context import RunContext
 from lepton_tasks.core.finding import FINDINGS_FILE, Finding
 from lepton_tasks.core.use_case import parse_use_case
 from lepton_tasks.monitoring.resources import Resources
-from lepton_tasks.quality.served import profile_of_answers, profile_of_requests
 from lepton_tasks.serving.access.keys import add_key
 from lepton_tasks.serving.client import Client
 from lepton_tasks.serving.observing.request_log import read_requests
@@ -42,10 +39,6 @@ USE_CASE = parse_use_case(
 EACH = 70  # requests to each server: both together are enough for the monitors, one server's are not
 
 
-def lights(count, seed):
-    return np.random.default_rng(seed).integers(5, 150, count)
-
-
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
     """The run's context, what is deployed, and functions that start, ask and restart the servers."""
@@ -54,13 +47,7 @@ def cluster(tmp_path, monkeypatch):
     shop = add_key(keys, "shop", now=0)[0]
     with model_registry() as registry, contextlib.ExitStack() as stack:
         ctx = RunContext.local(tmp_path / "state", run_id="r1", tracking_url=registry.url)
-        profile = profile_of_requests(ImageCodec(SIDE, SIDE, 1), map(picture, lights(400, 0)), ctx)
-        light = lights(400, 1).astype(np.float32) / 510
-        answers = {"probabilities": np.stack([1 - light, light], axis=1)}
-        profile |= {"answers": profile_of_answers(LabelsCodec(tuple(LABELS)), answers, ctx), "test_rows": 400}
-        draft = dataclasses.replace(ctx, stage="export", fingerprint="f").draft()
-        make_package(draft.path, profile=profile)
-        package = draft.publish(ModelPackageRef)
+        package = tiny_package(ctx)
         registry.add("tiny", "1", ctx.store.folder_at(package.uri), package.digest)
         registry.aliases["tiny"]["champion"] = "1"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from pathlib import Path
 
 from fastapi import APIRouter, Depends
@@ -18,9 +17,9 @@ from lepton_tasks.serving.http.predict import json_reply
 from lepton_tasks.serving.http.schema import ERRORS
 from lepton_tasks.serving.observing.request_log import OUTCOMES, OWN_FILE
 from lepton_tasks.serving.observing.segments import LIVE, own_files
+from lepton_tasks.serving.versions.releases import NAME
 
 PART = 2**20  # bytes per reply: read and sent in a millisecond, so other requests are not delayed
-_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 
 def log_router(folder: Path, log: str) -> APIRouter:
@@ -61,7 +60,7 @@ def _keyed(request: Request) -> None:
 
 
 def _home(folder: Path, model: str) -> Path:
-    if not _MODEL.fullmatch(model):
+    if not NAME.fullmatch(model):
         raise HTTPException(404, f"{model!r} is not the name of a model.")
     return folder / model
 

@@ -20,7 +20,8 @@ from lepton_tasks.serving.package import copy_package, load_package
 
 STATE_FILE = "deployed.json"
 RECORD_FILE = "deployments.jsonl"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+"""A name of a model, or of a version: safe as the name of a folder."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +135,7 @@ class Releases:
             ConfigError: the name or version is invalid.
         """
         for what, text in (("model name", name), ("version", version)):
-            if not _NAME.fullmatch(text):
+            if not NAME.fullmatch(text):
                 raise ConfigError(f"{text!r} is not a {what}.", fix="Use letters, digits, '_', '-' and '.'.")
         part = self._models / name / f".{uuid.uuid4().hex}"
         try:
